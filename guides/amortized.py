@@ -1,0 +1,78 @@
+r"""Amortized guides: one network of x gives the parameters of every q. They ignore the index."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..masks import observed, pixelwise
+from .families import FAMILIES
+from .guide import Guide
+from .per_point import PER_POINT, PerPoint
+
+
+class Amortized(Guide):
+    r"""Creates q(t | x) = family(head(encoder(x))), the guide of a variational autoencoder.
+
+    Arguments:
+        encoder: a network from x (B, ...) to features (B, H), with H as its attribute ``out_features``; every network
+            of `nets` has it, and a sequence that ends with a linear layer.
+        latent_dim: the number D of latents.
+        family: "mean_field", N(m_φ(x), diag s_φ²(x)), or "full_rank", N(m_φ(x), L_φ(x) L_φ(x)ᵀ).
+        init_scale: the scale s of q at the start.
+        mask_input: whether the encoder sees the mask: then its input is (x·m, m), stacked along the channels of an
+            image (..., 2C, H, W), or the features (..., 2P). Without it, it sees x·m alone.
+        latent, plate: names of the model's latent site and plate.
+
+    References:
+        Kingma and Welling, "Auto-encoding variational Bayes" (2014). https://arxiv.org/abs/1312.6114
+        Nazabal et al., "Handling incomplete heterogeneous data using VAEs" (2020), on x·m as the encoder's input.
+        https://arxiv.org/abs/1807.03653
+    """
+
+    def __init__(self, encoder: nn.Module, latent_dim: int, family: str = "mean_field", *, init_scale: float = 1.0, mask_input: bool = False, **names: str):
+        super().__init__(**names)
+        if family not in FAMILIES:
+            raise ValueError(f"family is {family!r}; expected one of {', '.join(map(repr, FAMILIES))}")
+        self.family, self.latent_dim, self.mask_input = FAMILIES[family], latent_dim, mask_input
+        self.encoder = encoder
+        self.head = nn.Linear(_features(encoder), self.family.width(latent_dim))
+        with torch.no_grad():
+            log_scale = float(torch.tensor(init_scale).log())
+            self.head.bias.copy_(self.family.start(torch.zeros(latent_dim), log_scale))
+
+    def raw(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""
+        return self.head(self.encoder(self._input(x, mask)))
+
+    def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:
+        r"""q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
+
+        Raises:
+            ValueError: if x is left out.
+        """
+        if x is None:
+            raise ValueError(f"{type(self).__name__} computes q from x and got none: call it with the data, guide(x)")
+        return self.family(self.raw(x, mask))
+
+    def start(self, x: Tensor, mask: Tensor | None = None) -> PerPoint:
+        r"""Creates the per-point guide of the family with the encoder's q for each point of x as its rows."""
+        with torch.no_grad():
+            raw = self.raw(x, mask)
+        guide = PER_POINT[self.family.name](len(x), self.latent_dim, latent=self.latent, plate=self.plate)
+        return guide.to(raw).set_rows(raw)
+
+    def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        seen = observed(x, mask)
+        if not self.mask_input:
+            return seen
+        m = torch.ones_like(x) if mask is None else pixelwise(mask, x.dim()).expand_as(x).to(x.dtype)
+        return torch.cat([seen, m], dim=1)
+
+
+def _features(encoder: nn.Module) -> int:
+    widths = [m.out_features for m in encoder.modules() if hasattr(m, "out_features")]
+    if hasattr(encoder, "out_features"):
+        return encoder.out_features
+    if not widths:
+        raise ValueError(f"{type(encoder).__name__} does not say how many features it returns; give it an attribute out_features")
+    return widths[-1]

@@ -1,0 +1,35 @@
+r"""The exact posterior as a guide, where the model has one."""
+
+import pyro.distributions as dist
+from torch import Tensor
+
+from .guide import Guide, Shared
+
+
+class Exact(Guide):
+    r"""Creates q(t | x) = p(t | x, w) for a model with a closed-form posterior, as `PPCA`: exact EM.
+
+    It has no parameters of its own, and keeps the gradient through q: log p(x, t | w) − log q(t | x) equals
+    log p(x | w) for every t, with zero variance, so ascending F over w is ascending the evidence.
+
+    The model is kept outside the module tree: ``guide.parameters()`` is empty, ``.to()`` and ``state_dict`` skip the
+    model, and a deep copy of the guide shares it.
+
+    Arguments:
+        model: a model with ``posterior(x, mask)``.
+
+    Raises:
+        TypeError: if the model has no closed-form posterior.
+    """
+
+    def __init__(self, model):
+        super().__init__(latent=model.latent, plate=model.plate)
+        if not hasattr(model, "posterior"):
+            raise TypeError(f"{type(model).__name__} has no closed-form posterior; Exact needs a model such as PPCA: choose another guide")
+        self._model = Shared((model,))
+
+    def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:
+        r"""p(t | x, w), of batch shape (B,) and event shape (D,). The index is ignored."""
+        if x is None:
+            raise ValueError("Exact computes q from x and got none: call it with the data, guide(x)")
+        return self._model[0].posterior(x, mask)

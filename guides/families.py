@@ -1,0 +1,79 @@
+r"""Families of q: maps from raw numbers to a distribution of t.
+
+One of the two axes of a guide is its family, the other is where the raw numbers come from: a row of a table
+(`per_point`) or a network of x (`amortized`). A family knows neither.
+"""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+
+class MeanFieldFamily:
+    r"""q(t) = ∏_j N(m_j, s_j²), from raw numbers (m, log s) of shape (..., 2D)."""
+
+    name, has_density = "mean_field", True
+
+    def width(self, latent_dim: int) -> int:
+        r"""The number of raw numbers for D latents."""
+        return 2 * latent_dim
+
+    def start(self, mean: Tensor, log_scale: float) -> Tensor:
+        r"""Raw numbers (..., 2D) of the q with this mean (..., D) and one scale for all dimensions."""
+        raw = mean.new_full((*mean.shape[:-1], self.width(mean.shape[-1])), log_scale)
+        raw[..., : mean.shape[-1]] = mean
+        return raw
+
+    def __call__(self, raw: Tensor) -> dist.TorchDistribution:
+        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        mean, log_scale = raw.chunk(2, -1)
+        return dist.Normal(mean, log_scale.exp()).to_event(1)
+
+
+class FullRankFamily:
+    r"""q(t) = N(m, L Lᵀ), from raw numbers (m, log diag L, L below its diagonal) of shape (..., 2D + D(D−1)/2)."""
+
+    name, has_density = "full_rank", True
+
+    def width(self, latent_dim: int) -> int:
+        r"""The number of raw numbers for D latents."""
+        return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
+
+    def start(self, mean: Tensor, log_scale: float) -> Tensor:
+        r"""Raw numbers of the q with this mean (..., D) and L = exp(log_scale) I."""
+        D = mean.shape[-1]
+        raw = mean.new_zeros((*mean.shape[:-1], self.width(D)))
+        raw[..., :D], raw[..., D : 2 * D] = mean, log_scale
+        return raw
+
+    def __call__(self, raw: Tensor) -> dist.MultivariateNormal:
+        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        # width = D(D + 3)/2, hence D
+        D = int(((9 + 8 * raw.shape[-1]) ** 0.5 - 3) / 2 + 0.5)
+        mean, log_diagonal, below = raw.split([D, D, D * (D - 1) // 2], -1)
+        i, j = torch.tril_indices(D, D, -1, device=raw.device)
+        L = log_diagonal.exp().diag_embed()
+        L[..., i, j] = below
+        return dist.MultivariateNormal(mean, scale_tril=L)
+
+
+class PointFamily:
+    r"""q(t) = δ(t − m), from raw numbers m of shape (..., D). It has no density."""
+
+    name, has_density = "point", False
+
+    def width(self, latent_dim: int) -> int:
+        r"""The number of raw numbers for D latents."""
+        return latent_dim
+
+    def start(self, mean: Tensor, log_scale: float) -> Tensor:
+        r"""The mean itself; a point has no scale."""
+        return mean.clone()
+
+    def __call__(self, raw: Tensor) -> dist.Delta:
+        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        return dist.Delta(raw, event_dim=1)
+
+
+mean_field, full_rank, point = MeanFieldFamily(), FullRankFamily(), PointFamily()
+FAMILIES = {family.name: family for family in (mean_field, full_rank)}

@@ -1,0 +1,59 @@
+r"""The guide: a Pyro program that samples t from q, whatever q is."""
+
+from abc import abstractmethod
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from ..program import Program
+
+
+class Shared(tuple):
+    r"""A reference to a module that the module tree does not see and that a deep copy shares."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Guide(Program):
+    r"""Creates q(t | x) = ∏_i q_i(t_i) as a Pyro program with the model's signature.
+
+    A subclass says `posterior`; everything else follows from it. The model ignores ``index``, an amortized guide
+    ignores ``index``, a per-point guide ignores ``x``: this is the difference between the methods.
+
+    Arguments:
+        latent, plate: names of the model's latent site and plate.
+    """
+
+    has_density = True  # whether q has a density, so that F(q) exists
+    per_point = False  # whether q has parameters of its own for each point
+
+    def __init__(self, *, latent: str = "t", plate: str = "data"):
+        super().__init__(plate=plate)
+        self.latent = latent
+
+    @abstractmethod
+    def posterior(self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None) -> dist.TorchDistribution:
+        r"""q(t | x), of batch shape (B,) and event shape (D,).
+
+        Arguments:
+            x: data (B, ...).
+            index: which points these are, (B,).
+            mask: boolean, True where observed, of x's shape or (B,).
+        """
+        raise NotImplementedError
+
+    def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
+        r"""What `forward` does to q before it samples, in training mode: nothing, unless q moves by itself."""
+
+    def start(self, x: Tensor, mask: Tensor | None = None) -> "Guide":
+        r"""Creates the guide with which `evaluate.infer` starts on the points x: this one, if nothing can be refined."""
+        return self
+
+    def forward(self, x: Tensor | None = None, index: Tensor | None = None, *, mask=None, size: int | None = None) -> Tensor:
+        r"""Samples t (B, D) from q in the plate over data; arguments as those of the model."""
+        if self.training:
+            self.e_step(x, index, mask)
+        with self.data_plate(x, index, size):
+            return pyro.sample(self.latent, self.posterior(x, index, mask))

@@ -1,0 +1,114 @@
+r"""Guides with a row of parameters for each point: q_i(t_i) is family(row i). They ignore x."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import is_validation_enabled
+from torch import Tensor
+
+from ..rows import Rows
+from . import families
+from .guide import Guide
+
+
+def check_index(guide: Guide, index: Tensor | None) -> None:
+    r"""Raises a `ValueError` if ``index`` is left out or, where Pyro's validation is on, names a row that is not there."""
+    N = guide.num_points
+    if index is None:
+        raise ValueError(
+            f"{type(guide).__name__} has a row for each of its {N} points and got no index; say which rows: "
+            "index=torch.arange(n). For other points, fit other rows: evaluate.infer(model, guide, x)"
+        )
+    if is_validation_enabled() and len(index) and not 0 <= int(index.min()) <= int(index.max()) < N:
+        raise ValueError(f"index goes from {int(index.min())} to {int(index.max())}; expected 0..{N - 1}, the rows of {type(guide).__name__}")
+
+
+def check_size(guide: Guide, size: int | None) -> None:
+    r"""Raises a `ValueError` if ``size`` is given and is not the guide's number of points."""
+    if size not in (None, guide.num_points):
+        N = guide.num_points
+        raise ValueError(f"size={size}, but {type(guide).__name__} has rows for {N} points; expected size={N}, or a guide made for {size}")
+
+
+class PerPoint(Guide):
+    r"""Creates ∏_i q_i(t_i), with q_i of one family and its own row of a table, i = 1..N.
+
+    The table is made here, once, with N rows, and only the rows of a batch are read; under `svi.SVI` only they are
+    updated. ``index`` says which rows a batch wants, always: rows of training points must never reach test points.
+
+    Arguments:
+        num_points: the number N of points.
+        latent_dim: the number D of latents.
+        init_scale: the scale s of q at the start. The means start at random, as N(0, s²).
+        latent, plate: names of the model's latent site and plate.
+
+    Raises:
+        ValueError: if N or D is less than 1.
+    """
+
+    per_point = True
+    family = families.mean_field
+
+    def __init__(self, num_points: int, latent_dim: int, *, init_scale: float = 0.1, **names: str):
+        super().__init__(**names)
+        if num_points < 1 or latent_dim < 1:
+            raise ValueError(f"num_points is {num_points}, latent_dim {latent_dim}; expected both >= 1")
+        mean = init_scale * torch.randn(num_points, latent_dim)
+        log_scale = float(torch.tensor(init_scale).log())
+        self.num_points, self.latent_dim, self.init_scale = num_points, latent_dim, init_scale
+        self.rows = Rows(self.family.start(mean, log_scale))
+
+    @property
+    def has_density(self) -> bool:
+        r"""Whether q has a density, so that F(q) exists."""
+        return self.family.has_density
+
+    def posterior(self, x=None, index: Tensor | None = None, mask=None) -> dist.TorchDistribution:
+        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). x and mask are ignored.
+
+        Raises:
+            ValueError: if ``index`` is left out.
+        """
+        check_index(self, index)
+        return self.family(self.rows(index))
+
+    def data_plate(self, x, index, size):
+        r"""The plate over data; a per-point guide refuses another ``size`` than its own N."""
+        check_size(self, size)
+        return super().data_plate(x, index, size)
+
+    def start(self, x: Tensor, mask: Tensor | None = None) -> "PerPoint":
+        r"""Creates a guide of the same class with fresh rows for x, on the same device and of the same dtype."""
+        names = {"latent": self.latent, "plate": self.plate}
+        return type(self)(len(x), self.latent_dim, init_scale=self.init_scale, **names).to(self.rows.weight)
+
+    @torch.no_grad()
+    def set_rows(self, raw: Tensor) -> "PerPoint":
+        r"""Overwrites the table with raw numbers (N, width) of the family; returns the guide."""
+        self.rows.weight.copy_(raw)
+        return self
+
+
+class PointEstimate(PerPoint):
+    r"""Creates q_i = δ(t_i − m_i): hard EM. It has no density, hence no F(q); what is climbed is log p(x, t | w)."""
+
+    family = families.point
+
+
+class MeanField(PerPoint):
+    r"""Creates q_i(t_i) = ∏_j N(m_ij, s_ij²): variational EM with a factorized q.
+
+    References:
+        Blei, Kucukelbir, McAuliffe, "Variational inference: a review for statisticians" (2017), section 2.3.
+        https://arxiv.org/abs/1601.00670
+    """
+
+    family = families.mean_field
+
+
+class FullRank(PerPoint):
+    r"""Creates q_i(t_i) = N(m_i, L_i L_iᵀ): variational EM with correlated latents."""
+
+    family = families.full_rank
+
+
+PER_POINT = {guide.family.name: guide for guide in (MeanField, FullRank)}

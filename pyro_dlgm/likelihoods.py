@@ -1,0 +1,118 @@
+r"""Likelihoods p(x | t, w): modules whose call maps a code t to a distribution of x.
+
+A likelihood holds networks and knows no guide; a network knows no probability. What goes in is any code vector
+t of shape (..., D) with any leading shape; what comes out has batch shape (...) and x's shape as event shape.
+"""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from .masks import pixelwise
+
+
+class Likelihood(nn.Module):
+    r"""Creates p(x | t, w) = ∏_j p(x_j | t, w), independent over the pixels j given t.
+
+    A subclass says `pixels`, the distribution of single pixels; masks and event dimensions are written here.
+    """
+
+    def pixels(self, t: Tensor) -> dist.TorchDistribution:
+        r"""The distribution of each pixel given t: its batch shape ends with x's shape, its event shape is ()."""
+        raise NotImplementedError
+
+    def forward(self, t: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+        r"""Returns p(x | t, w).
+
+        Arguments:
+            t: codes of shape (..., D).
+            mask: boolean, True where observed, of x's shape or (B,). Missing pixels add nothing to the log-density,
+                which is exact marginalization since pixels are independent given t.
+        """
+        p = self.pixels(t)
+        ndim = len(p.batch_shape)
+        event_dim = ndim - (t.dim() - 1)
+        if mask is not None:
+            p = p.mask(pixelwise(mask, event_dim + 1) if t.dim() > 1 else mask)
+        return p.to_event(event_dim)
+
+
+class FixedNormal(Likelihood):
+    r"""Creates p(x | t, w) = N(μ(t, w), Σ0), with Σ0 = diag σ² the same for every t.
+
+    σ = floor + exp(u), and u is a parameter if ``learn``, a buffer otherwise. The floor bounds the likelihood:
+    pixels that a network reproduces exactly (constant ones, say) drive σ to 0 and log p to infinity, and then there
+    is no maximum to find.
+
+    Arguments:
+        net: the network of μ, from t (..., D) to x's shape.
+        scale: σ at the start, one number, or a tensor of x's shape for one σ for each pixel.
+        learn: whether σ is part of w.
+        floor: lower bound of σ, in the units of x.
+
+    Raises:
+        ValueError: if a scale is not above the floor.
+    """
+
+    def __init__(self, net: nn.Module, scale: float | Tensor = 1.0, *, learn: bool = True, floor: float = 1e-3):
+        super().__init__()
+        scale = torch.as_tensor(scale, dtype=torch.get_default_dtype())
+        if floor < 0 or not bool((scale > floor).all()):
+            raise ValueError(f"smallest scale {scale.min():g} with floor {floor:g}; expected scale > floor >= 0: lower the floor")
+        self.net, self.floor = net, floor
+        u = (scale - floor).log()
+        if learn:
+            self.u = nn.Parameter(u)
+        else:
+            self.register_buffer("u", u)
+
+    @property
+    def scale(self) -> Tensor:
+        r"""σ, of shape () or x's shape, in the units of x."""
+        return self.floor + self.u.exp()
+
+    def pixels(self, t: Tensor) -> dist.Normal:
+        return dist.Normal(self.net(t), self.scale)
+
+
+class DiagonalNormal(Likelihood):
+    r"""Creates p(x | t, w) = N(μ(t, w), diag σ²(t, w)).
+
+    σ = floor + softplus(r(t, w)): bounded from below for the reason given at `FixedNormal`, and linear rather than
+    exponential in r above, so that one bad step does not overflow.
+
+    Arguments:
+        net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.
+        scale_net: the network of r (CNN_2), if it is another one than that of μ (CNN_1).
+        floor: lower bound of σ, in the units of x.
+
+    References:
+        Mattei and Frellsen, "Leveraging the exact likelihood of deep latent variable models" (2018), on the
+        unboundedness of Gaussian likelihoods. https://arxiv.org/abs/1802.04826
+    """
+
+    def __init__(self, net: nn.Module, scale_net: nn.Module | None = None, *, floor: float = 1e-3):
+        super().__init__()
+        if floor < 0:
+            raise ValueError(f"floor is {floor:g}; expected a number >= 0")
+        self.net, self.scale_net, self.floor = net, scale_net, floor
+
+    def pixels(self, t: Tensor) -> dist.Normal:
+        mu, r = self.net(t) if self.scale_net is None else (self.net(t), self.scale_net(t))
+        return dist.Normal(mu, self.floor + softplus(r))
+
+
+class Bernoulli(Likelihood):
+    r"""Creates p(x | t, w) = ∏_j Bernoulli(x_j; logits l_j(t, w)), for binary x.
+
+    Arguments:
+        net: the network of the logits l, from t (..., D) to x's shape.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def pixels(self, t: Tensor) -> dist.Bernoulli:
+        return dist.Bernoulli(logits=self.net(t))

@@ -1,0 +1,43 @@
+r"""Masks of observed pixels.
+
+A mask m is boolean, ``True`` where x is observed, and has x's shape or, for whole points, the shape ``(B,)``.
+What stands under ``False`` (NaN, infinity, any number) reaches neither a value nor a gradient: it is replaced
+*before* the density is evaluated, because NaN · 0 is NaN, in the backward pass too.
+"""
+
+import torch
+from torch import Tensor
+
+
+def pixelwise(mask: Tensor, ndim: int) -> Tensor:
+    r"""A mask of whole points ``(B,)`` with trailing axes for ``ndim`` in all; a mask of pixels unchanged."""
+    if mask.dim() == 1 < ndim:
+        return mask.reshape(-1, *[1] * (ndim - 1))
+    return mask
+
+
+def observed(x: Tensor, mask: Tensor | None) -> Tensor:
+    r"""x with 0 in place of what is missing.
+
+    Arguments:
+        x: data of shape (B, ...).
+        mask: boolean, of x's shape or (B,); `None` means that all is observed.
+
+    Raises:
+        ValueError: if the mask is not boolean or has neither shape.
+    """
+    if mask is None:
+        return x
+    check(mask, x)
+    return torch.where(pixelwise(mask, x.dim()), x, x.new_zeros(()))
+
+
+def check(mask: Tensor, x: Tensor) -> None:
+    r"""Raises a `ValueError` unless the mask is boolean and of the shape of x or (B,)."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask has dtype {mask.dtype}; expected torch.bool, True where x is observed: use mask.bool()")
+    if mask.shape not in (x.shape, x.shape[:1]):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}; expected x's shape {tuple(x.shape)} (a mask of pixels) "
+            f"or {tuple(x.shape[:1])} (a mask of whole points)"
+        )

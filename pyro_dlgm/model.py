@@ -1,0 +1,90 @@
+r"""The generative model, written once: t ~ p(t), x ~ p(x | t, w)."""
+
+import pyro
+from pyro.distributions.util import is_validation_enabled
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+
+from .masks import observed
+from .program import Program
+
+
+class DLGM(Program):
+    r"""Creates the deep latent Gaussian model p(x | w) = ∫ p(x | t, w) p(t) dt as a Pyro program.
+
+    Arguments:
+        prior: a module; ``prior()`` returns p(t), of event shape (D,).
+        likelihood: a module; ``likelihood(t, mask)`` returns p(x | t, w).
+        latent, observed, plate: names of the two sites and of the plate over data.
+
+    Its parameters w are ``model.parameters()``. Its q is not here: any guide of `pyro_dlgm.guides`, any of Pyro's,
+    or one's own goes beside it.
+
+    References:
+        Rezende, Mohamed, Wierstra, "Stochastic backpropagation and approximate inference in deep generative models"
+        (2014). https://arxiv.org/abs/1401.4082
+
+    Example:
+        >>> from pyro_dlgm import likelihoods, nets, priors
+        >>> model = DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(nets.Linear(2, 5)))
+        >>> model(size=3).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, prior: nn.Module, likelihood: nn.Module, *, latent="t", observed="x", plate="data"):
+        super().__init__(plate=plate)
+        self.prior, self.likelihood = prior, likelihood
+        self.latent, self.observed = latent, observed
+
+    def forward(self, x: Tensor | None = None, index: Tensor | None = None, *, mask=None, size: int | None = None):
+        r"""Samples t and x for each point of the plate, and returns x.
+
+        Arguments:
+            x: observed data (B, ...), or `None` to generate.
+            index: which points these are (B,); the model only passes it to the plate.
+            mask: boolean, True where observed, of x's shape or (B,).
+            size: the number N of all points, which scales a batch by N/B; without x, the number to generate.
+        """
+        with self.data_plate(x, index, size):
+            return self.datum(x, mask)
+
+    @pyro_method
+    def datum(self, x: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        r"""The same story without the plate: for larger programs, under plates of their own.
+
+        Arguments:
+            x: observed data of the shape (..., *event), or `None` to generate.
+            mask: boolean, of x's shape or (B,).
+        """
+        t = pyro.sample(self.latent, self.prior())
+        p = self.likelihood(t, mask)
+        return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x, mask))
+
+    def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""log p(x, t | w) for each point, in nats.
+
+        Arguments:
+            x: data (B, ...).
+            t: codes (..., B, D).
+            mask: boolean, of x's shape or (B,).
+
+        Returns:
+            A tensor of shape (..., B).
+        """
+        p = self.likelihood(t, mask)
+        return self.prior().log_prob(t) + p.log_prob(self._checked(p, x, mask))
+
+    def _checked(self, p, x: Tensor, mask: Tensor | None) -> Tensor:
+        r"""x with missing pixels replaced; shape and support checked where Pyro's validation is on."""
+        if x.shape[-len(p.event_shape) :] != p.event_shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
+                f"that is (B, {', '.join(map(str, p.event_shape))}): reshape x, or build the network for its shape"
+            )
+        x = observed(x, mask)
+        if is_validation_enabled() and not bool(p.support.check(x).all()):
+            raise ValueError(
+                f"x has values outside the support of {type(self.likelihood).__name__} (from {x.min():g} to {x.max():g}; "
+                "NaN is outside, too): binarize x (data.Binarize), choose a likelihood for such values, or mask them"
+            )
+        return x

@@ -1,0 +1,113 @@
+r"""Convolutional encoders and decoders for images of any size from 4x4 up, odd sizes too.
+
+The encoder halves the sides, rounding up, until the shorter one is 4 or less; the decoder goes back through the same
+sizes. 28x28: 28, 14, 7, 4. Frey faces, 28x20: 28x20, 14x10, 7x5, 4x3.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from .net import Net
+
+SMALLEST = 4
+WIDTHS = (16, 32, 64, 64)
+
+
+def sizes(height: int, width: int, stages: int) -> list[tuple[int, int]]:
+    r"""The sides at the input and after each stage; a stage with unchanged sides has stride 1."""
+    if min(height, width) < SMALLEST:
+        raise ValueError(f"image of {height}x{width}; convolutional networks need at least {SMALLEST}x{SMALLEST}: use nets.MLP")
+    path = [(height, width)]
+    for _ in range(stages):
+        h, w = path[-1]
+        path.append(((h + 1) // 2, (w + 1) // 2) if min(h, w) > SMALLEST else (h, w))
+    return path
+
+
+def _norm(channels: int, norm: bool) -> list[nn.Module]:
+    # The largest group count up to 8 that divides: GroupNorm, so that no point sees its batch.
+    groups = next(g for g in range(min(8, channels), 0, -1) if channels % g == 0)
+    return [nn.GroupNorm(groups, channels)] if norm else []
+
+
+class Residual(nn.Module):
+    r"""Creates v -> v + f(v), with f two 3x3 convolutions."""
+
+    def __init__(self, channels: int, norm: bool, activation):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [*_norm(channels, norm), activation(), nn.Conv2d(channels, channels, 3, padding=1)]
+        self.f = nn.Sequential(*layers)
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v + self.f(v)
+
+
+def _stage(conv: nn.Module, channels: int, norm: bool, residual: bool, activation) -> list[nn.Module]:
+    rest = [Residual(channels, norm, activation)] if residual else []
+    return [conv, *_norm(channels, norm), activation(), *rest]
+
+
+class ConvEncoder(Net):
+    r"""Creates a convolutional network from images (..., C, H, W) to features (..., out_features).
+
+    Arguments:
+        image_shape: (C, H, W), with H and W at least 4.
+        out_features: the number of features.
+        widths: channels of the stages.
+        norm: whether to put a GroupNorm behind each convolution.
+        residual: whether each stage ends with a residual block.
+        activation: class of the nonlinearity.
+
+    Raises:
+        ValueError: if the image is smaller than 4x4.
+    """
+
+    def __init__(self, image_shape: Sequence[int], out_features: int = 256, *, widths=WIDTHS, norm=False, residual=False, activation=nn.GELU):
+        channels, *size = image_shape
+        path = sizes(*size, len(widths))
+        layers: list[nn.Module] = []
+        for before, after, small, large in zip((channels, *widths), widths, path[1:], path, strict=False):
+            conv = nn.Conv2d(before, after, 3, stride=1 if small == large else 2, padding=1)
+            layers += _stage(conv, after, norm, residual, activation)
+        layers += [nn.Flatten(), nn.Linear(widths[-1] * prod(path[-1]), out_features), activation()]
+        super().__init__(image_shape, out_features, nn.Sequential(*layers))
+
+
+class ConvDecoder(Net):
+    r"""Creates a convolutional network from codes (..., D) to images (..., C, H, W), `ConvEncoder` turned round.
+
+    Arguments:
+        latent_dim: the number D of latents (of all that the code vector holds).
+        image_shape: (C, H, W), with H and W at least 4.
+        widths: channels of the stages, the one next to the image first, as in the encoder.
+        norm: whether to put a GroupNorm behind each convolution.
+        residual: whether each stage ends with a residual block.
+        activation: class of the nonlinearity.
+        heads: the number of images, 2 for μ and σ of `DiagonalNormal`.
+
+    Raises:
+        ValueError: if the image is smaller than 4x4.
+    """
+
+    def __init__(self, latent_dim: int, image_shape: Sequence[int], *, widths=WIDTHS, norm=False, residual=False, activation=nn.GELU, heads: int = 1):
+        channels, *size = image_shape
+        path = sizes(*size, len(widths))
+        deep = (widths[-1], *path[-1])
+        layers: list[nn.Module] = [nn.Linear(latent_dim, prod(deep)), nn.Unflatten(1, deep), activation()]
+        for i in reversed(range(1, len(widths))):
+            layers += _stage(_up(widths[i], widths[i - 1], path[i + 1], path[i]), widths[i - 1], norm, residual, activation)
+        layers.append(_up(widths[0], heads * channels, path[1], path[0]))
+        super().__init__(latent_dim, image_shape, nn.Sequential(*layers), heads)
+
+
+def _up(before: int, after: int, small: tuple[int, int], large: tuple[int, int]) -> nn.Module:
+    r"""The convolution from sides ``small`` to ``large`` = 2·small or 2·small − 1 (or the same)."""
+    if small == large:
+        return nn.Conv2d(before, after, 3, padding=1)
+    # A kernel of 4 doubles a side exactly, one of 3 falls one short: no cropping, no output padding.
+    kernel = tuple(4 if big % 2 == 0 else 3 for big in large)
+    return nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1)

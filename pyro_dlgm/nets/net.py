@@ -1,0 +1,47 @@
+r"""Networks of any leading shape, with no probability in them.
+
+Each maps points of shape ``in_shape`` to points of shape ``out_shape``: (..., *in_shape) -> (..., *out_shape). All
+leading axes are flattened for the body and restored behind it, so that particles, chains and enumeration, which put
+axes on the left, need no other network. With ``heads=k`` the call returns a tuple of k tensors of ``out_shape``.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+Shape = int | Sequence[int]
+
+
+def as_shape(shape: Shape) -> tuple[int, ...]:
+    r"""A shape as a tuple: 5 -> (5,)."""
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+class Net(nn.Module):
+    r"""Creates a network from a body on (n, *in_shape) -> (n, heads · out_shape[0], *out_shape[1:]).
+
+    Arguments:
+        in_shape, out_shape: shapes of one point, without the batch.
+        body: the module that does the work.
+        heads: the number of outputs of ``out_shape``.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, body: nn.Module, heads: int = 1):
+        super().__init__()
+        self.in_shape, self.out_shape, self.heads = as_shape(in_shape), as_shape(out_shape), heads
+        self.body = body
+
+    @property
+    def out_features(self) -> int:
+        r"""The number of values of one output, as guides ask for it."""
+        return prod(self.out_shape)
+
+    def forward(self, v: Tensor):
+        lead = v.shape[: v.dim() - len(self.in_shape)]
+        if v.shape[len(lead) :] != self.in_shape:
+            raise ValueError(f"{type(self).__name__} got shape {tuple(v.shape)}; expected (..., {', '.join(map(str, self.in_shape))})")
+        y = self.body(v.reshape(-1, *self.in_shape))
+        if self.heads == 1:
+            return y.reshape(*lead, *self.out_shape)
+        return tuple(h.reshape(*lead, *self.out_shape) for h in y.chunk(self.heads, dim=1))

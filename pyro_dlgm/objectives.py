@@ -1,0 +1,113 @@
+r"""The objective F(q, w) = E_q[log p(x, t | w) − log q(t)], as losses for Pyro's SVI.
+
+A loss is −F, summed over the plate with its scale, so that with ``size=N`` it estimates the loss of all N points.
+"""
+
+import contextlib
+
+import torch
+from pyro.distributions.util import is_validation_enabled, scale_and_mask
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.util import torch_item
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from . import gaussian
+
+__all__ = ["ELBO", "Tempered", "Trace_ELBO", "TraceMeanField_ELBO"]
+
+
+class Tempered(Messenger):
+    r"""Creates the handler that scales the log-density of every latent site by β.
+
+    F becomes E_q[log p(x | t)] − β KL(q ‖ p) if it is around model *and* guide; around one of them it is another
+    objective. With it: ``SVI(Tempered(0.5)(model), Tempered(0.5)(guide), ...)``.
+
+    Arguments:
+        beta: β >= 0, a number or a scalar tensor.
+
+    References:
+        Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework" (2017).
+    """
+
+    def __init__(self, beta: float):
+        super().__init__()
+        if beta < 0:
+            raise ValueError(f"beta is {beta}; expected a number >= 0")
+        self.beta = beta
+
+    def _pyro_sample(self, msg) -> None:
+        if not msg["is_observed"]:
+            msg["scale"] = msg["scale"] * self.beta
+
+
+class ELBO(Trace_ELBO):
+    r"""Creates the loss −F(q, w) for reparametrized guides, with KL(q ‖ p) in closed form where both are Gaussian.
+
+    Where it is not (a point mass, an autoguide), log p(t) − log q(t) is sampled. The step never waits for the
+    device: the loss stays a tensor. For guides without reparametrized samples use Pyro's `Trace_ELBO`.
+
+    Arguments:
+        num_particles: samples of t per point.
+        analytic_kl: whether to use the closed form.
+        beta: weight β of the KL term, on both sides; an attribute, which a warm-up may set between steps.
+    """
+
+    def __init__(self, num_particles: int = 1, *, analytic_kl: bool = True, beta: float = 1.0):
+        if num_particles < 1:
+            raise ValueError(f"num_particles is {num_particles}; expected at least 1")
+        super().__init__(num_particles=num_particles, vectorize_particles=num_particles > 1)
+        self.analytic_kl, self.beta = analytic_kl, beta
+
+    def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
+        r"""The loss as a scalar tensor, in nats, with its graph."""
+        with contextlib.nullcontext() if self.beta == 1.0 else Tempered(self.beta):
+            traces = list(self._get_traces(model, guide, args, kwargs))
+        return -sum(self._bound(*pair) for pair in traces) / self.num_particles
+
+    def loss(self, model, guide, *args, **kwargs) -> float:
+        r"""The loss as a number, without gradients."""
+        with torch.no_grad():
+            return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model, guide, *args, **kwargs) -> Tensor:
+        r"""The loss as a detached scalar tensor; its gradients are added to those of the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.detach()
+
+    def _bound(self, model_trace, guide_trace) -> Tensor:
+        closed = self._closed_form(model_trace, guide_trace) if self.analytic_kl else {}
+        total = -sum(closed.values())
+        for trace, sign in ((model_trace, 1), (guide_trace, -1)):
+            for name, site in trace.nodes.items():
+                if site["type"] == "sample" and name not in closed:
+                    total = total + sign * site["log_prob_sum"]
+        return total
+
+    def _closed_form(self, model_trace, guide_trace) -> dict[str, Tensor]:
+        r"""KL(q ‖ p), scaled and summed, for each latent site where it is known."""
+        closed = {}
+        for name, q in guide_trace.nodes.items():
+            p = model_trace.nodes.get(name)
+            if q["type"] == "sample" and p is not None and p["type"] == "sample":
+                kl = gaussian.kl(q["fn"], p["fn"])
+                if kl is not None:
+                    closed[name] = scale_and_mask(kl, q["scale"], q["mask"]).sum()
+        return closed
+
+    def _get_trace(self, model, guide, args, kwargs):
+        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        if is_validation_enabled():
+            _check_reparametrized(guide_trace)
+        return model_trace, guide_trace
+
+
+def _check_reparametrized(guide_trace) -> None:
+    for name, site in guide_trace.nodes.items():
+        if site["type"] == "sample" and not site["fn"].has_rsample:
+            raise NotImplementedError(
+                f"site {name!r} of the guide is a {type(site['fn']).__name__}, which has no reparametrized samples; "
+                "use objectives.Trace_ELBO, which falls back to the score function"
+            )

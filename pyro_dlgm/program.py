@@ -1,0 +1,68 @@
+r"""What the model and its guides share as Pyro programs: a name of their own, and the plate over data."""
+
+import itertools
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+_numbers = itertools.count(1)
+
+
+def _rename(module: PyroModule, name: str) -> None:
+    # As PyroModule names its children, but allowed on modules that have run: a copy of a trained model is one.
+    module._pyro_name = name
+    for key, child in module.named_children():
+        if isinstance(child, PyroModule):
+            _rename(child, f"{name}.{key}")
+
+
+class Program(PyroModule):
+    r"""A root of Pyro parameters with the plate over data.
+
+    Each instance takes a unique name ("DLGM_1", "MeanField_2", ...), and so does each copy. In Pyro's default mode
+    two unnamed modules of one class share their entries of the parameter store: the second one silently trains the
+    first one's parameters, or none.
+
+    Arguments:
+        plate: name of the plate over data.
+    """
+
+    def __init__(self, *, plate: str = "data"):
+        super().__init__(self._unique_name())
+        self.plate = plate
+
+    def _unique_name(self) -> str:
+        return f"{type(self).__name__}_{next(_numbers)}"
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        _rename(self, self._unique_name())
+
+    def data_plate(self, x: Tensor | None, index: Tensor | None, size: int | None):
+        r"""The plate over the points of a batch, at dimension −1.
+
+        Without ``size`` it has the batch's length B and scale 1. With ``size=N`` it has N points of which ``index``
+        are here, and scale N/B; then ``index`` may be left out for any B points (only their number counts).
+
+        Raises:
+            ValueError: if neither x nor ``index`` nor ``size`` says how many points there are, or if x and
+                ``index`` disagree about it.
+        """
+        batch = self._batch_length(x, index, size)
+        if size is None or (index is None and batch == size):
+            return pyro.plate(self.plate, batch, dim=-1)
+        if batch > size:
+            raise ValueError(f"a batch of {batch} points does not fit into size={size}; size is the number of all points")
+        if index is None:
+            index = torch.arange(batch, device=x.device)
+        return pyro.plate(self.plate, size, subsample=index, dim=-1)
+
+    def _batch_length(self, x, index, size) -> int:
+        lengths = {len(v) for v in (x, index) if v is not None} or {size}
+        if lengths == {None}:
+            raise ValueError(f"{type(self).__name__} was called without x, index or size: how many points?")
+        if len(lengths) > 1:
+            raise ValueError(f"x has {len(x)} points and index {len(index)}; expected one index for each point of x")
+        return lengths.pop()

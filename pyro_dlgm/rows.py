@@ -1,0 +1,94 @@
+r"""Tables with one row for each point, and the Adam that updates the rows of a batch only.
+
+A step costs O(B) for a batch of B rows, whatever N is: the backward pass leaves a sparse gradient, and the
+optimizer touches the rows it names. A dense Adam moves *all* rows at each step, by momentum, those out of the batch
+too, and reads and writes three N x D tables to do so.
+"""
+
+import contextlib
+import contextvars
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_sparse = contextvars.ContextVar("sparse_gradients", default=False)
+
+
+@contextlib.contextmanager
+def sparse_gradients():
+    r"""Lookups inside have sparse gradients, for `RowAdam`; outside dense ones, which every optimizer takes."""
+    token = _sparse.set(True)
+    try:
+        yield
+    finally:
+        _sparse.reset(token)
+
+
+class Rows(nn.Module):
+    r"""Creates a table of N rows; ``rows(index)`` looks up the rows ``index`` (B,) and returns (B, width).
+
+    Arguments:
+        start: the table at the start, of shape (N, width).
+    """
+
+    def __init__(self, start: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(start)
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def forward(self, index: Tensor) -> Tensor:
+        # F.embedding rather than weight[index]: its backward pass is reproducible when a row comes twice.
+        return F.embedding(index, self.weight, sparse=_sparse.get())
+
+
+class RowAdam(torch.optim.Optimizer):
+    r"""Creates Adam for `Rows`, in which each row counts its own visits.
+
+    A row that was never in a batch does not move, and the bias correction of a row's k-th visit uses k, so that its
+    first step has length lr, as in Adam. (`torch.optim.SparseAdam` counts all steps: it corrects too little.)
+
+    Arguments:
+        params: parameters with sparse gradients of shape (N, width).
+        lr, betas, eps: as in Adam.
+
+    References:
+        Kingma and Ba, "Adam: a method for stochastic optimization" (2015), Algorithm 1.
+        https://arxiv.org/abs/1412.6980
+    """
+
+    def __init__(self, params, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        r"""Updates the rows that have a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+
+    def _update(self, weight: Tensor, group: dict) -> None:
+        if not weight.grad.is_sparse:
+            raise TypeError("RowAdam got a dense gradient; take the step under rows.sparse_gradients(), or use another Adam")
+        state = self.state[weight] or self._start(weight)
+        grad = weight.grad.coalesce()  # the same row twice in a batch: its gradients add up
+        rows, g = grad.indices()[0], grad.values()
+        (b1, b2), lr = group["betas"], group["lr"]
+        visits = state["visits"].index_select(0, rows) + 1
+        m = state["exp_avg"].index_select(0, rows).lerp_(g, 1 - b1)
+        v = state["exp_avg_sq"].index_select(0, rows).lerp_(g.square(), 1 - b2)
+        for name, value in (("visits", visits), ("exp_avg", m), ("exp_avg_sq", v)):
+            state[name].index_copy_(0, rows, value)
+        visits = visits.unsqueeze(-1)
+        m_hat, v_hat = m / (1 - b1**visits), v / (1 - b2**visits)
+        weight.index_add_(0, rows, m_hat / (v_hat.sqrt() + group["eps"]), alpha=-lr)
+
+    def _start(self, weight: Tensor) -> dict:
+        state = self.state[weight]
+        state["visits"] = weight.new_zeros(len(weight))
+        state["exp_avg"] = torch.zeros_like(weight)
+        state["exp_avg_sq"] = torch.zeros_like(weight)
+        return state
