@@ -24,15 +24,15 @@ def parameters(*modules) -> tuple[list[Tensor], list[Tensor]]:
     return dense, [p for key, p in trainable.items() if key in tables]
 
 
-def adam(model, guide, lr: float = 1e-3, row_lr: float = 1e-2) -> list[torch.optim.Optimizer]:
+def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2) -> list[torch.optim.Optimizer]:
     r"""Creates the optimizers of w and q: a fused Adam for what is dense, a `RowAdam` for tables of rows.
 
     Arguments:
-        model, guide: modules; what is frozen (``requires_grad=False``) is left out.
+        modules: model and guide; what is frozen (``requires_grad=False``) is left out.
         lr: learning rate of dense parameters.
         row_lr: learning rate of rows. A row is visited once an epoch, networks at each step: rows want more.
     """
-    dense, tables = parameters(model, guide)
+    dense, tables = parameters(*modules)
     made = [torch.optim.Adam(dense, lr=lr, fused=True)] if dense else []
     return made + ([RowAdam(tables, lr=row_lr)] if tables else [])
 

@@ -1,0 +1,50 @@
+r"""The loop: E-steps on q, then a joint step on q and w, batch after batch. It yields and never prints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .data import Batches
+from .svi import SVI
+
+
+@dataclass(frozen=True)
+class Step:
+    r"""What one joint step did.
+
+    Attributes:
+        step, epoch: counted from 1.
+        loss: −F per point on this batch, in nats, a scalar tensor (its value waits for the device).
+        points: the number of points of the batch.
+        ends_epoch: whether each point has now been seen ``epoch`` times.
+    """
+
+    step: int
+    epoch: int
+    loss: Tensor
+    points: int
+    ends_epoch: bool
+
+
+def em(svi: SVI, batches: Batches, *, e_steps: int = 1) -> Iterator[Step]:
+    r"""Climbs F(q, w) for as long as it is asked for steps.
+
+    Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. It is the same for every guide: an
+    amortized one shares its network over points, a per-point one moves the rows of the batch, an exact one has
+    nothing to move.
+
+    Arguments:
+        svi: the pair (model, guide) with optimizers and objective.
+        batches: the data.
+        e_steps: steps on q for each step on w.
+    """
+    N, step, epoch = batches.num_points, 0, 0
+    while True:
+        epoch += 1
+        for number, (x, index, mask) in enumerate(batches, 1):
+            for _ in range(e_steps - 1):
+                svi.e_step(x, index, mask=mask, size=N, weight=1 / N)
+            loss = svi.step(x, index, mask=mask, size=N, weight=1 / N)
+            step += 1
+            yield Step(step, epoch, loss, len(index), number == len(batches))

@@ -1,0 +1,92 @@
+r"""Bounds on log p(x | w) from one currency: the log-weights log p(x, t_k | w) − log q(t_k | x), t_k ~ q.
+
+Everything is per point, unscaled, and signed so that larger is better:
+
+    ELBO = mean_k log w_k  <=  IWAE-K = log mean_k w_k  <=  log p(x | w)   (in expectation).
+
+References:
+    Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016). https://arxiv.org/abs/1509.00519
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .quiet import blocks, quiet
+from .traces import traced_log_weights
+
+
+def log_weights(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 1, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+    r"""log p(x, t_k | w) − log q(t_k | x) for samples t_k of q, k = 1..K.
+
+    Arguments:
+        model: a `DLGM`.
+        guide: a guide of this package, or any Pyro guide with the model's signature.
+        x: data (B, ...).
+        index: which points these are (B,), for guides with a row for each.
+        num_samples: the number K of samples.
+        mask: boolean, True where observed, of x's shape or (B,).
+        seed: seed of the samples. Without one they start at the state of the global generator, which stays as it was.
+
+    Returns:
+        A tensor (K, B), in nats, without gradients. Nothing else changes: no parameter, generator or train/eval flag.
+
+    Raises:
+        TypeError: if q has no density (a point mass), so that there are no weights.
+        ValueError: if the program has latent sites outside the plate, whose weight belongs to no point.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; expected at least 1")
+    if not getattr(guide, "has_density", True):
+        raise TypeError(
+            f"{type(guide).__name__} is a point mass: it has no density, so there is no F(q). "
+            "Ask for evaluate.log_joint, or fit a q with a density to this w: "
+            "evaluate.infer(model, guides.FullRank(len(x), D), x)"
+        )
+    return _table(model, guide, x, index, num_samples, mask, seed)
+
+
+def elbo(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 100, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+    r"""The ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
+    return log_weights(model, guide, x, index, num_samples, mask, seed=seed).mean(0)
+
+
+def iwae(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 1000, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+    r"""The IWAE-K bound of each point, (B,), in nats: the log-mean-exp of K log-weights. Arguments as in `log_weights`.
+
+    It is a bound in expectation, and loose where the weights are heavy-tailed: read `ess` and `pareto_k` beside it.
+    """
+    return log_mean_exp(log_weights(model, guide, x, index, num_samples, mask, seed=seed))
+
+
+def log_joint(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 1, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+    r"""E_q log p(x, t | w) of each point, (B,), in nats: what hard EM climbs. It is no bound on log p(x | w)."""
+    return _table(model, guide, x, index, num_samples, mask, seed, with_q=False).mean(0)
+
+
+def log_mean_exp(table: Tensor) -> Tensor:
+    r"""log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,)."""
+    return table.logsumexp(0) - math.log(len(table))
+
+
+@torch.no_grad()
+def _table(model, guide, x, index, num_samples, mask, seed, with_q: bool = True) -> Tensor:
+    if len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
+    weigh = _from_posterior if hasattr(guide, "posterior") else traced_log_weights
+    with quiet(model, guide, x=x, seed=seed):
+        return torch.cat(
+            [
+                torch.cat([weigh(model, guide, x_b, i_b, k, m_b, with_q) for k in counts])
+                for x_b, i_b, m_b, counts in blocks(x, index, mask, num_samples)
+            ],
+            dim=1,
+        )
+
+
+def _from_posterior(model, guide, x, index, num_samples, mask, with_q) -> Tensor:
+    q = guide.posterior(x, index, mask)
+    t = q.sample((num_samples,))
+    weights = model.log_joint(x, t, mask)
+    return weights - q.log_prob(t) if with_q else weights

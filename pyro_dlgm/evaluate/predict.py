@@ -1,0 +1,32 @@
+r"""What the model says of x through q: reconstructions, and imputations of missing pixels."""
+
+import torch
+from torch import Tensor
+
+from ..masks import pixelwise
+from .quiet import quiet
+
+
+@torch.no_grad()
+def reconstruct(model, guide, x: Tensor, index: Tensor | None = None, mask: Tensor | None = None, *, num_samples: int | None = None, seed: int | None = None) -> Tensor:
+    r"""The mean of p(x | t, w) at the mean of q, or averaged over samples of q: of x's shape.
+
+    Arguments:
+        model: a `DLGM`.
+        guide: a guide with a `posterior`.
+        x: data (B, ...).
+        index: which points these are (B,), for guides with a row for each.
+        mask: boolean, True where observed, of x's shape or (B,).
+        num_samples: how many samples of q to average over; `None` takes the mean of q alone.
+        seed: seed of the samples.
+    """
+    with quiet(model, guide, x=x, seed=seed):
+        q = guide.posterior(x, index, mask)
+        t = q.mean.unsqueeze(0) if num_samples is None else q.sample((num_samples,))
+        return model.likelihood(t).mean.mean(0)
+
+
+def impute(model, guide, x: Tensor, mask: Tensor, index: Tensor | None = None, *, num_samples: int | None = 100, seed: int | None = None) -> Tensor:
+    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t]. Arguments as in `reconstruct`."""
+    guess = reconstruct(model, guide, x, index, mask, num_samples=num_samples, seed=seed)
+    return torch.where(pixelwise(mask, x.dim()), x, guess)

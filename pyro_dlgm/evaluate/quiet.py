@@ -1,0 +1,36 @@
+r"""Looking without touching: evaluation leaves generators and train/eval flags as they were."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def quiet(*programs, x: Tensor, seed: int | None = None):
+    r"""Inside, modules are in eval mode and the generators are forked (and seeded, if there is a seed)."""
+    modules = [m for program in programs if isinstance(program, nn.Module) for m in program.modules()]
+    flags = [m.training for m in modules]
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            for m in modules:
+                m.training = False
+            yield
+        finally:
+            for m, flag in zip(modules, flags, strict=True):
+                m.training = flag
+
+
+def blocks(x: Tensor, index: Tensor | None, mask: Tensor | None, num_samples: int, budget: int = 2**21) -> Iterator[tuple]:
+    r"""(x, index, mask, sample counts) block by block: at most about ``budget`` numbers of x · samples at a time."""
+    per_point = max(1, x[0].numel())
+    samples = max(1, min(num_samples, budget // per_point))
+    points = max(1, budget // (per_point * samples))
+    counts = [min(samples, num_samples - k) for k in range(0, num_samples, samples)]
+    for i in range(0, len(x), points):
+        here = slice(i, i + points)
+        yield x[here], None if index is None else index[here], None if mask is None else mask[here], counts

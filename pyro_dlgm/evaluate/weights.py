@@ -1,0 +1,51 @@
+r"""How far to trust an average of importance weights: effective sample size and Pareto k̂.
+
+References:
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling" (2024). https://arxiv.org/abs/1507.02646
+    Zhang and Stephens, "A new and efficient estimation method for the generalized Pareto distribution" (2009).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def ess(log_weights: Tensor) -> Tensor:
+    r"""The effective sample size (Σ_k w_k)² / Σ_k w_k² of each point: (K, B) -> (B,), between 1 and K."""
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def pareto_k(log_weights: Tensor) -> Tensor:
+    r"""The shape k̂ of a generalized Pareto fitted to the largest weights of each point: (K, B) -> (B,).
+
+    Weights have moments up to order 1/k: above 0.5 the variance is infinite, above 0.7 the average is unreliable at
+    any practical K, above 1 the mean does not exist. The tail is the min(K/5, 3 √K) largest weights; the estimate is
+    Zhang and Stephens's, with the weak prior of Vehtari et al. (ten observations at 0.5).
+
+    Raises:
+        ValueError: if K is less than 25, which leaves fewer than 5 weights in the tail.
+    """
+    K = len(log_weights)
+    tail = math.ceil(min(0.2 * K, 3 * math.sqrt(K)))
+    if tail < 5:
+        raise ValueError(f"{K} weights for each point; expected at least 25, for a tail of 5")
+    log_w = (log_weights - log_weights.amax(0)).double().sort(0).values
+    cutoff = log_w[-tail - 1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
+    exceedances = log_w[-tail:].exp() - cutoff.exp()
+    k = _generalized_pareto_shape(exceedances)
+    return torch.where(exceedances[-1] > exceedances[0], k, -math.inf).to(log_weights)
+
+
+def _generalized_pareto_shape(y: Tensor) -> Tensor:
+    r"""Zhang and Stephens's posterior mean of the shape k for sorted exceedances y (n, B) -> (B,)."""
+    n, prior_theta = len(y), 3
+    m = 30 + int(math.sqrt(n))
+    quartile = y[int(n / 4 + 0.5) - 1]
+    grid = 1 - (m / (torch.arange(1, m + 1, dtype=y.dtype, device=y.device) - 0.5)).sqrt()
+    theta = grid.unsqueeze(-1) / (prior_theta * quartile) + 1 / y[-1]  # (m, B)
+    shape = torch.log1p(-theta.unsqueeze(1) * y).mean(1)  # (m, n, B) -> (m, B)
+    profile = n * ((-theta / shape).log() - shape - 1)
+    theta = (profile.softmax(0) * theta).sum(0)
+    k = torch.log1p(-theta * y).mean(0)
+    return (n * k + 10 * 0.5) / (n + 10)

@@ -1,0 +1,64 @@
+r"""A bound on validation points while w moves, and the way back to the best w."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from .evaluate.bounds import elbo, log_joint
+from .evaluate.quiet import quiet
+from .objectives import ELBO
+from .svi import SVI, adam
+
+SAMPLES, E_STEPS = 10, 25
+
+
+class Validation:
+    r"""Creates the validation of a run.
+
+    A guide whose q is a function of x is asked directly. A per-point guide gets rows of its own for the validation
+    points, which follow w by a few E-steps at each call, so that the bound is a lower bound of what `evaluate.infer`
+    would reach.
+
+    Arguments:
+        model, guide: the pair in training.
+        x: validation points (M, ...).
+        mask: boolean, of x's shape or (M,), or `None`.
+        patience: calls without a better bound after which it is `exhausted`; `None` means never.
+    """
+
+    def __init__(self, model, guide, x: Tensor, mask: Tensor | None = None, patience: int | None = None):
+        self.trained, self.model, self.x, self.mask, self.patience = guide, model, x, mask, patience
+        self.index = torch.arange(len(x), device=x.device)
+        self.per_point = getattr(guide, "per_point", False)
+        self.guide = guide.start(x, mask) if self.per_point else guide
+        self.svi = SVI(model, self.guide, adam(self.guide, row_lr=0.05, lr=0.05), ELBO())
+        self.best, self.calls_since_best, self._states = -float("inf"), 0, None
+
+    @property
+    def exhausted(self) -> bool:
+        r"""Whether the bound has not risen for ``patience`` calls."""
+        return self.patience is not None and self.calls_since_best >= self.patience
+
+    def bound(self) -> float:
+        r"""The bound now, in nats per point; F(q), or log p(x, t | w) where q has no density."""
+        with quiet(self.model, self.guide, x=self.x, seed=0):
+            for _ in range(E_STEPS if self.per_point else 0):
+                self.svi.e_step(self.x, self.index, mask=self.mask, weight=1 / len(self.x))
+            judge = elbo if getattr(self.guide, "has_density", True) else log_joint
+            value = float(judge(self.model, self.guide, self.x, self.index, SAMPLES, self.mask).mean())
+        self._keep(value)
+        return value
+
+    def _keep(self, value: float) -> None:
+        self.calls_since_best += 1
+        if value > self.best:
+            self.best, self.calls_since_best = value, 0
+            if self.patience is not None:
+                self._states = [copy.deepcopy(m.state_dict()) for m in (self.model, self.trained)]
+
+    def restore_best(self) -> None:
+        r"""Puts model and guide back to the best call, if there is a ``patience``."""
+        if self._states is not None:
+            for module, state in zip((self.model, self.trained), self._states, strict=True):
+                module.load_state_dict(state)
