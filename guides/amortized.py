@@ -29,7 +29,16 @@ class Amortized(Guide):
         https://arxiv.org/abs/1807.03653
     """
 
-    def __init__(self, encoder: nn.Module, latent_dim: int, family: str = "mean_field", *, init_scale: float = 1.0, mask_input: bool = False, **names: str):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        latent_dim: int,
+        family: str = "mean_field",
+        *,
+        init_scale: float = 1.0,
+        mask_input: bool = False,
+        **names: str,
+    ):
         super().__init__(**names)
         if family not in FAMILIES:
             raise ValueError(f"family is {family!r}; expected one of {', '.join(map(repr, FAMILIES))}")
@@ -74,5 +83,7 @@ def _features(encoder: nn.Module) -> int:
     if hasattr(encoder, "out_features"):
         return encoder.out_features
     if not widths:
-        raise ValueError(f"{type(encoder).__name__} does not say how many features it returns; give it an attribute out_features")
+        raise ValueError(
+            f"{type(encoder).__name__} does not say how many features it returns; give it an attribute out_features"
+        )
     return widths[-1]

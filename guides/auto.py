@@ -102,7 +102,9 @@ def auto(model, name: str, num_points: int) -> Auto:
     """
     if name not in SUPPORTED:
         reason = REFUSED.get(name, "it is not known to be right for local latents with subsampling")
-        raise ValueError(f"auto got {name!r}: {reason}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank")
+        raise ValueError(
+            f"auto got {name!r}: {reason}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank"
+        )
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1")
     return Auto(model, name, num_points)

@@ -25,7 +25,10 @@ class Exact(Guide):
     def __init__(self, model):
         super().__init__(latent=model.latent, plate=model.plate)
         if not hasattr(model, "posterior"):
-            raise TypeError(f"{type(model).__name__} has no closed-form posterior; Exact needs a model such as PPCA: choose another guide")
+            raise TypeError(
+                f"{type(model).__name__} has no closed-form posterior; Exact needs a model that has one, such as PPCA: "
+                "choose another guide"
+            )
         self._model = Shared((model,))
 
     def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:

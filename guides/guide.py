@@ -34,7 +34,9 @@ class Guide(Program):
         self.latent = latent
 
     @abstractmethod
-    def posterior(self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None) -> dist.TorchDistribution:
+    def posterior(
+        self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None
+    ) -> dist.TorchDistribution:
         r"""q(t | x), of batch shape (B,) and event shape (D,).
 
         Arguments:
@@ -48,10 +50,12 @@ class Guide(Program):
         r"""What `forward` does to q before it samples, in training mode: nothing, unless q moves by itself."""
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> "Guide":
-        r"""Creates the guide with which `evaluate.infer` starts on the points x: this one, if nothing can be refined."""
+        r"""Creates the guide with which `evaluate.infer` starts on the points x: this one, if nothing is to refine."""
         return self
 
-    def forward(self, x: Tensor | None = None, index: Tensor | None = None, *, mask=None, size: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor | None = None, index: Tensor | None = None, *, mask=None, size: int | None = None
+    ) -> Tensor:
         r"""Samples t (B, D) from q in the plate over data; arguments as those of the model."""
         if self.training:
             self.e_step(x, index, mask)

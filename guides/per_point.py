@@ -11,7 +11,7 @@ from .guide import Guide
 
 
 def check_index(guide: Guide, index: Tensor | None) -> None:
-    r"""Raises a `ValueError` if ``index`` is left out or, where Pyro's validation is on, names a row that is not there."""
+    r"""Raises a `ValueError` if ``index`` is left out or, where validation is on, names a row that is not there."""
     N = guide.num_points
     if index is None:
         raise ValueError(
@@ -19,14 +19,17 @@ def check_index(guide: Guide, index: Tensor | None) -> None:
             "index=torch.arange(n). For other points, fit other rows: evaluate.infer(model, guide, x)"
         )
     if is_validation_enabled() and len(index) and not 0 <= int(index.min()) <= int(index.max()) < N:
-        raise ValueError(f"index goes from {int(index.min())} to {int(index.max())}; expected 0..{N - 1}, the rows of {type(guide).__name__}")
+        low, high = int(index.min()), int(index.max())
+        raise ValueError(f"index goes from {low} to {high}; expected 0..{N - 1}, the rows of {type(guide).__name__}")
 
 
 def check_size(guide: Guide, size: int | None) -> None:
     r"""Raises a `ValueError` if ``size`` is given and is not the guide's number of points."""
     if size not in (None, guide.num_points):
-        N = guide.num_points
-        raise ValueError(f"size={size}, but {type(guide).__name__} has rows for {N} points; expected size={N}, or a guide made for {size}")
+        name, N = type(guide).__name__, guide.num_points
+        raise ValueError(
+            f"size={size}, but {name} has rows for {N} points; expected size={N}, or a guide made for {size}"
+        )
 
 
 class PerPoint(Guide):

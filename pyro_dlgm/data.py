@@ -129,4 +129,8 @@ class Batches:
         order = torch.randperm(self.num_points).to(self.x.device)
         for index in order.split(self.batch_size):
             x = self.x[index]
-            yield x if self.transform is None else self.transform(x), index, None if self.mask is None else self.mask[index]
+            yield (
+                x if self.transform is None else self.transform(x),
+                index,
+                None if self.mask is None else self.mask[index],
+            )

@@ -99,7 +99,9 @@ def fit(
     batches = Batches(x, batch_size, transform=transform, mask=mask)
     total = steps if steps is not None else epochs * len(batches)
     svi = SVI(model, guide, adam(model, guide, lr=lr, row_lr=row_lr), objective or ELBO(), clip_norm=clip_norm)
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: named(schedule)(min(1.0, s / total))) for o in svi.optimizers]
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda s: named(schedule)(min(1.0, s / total))) for o in svi.optimizers
+    ]
     with _seeded(seed, x.device), Bar(total, shown=progress) as bar:
         validation = None if x_val is None else Validation(model, guide, x_val, mask_val, patience)
         run = _Run(svi, schedulers, batches, e_steps, warmup * len(batches), validation, bar)
@@ -137,7 +139,10 @@ class _Run:
 
     def _record(self, step, loss: float, seen: int, seconds: float) -> None:
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} in epoch {step.epoch} (step {step.step}): lower lr, set clip_norm, or raise the floor of the scale")
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {step.epoch} (step {step.step}); expected a finite number: "
+                "lower lr, set clip_norm, or raise the floor of the scale"
+            )
         particles = getattr(self.svi.objective, "num_particles", 1)
         record = {"epoch": step.epoch, "step": step.step, self.name: -loss}
         record["gradients_per_point"] = seen * self.e_steps * particles / self.batches.num_points

@@ -59,7 +59,9 @@ class FixedNormal(Likelihood):
         super().__init__()
         scale = torch.as_tensor(scale, dtype=torch.get_default_dtype())
         if floor < 0 or not bool((scale > floor).all()):
-            raise ValueError(f"smallest scale {scale.min():g} with floor {floor:g}; expected scale > floor >= 0: lower the floor")
+            raise ValueError(
+                f"smallest scale {scale.min():g} with floor {floor:g}; expected scale > floor >= 0: lower the floor"
+            )
         self.net, self.floor = net, floor
         u = (scale - floor).log()
         if learn:

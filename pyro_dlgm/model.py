@@ -84,7 +84,7 @@ class DLGM(Program):
         x = observed(x, mask)
         if is_validation_enabled() and not bool(p.support.check(x).all()):
             raise ValueError(
-                f"x has values outside the support of {type(self.likelihood).__name__} (from {x.min():g} to {x.max():g}; "
-                "NaN is outside, too): binarize x (data.Binarize), choose a likelihood for such values, or mask them"
+                f"x has values outside the support of {type(self.likelihood).__name__} "
+                f"(from {x.min():g} to {x.max():g}; NaN is outside, too): binarize x (data.Binarize), choose a likelihood for such values, or mask them"
             )
         return x

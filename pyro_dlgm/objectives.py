@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import gaussian
 
-__all__ = ["ELBO", "Tempered", "Trace_ELBO", "TraceMeanField_ELBO"]
+__all__ = ["ELBO", "Tempered", "TraceMeanField_ELBO", "Trace_ELBO"]
 
 
 class Tempered(Messenger):

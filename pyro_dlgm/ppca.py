@@ -95,7 +95,9 @@ class PPCA(DLGM):
 
     @classmethod
     @torch.no_grad()
-    def fit(cls, X: Tensor, latent_dim: int, *, mask: Tensor | None = None, tol: float = 1e-9, max_steps: int = 10_000) -> "PPCA":
+    def fit(
+        cls, X: Tensor, latent_dim: int, *, mask: Tensor | None = None, tol: float = 1e-9, max_steps: int = 10_000
+    ) -> "PPCA":
         r"""Creates the maximum-likelihood PPCA of X: in closed form if X is complete, else by EM.
 
         Closed form (Tipping and Bishop, equations 7 and 8): W = U_D (Λ_D − σ² I)^½ with the leading eigenpairs of
@@ -124,7 +126,9 @@ class PPCA(DLGM):
     def _fit_missing(cls, X, latent_dim, mask, tol, max_steps) -> "PPCA":
         count = mask.sum(0)
         if not bool(count.all()):
-            raise ValueError(f"columns {count.eq(0).nonzero().flatten().tolist()} of X have no observed entry: drop them")
+            raise ValueError(
+                f"columns {count.eq(0).nonzero().flatten().tolist()} of X have no observed entry: drop them"
+            )
         mean = observed(X, mask).sum(0) / count
         ppca = cls(latent_dim, X.shape[1]).to(X)
         ppca.set(*spectrum.maximum_likelihood(torch.where(mask, X, mean), latent_dim))
@@ -134,7 +138,10 @@ class PPCA(DLGM):
             if now - before < tol:
                 return ppca
             before = now
-        warnings.warn(f"EM for PPCA has not converged to {tol:g} nats per point in {max_steps} steps: raise max_steps", stacklevel=3)
+        warnings.warn(
+            f"EM for PPCA has not converged to {tol:g} nats per point in {max_steps} steps: raise max_steps",
+            stacklevel=3,
+        )
         return ppca
 
     @torch.no_grad()

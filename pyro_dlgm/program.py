@@ -54,7 +54,9 @@ class Program(PyroModule):
         if size is None or (index is None and batch == size):
             return pyro.plate(self.plate, batch, dim=-1)
         if batch > size:
-            raise ValueError(f"a batch of {batch} points does not fit into size={size}; size is the number of all points")
+            raise ValueError(
+                f"a batch of {batch} points does not fit into size={size}; size is the number of all points"
+            )
         if index is None:
             index = torch.arange(batch, device=x.device)
         return pyro.plate(self.plate, size, subsample=index, dim=-1)

@@ -2,9 +2,6 @@ r"""Progress on the terminal; the only file, beside the command line, that shows
 
 import contextlib
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 EVERY = 20
 
 
@@ -18,26 +15,43 @@ class Bar(contextlib.AbstractContextManager):
     """
 
     def __init__(self, total: int, *, shown: bool, name: str = "fit"):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        # disable= rather than a branch at each call
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
-        self.task = self.progress.add_task(name, total=total, note="")
-        self.shown, self.points = shown, 0
+        self.progress, self.points = _progress() if shown else None, 0
+        if shown:
+            self.task = self.progress.add_task(name, total=total, note="")
 
     def __enter__(self) -> "Bar":
-        self.progress.start()
+        if self.progress:
+            self.progress.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self.progress.stop()
+        if self.progress:
+            self.progress.stop()
 
     def advance(self, step) -> None:
         r"""Counts one step; reads the loss, which waits for the device, every now and then only."""
-        if not self.shown:
+        if not self.progress:
             return
         self.points += step.points
         self.progress.advance(self.task)
         if step.step % EVERY == 0:
             elapsed = self.progress.tasks[0].elapsed or 1e-9
-            note = f"epoch {step.epoch} · loss {float(step.loss):.2f} nats/point · {self.points / elapsed:,.0f} points/s"
+            note = (
+                f"epoch {step.epoch} · loss {float(step.loss):.2f} nats/point · {self.points / elapsed:,.0f} points/s"
+            )
             self.progress.update(self.task, note=note)
+
+
+def _progress():
+    # Imported here: training without a bar needs no terminal library.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)

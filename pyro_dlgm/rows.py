@@ -72,7 +72,9 @@ class RowAdam(torch.optim.Optimizer):
 
     def _update(self, weight: Tensor, group: dict) -> None:
         if not weight.grad.is_sparse:
-            raise TypeError("RowAdam got a dense gradient; take the step under rows.sparse_gradients(), or use another Adam")
+            raise TypeError(
+                "RowAdam got a dense gradient; take the step under rows.sparse_gradients(), or use another Adam"
+            )
         state = self.state[weight] or self._start(weight)
         grad = weight.grad.coalesce()  # the same row twice in a batch: its gradients add up
         rows, g = grad.indices()[0], grad.values()

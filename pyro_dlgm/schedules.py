@@ -21,5 +21,8 @@ def named(schedule: str | Schedule) -> Schedule:
     if callable(schedule):
         return schedule
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule is {schedule!r}; expected one of {', '.join(map(repr, SCHEDULES))}, or a function of the fraction done")
+        raise ValueError(
+            f"schedule is {schedule!r}; expected one of {', '.join(map(repr, SCHEDULES))}, "
+            "or a function of the fraction done"
+        )
     return SCHEDULES[schedule]

@@ -29,7 +29,10 @@ def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tens
     left = x.square().sum() / len(x) - values.sum()
     sigma2 = left / (X.shape[1] - latent_dim)
     if sigma2 <= 1e-12 * values.max().clamp_min(torch.finfo(torch.float64).tiny):
-        raise ValueError(f"X has no variance outside its leading {latent_dim} directions, so the likelihood has no maximum: choose fewer latents")
+        raise ValueError(
+            f"X has no variance outside its leading {latent_dim} directions, so the likelihood has no maximum: "
+            "choose fewer latents"
+        )
     W = vectors * (values - sigma2).clamp_min(0).sqrt()
     return W.to(X), mu.to(X), sigma2.to(X)
 

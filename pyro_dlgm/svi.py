@@ -16,25 +16,26 @@ from .objectives import ELBO
 from .rows import RowAdam, Rows, sparse_gradients
 
 
-def parameters(*modules) -> tuple[list[Tensor], list[Tensor]]:
-    r"""The trainable parameters of the modules: (dense ones, tables of rows)."""
-    tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, Rows)}
-    trainable = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-    dense = [p for key, p in trainable.items() if key not in tables]
-    return dense, [p for key, p in trainable.items() if key in tables]
-
-
 def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2) -> list[torch.optim.Optimizer]:
     r"""Creates the optimizers of w and q: a fused Adam for what is dense, a `RowAdam` for tables of rows.
 
     Arguments:
         modules: model and guide; what is frozen (``requires_grad=False``) is left out.
-        lr: learning rate of dense parameters.
-        row_lr: learning rate of rows. A row is visited once an epoch, networks at each step: rows want more.
+        lr: learning rate of models and networks.
+        row_lr: learning rate of all that a guide has for each point. A row is visited once an epoch, a network at
+            each step: rows want more.
     """
-    dense, tables = parameters(*modules)
-    made = [torch.optim.Adam(dense, lr=lr, fused=True)] if dense else []
-    return made + ([RowAdam(tables, lr=row_lr)] if tables else [])
+    tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, Rows)}
+    groups, rows, seen = [], [], set()
+    for module in modules:
+        trainable = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in trainable}
+        rows += [p for p in trainable if id(p) in tables]
+        dense = [p for p in trainable if id(p) not in tables]
+        if dense:
+            groups.append({"params": dense, "lr": row_lr if getattr(module, "per_point", False) else lr})
+    made = [torch.optim.Adam(groups, fused=True)] if groups else []
+    return made + ([RowAdam(rows, lr=row_lr)] if rows else [])
 
 
 class SVI(pyro.infer.SVI):
@@ -57,7 +58,9 @@ class SVI(pyro.infer.SVI):
         optimizers = adam(model, guide) if optimizers is None else optimizers
         for optimizer in optimizers:
             if not isinstance(optimizer, torch.optim.Optimizer):
-                raise TypeError(f"{type(optimizer).__name__} is no torch optimizer; use svi.adam(model, guide), or pyro.infer.SVI")
+                raise TypeError(
+                    f"{type(optimizer).__name__} is no torch optimizer; use svi.adam(model, guide), or pyro.infer.SVI"
+                )
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; expected a number > 0, or None for no clipping")
         self.model, self.guide, self.optimizers = model, guide, optimizers

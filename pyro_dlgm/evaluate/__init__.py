@@ -5,4 +5,16 @@ from .inference import Convergence, infer
 from .predict import impute, reconstruct
 from .weights import ess, pareto_k
 
-__all__ = ["Convergence", "elbo", "ess", "impute", "infer", "iwae", "log_joint", "log_mean_exp", "log_weights", "pareto_k", "reconstruct"]
+__all__ = [
+    "Convergence",
+    "elbo",
+    "ess",
+    "impute",
+    "infer",
+    "iwae",
+    "log_joint",
+    "log_mean_exp",
+    "log_weights",
+    "pareto_k",
+    "reconstruct",
+]

@@ -17,7 +17,16 @@ from .quiet import blocks, quiet
 from .traces import traced_log_weights
 
 
-def log_weights(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 1, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+def log_weights(
+    model,
+    guide,
+    x: Tensor,
+    index: Tensor | None = None,
+    num_samples: int = 1,
+    mask: Tensor | None = None,
+    *,
+    seed: int | None = None,
+) -> Tensor:
     r"""log p(x, t_k | w) − log q(t_k | x) for samples t_k of q, k = 1..K.
 
     Arguments:
@@ -47,12 +56,30 @@ def log_weights(model, guide, x: Tensor, index: Tensor | None = None, num_sample
     return _table(model, guide, x, index, num_samples, mask, seed)
 
 
-def elbo(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 100, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+def elbo(
+    model,
+    guide,
+    x: Tensor,
+    index: Tensor | None = None,
+    num_samples: int = 100,
+    mask: Tensor | None = None,
+    *,
+    seed: int | None = None,
+) -> Tensor:
     r"""The ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
     return log_weights(model, guide, x, index, num_samples, mask, seed=seed).mean(0)
 
 
-def iwae(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 1000, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+def iwae(
+    model,
+    guide,
+    x: Tensor,
+    index: Tensor | None = None,
+    num_samples: int = 1000,
+    mask: Tensor | None = None,
+    *,
+    seed: int | None = None,
+) -> Tensor:
     r"""The IWAE-K bound of each point, (B,), in nats: the log-mean-exp of K log-weights. Arguments as in `log_weights`.
 
     It is a bound in expectation, and loose where the weights are heavy-tailed: read `ess` and `pareto_k` beside it.
@@ -60,7 +87,16 @@ def iwae(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int 
     return log_mean_exp(log_weights(model, guide, x, index, num_samples, mask, seed=seed))
 
 
-def log_joint(model, guide, x: Tensor, index: Tensor | None = None, num_samples: int = 1, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+def log_joint(
+    model,
+    guide,
+    x: Tensor,
+    index: Tensor | None = None,
+    num_samples: int = 1,
+    mask: Tensor | None = None,
+    *,
+    seed: int | None = None,
+) -> Tensor:
     r"""E_q log p(x, t | w) of each point, (B,), in nats: what hard EM climbs. It is no bound on log p(x | w)."""
     return _table(model, guide, x, index, num_samples, mask, seed, with_q=False).mean(0)
 

@@ -29,7 +29,20 @@ class Convergence:
     gradients_per_point: float
 
 
-def infer(model, guide, x: Tensor, *, mask: Tensor | None = None, lr: float = 0.1, tol: float = 1e-2, window: int = 50, max_steps: int = 3000, num_particles: int = 1, batch_size: int = 1000, seed: int | None = None):
+def infer(
+    model,
+    guide,
+    x: Tensor,
+    *,
+    mask: Tensor | None = None,
+    lr: float = 0.1,
+    tol: float = 1e-2,
+    window: int = 50,
+    max_steps: int = 3000,
+    num_particles: int = 1,
+    batch_size: int = 1000,
+    seed: int | None = None,
+):
     r"""Fits q to the points x with w frozen, from the start that the guide gives: q* of its family.
 
     A per-point guide gives fresh rows for x (training points never lend theirs), an amortized one the per-point guide
@@ -115,4 +128,8 @@ def _report(converged: Tensor, max_steps: int) -> None:
     late = (~converged).nonzero().flatten().tolist()
     if late:
         shown = ", ".join(map(str, late[:10])) + (", ..." if len(late) > 10 else "")
-        warnings.warn(f"{len(late)} of {len(converged)} points have not converged (rows {shown}): raise max_steps={max_steps} or tol", stacklevel=3)
+        warnings.warn(
+            f"{len(late)} of {len(converged)} points have not converged (rows {shown}): "
+            f"raise max_steps={max_steps} or tol",
+            stacklevel=3,
+        )

@@ -8,7 +8,16 @@ from .quiet import quiet
 
 
 @torch.no_grad()
-def reconstruct(model, guide, x: Tensor, index: Tensor | None = None, mask: Tensor | None = None, *, num_samples: int | None = None, seed: int | None = None) -> Tensor:
+def reconstruct(
+    model,
+    guide,
+    x: Tensor,
+    index: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    num_samples: int | None = None,
+    seed: int | None = None,
+) -> Tensor:
     r"""The mean of p(x | t, w) at the mean of q, or averaged over samples of q: of x's shape.
 
     Arguments:
@@ -26,7 +35,16 @@ def reconstruct(model, guide, x: Tensor, index: Tensor | None = None, mask: Tens
         return model.likelihood(t).mean.mean(0)
 
 
-def impute(model, guide, x: Tensor, mask: Tensor, index: Tensor | None = None, *, num_samples: int | None = 100, seed: int | None = None) -> Tensor:
+def impute(
+    model,
+    guide,
+    x: Tensor,
+    mask: Tensor,
+    index: Tensor | None = None,
+    *,
+    num_samples: int | None = 100,
+    seed: int | None = None,
+) -> Tensor:
     r"""x with the missing pixels replaced by their posterior mean E_q E[x | t]. Arguments as in `reconstruct`."""
     guess = reconstruct(model, guide, x, index, mask, num_samples=num_samples, seed=seed)
     return torch.where(pixelwise(mask, x.dim()), x, guess)

@@ -25,7 +25,9 @@ def quiet(*programs, x: Tensor, seed: int | None = None):
                 m.training = flag
 
 
-def blocks(x: Tensor, index: Tensor | None, mask: Tensor | None, num_samples: int, budget: int = 2**21) -> Iterator[tuple]:
+def blocks(
+    x: Tensor, index: Tensor | None, mask: Tensor | None, num_samples: int, budget: int = 2**21
+) -> Iterator[tuple]:
     r"""(x, index, mask, sample counts) block by block: at most about ``budget`` numbers of x · samples at a time."""
     per_point = max(1, x[0].numel())
     samples = max(1, min(num_samples, budget // per_point))

@@ -18,7 +18,9 @@ WIDTHS = (16, 32, 64, 64)
 def sizes(height: int, width: int, stages: int) -> list[tuple[int, int]]:
     r"""The sides at the input and after each stage; a stage with unchanged sides has stride 1."""
     if min(height, width) < SMALLEST:
-        raise ValueError(f"image of {height}x{width}; convolutional networks need at least {SMALLEST}x{SMALLEST}: use nets.MLP")
+        raise ValueError(
+            f"image of {height}x{width}; convolutional networks need at least {SMALLEST}x{SMALLEST}: use nets.MLP"
+        )
     path = [(height, width)]
     for _ in range(stages):
         h, w = path[-1]
@@ -66,7 +68,16 @@ class ConvEncoder(Net):
         ValueError: if the image is smaller than 4x4.
     """
 
-    def __init__(self, image_shape: Sequence[int], out_features: int = 256, *, widths=WIDTHS, norm=False, residual=False, activation=nn.GELU):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        out_features: int = 256,
+        *,
+        widths=WIDTHS,
+        norm=False,
+        residual=False,
+        activation=nn.GELU,
+    ):
         channels, *size = image_shape
         path = sizes(*size, len(widths))
         layers: list[nn.Module] = []
@@ -93,13 +104,25 @@ class ConvDecoder(Net):
         ValueError: if the image is smaller than 4x4.
     """
 
-    def __init__(self, latent_dim: int, image_shape: Sequence[int], *, widths=WIDTHS, norm=False, residual=False, activation=nn.GELU, heads: int = 1):
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: Sequence[int],
+        *,
+        widths=WIDTHS,
+        norm=False,
+        residual=False,
+        activation=nn.GELU,
+        heads: int = 1,
+    ):
         channels, *size = image_shape
         path = sizes(*size, len(widths))
         deep = (widths[-1], *path[-1])
         layers: list[nn.Module] = [nn.Linear(latent_dim, prod(deep)), nn.Unflatten(1, deep), activation()]
         for i in reversed(range(1, len(widths))):
-            layers += _stage(_up(widths[i], widths[i - 1], path[i + 1], path[i]), widths[i - 1], norm, residual, activation)
+            layers += _stage(
+                _up(widths[i], widths[i - 1], path[i + 1], path[i]), widths[i - 1], norm, residual, activation
+            )
         layers.append(_up(widths[0], heads * channels, path[1], path[0]))
         super().__init__(latent_dim, image_shape, nn.Sequential(*layers), heads)
 

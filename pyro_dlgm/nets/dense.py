@@ -1,5 +1,6 @@
 r"""Networks on flattened points: linear, and multilayer perceptrons."""
 
+from itertools import pairwise
 from math import prod
 
 from torch import nn
@@ -34,7 +35,7 @@ class MLP(Net):
     def __init__(self, in_shape: Shape, out_shape: Shape, hidden=(200, 200), *, activation=nn.ELU, heads: int = 1):
         widths = [prod(as_shape(in_shape)), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation()]
         last = nn.Linear(widths[-1], heads * prod(as_shape(out_shape)))
         super().__init__(in_shape, out_shape, nn.Sequential(*layers, last), heads)

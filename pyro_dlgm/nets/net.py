@@ -40,7 +40,10 @@ class Net(nn.Module):
     def forward(self, v: Tensor):
         lead = v.shape[: v.dim() - len(self.in_shape)]
         if v.shape[len(lead) :] != self.in_shape:
-            raise ValueError(f"{type(self).__name__} got shape {tuple(v.shape)}; expected (..., {', '.join(map(str, self.in_shape))})")
+            raise ValueError(
+                f"{type(self).__name__} got shape {tuple(v.shape)}; "
+                f"expected (..., {', '.join(map(str, self.in_shape))})"
+            )
         y = self.body(v.reshape(-1, *self.in_shape))
         if self.heads == 1:
             return y.reshape(*lead, *self.out_shape)

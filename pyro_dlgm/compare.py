@@ -1,0 +1,207 @@
+r"""`compare`: several guides on one generative model, one table.
+
+Every row starts from the same w and spends the same number of gradient evaluations per training point. Guides with a
+row for each point score the test set after an E-step of their own there (`evaluate.infer`).
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from . import evaluate
+from .fit import fit
+from .guides.per_point import FullRank
+from .ppca import PPCA
+
+NO_CERTIFICATE = "no certified estimate of log p(x): only AIS bracketed by BDMC is called that"
+NO_DENSITY = "a point mass has no density, so F(q) does not exist"
+NO_GAPS = "needs a certified log p(x)"
+
+
+@dataclass
+class Row:
+    r"""One method. Bounds are means over the test points, in nats per point; `None` where there is none.
+
+    Attributes:
+        guide, model: names of q and of the generative model.
+        test_elbo: F(q) on the test points.
+        test_iwae: IWAE-K with the row's own q.
+        test_iwae_full_rank: IWAE-K with a full-rank q fitted to the test points for this row's w, the same in every
+            row: it scores w apart from q.
+        test_log_px: log p(x), where it is exact or certified.
+        approximation_gap, amortization_gap: as they will be measured against log p(x).
+        ess, pareto_k: medians over the test points, of the weights of test_iwae.
+        standard_errors: of the means, over test points.
+        difference: mean and paired standard error of this row's test_iwae_full_rank minus the reference row's.
+        scales_at_floor: how many pixel scales of the likelihood touch their floor.
+        gradients_per_point, test_gradients_per_point: gradient evaluations per training and per test point.
+        seconds: wall time of the training; test_seconds: of the scoring.
+        reasons: for each empty cell, why.
+        history: the records of `fit`.
+    """
+
+    guide: str
+    model: str
+    test_elbo: float | None = None
+    test_iwae: float | None = None
+    test_iwae_full_rank: float | None = None
+    test_log_px: float | None = None
+    approximation_gap: float | None = None
+    amortization_gap: float | None = None
+    ess: float | None = None
+    pareto_k: float | None = None
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    difference: dict[str, float] | None = None
+    scales_at_floor: int | None = None
+    gradients_per_point: float = 0.0
+    test_gradients_per_point: float = 0.0
+    seconds: float = 0.0
+    test_seconds: float = 0.0
+    reasons: dict[str, str] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    pair: tuple | None = field(default=None, repr=False)
+
+    def plain(self) -> dict:
+        r"""The row as plain values, for JSON."""
+        return asdict(self, dict_factory=lambda items: {k: v for k, v in items if k != "pair"})
+
+
+def compare(
+    model_factory: Callable, guide_factories: dict[str, Callable], x_train: Tensor, x_test: Tensor, **settings
+) -> list[Row]:
+    r"""The rows of `rows`, all of them: see there for the arguments."""
+    return list(rows(model_factory, guide_factories, x_train, x_test, **settings))
+
+
+def rows(
+    model_factory: Callable,
+    guide_factories: dict[str, Callable],
+    x_train: Tensor,
+    x_test: Tensor,
+    *,
+    gradients: int = 200,
+    batch_size: int = 100,
+    lr: float = 2e-3,
+    row_lr: float = 3e-2,
+    schedule: str = "cosine",
+    transform=None,
+    num_samples: int = 1000,
+    ppca: int | None = None,
+    model_name: str = "DLGM",
+    seed: int = 0,
+    progress: bool = False,
+) -> Iterator[Row]:
+    r"""Trains and scores one method after the other.
+
+    Arguments:
+        model_factory: ``model_factory()`` returns a `DLGM`. The first one's w is where every row starts.
+        guide_factories: for each name a function ``(model, N)`` that returns a guide for N training points.
+        x_train: training points (N, ...), before ``transform``.
+        x_test: test points (M, ...), behind one draw of it.
+        gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
+        batch_size, lr, row_lr, schedule, transform: as in `fit`.
+        num_samples: K of IWAE-K.
+        ppca: with D latents, PPCA comes first: a linear baseline, and another model.
+        model_name: what the column "model" says.
+        seed: of w, of each training and of each scoring.
+        progress: whether each training shows a bar.
+
+    Yields:
+        A `Row` as soon as it is there, its pair (model, guide for the test points) in ``row.pair``.
+    """
+    reference, scores = None, {}
+    if ppca is not None:
+        yield _linear(x_train, x_test, ppca, transform, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first = model_factory()
+    for name, factory in guide_factories.items():
+        model = copy.deepcopy(first)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            guide = factory(model, len(x_train))
+        row = Row(name, model_name)
+        settings = {"batch_size": batch_size, "lr": lr, "row_lr": row_lr, "schedule": schedule, "transform": transform}
+        result = fit(model, guide, x_train, epochs=gradients, seed=seed, progress=progress, **settings)
+        row.history, row.seconds = result.history, result.history[-1]["seconds"]
+        row.gradients_per_point = result.history[-1]["gradients_per_point"]
+        scores[name] = _score(row, model, guide, x_test, num_samples, seed)
+        reference = reference or name
+        row.difference = _paired(scores[name], scores[reference]) | {"to": reference}
+        yield row
+
+
+def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Row:
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        x = x_train if transform is None else transform(x_train)
+    model = PPCA.fit(x.flatten(1).double(), D)
+    with torch.no_grad():
+        exact = model.log_prob(x_test.flatten(1).double())
+    row = Row("Exact", f"PPCA-{D}", seconds=time.perf_counter() - start)
+    row.test_elbo = row.test_iwae = row.test_iwae_full_rank = row.test_log_px = float(exact.mean())
+    row.standard_errors = {"test_log_px": _error(exact)}
+    row.approximation_gap = row.amortization_gap = 0.0
+    row.scales_at_floor = 0
+    row.reasons = {
+        "difference": "another model",
+        "ess": "the weights are constant",
+        "pareto_k": "the weights are constant",
+    }
+    row.pair = (model, None)
+    return row
+
+
+def _score(row: Row, model, guide, x: Tensor, K: int, seed: int) -> Tensor:
+    r"""Fills the row's scores on the test points; returns those of w, (M,), for paired differences."""
+    start = time.perf_counter()
+    index = torch.arange(len(x), device=x.device)
+    q = evaluate.infer(model, guide, x, seed=seed) if guide.per_point else guide
+    if guide.per_point:
+        row.test_gradients_per_point = q.convergence.gradients_per_point
+    if q.has_density:
+        table = evaluate.log_weights(model, q, x, index, K, seed=seed)
+        row.test_elbo, row.standard_errors["test_elbo"] = float(table.mean()), _error(table.mean(0))
+        row.test_iwae, row.standard_errors["test_iwae"] = _mean_and_error(evaluate.log_mean_exp(table))
+        row.ess, row.pareto_k = float(evaluate.ess(table).median()), float(evaluate.pareto_k(table).median())
+    else:
+        row.reasons |= dict.fromkeys(("test_elbo", "test_iwae", "ess", "pareto_k"), NO_DENSITY)
+    judge = q if isinstance(q, FullRank) else evaluate.infer(model, _full_rank(model, x), x, seed=seed)
+    score = evaluate.iwae(model, judge, x, index, K, seed=seed)
+    row.test_iwae_full_rank, row.standard_errors["test_iwae_full_rank"] = _mean_and_error(score)
+    row.scales_at_floor = _scales_at_floor(model, judge.posterior(index=index).mean)
+    row.reasons |= {"test_log_px": NO_CERTIFICATE, "approximation_gap": NO_GAPS, "amortization_gap": NO_GAPS}
+    row.pair, row.test_seconds = (model, q), time.perf_counter() - start
+    return score
+
+
+def _full_rank(model, x: Tensor) -> FullRank:
+    return FullRank(len(x), model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
+
+
+def _error(values: Tensor) -> float:
+    return float(values.std() / len(values) ** 0.5)
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    return float(values.mean()), _error(values)
+
+
+def _paired(score: Tensor, reference: Tensor) -> dict[str, float]:
+    return {"mean": float((score - reference).mean()), "standard_error": _error(score - reference)}
+
+
+@torch.no_grad()
+def _scales_at_floor(model, t: Tensor) -> int | None:
+    r"""How many scales are within 1% of the floor: parameters of Σ0, or pixels at the median over t."""
+    floor = getattr(model.likelihood, "floor", None)
+    if floor is None:
+        return None
+    scale = getattr(model.likelihood, "scale", None)
+    scale = model.likelihood(t).stddev.median(0).values if scale is None else scale
+    return int((scale <= 1.01 * floor).sum())

@@ -1,0 +1,90 @@
+r"""The table of a comparison as lines of text, printed one row at a time while it grows."""
+
+from collections.abc import Callable
+
+from .compare import Row
+from .data import Dataset
+
+
+def _number(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def _with_error(name: str) -> Callable[[Row], str]:
+    return lambda row: _number(getattr(row, name), row.standard_errors.get(name))
+
+
+def _weights(row: Row) -> str:
+    return "–" if row.ess is None else f"{row.ess:.0f} / {row.pareto_k:.2f}"
+
+
+def _difference(row: Row) -> str:
+    return "–" if row.difference is None else _number(row.difference["mean"], row.difference["standard_error"])
+
+
+COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
+    ("guide", -12, lambda row: row.guide),
+    ("model", -12, lambda row: row.model),
+    ("test ELBO", 14, _with_error("test_elbo")),
+    ("IWAE", 14, _with_error("test_iwae")),
+    ("ESS / k̂", 11, _weights),
+    ("IWAE(w)", 14, _with_error("test_iwae_full_rank")),
+    ("Δ IWAE(w)", 13, _difference),
+    ("log p(x)", 14, _with_error("test_log_px")),
+    ("grads", 11, lambda row: f"{row.gradients_per_point:.0f} + {row.test_gradients_per_point:.0f}"),
+    ("seconds", 9, lambda row: f"{row.seconds:.0f} + {row.test_seconds:.0f}"),
+)
+
+
+def _line(cells: list[str]) -> str:
+    padded = [c.ljust(-w) if w < 0 else c.rjust(w) for c, (_, w, _) in zip(cells, COLUMNS, strict=True)]
+    return " ".join(padded).rstrip()
+
+
+def header() -> str:
+    r"""The titles of the columns."""
+    return _line([title for title, _, _ in COLUMNS])
+
+
+def line(row: Row) -> str:
+    r"""One row."""
+    return _line([render(row) for _, _, render in COLUMNS])
+
+
+def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
+    r"""What the columns mean and why cells are empty, a sentence a line."""
+    notes = [
+        f"Nats per test point, larger is better, over {len(dataset.test)} points; ± is the standard error over points; "
+        "one seed, so no winner is named.",
+        f"IWAE: {num_samples} samples of the row's own q. ESS (of {num_samples}) and Pareto k̂ are medians over points; "
+        "above k̂ = 0.7 the IWAE is not to be trusted.",
+        "IWAE(w): the same bound with a full-rank q fitted to the test points, in every row: it scores w alone.",
+        "grads, seconds: per training point + per test point; training + scoring.",
+    ]
+    compared = [row for row in rows if row.difference is not None]
+    if compared:
+        notes.append(f"Δ: paired difference of IWAE(w) to {compared[0].difference['to']}.")
+    best = [row for row in rows if row.test_iwae_full_rank is not None]
+    if hasattr(dataset.transform, "bits_per_dim") and best:
+        P = dataset.test[0].numel()
+        bits = ", ".join(
+            f"{row.guide} {dataset.transform.bits_per_dim(row.test_iwae_full_rank, P):.3f}" for row in best
+        )
+        notes.append(f"Bits per dimension at IWAE(w): {bits}.")
+    touched = [f"{row.guide} {row.scales_at_floor}" for row in rows if row.scales_at_floor]
+    notes.append(f"Scales at their floor: {', '.join(touched) or 'none'}.")
+    return notes + [f"–: {note}." for note in _reasons(rows)]
+
+
+def _reasons(rows: list[Row]) -> list[str]:
+    r"""Each reason once, with the rows and the columns that it empties."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in row.reasons.items():
+            by_reason.setdefault(reason, []).append(name)
+        for reason, names in by_reason.items():
+            cells.setdefault((reason, ", ".join(names)), []).append(row.guide)
+    return [f"{reason} ({names}: {', '.join(guides)})" for (reason, names), guides in cells.items()]
