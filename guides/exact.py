@@ -22,6 +22,9 @@ class Exact(Guide):
         TypeError: if the model has no closed-form posterior.
     """
 
+    # The sampled log p(t) − log q(t) cancels the noise of log p(x | t) exactly; its expectation would not.
+    analytic_kl = False
+
     def __init__(self, model):
         super().__init__(latent=model.latent, plate=model.plate)
         if not hasattr(model, "posterior"):

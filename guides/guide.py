@@ -28,6 +28,7 @@ class Guide(Program):
 
     has_density = True  # whether q has a density, so that F(q) exists
     per_point = False  # whether q has parameters of its own for each point
+    analytic_kl = True  # whether the closed form of KL(q ‖ p) is to be preferred to the sampled one
 
     def __init__(self, *, latent: str = "t", plate: str = "data"):
         super().__init__(plate=plate)
@@ -60,4 +61,5 @@ class Guide(Program):
         if self.training:
             self.e_step(x, index, mask)
         with self.data_plate(x, index, size):
-            return pyro.sample(self.latent, self.posterior(x, index, mask))
+            q = self.posterior(x, index, mask)
+            return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import masks
+
 
 @dataclass(frozen=True)
 class Dequantize:
@@ -119,6 +121,8 @@ class Batches:
             raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        if mask is not None:
+            masks.check(mask, x)
         self.x, self.mask, self.transform = x, mask, transform
         self.batch_size, self.num_points = min(batch_size, len(x)), len(x)
 

@@ -56,9 +56,10 @@ class DLGM(Program):
             x: observed data of the shape (..., *event), or `None` to generate.
             mask: boolean, of x's shape or (B,).
         """
+        x = None if x is None else observed(x, mask)
         t = pyro.sample(self.latent, self.prior())
         p = self.likelihood(t, mask)
-        return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x, mask))
+        return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
 
     def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""log p(x, t | w) for each point, in nats.
@@ -71,20 +72,21 @@ class DLGM(Program):
         Returns:
             A tensor of shape (..., B).
         """
+        x = observed(x, mask)
         p = self.likelihood(t, mask)
-        return self.prior().log_prob(t) + p.log_prob(self._checked(p, x, mask))
+        return self.prior().log_prob(t) + p.log_prob(self._checked(p, x))
 
-    def _checked(self, p, x: Tensor, mask: Tensor | None) -> Tensor:
-        r"""x with missing pixels replaced; shape and support checked where Pyro's validation is on."""
+    def _checked(self, p, x: Tensor) -> Tensor:
+        r"""x, with its shape checked, and its support where Pyro's validation is on."""
         if x.shape[-len(p.event_shape) :] != p.event_shape:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
                 f"that is (B, {', '.join(map(str, p.event_shape))}): reshape x, or build the network for its shape"
             )
-        x = observed(x, mask)
         if is_validation_enabled() and not bool(p.support.check(x).all()):
             raise ValueError(
                 f"x has values outside the support of {type(self.likelihood).__name__} "
-                f"(from {x.min():g} to {x.max():g}; NaN is outside, too): binarize x (data.Binarize), choose a likelihood for such values, or mask them"
+                f"(from {x.min():g} to {x.max():g}; NaN is outside, too): "
+                "binarize x (data.Binarize), choose a likelihood for such values, or mask them"
             )
         return x

@@ -44,19 +44,24 @@ class Tempered(Messenger):
 class ELBO(Trace_ELBO):
     r"""Creates the loss −F(q, w) for reparametrized guides, with KL(q ‖ p) in closed form where both are Gaussian.
 
-    Where it is not (a point mass, an autoguide), log p(t) − log q(t) is sampled. The step never waits for the
+    Where it is not (a point mass, an autoguide), or where the guide's site says ``infer={"analytic_kl": False}``
+    (`Exact`), log p(t) − log q(t) is sampled. The step never waits for the
     device: the loss stays a tensor. For guides without reparametrized samples use Pyro's `Trace_ELBO`.
 
     Arguments:
         num_particles: samples of t per point.
         analytic_kl: whether to use the closed form.
         beta: weight β of the KL term, on both sides; an attribute, which a warm-up may set between steps.
+        max_plate_nesting: how many dimensions the plates of the program take; 1 is the plate over data alone.
     """
 
-    def __init__(self, num_particles: int = 1, *, analytic_kl: bool = True, beta: float = 1.0):
+    def __init__(
+        self, num_particles: int = 1, *, analytic_kl: bool = True, beta: float = 1.0, max_plate_nesting: int = 1
+    ):
         if num_particles < 1:
             raise ValueError(f"num_particles is {num_particles}; expected at least 1")
-        super().__init__(num_particles=num_particles, vectorize_particles=num_particles > 1)
+        vectorize = {"vectorize_particles": num_particles > 1, "max_plate_nesting": max_plate_nesting}
+        super().__init__(num_particles=num_particles, **vectorize)
         self.analytic_kl, self.beta = analytic_kl, beta
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
@@ -91,7 +96,7 @@ class ELBO(Trace_ELBO):
         closed = {}
         for name, q in guide_trace.nodes.items():
             p = model_trace.nodes.get(name)
-            if q["type"] == "sample" and p is not None and p["type"] == "sample":
+            if q["type"] == "sample" and p is not None and q["infer"].get("analytic_kl", True):
                 kl = gaussian.kl(q["fn"], p["fn"])
                 if kl is not None:
                     closed[name] = scale_and_mask(kl, q["scale"], q["mask"]).sum()

@@ -156,7 +156,9 @@ class PPCA(DLGM):
         r"""One step of EM, in place; it never lowers the evidence.
 
         E: p(t_i | x_i, w) for each row. M: each row (w_j, μ_j) of (W, μ) is a least-squares fit of the observed x_ij
-        on (t_i, 1) under the posterior; σ² is the mean expected squared residual.
+        on (t_i, 1) under the posterior; σ² is the mean expected squared residual. The prior is fitted along,
+        N(a, A) with the moments of t, and put back to N(0, I) by W ← W A^½, μ ← μ + W a (PX-EM: Liu, Rubin, Wu, 1998,
+        Biometrika 85): the same fixed points and as monotone, but not slow where σ² is small.
 
         Arguments:
             X: data (N, P).
@@ -174,12 +176,14 @@ class PPCA(DLGM):
         second = t.unsqueeze(2) * t.unsqueeze(1)
         second[:, :-1, :-1] += q.covariance_matrix
         D1 = t.shape[1]
-        A = (m.mT @ second.flatten(1)).unflatten(-1, (D1, D1))  # (P, D+1, D+1)
+        gram = (m.mT @ second.flatten(1)).unflatten(-1, (D1, D1))  # (P, D+1, D+1)
         b = x.mT @ t  # (P, D+1)
-        coefficients = torch.linalg.solve(A, b)
+        coefficients = torch.linalg.solve(gram, b)
         # Σ_i E (x_ij − w_j t_i − μ_j)² = Σ_i x_ij² − c_j b_j at the least-squares solution c_j
         sigma2 = (x.square().sum() - (coefficients * b).sum()) / m.sum()
-        self.set(coefficients[:, :-1], coefficients[:, -1], sigma2)
+        W, (a, moment) = coefficients[:, :-1], (t[:, :-1].mean(0), second[:, :-1, :-1].mean(0))
+        A = torch.linalg.cholesky(moment - a.outer(a))
+        self.set(W @ A, coefficients[:, -1] + W @ a, sigma2)
         return evidence
 
 

@@ -16,7 +16,7 @@ from .objectives import ELBO
 from .rows import RowAdam, Rows, sparse_gradients
 
 
-def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2) -> list[torch.optim.Optimizer]:
+def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -> list[torch.optim.Optimizer]:
     r"""Creates the optimizers of w and q: a fused Adam for what is dense, a `RowAdam` for tables of rows.
 
     Arguments:
@@ -24,6 +24,7 @@ def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2) -> list[torch.optim.O
         lr: learning rate of models and networks.
         row_lr: learning rate of all that a guide has for each point. A row is visited once an epoch, a network at
             each step: rows want more.
+        betas: decay rates of Adam's moments.
     """
     tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, Rows)}
     groups, rows, seen = [], [], set()
@@ -34,8 +35,8 @@ def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2) -> list[torch.optim.O
         dense = [p for p in trainable if id(p) not in tables]
         if dense:
             groups.append({"params": dense, "lr": row_lr if getattr(module, "per_point", False) else lr})
-    made = [torch.optim.Adam(groups, fused=True)] if groups else []
-    return made + ([RowAdam(rows, lr=row_lr)] if rows else [])
+    made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
+    return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
 
 
 class SVI(pyro.infer.SVI):

@@ -31,7 +31,8 @@ class Validation:
         self.trained, self.model, self.x, self.mask, self.patience = guide, model, x, mask, patience
         self.index = torch.arange(len(x), device=x.device)
         self.per_point = getattr(guide, "per_point", False)
-        self.guide = guide.start(x, mask) if self.per_point else guide
+        with quiet(x=x, seed=0):
+            self.guide = guide.start(x, mask) if self.per_point else guide
         self.svi = SVI(model, self.guide, adam(self.guide, row_lr=0.05, lr=0.05), ELBO())
         self.best, self.calls_since_best, self._states = -float("inf"), 0, None
 

@@ -89,34 +89,32 @@ class _Climb:
 
     def __init__(self, model, guide, x, index, mask, lr, num_particles):
         self.model, self.guide, self.data, self.lr = model, guide, (x, index, mask), lr
-        # Fresh optimizers for each block: rows of other blocks have no momentum and stay where they are.
-        self.svi = SVI(model, guide, adam(guide, lr=lr, row_lr=lr), ELBO(num_particles))
-        self.steps = 0
+        self.objective, self.steps = ELBO(num_particles), 0
 
     def run(self, tol: float, window: int, max_steps: int) -> Tensor:
         r"""Climbs until nothing more comes or the steps are spent; returns who converged (B,)."""
         before, rise = self._table(), None
         for stage in STAGES:
-            self._set_rate(stage * self.lr)
+            svi = self._optimizer(stage * self.lr)
             gain = float("inf")
             while gain > tol and self.steps < max_steps:
-                self._climb(window)
+                self._climb(svi, window)
                 now = self._table()
                 rise, before = now - before, now
                 gain = float(rise.mean())
         error = rise.std(0) / CHECK_SAMPLES**0.5
         return rise.mean(0) <= tol + 2 * error
 
-    def _climb(self, steps: int) -> None:
+    def _climb(self, svi: SVI, steps: int) -> None:
         x, index, mask = self.data
         for _ in range(steps):
-            self.svi.e_step(x, index, mask=mask, weight=1 / len(x))
+            svi.e_step(x, index, mask=mask, weight=1 / len(x))
         self.steps += steps
 
-    def _set_rate(self, lr: float) -> None:
-        for optimizer in self.svi.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+    def _optimizer(self, lr: float) -> SVI:
+        # A fresh one for each rate, with a short memory: gradients shrink by orders of magnitude on the way, and Adam
+        # divides by what it remembers. And for each block: rows of other blocks, without momentum, stay in place.
+        return SVI(self.model, self.guide, adam(self.guide, lr=lr, row_lr=lr, betas=(0.9, 0.99)), self.objective)
 
     def _table(self) -> Tensor:
         # The same seed each time: common random numbers.

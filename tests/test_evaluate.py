@@ -1,0 +1,126 @@
+"""The diagnostics of importance weights, and what evaluation promises about seeds and blocks."""
+
+import math
+
+import arviz
+import numpy as np
+import pytest
+import torch
+
+from pyro_dlgm import DLGM, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm.evaluate import quiet
+
+
+def model(D=2):
+    return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, 6, (8,)), 0.5))
+
+
+def arviz_k(log_weights):
+    if hasattr(arviz, "psislw"):
+        return arviz.psislw(log_weights)[1]
+    from arviz_stats.base import array_stats
+
+    return array_stats.psislw(log_weights, axis=0)[1]
+
+
+@pytest.mark.parametrize("s", [0.2, 0.4, 0.7, 1.0])
+def test_pareto_k_is_that_of_arviz(s):
+    t = s * torch.randn(1000, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_weights = -0.5 * t**2 + 0.5 * (t / s) ** 2 + 1e-6 * t
+    ours = evaluate.pareto_k(log_weights)
+    theirs = [float(np.asarray(arviz_k(w.numpy()))) for w in log_weights.T]
+    assert ours.tolist() == pytest.approx(theirs, abs=0.02)
+
+
+def test_pareto_k_of_a_narrow_gaussian_is_one_minus_s_squared():
+    s = 0.4
+    t = s * torch.randn(100_000, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    k = evaluate.pareto_k(-0.5 * t**2 + 0.5 * (t / s) ** 2)
+    assert abs(k.mean() - (1 - s**2)) < 0.1
+    assert (k > 0.7).double().mean() > 0.75
+
+
+def test_pareto_k_of_equal_weights_is_minus_infinity():
+    assert evaluate.pareto_k(torch.zeros(100, 2)).tolist() == [-math.inf] * 2
+
+
+def test_pareto_k_wants_a_tail():
+    with pytest.raises(ValueError, match="at least 25"):
+        evaluate.pareto_k(torch.randn(10, 2))
+
+
+def test_ess_at_its_ends():
+    one = torch.full((50, 1), -1e4).index_fill(0, torch.tensor([3]), 0.0)
+    assert evaluate.ess(torch.cat([torch.zeros(50, 1), one], 1)).tolist() == pytest.approx([50, 1])
+
+
+def test_log_mean_exp_survives_large_numbers():
+    assert evaluate.log_mean_exp(torch.tensor([[-1e4], [-1e4]])).item() == pytest.approx(-1e4)
+
+
+def test_a_seed_decides_and_no_seed_leaves_the_generator():
+    m, x = model(), torch.randn(4, 6)
+    guide = guides.Amortized(nets.MLP(6, 8), 2)
+    one, two, other = (evaluate.log_weights(m, guide, x, None, 3, seed=s) for s in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    before = torch.get_rng_state()
+    evaluate.log_weights(m, guide, x, None, 3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("budget", [1, 6, 20, 10**6])
+def test_blocks_cover_every_point_and_sample_once(budget):
+    x, index = torch.randn(7, 6), torch.arange(7)
+    parts = list(quiet.blocks(x, index, None, 5, budget))
+    assert torch.equal(torch.cat([p[0] for p in parts]), x)
+    assert torch.equal(torch.cat([p[1] for p in parts]), index)
+    assert all(sum(p[3]) == 5 for p in parts)
+
+
+def test_blocks_agree_with_one_block(monkeypatch):
+    m, x = model(), torch.randn(5, 6)
+    guide = guides.Amortized(nets.MLP(6, 8), 2)
+    whole = evaluate.elbo(m, guide, x, None, 4000, seed=0)
+    monkeypatch.setattr(quiet.blocks, "__defaults__", (600,))
+    assert (evaluate.elbo(m, guide, x, None, 4000, seed=0) - whole).abs().max() < 1.0
+    assert evaluate.log_weights(m, guide, x, None, 300).shape == (300, 5)
+
+
+def test_bounds_are_ordered():
+    m, x = model(), torch.randn(5, 6)
+    table = evaluate.log_weights(m, guides.Amortized(nets.MLP(6, 8), 2), x, None, 1000, seed=0)
+    assert (table.mean(0) < evaluate.log_mean_exp(table)).all()
+
+
+def test_iwae_agrees_with_quadrature():
+    m = model(1).double()
+    x = m(size=5).detach()
+    guide = evaluate.infer(m, guides.MeanField(1, 1).double(), x, seed=0)
+    grid = torch.linspace(-8, 8, 4001, dtype=torch.float64).reshape(-1, 1, 1).expand(-1, 5, 1)
+    exact = m.log_joint(x, grid).logsumexp(0) + math.log(16 / 4000)
+    assert (evaluate.iwae(m, guide, x, torch.arange(5), 20_000, seed=0) - exact).abs().max() < 0.02
+    assert (evaluate.elbo(m, guide, x, torch.arange(5), 20_000, seed=0) < exact + 0.01).all()
+
+
+@pytest.mark.parametrize("judge", [evaluate.elbo, evaluate.iwae, evaluate.log_weights])
+def test_a_point_mass_is_refused_with_the_way_out(judge):
+    m, x = model(), torch.randn(4, 6)
+    with pytest.raises(TypeError, match=r"evaluate\.infer"):
+        judge(m, guides.PointEstimate(4, 2), x, torch.arange(4), 3)
+    assert evaluate.log_joint(m, guides.PointEstimate(4, 2), x, torch.arange(4)).shape == (4,)
+
+
+def test_number_of_samples_and_points_are_checked():
+    m, guide = model(), guides.Amortized(nets.MLP(6, 8), 2)
+    with pytest.raises(ValueError, match="num_samples"):
+        evaluate.elbo(m, guide, torch.randn(4, 6), None, 0)
+    with pytest.raises(ValueError, match="no points"):
+        evaluate.elbo(m, guide, torch.randn(0, 6), None, 3)
+
+
+def test_impute_keeps_what_is_observed_and_fills_the_rest():
+    m, x = model(), torch.randn(4, 6)
+    mask = torch.rand(4, 6) > 0.5
+    hole = x.masked_fill(~mask, math.nan)
+    filled = evaluate.impute(m, guides.Amortized(nets.MLP(6, 8), 2), hole, mask, seed=0)
+    assert torch.equal(filled[mask], x[mask]) and filled.isfinite().all()

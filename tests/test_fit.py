@@ -1,0 +1,189 @@
+"""The loop: budgets, seeds, schedules, warm-up, early stopping, masks, errors."""
+
+import pytest
+import torch
+
+from pyro_dlgm import DLGM, PPCA, SVI, data, evaluate, fit, guides, likelihoods, nets, objectives, priors
+from pyro_dlgm.em import em
+from pyro_dlgm.svi import adam
+
+N, P, D = 70, 6, 2
+
+
+@pytest.fixture
+def x():
+    return torch.randn(N, D) @ torch.randn(D, P) + 0.3 * torch.randn(N, P)
+
+
+@pytest.fixture
+def model():
+    return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (16,)), 0.5))
+
+
+def weights(*modules):
+    return torch.cat([p.detach().flatten() for m in modules for p in m.parameters()])
+
+
+def test_exact_em_by_gradients_reaches_the_maximum(x):
+    x = x.double()
+    ppca = PPCA(D, P).double()
+    fit(ppca, guides.Exact(ppca), x, epochs=1500, batch_size=N, lr=3e-2, schedule="cosine", seed=0)
+    assert abs(ppca.log_prob(x).mean() - PPCA.fit(x, D).log_prob(x).mean()) < 1e-4
+
+
+@pytest.mark.parametrize("make", [guides.MeanField, guides.FullRank])
+def test_variational_em_on_ppca_approaches_the_evidence(x, make):
+    ppca = PPCA(D, P)
+    guide = make(N, D)
+    result = fit(ppca, guide, x, epochs=800, batch_size=N, lr=1e-2, row_lr=5e-2, schedule="cosine", seed=0)
+    best = PPCA.fit(x, D).log_prob(x).mean()
+    assert best - 0.15 < evaluate.elbo(ppca, guide, x, torch.arange(N), 500, seed=0).mean() < best + 0.02
+    assert result.history[-1]["elbo"] > result.history[0]["elbo"] + 1
+
+
+def test_history_counts_gradients_and_steps(x, model):
+    result = fit(model, guides.MeanField(N, D), x, epochs=3, batch_size=32, e_steps=4, seed=0)
+    assert [h["step"] for h in result.history] == [3, 6, 9]
+    assert [h["gradients_per_point"] for h in result.history] == [4.0, 8.0, 12.0]
+
+
+def test_steps_may_end_within_an_epoch(x, model):
+    result = fit(model, guides.MeanField(N, D), x, steps=4, batch_size=32, seed=0)
+    assert [(h["epoch"], h["step"]) for h in result.history] == [(1, 3), (2, 4)]
+
+
+def test_history_weighs_points_not_batches(x):
+    """A ragged last batch counts by its points; with learning rates near 0 the mean is exact."""
+    ppca = PPCA.fit(x.double(), D)
+    guide = guides.Exact(ppca)
+    result = fit(ppca, guide, x.double(), epochs=1, batch_size=N - 1, lr=1e-12, seed=0)
+    assert result.history[0]["elbo"] == pytest.approx(float(ppca.log_prob(x.double()).mean().detach()), abs=1e-8)
+
+
+def test_a_seed_decides_everything_and_leaves_the_generator(x, model):
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (16,)), 0.5))
+        g = guides.MeanField(N, D)
+        before = torch.get_rng_state()
+        torch.randn(len(runs))  # another state of the global generator
+        state = torch.get_rng_state()
+        fit(m, g, x, epochs=2, batch_size=32, seed=7, transform=lambda v: v + 0.01 * torch.rand_like(v))
+        assert torch.equal(torch.get_rng_state(), state) and (torch.equal(before, state) or runs)
+        runs.append(weights(m, g))
+    assert torch.equal(*runs)
+
+
+def test_e_steps_leave_w_alone(x, model):
+    guide = guides.MeanField(N, D)
+    svi = SVI(model, guide)
+    w, q = weights(model), weights(guide)
+    svi.e_step(x, torch.arange(N), size=N, weight=1 / N)
+    assert torch.equal(weights(model), w) and not torch.equal(weights(guide), q)
+
+
+def test_warm_up_raises_beta_to_one(x, model):
+    seen, loss = [], objectives.ELBO()
+    transform = lambda v: (seen.append(loss.beta), v)[1]  # noqa: E731
+    fit(model, guides.MeanField(N, D), x, epochs=4, batch_size=35, warmup=2, objective=loss, transform=transform)
+    assert seen == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_schedule_ends_at_zero(x, model):
+    guide = guides.MeanField(N, D)
+    half = fit(model, guide, x, epochs=2, batch_size=N, schedule=lambda done: float(done == 0), seed=0)
+    assert half.history[0]["elbo"] != half.history[1]["elbo"]
+    w = weights(model, guide)
+    fit(model, guide, x, epochs=2, batch_size=N, schedule=lambda done: 0.0, seed=0)
+    assert torch.equal(weights(model, guide), w)
+
+
+@pytest.mark.parametrize("kind", ["amortized", "per point", "point mass"])
+def test_early_stopping_goes_back_to_the_best_epoch(x, model, kind):
+    guide = {
+        "amortized": lambda: guides.Amortized(nets.MLP(P, 16), D),
+        "per point": lambda: guides.MeanField(20, D),
+        "point mass": lambda: guides.PointEstimate(20, D),
+    }[kind]()
+    result = fit(model, guide, x[:20], epochs=400, lr=3e-2, x_val=x[20:], patience=5, seed=0)
+    name = "val_log_joint" if kind == "point mass" else "val_elbo"
+    values = [h[name] for h in result.history]
+    assert result.stopped_early and len(values) < 400
+    assert max(range(len(values)), key=values.__getitem__) == len(values) - 6
+    if kind == "amortized":
+        judge = evaluate.elbo(model, guide, x[20:], None, 200, seed=0).mean()
+        assert abs(judge - max(values)) < abs(judge - values[-1]) + 0.5
+
+
+def test_validation_changes_nothing_of_the_run(x, model):
+    runs = []
+    for x_val in (None, torch.randn(9, P)):
+        torch.manual_seed(0)
+        m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (16,)), 0.5))
+        g = guides.MeanField(N, D)
+        fit(m, g, x, epochs=3, batch_size=32, x_val=x_val, seed=1)
+        runs.append(weights(m, g))
+    assert torch.equal(*runs)
+
+
+def test_masked_training_ignores_what_is_masked(x, model):
+    mask = torch.rand(N, P) > 0.3
+    runs = []
+    for value in (float("nan"), 1e30):
+        torch.manual_seed(0)
+        m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (16,)), 0.5))
+        g = guides.MeanField(N, D)
+        fit(m, g, x.masked_fill(~mask, value), mask=mask, epochs=3, batch_size=32, seed=1)
+        runs.append(weights(m, g))
+    assert torch.equal(*runs)
+
+
+def test_clipping_bounds_the_dense_gradient(x, model):
+    svi = SVI(model, guides.Amortized(nets.MLP(P, 8), D), [torch.optim.SGD(model.parameters(), lr=1.0)], clip_norm=1e-3)
+    w = weights(model)
+    svi.step(100 * x)
+    assert (weights(model) - w).norm() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_loop_sees_each_point_once_an_epoch(x, model):
+    batches = data.Batches(x, 32)
+    svi = SVI(model, guide := guides.MeanField(N, D), adam(model, guide))
+    steps = [step for step, _ in zip(em(svi, batches), range(6), strict=False)]
+    assert [s.points for s in steps] == [32, 32, 6] * 2 and [s.ends_epoch for s in steps] == [False, False, True] * 2
+    assert sorted(torch.cat([index for _, index, _ in batches]).tolist()) == list(range(N))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(x, model):
+    with torch.no_grad():
+        model.likelihood.net.body[-1].bias.fill_(float("nan"))
+    with pytest.raises((FloatingPointError, ValueError), match="nan"):
+        fit(model, guides.MeanField(N, D), x, epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "exactly one"),
+        ({"epochs": 1, "steps": 1}, "exactly one"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size"),
+        ({"epochs": 1, "lr": -1.0}, "lr is -1"),
+        ({"epochs": 1, "row_lr": float("nan")}, "row_lr"),
+        ({"epochs": 1, "e_steps": 0}, "e_steps"),
+        ({"epochs": 1, "schedule": "cosin"}, "'cosine'"),
+        ({"epochs": 1, "clip_norm": 0.0}, "clip_norm"),
+        ({"epochs": 1, "warmup": -1}, "warmup"),
+        ({"epochs": 1, "patience": 3}, "x_val"),
+        ({"epochs": 1, "mask": torch.ones(N, P)}, "torch.bool"),
+        ({"epochs": 1, "mask": torch.ones(N, 2, dtype=torch.bool)}, "mask has shape"),
+    ],
+)
+def test_bad_arguments_are_named(x, model, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        fit(model, guides.MeanField(N, D), x, **arguments)
+
+
+def test_a_guide_for_other_points_is_refused(x, model):
+    with pytest.raises(ValueError, match="rows for 10 points"):
+        fit(model, guides.MeanField(10, D), x, epochs=1)

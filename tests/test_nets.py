@@ -1,0 +1,120 @@
+r"""Networks: shapes, and what they must not see."""
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_dlgm import nets
+
+SHAPES = [(1, 4, 4), (1, 5, 7), (2, 7, 4), (1, 8, 8), (1, 28, 20), (1, 28, 28), (3, 32, 32), (1, 33, 17), (1, 4, 50)]
+LEADS = [(), (2,), (3, 2), (2, 1, 2), (0,)]
+WIDTHS = (4, 6, 8)
+KINDS = {"plain": {}, "residual": {"residual": True}, "norm": {"norm": True}, "both": {"residual": True, "norm": True}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_encoders_and_decoders_fit_any_image(shape, kind):
+    encoder = nets.ConvEncoder(shape, 9, widths=WIDTHS, **KINDS[kind])
+    decoder = nets.ConvDecoder(3, shape, widths=WIDTHS, **KINDS[kind])
+    assert encoder(torch.randn(2, *shape)).shape == (2, 9)
+    assert decoder(torch.randn(2, 3)).shape == (2, *shape)
+    assert encoder.out_features == 9
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_default_widths_fit_any_image(shape):
+    assert nets.ConvEncoder(shape)(torch.randn(1, *shape)).shape == (1, 256)
+    assert nets.ConvDecoder(3, shape)(torch.randn(1, 3)).shape == (1, *shape)
+
+
+def made():
+    yield nets.ConvEncoder((1, 5, 7), 9, widths=WIDTHS, norm=True), (1, 5, 7), (9,)
+    yield nets.ConvDecoder(3, (1, 5, 7), widths=WIDTHS, norm=True), (3,), (1, 5, 7)
+    yield nets.Linear((2, 3), (4, 5)), (2, 3), (4, 5)
+    yield nets.MLP(3, (1, 4, 4), hidden=(8,)), (3,), (1, 4, 4)
+    yield nets.MLP((1, 4, 4), 3, hidden=()), (1, 4, 4), (3,)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize("number", range(5))
+def test_leading_axes_are_restored(number, lead):
+    net, in_shape, out_shape = list(made())[number]
+    v = torch.randn(*lead, *in_shape)
+    y = net(v)
+    assert y.shape == (*lead, *out_shape)
+    one_by_one = [net(point) for point in v.reshape(-1, *in_shape)]
+    if one_by_one:
+        torch.testing.assert_close(y.reshape(-1, *out_shape), torch.stack(one_by_one), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize(
+    "net",
+    [
+        nets.ConvDecoder(3, (2, 5, 7), widths=WIDTHS, heads=2),
+        nets.MLP(3, (2, 5, 7), hidden=(8,), heads=2),
+        nets.Linear(3, (2, 5, 7), heads=2),
+    ],
+    ids=["conv", "mlp", "linear"],
+)
+def test_two_heads_are_two_outputs(net, lead):
+    mu, r = net(torch.randn(*lead, 3))
+    assert mu.shape == r.shape == (*lead, 2, 5, 7)
+    assert not lead or 0 in lead or not torch.equal(mu, r)
+
+
+def test_each_head_has_gradients_of_its_own():
+    net = nets.ConvDecoder(3, (2, 5, 7), widths=WIDTHS, heads=2)
+    mu, _ = net(torch.randn(4, 3))
+    mu.sum().backward()
+    used = net.body[-1].bias.grad != 0
+    assert used.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_point_sees_its_batch(kind):
+    net = nets.ConvEncoder((1, 9, 9), 5, widths=WIDTHS, **KINDS[kind]).double()
+    x = torch.randn(6, 1, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8), (1, 8, 3), (1, 1, 1)])
+def test_small_images_are_refused(shape):
+    with pytest.raises(ValueError, match="at least 4x4"):
+        nets.ConvEncoder(shape)
+    with pytest.raises(ValueError, match="at least 4x4"):
+        nets.ConvDecoder(3, shape)
+
+
+@pytest.mark.parametrize(("number", "wrong"), [(0, (2, 1, 7, 5)), (0, (35,)), (1, (2, 4)), (2, (2, 6)), (3, (4,))])
+def test_points_of_another_shape_are_refused(number, wrong):
+    net, *_ = list(made())[number]
+    with pytest.raises(ValueError, match="expected"):
+        net(torch.zeros(wrong))
+
+
+def test_every_pixel_depends_on_the_code_and_every_feature_on_the_image():
+    decoder = nets.ConvDecoder(3, (1, 7, 5), widths=WIDTHS)
+    a, b = decoder(torch.randn(2, 3))
+    assert (a != b).all()
+    encoder = nets.ConvEncoder((1, 7, 5), 9, widths=WIDTHS)
+    x = torch.randn(1, 7, 5, requires_grad=True)
+    encoder(x).sum().backward()
+    assert (x.grad != 0).all()
+
+
+def test_linear_is_linear():
+    net = nets.Linear((2, 3), (1, 4)).double()
+    u, v = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(net(u + v) + net(torch.zeros_like(u)), net(u) + net(v), rtol=1e-12, atol=1e-12)
+
+
+def test_the_activation_is_the_one_asked_for():
+    for net in (
+        nets.ConvEncoder((1, 8, 8), activation=nn.Tanh, residual=True),
+        nets.ConvDecoder(3, (1, 8, 8), activation=nn.Tanh),
+        nets.MLP(3, 4, activation=nn.Tanh),
+    ):
+        kinds = {type(m) for m in net.modules()}
+        assert nn.Tanh in kinds and kinds.isdisjoint({nn.GELU, nn.ELU, nn.ReLU})

@@ -1,0 +1,136 @@
+"""Guides on PPCA at a rotated W, where every gap is known in closed form (float64)."""
+
+import warnings
+
+import pytest
+import torch
+from pyro.distributions import MultivariateNormal
+from torch.distributions import kl_divergence
+
+from pyro_dlgm import PPCA, evaluate, fit, guides, nets, objectives
+
+N, P, D = 200, 10, 3
+
+
+@pytest.fixture(scope="module")
+def rotated():
+    """PPCA with W R for a rotation R that leaves M far from diagonal, and its data."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    X = draw(N, D) @ (draw(D, P) * torch.tensor([[2.0], [1.0], [0.5]])) + 0.7 * draw(N, P)
+    ppca = PPCA.fit(X, D)
+    R = torch.linalg.qr(draw(D, D)).Q
+    ppca.set(ppca.W.detach() @ R, ppca.mu.detach(), ppca.sigma2.detach())
+    return ppca, X
+
+
+def precision(ppca):
+    return (ppca.W.mT @ ppca.W + ppca.sigma2 * torch.eye(D, dtype=torch.float64)).detach()
+
+
+def mean_field_gap(ppca):
+    """½ (Σ_j log M_jj − log det M), in nats per point."""
+    M = precision(ppca)
+    return 0.5 * (M.diagonal().log().sum() - torch.logdet(M))
+
+
+def gap(ppca, q, X):
+    """KL(q ‖ p(t | x)) in closed form, the mean over points."""
+    cov = q.covariance_matrix if hasattr(q, "covariance_matrix") else torch.diag_embed(q.variance)
+    return kl_divergence(MultivariateNormal(q.mean, cov), ppca.posterior(X)).mean().detach()
+
+
+def inferred(ppca, X, guide):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # at this tolerance a few points are always late
+        return evaluate.infer(ppca, guide.double(), X, tol=1e-4, num_particles=32, seed=0)
+
+
+def test_the_case_is_not_trivial(rotated):
+    assert mean_field_gap(rotated[0]) > 0.1
+
+
+def test_mean_field_reaches_the_best_factorized_q(rotated):
+    ppca, X = rotated
+    q = inferred(ppca, X, guides.MeanField(1, D)).posterior(index=torch.arange(N))
+    expected = ppca.sigma2 / precision(ppca).diagonal()
+    assert (q.variance.mean(0) / expected - 1).abs().max() < 0.01
+    assert abs(gap(ppca, q, X) - mean_field_gap(ppca)) < 1e-3
+
+
+def test_full_rank_reaches_the_posterior(rotated):
+    ppca, X = rotated
+    q = inferred(ppca, X, guides.FullRank(1, D)).posterior(index=torch.arange(N))
+    assert gap(ppca, q, X) < 1e-3
+
+
+def test_hard_em_reaches_the_posterior_mode(rotated):
+    ppca, X = rotated
+    q = inferred(ppca, X, guides.PointEstimate(1, D)).posterior(index=torch.arange(N))
+    assert (q.mean - ppca.posterior(X).mean).abs().max() < 1e-2
+
+
+def test_auto_normal_reaches_the_best_factorized_q(rotated):
+    ppca, X = rotated
+    q = evaluate.infer(ppca, guides.auto(ppca, "AutoNormal", 1), X, num_particles=8, seed=0)
+    assert abs(gap(ppca, q.posterior(index=torch.arange(N)), X) - mean_field_gap(ppca)) < 0.01
+
+
+@pytest.mark.parametrize("family", ["mean_field", "full_rank"])
+def test_a_linear_encoder_has_no_amortization_gap(rotated, family):
+    ppca, X = rotated
+    torch.manual_seed(0)
+    guide = guides.Amortized(nets.Linear(P, 8), D, family).double()
+    for parameter in ppca.parameters():
+        parameter.requires_grad_(False)
+    ppca.eval()
+    loss = objectives.ELBO(num_particles=10)
+    fit(ppca, guide, X, steps=3000, batch_size=N, lr=3e-2, schedule="cosine", objective=loss, seed=0)
+    best = mean_field_gap(ppca) if family == "mean_field" else 0.0
+    assert gap(ppca, guide.posterior(X), X) - best <= 0.01
+
+
+def test_elbo_and_iwae_know_a_wrong_q(rotated):
+    """Too narrow and too wide a q lose exactly their KL divergence; IWAE gives part of it back."""
+    ppca, X = rotated
+    exact, index = ppca.posterior(X), torch.arange(N)
+    for s in (0.5, 1.5):
+        guide = guides.FullRank(N, D).double()
+        L = s * exact.scale_tril
+        i, j = torch.tril_indices(D, D, -1)
+        guide.set_rows(torch.cat([exact.mean, L.diagonal(dim1=-2, dim2=-1).log(), L[:, i, j]], -1))
+        loss = (ppca.log_prob(X) - evaluate.elbo(ppca, guide, X, index, 4000, seed=0)).mean()
+        kl = D * (0.5 * (s**2 - 1) - torch.tensor(s).log())
+        assert abs(loss - kl) < 0.02
+        assert evaluate.iwae(ppca, guide, X, index, 100, seed=0).mean() > (ppca.log_prob(X) - kl).mean() + 0.1
+
+
+def test_infer_leaves_w_and_the_guide_alone(rotated):
+    ppca, X = rotated
+    guide = guides.MeanField(N, D).double()
+    before = [p.clone() for p in (*ppca.parameters(), *guide.parameters())]
+    fitted = evaluate.infer(ppca, guide, X[:20], seed=0, max_steps=50, tol=1.0)
+    assert fitted is not guide and fitted.num_points == 20
+    assert all(torch.equal(a, b) for a, b in zip(before, (*ppca.parameters(), *guide.parameters()), strict=True))
+
+
+def test_infer_refines_an_amortized_guide_from_its_own_q(rotated):
+    ppca, X = rotated
+    guide = guides.Amortized(nets.Linear(P, 8), D, "full_rank").double()
+    start = guide.start(X)
+    assert torch.equal(start.posterior(index=torch.arange(N)).mean, guide.posterior(X).mean)
+    assert gap(ppca, inferred(ppca, X, guide).posterior(index=torch.arange(N)), X) < 1e-3
+
+
+def test_infer_on_the_exact_guide_is_itself(rotated):
+    ppca, X = rotated
+    guide = guides.Exact(ppca)
+    assert evaluate.infer(ppca, guide, X) is guide
+
+
+def test_infer_says_who_has_not_converged(rotated):
+    ppca, X = rotated
+    with pytest.warns(UserWarning, match="have not converged"):
+        fitted = evaluate.infer(ppca, guides.MeanField(1, D).double(), X, max_steps=50, tol=1e-6, seed=0)
+    assert not fitted.convergence.converged.all()
+    assert fitted.convergence.gradients_per_point == 50
