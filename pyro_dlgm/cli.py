@@ -2,6 +2,7 @@ r"""The command line, ``pyro-dlgm``: the front door, which knows every name and 
 
 import json
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def compare_command(name, guides, likelihood, latents, gradients, samples, seed,
         dataset.test,
         transform=dataset.transform,
         model_name=f"conv-{likelihood}" if likelihood != "factor-analysis" else likelihood,
-        progress=click.get_text_stream("stderr").isatty(),
+        progress=sys.stderr.isatty(),
         **settings,
     )
     done = []

@@ -6,6 +6,7 @@ row for each point score the test set after an E-step of their own there (`evalu
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
@@ -39,6 +40,7 @@ class Row:
         difference: mean and paired standard error of this row's test_iwae_full_rank minus the reference row's.
         scales_at_floor: how many pixel scales of the likelihood touch their floor.
         gradients_per_point, test_gradients_per_point: gradient evaluations per training and per test point.
+        test_unconverged: test points whose E-step (the row's, or that of test_iwae_full_rank) had not converged.
         seconds: wall time of the training; test_seconds: of the scoring.
         reasons: for each empty cell, why.
         history: the records of `fit`.
@@ -59,6 +61,7 @@ class Row:
     scales_at_floor: int | None = None
     gradients_per_point: float = 0.0
     test_gradients_per_point: float = 0.0
+    test_unconverged: int = 0
     seconds: float = 0.0
     test_seconds: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
@@ -161,7 +164,7 @@ def _score(row: Row, model, guide, x: Tensor, K: int, seed: int) -> Tensor:
     r"""Fills the row's scores on the test points; returns those of w, (M,), for paired differences."""
     start = time.perf_counter()
     index = torch.arange(len(x), device=x.device)
-    q = evaluate.infer(model, guide, x, seed=seed) if guide.per_point else guide
+    q = _e_step(row, model, guide, x, seed) if guide.per_point else guide
     if guide.per_point:
         row.test_gradients_per_point = q.convergence.gradients_per_point
     if q.has_density:
@@ -171,13 +174,21 @@ def _score(row: Row, model, guide, x: Tensor, K: int, seed: int) -> Tensor:
         row.ess, row.pareto_k = float(evaluate.ess(table).median()), float(evaluate.pareto_k(table).median())
     else:
         row.reasons |= dict.fromkeys(("test_elbo", "test_iwae", "ess", "pareto_k"), NO_DENSITY)
-    judge = q if isinstance(q, FullRank) else evaluate.infer(model, _full_rank(model, x), x, seed=seed)
+    judge = q if isinstance(q, FullRank) else _e_step(row, model, _full_rank(model, x), x, seed)
     score = evaluate.iwae(model, judge, x, index, K, seed=seed)
     row.test_iwae_full_rank, row.standard_errors["test_iwae_full_rank"] = _mean_and_error(score)
     row.scales_at_floor = _scales_at_floor(model, judge.posterior(index=index).mean)
     row.reasons |= {"test_log_px": NO_CERTIFICATE, "approximation_gap": NO_GAPS, "amortization_gap": NO_GAPS}
     row.pair, row.test_seconds = (model, q), time.perf_counter() - start
     return score
+
+
+def _e_step(row: Row, model, guide, x: Tensor, seed: int):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # who has not converged is counted in the row
+        q = evaluate.infer(model, guide, x, seed=seed)
+    row.test_unconverged += int((~q.convergence.converged).sum())
+    return q
 
 
 def _full_rank(model, x: Tensor) -> FullRank:

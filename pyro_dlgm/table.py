@@ -74,6 +74,8 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
         )
         notes.append(f"Bits per dimension at IWAE(w): {bits}.")
     touched = [f"{row.guide} {row.scales_at_floor}" for row in rows if row.scales_at_floor]
+    late = [f"{row.guide} {row.test_unconverged}" for row in rows if row.test_unconverged]
+    notes.append(f"Test points whose E-step had not converged: {', '.join(late) or 'none'}.")
     notes.append(f"Scales at their floor: {', '.join(touched) or 'none'}.")
     return notes + [f"–: {note}." for note in _reasons(rows)]
 

@@ -49,7 +49,7 @@ def infer(
     of its family with the encoder's q as its rows, an exact one itself. Blocks of points are climbed by Adam in
     windows of steps. A window that brings less than ``tol`` nats per point lowers the learning rate, until at the
     sixth rate the block is done. A point has converged if its own F rose in the last window by no more than ``tol``
-    and twice the standard error of that rise, estimated with common random numbers.
+    and four standard errors of that rise, estimated with common random numbers.
 
     Arguments:
         model: a `DLGM`.
@@ -103,7 +103,7 @@ class _Climb:
                 rise, before = now - before, now
                 gain = float(rise.mean())
         error = rise.std(0) / CHECK_SAMPLES**0.5
-        return rise.mean(0) <= tol + 2 * error
+        return rise.mean(0) <= tol + 4 * error
 
     def _climb(self, svi: SVI, steps: int) -> None:
         x, index, mask = self.data

@@ -1,0 +1,48 @@
+# make compare   the main job: several guides, one generative model, one table
+# make test      the tests        make lint   ruff        make docs   the site, in docs/_build
+# make bench     the measurements of docs/benchmarks.md (DATA=folder with MNIST for the last one)
+# Each makes the virtual environment .venv first, if it is not there.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?=
+BIN := $(VENV)/bin
+MADE := $(VENV)/.installed
+
+.PHONY: install compare test lint docs bench clean
+
+install: $(MADE)-test
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "pyro_dlgm needs Python 3.10 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras; "base" is the package alone.
+$(MADE)-base: $(BIN)/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(MADE)-%: $(BIN)/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+compare: $(MADE)-base
+	$(BIN)/pyro-dlgm compare --data digits --out runs/compare
+
+test: $(MADE)-test
+	$(BIN)/python -m pytest
+
+lint: $(MADE)-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+docs: $(MADE)-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
+bench: $(MADE)-bench
+	$(BIN)/python tests/benchmarks/rows.py
+	$(BIN)/python tests/benchmarks/step_price.py
+	$(if $(DATA),$(BIN)/python examples/mnist_conv.py --data-root $(DATA),@echo "MNIST is left out: make bench DATA=folder-that-holds-MNIST")
+
+clean:
+	rm -rf $(VENV) build docs/_build *.egg-info
