@@ -51,6 +51,8 @@ class Auto(Guide):
         # Made once with all rows, in a scope that leaves the global parameter store as it was.
         with pyro.get_param_store().scope():
             self.autoguide(None, torch.arange(num_points))
+        # It has run, but under no name that matters: a larger module may still adopt it.
+        self._pyro_context.used = False
 
     @property
     def has_density(self) -> bool:

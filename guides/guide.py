@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 import pyro
 import pyro.distributions as dist
+from pyro.nn import pyro_method
 from torch import Tensor
 
 from ..program import Program
@@ -61,5 +62,10 @@ class Guide(Program):
         if self.training:
             self.e_step(x, index, mask)
         with self.data_plate(x, index, size):
-            q = self.posterior(x, index, mask)
-            return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
+            return self.datum(x, index, mask)
+
+    @pyro_method
+    def datum(self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        r"""The same without the plate: for larger guides, under plates of their own. Its parameters train there."""
+        q = self.posterior(x, index, mask)
+        return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})

@@ -93,6 +93,8 @@ def fit(
         FloatingPointError: if the loss is not finite.
     """
     _check(epochs, steps, e_steps, warmup, patience, x_val, {"lr": lr, "row_lr": row_lr})
+    if warmup and not isinstance(objective or ELBO(), ELBO):
+        raise ValueError(f"warmup is {warmup}, but {type(objective).__name__} has no beta; use objectives.ELBO")
     x, mask, x_val, mask_val = (v if v is None or device is None else v.to(device) for v in (x, mask, x_val, mask_val))
     if device is not None:
         model.to(device), guide.to(device)

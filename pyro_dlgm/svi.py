@@ -82,12 +82,13 @@ class SVI(pyro.infer.SVI):
 
     def e_step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
         r"""One step on q alone; w gets no gradient. Arguments and result as those of `step`."""
-        return self._step(list(self.guide.parameters()), weight, args, kwargs)
+        return self._step([p for p in self.guide.parameters() if p.requires_grad], weight, args, kwargs)
 
     def _step(self, only, weight, args, kwargs) -> Tensor:
         self._clear()
         with self._validation(), sparse_gradients():
             loss = weight * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
+            self._validated = True
             if loss.requires_grad and only != []:
                 loss.backward(inputs=only)
         self._clip()
@@ -103,10 +104,7 @@ class SVI(pyro.infer.SVI):
             optimizer.zero_grad(set_to_none=True)
 
     def _validation(self):
-        if self._validated:
-            return pyro.validation_enabled(False)
-        self._validated = True
-        return contextlib.nullcontext()
+        return pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
 
     def _clip(self) -> None:
         if self.clip_norm is not None:

@@ -17,7 +17,7 @@ def test_digits_follow_the_protocol(digits):
     assert [len(part) for part in (digits.train, digits.val, digits.test)] == [1200, 200, 397]
     assert digits.image_shape == (1, 8, 8)
     assert set(digits.train.unique().tolist()) <= set(range(17))
-    assert 0 <= digits.test.min() and digits.test.max() < 1
+    assert digits.test.min() >= 0 and digits.test.max() < 1
 
 
 def test_the_split_is_stratified_and_without_overlap(digits):

@@ -12,7 +12,11 @@ from pyro_dlgm import PPCA, evaluate, guides
 def data(N=300, P=12, D=4, seed=0):
     g = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
-    return draw(N, D) @ (draw(D, P) * torch.linspace(0.5, 3, D, dtype=torch.float64).unsqueeze(1)) + 0.4 * draw(N, P) + draw(P)
+    return (
+        draw(N, D) @ (draw(D, P) * torch.linspace(0.5, 3, D, dtype=torch.float64).unsqueeze(1))
+        + 0.4 * draw(N, P)
+        + draw(P)
+    )
 
 
 def eigenvalue_evidence(X, D):

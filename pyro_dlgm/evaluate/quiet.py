@@ -1,8 +1,9 @@
-r"""Looking without touching: evaluation leaves generators and train/eval flags as they were."""
+r"""Looking without touching: evaluation leaves generators, train/eval flags and the parameter store as they were."""
 
 import contextlib
 from collections.abc import Iterator
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,9 @@ def quiet(*programs, x: Tensor, seed: int | None = None):
     modules = [m for program in programs if isinstance(program, nn.Module) for m in program.modules()]
     flags = [m.training for m in modules]
     devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    store = pyro.get_param_store()
+    # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
+    with torch.random.fork_rng(devices=devices), store.scope(store.get_state()):
         if seed is not None:
             torch.manual_seed(seed)
         try:

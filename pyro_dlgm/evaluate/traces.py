@@ -21,9 +21,15 @@ def traced_log_weights(model, guide, x: Tensor, index, num_samples: int, mask, w
     for trace, sign in ((model_trace, 1), (guide_trace, -1 if with_q else 0)):
         trace.compute_log_prob()
         for name, site in trace.nodes.items():
-            if site["type"] == "sample" and not poutine.util.site_is_subsample(site):
+            if _has_density(site):
                 total = total + sign * _per_point(name, site, len(x))
     return total
+
+
+def _has_density(site: dict) -> bool:
+    if site["type"] != "sample" or poutine.util.site_is_subsample(site):
+        return False
+    return not site["infer"].get("_deterministic")
 
 
 def _per_point(name: str, site: dict, batch: int) -> Tensor:

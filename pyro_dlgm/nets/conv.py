@@ -59,7 +59,7 @@ class ConvEncoder(Net):
     Arguments:
         image_shape: (C, H, W), with H and W at least 4.
         out_features: the number of features.
-        widths: channels of the stages.
+        widths: channels of the stages, by default (16, 32, 64, 64).
         norm: whether to put a GroupNorm behind each convolution.
         residual: whether each stage ends with a residual block.
         activation: class of the nonlinearity.
@@ -94,7 +94,7 @@ class ConvDecoder(Net):
     Arguments:
         latent_dim: the number D of latents (of all that the code vector holds).
         image_shape: (C, H, W), with H and W at least 4.
-        widths: channels of the stages, the one next to the image first, as in the encoder.
+        widths: channels of the stages, the one next to the image first, by default (16, 32, 64, 64), as in the encoder.
         norm: whether to put a GroupNorm behind each convolution.
         residual: whether each stage ends with a residual block.
         activation: class of the nonlinearity.

@@ -1,0 +1,89 @@
+r"""How the benchmarks measure: contenders take turns in short rounds, and medians over the rounds are compared.
+
+On a machine that is not quiet all contenders of a round see about the same disturbance; so ratios are taken round by
+round, and their median and quartiles are reported.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyro
+import torch
+
+Step = Callable[[], object]
+
+
+def machine() -> dict:
+    r"""What the numbers were measured on."""
+    return {
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+    }
+
+
+def cpu() -> str:
+    r"""The model name of the processor, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def use_threads(count: int | None) -> None:
+    r"""Lets torch compute on so many threads. On a machine that others use, fewer threads disturb a ratio less."""
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+def rounds(contenders: dict[str, Step], *, num_rounds: int, steps: int, warmup: int) -> dict[str, list[float]]:
+    r"""Seconds per step of each contender in each round; they take turns, every other round in reverse order."""
+    for step in contenders.values():
+        seconds(step, warmup)
+    measured = {name: [] for name in contenders}
+    for r in range(num_rounds):
+        for name in list(contenders)[:: 1 if r % 2 == 0 else -1]:
+            measured[name].append(seconds(contenders[name], steps))
+    return measured
+
+
+def seconds(step: Step, steps: int) -> float:
+    r"""Wall-clock seconds per step, over ``steps`` of them."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - start) / max(1, steps)
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    r"""Median and quartiles over rounds of ours / theirs."""
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
+
+
+def table(measured: dict[str, list[float]], against: str) -> str:
+    r"""One line a contender: milliseconds per step, and the ratio to the contender ``against``."""
+    width = max(map(len, measured))
+    lines = [f"{'':{width}}  ms/step   ratio to {against} (quartiles over rounds)"]
+    for name, values in measured.items():
+        q = ratio(values, measured[against])
+        spread = f"{q['median']:7.3g}   ({q['lower_quartile']:.3g} .. {q['upper_quartile']:.3g})"
+        lines.append(f"{name:{width}}  {1e3 * statistics.median(values):7.3f}   {spread}")
+    return "\n".join(lines)
+
+
+def save(folder: str, name: str, **record) -> Path:
+    r"""Writes a result with the machine it was measured on as ``folder/name.json``."""
+    path = Path(folder) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"benchmark": name, "machine": machine(), **record}, indent=2) + "\n")
+    return path

@@ -1,0 +1,113 @@
+r"""Small models, all guides, and pairs of them with data."""
+
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_dlgm import DLGM, PPCA, guides, likelihoods, nets, priors
+
+N, B, D = 10, 4, 3
+INDEX = torch.tensor([7, 2, 9, 0])
+WIDTHS = (4, 8)
+LIKELIHOODS = {
+    "fixed": likelihoods.FixedNormal,
+    "diagonal": likelihoods.DiagonalNormal,
+    "bernoulli": likelihoods.Bernoulli,
+}
+
+
+def conv(shape=(1, 5, 7), likelihood: str = "fixed", latent_dim: int = D) -> DLGM:
+    r"""A small convolutional model."""
+    net = nets.ConvDecoder(latent_dim, shape, widths=WIDTHS, heads=2 if likelihood == "diagonal" else 1)
+    return DLGM(priors.StandardNormal(latent_dim), LIKELIHOODS[likelihood](net))
+
+
+def ppca(num_features: int = 6, latent_dim: int = 2) -> PPCA:
+    r"""A small linear model."""
+    return PPCA(latent_dim, num_features, scale=0.7)
+
+
+def encoder(model, channels: int = 1):
+    r"""A network for the points of a model, their channels (or features) times ``channels``."""
+    first, *rest = model.likelihood.net.out_shape
+    shape = (channels * first, *rest)
+    return nets.ConvEncoder(shape, 12, widths=WIDTHS) if rest else nets.MLP(shape, 12, hidden=(16,))
+
+
+def amortized(model, family: str = "mean_field", *, mask_input: bool = False):
+    r"""An amortized guide for a model."""
+    net = encoder(model, 2 if mask_input else 1)
+    return guides.Amortized(net, model.prior.latent_dim, family, init_scale=0.5, mask_input=mask_input)
+
+
+GUIDES = [
+    ("exact", lambda model, num: guides.Exact(model)),
+    ("point", lambda model, num: guides.PointEstimate(num, model.prior.latent_dim)),
+    ("mean_field", lambda model, num: guides.MeanField(num, model.prior.latent_dim)),
+    ("full_rank", lambda model, num: guides.FullRank(num, model.prior.latent_dim)),
+    ("amortized", lambda model, num: amortized(model)),
+    ("amortized_full_rank", lambda model, num: amortized(model, "full_rank")),
+    ("auto_normal", lambda model, num: guides.auto(model, "AutoNormal", num)),
+    ("auto_delta", lambda model, num: guides.auto(model, "AutoDelta", num)),
+]
+FACTORIES = dict(GUIDES)
+NAMES = list(FACTORIES)
+PER_POINT = ["point", "mean_field", "full_rank", "auto_normal", "auto_delta"]
+DENSE = [name for name in NAMES if name not in ("point", "auto_delta")]
+GAUSSIAN = ["mean_field", "full_rank", "amortized", "amortized_full_rank"]
+
+
+@dataclass
+class Case:
+    r"""A pair with a batch of B of N points."""
+
+    name: str
+    model: DLGM
+    guide: guides.Guide
+    x: Tensor
+    index: Tensor
+
+    @property
+    def per_point(self) -> bool:
+        return self.name in PER_POINT
+
+    @property
+    def args(self) -> tuple[Tensor, Tensor]:
+        return self.x, self.index
+
+    def fresh_guide(self):
+        r"""Another guide of the same kind for the same model."""
+        return FACTORIES[self.name](self.model, N)
+
+
+def make(name: str, model: DLGM | None = None) -> Case:
+    r"""The guide of that name with a model, by default a small one: linear for the exact guide, else convolutional."""
+    if model is None:
+        model = ppca() if name == "exact" else conv()
+    x = torch.rand(B, *model.likelihood.net.out_shape)
+    if isinstance(model.likelihood, likelihoods.Bernoulli):
+        x = x.bernoulli()
+    return Case(name, model, FACTORIES[name](model, N), x, INDEX.clone())
+
+
+def tensors(*modules) -> list[Tensor]:
+    r"""Copies of all that the modules hold."""
+    return [v.detach().clone() for m in modules for v in (*m.parameters(), *m.buffers())]
+
+
+def same(before: list[Tensor], after: list[Tensor]) -> bool:
+    r"""Whether two lists of tensors agree bit for bit."""
+    return len(before) == len(after) and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def unmoved(module, before: list[Tensor]) -> list[str]:
+    r"""The names of the parameters that are where they were."""
+    named = zip(module.named_parameters(), before, strict=False)
+    return [name for (name, p), old in named if torch.equal(p, old)]
+
+
+def stock(model, guide, loss=None) -> pyro.infer.SVI:
+    r"""Pyro's own SVI."""
+    return pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss or pyro.infer.Trace_ELBO())
