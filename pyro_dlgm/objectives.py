@@ -6,6 +6,7 @@ A loss is −F, summed over the plate with its scale, so that with ``size=N`` it
 import contextlib
 
 import torch
+from pyro import poutine
 from pyro.distributions.util import is_validation_enabled, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import torch_item
@@ -86,9 +87,10 @@ class ELBO(Trace_ELBO):
         closed = self._closed_form(model_trace, guide_trace) if self.analytic_kl else {}
         total = -sum(closed.values())
         for trace, sign in ((model_trace, 1), (guide_trace, -1)):
-            for name, site in trace.nodes.items():
-                if site["type"] == "sample" and name not in closed:
-                    total = total + sign * site["log_prob_sum"]
+            drawn = [name for name, site in trace.nodes.items() if _is_drawn(site) and name not in closed]
+            trace.compute_log_prob(lambda name, site, drawn=drawn: name in drawn)
+            for name in drawn:
+                total = total + sign * trace.nodes[name]["log_prob_sum"]
         return total
 
     def _closed_form(self, model_trace, guide_trace) -> dict[str, Tensor]:
@@ -96,17 +98,24 @@ class ELBO(Trace_ELBO):
         closed = {}
         for name, q in guide_trace.nodes.items():
             p = model_trace.nodes.get(name)
-            if q["type"] == "sample" and p is not None and q["infer"].get("analytic_kl", True):
+            if _is_drawn(q) and p is not None and q["infer"].get("analytic_kl", True):
                 kl = gaussian.kl(q["fn"], p["fn"])
                 if kl is not None:
                     closed[name] = scale_and_mask(kl, q["scale"], q["mask"]).sum()
         return closed
 
     def _get_trace(self, model, guide, args, kwargs):
-        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        if is_validation_enabled():
+        if is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
+            model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
             _check_reparametrized(guide_trace)
-        return model_trace, guide_trace
+            return model_trace, guide_trace
+        # The same without checks and score parts: `_bound` asks for the log-densities that it needs, and no others.
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
+
+
+def _is_drawn(site: dict) -> bool:
+    return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
 
 
 def _check_reparametrized(guide_trace) -> None:

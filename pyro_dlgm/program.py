@@ -1,5 +1,7 @@
 r"""What the model and its guides share as Pyro programs: a name of their own, and the plate over data."""
 
+import contextlib
+import contextvars
 import itertools
 
 import pyro
@@ -8,6 +10,22 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 _numbers = itertools.count(1)
+
+
+_registers = contextvars.ContextVar("registers", default=True)
+
+
+@contextlib.contextmanager
+def unregistered():
+    r"""Inside, reading a network of a `Program` does not register its parameters in Pyro's parameter store.
+
+    Pyro registers all of them at each access, for its own optimizers; torch optimizers have no use for it.
+    """
+    token = _registers.set(False)
+    try:
+        yield
+    finally:
+        _registers.reset(token)
 
 
 def _rename(module: PyroModule, name: str) -> None:
@@ -39,6 +57,13 @@ class Program(PyroModule):
     def __setstate__(self, state):
         super().__setstate__(state)
         _rename(self, self._unique_name())
+
+    def __getattr__(self, name: str):
+        child = None if _registers.get() else self.__dict__["_modules"].get(name)
+        # A PyroModule keeps Pyro's way: it may hold PyroSamples, which are sites.
+        if child is None or isinstance(child, PyroModule):
+            return super().__getattr__(name)
+        return child
 
     def data_plate(self, x: Tensor | None, index: Tensor | None, size: int | None):
         r"""The plate over the points of a batch, at dimension −1.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .objectives import ELBO
+from .program import unregistered
 from .rows import RowAdam, Rows, sparse_gradients
 
 
@@ -86,7 +87,7 @@ class SVI(pyro.infer.SVI):
 
     def _step(self, only, weight, args, kwargs) -> Tensor:
         self._clear()
-        with self._validation(), sparse_gradients():
+        with self._validation(), sparse_gradients(), unregistered():
             loss = weight * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
             self._validated = True
             if loss.requires_grad and only != []:
@@ -101,7 +102,9 @@ class SVI(pyro.infer.SVI):
         # Before a step, since Pyro's own SVI leaves dense zeros, to which no sparse gradient can be added; behind it,
         # since Pyro's own adds to what it finds.
         for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def _validation(self):
         return pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()

@@ -29,7 +29,7 @@ def quiet(*programs, x: Tensor, seed: int | None = None):
 
 
 def blocks(
-    x: Tensor, index: Tensor | None, mask: Tensor | None, num_samples: int, budget: int = 2**21
+    x: Tensor, index: Tensor | None, mask: Tensor | None, num_samples: int, budget: int = 2**19
 ) -> Iterator[tuple]:
     r"""(x, index, mask, sample counts) block by block: at most about ``budget`` numbers of x · samples at a time."""
     per_point = max(1, x[0].numel())
