@@ -75,7 +75,7 @@ def _folder(context, parameter, value: Path) -> Path:
 @click.option(
     "--gradients",
     type=click.IntRange(1),
-    default=300,
+    default=100,
     help="Budget of each row, in gradient evaluations per training point.",
 )
 @click.option("--samples", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .data import Batches
+from .data.batches import Batches
 from .svi import SVI
 
 
@@ -17,6 +17,7 @@ class Step:
         step, epoch: counted from 1.
         loss: −F per point on this batch, in nats, a scalar tensor (its value waits for the device).
         points: the number of points of the batch.
+        passes: backward passes that the batch took, E-steps included.
         ends_epoch: whether each point has now been seen ``epoch`` times.
     """
 
@@ -24,10 +25,11 @@ class Step:
     epoch: int
     loss: Tensor
     points: int
+    passes: int
     ends_epoch: bool
 
 
-def em(svi: SVI, batches: Batches, *, e_steps: int = 1) -> Iterator[Step]:
+def em(svi: SVI, batches: Batches, *, e_steps: int = 1, done: int = 0) -> Iterator[Step]:
     r"""Climbs F(q, w) for as long as it is asked for steps.
 
     Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. It is the same for every guide: an
@@ -38,13 +40,15 @@ def em(svi: SVI, batches: Batches, *, e_steps: int = 1) -> Iterator[Step]:
         svi: the pair (model, guide) with optimizers and objective.
         batches: the data.
         e_steps: steps on q for each step on w.
+        done: joint steps that were taken before.
     """
-    N, step, epoch = batches.num_points, 0, 0
+    N, step = batches.num_points, done
     while True:
-        epoch += 1
-        for number, (x, index, mask) in enumerate(batches, 1):
+        for x, index, mask in batches:
+            passes = svi.backward_passes
             for _ in range(e_steps - 1):
                 svi.e_step(x, index, mask=mask, size=N, weight=1 / N)
             loss = svi.step(x, index, mask=mask, size=N, weight=1 / N)
             step += 1
-            yield Step(step, epoch, loss, len(index), number == len(batches))
+            epoch, left = divmod(step, len(batches))
+            yield Step(step, epoch + (left > 0), loss, len(index), svi.backward_passes - passes, left == 0)

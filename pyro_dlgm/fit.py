@@ -1,39 +1,27 @@
-r"""`fit`: the loop with seeds, devices, schedules, validation and a progress bar around it."""
+r"""`fit`: a training with seeds, devices, schedules, validation, a progress bar, and a run on disk around it."""
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .data import Batches
-from .em import em
+from .checkpoint import Keeper, Run
+from .data.batches import Batches
+from .data.transforms import seeded
+from .masks import observed
 from .objectives import ELBO
 from .progress import Bar
 from .schedules import Schedule, named
+from .seeding import forked
 from .svi import SVI, adam
+from .training import Result, Training
 from .validation import Validation
 
-
-@dataclass
-class Result:
-    r"""What `fit` returns.
-
-    Attributes:
-        model, guide: the trained pair, the very objects that went in.
-        history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (or ``log_joint`` where q has no density), the
-            mean of the training objective over the epoch in nats per point, ``gradients_per_point``, ``seconds``,
-            ``points_per_second``, and ``val_elbo`` (or ``val_log_joint``) where there are validation points.
-        stopped_early: whether the validation bound stopped the run.
-    """
-
-    model: torch.nn.Module
-    guide: torch.nn.Module
-    history: list[dict] = field(default_factory=list)
-    stopped_early: bool = False
+__all__ = ["Result", "fit"]
+LOOKED_AT = 256  # points that TensorBoard looks at
 
 
 def fit(
@@ -59,6 +47,9 @@ def fit(
     seed: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
+    out: str | Path | None = None,
+    resume: bool = False,
+    config: dict | None = None,
 ) -> Result:
     r"""Climbs F(q, w) over q and w by stochastic gradients, whatever the guide is.
 
@@ -84,6 +75,11 @@ def fit(
         seed: seeds all that is random here; the global generator is left as it was. Without it, that one is used.
         device: moves model, guide and data there first.
         progress: whether to show a bar with loss and points per second.
+        out: folder of the run on disk: ``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, TensorBoard's events.
+            Ctrl-C saves before it stops.
+        resume: continue the run in ``out`` as if it had never stopped (bit for bit on one machine with the same
+            versions and number of threads), or begin where there is none.
+        config: plain values kept in ``config.json`` beside the arguments; ``recipe`` in it lets `load` build the pair.
 
     Returns:
         A `Result` with ``history``, ``model`` and ``guide``.
@@ -91,6 +87,7 @@ def fit(
     Raises:
         ValueError: on arguments that make no sense, each named.
         FloatingPointError: if the loss is not finite.
+        checkpoint.RunError: if ``out`` holds a run already, or one with another configuration.
     """
     _check(epochs, steps, e_steps, warmup, patience, x_val, {"lr": lr, "row_lr": row_lr})
     if warmup and not isinstance(objective or ELBO(), ELBO):
@@ -98,79 +95,65 @@ def fit(
     x, mask, x_val, mask_val = (v if v is None or device is None else v.to(device) for v in (x, mask, x_val, mask_val))
     if device is not None:
         model.to(device), guide.to(device)
+    _check_data(model, x, mask, transform)
     batches = Batches(x, batch_size, transform=transform, mask=mask)
     total = steps if steps is not None else epochs * len(batches)
     svi = SVI(model, guide, adam(model, guide, lr=lr, row_lr=row_lr), objective or ELBO(), clip_norm=clip_norm)
-    schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda s: named(schedule)(min(1.0, s / total))) for o in svi.optimizers
-    ]
-    with _seeded(seed, x.device), Bar(total, shown=progress) as bar:
+    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "row_lr": row_lr}
+    settings |= {"schedule": getattr(schedule, "__name__", schedule), "e_steps": e_steps, "clip_norm": clip_norm}
+    settings |= {"warmup": warmup, "patience": patience, "seed": seed, "num_points": len(x)}
+    books = {"e_steps": e_steps, "factor": named(schedule), "warmup_steps": warmup * len(batches)}
+    with contextlib.nullcontext() if seed is None else forked(seed), contextlib.ExitStack() as stack:
         validation = None if x_val is None else Validation(model, guide, x_val, mask_val, patience)
-        run = _Run(svi, schedulers, batches, e_steps, warmup * len(batches), validation, bar)
-        return run.to(total)
+        training = Training(svi, batches, total, validation=validation, **books)
+        listeners = []
+        if out is not None:
+            run = _opened(Run(out), {"fit": settings} | (config or {}), resume, training)
+            listeners = [stack.enter_context(Keeper(run, training)), stack.enter_context(_board(run, training))]
+        listeners.append(stack.enter_context(Bar(total, done=training.step, shown=progress)))
+        stack.callback(training.restore_beta)
+        stack.enter_context(torch.enable_grad())
+        for step, record in training:
+            for listener in listeners:
+                listener.after(step, record)
+        result = training.finish()
+        if out is not None:
+            run.save(training.state_dict())
+        return result
 
 
-class _Run:
-    r"""One run of the loop, with its books."""
+def _opened(run: Run, config: dict, resume: bool, training: Training) -> Run:
+    r"""The run, new, or with the training put to its checkpoint."""
+    if resume and run.checkpoint_file.exists():
+        run.check_config(config)
+        training.load_state_dict(run.load())
+        run.truncate(training.step)
+    else:
+        run.create(config)
+    return run
 
-    def __init__(self, svi, schedulers, batches, e_steps, warmup_steps, validation, bar):
-        self.svi, self.schedulers, self.batches, self.e_steps = svi, schedulers, batches, e_steps
-        self.warmup_steps, self.validation, self.bar = warmup_steps, validation, bar
-        self.name = "elbo" if getattr(svi.guide, "has_density", True) else "log_joint"
-        self.result = Result(svi.model, svi.guide)
 
-    def to(self, total: int) -> Result:
-        r"""Runs to the step ``total``, or until validation says stop."""
-        start, sums, points, seen = time.perf_counter(), 0.0, 0, 0
-        self._warm_up(0)
-        for step in em(self.svi, self.batches, e_steps=self.e_steps):
-            sums, points, seen = sums + step.loss * step.points, points + step.points, seen + step.points
-            for scheduler in self.schedulers:
-                scheduler.step()
-            self._warm_up(step.step)
-            self.bar.advance(step)
-            if step.ends_epoch or step.step == total:
-                self._record(step, float(sums) / points, seen, time.perf_counter() - start)
-                sums, points = 0.0, 0
-                if step.step >= total or self._stop():
-                    return self._finish()
+def _board(run: Run, training: Training):
+    from .board import Board  # imported here: only runs on disk need TensorBoard
 
-    def _warm_up(self, done: int) -> None:
-        if self.warmup_steps:
-            self.svi.objective.beta = min(1.0, done / self.warmup_steps)
+    batches = training.batches
+    index = torch.arange(min(LOOKED_AT, batches.num_points), device=batches.x.device)
+    x = batches.x[index] if batches.transform is None else seeded(batches.transform, batches.x[index], 0)
+    mask = None if batches.mask is None else batches.mask[index]
+    return Board(run.folder, training, x, index, mask, run.config())
 
-    def _record(self, step, loss: float, seen: int, seconds: float) -> None:
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in epoch {step.epoch} (step {step.step}); expected a finite number: "
-                "lower lr, set clip_norm, or raise the floor of the scale"
+
+def _check_data(model, x: Tensor, mask: Tensor | None, transform) -> None:
+    r"""Raises a `ValueError` that names the rows with values that are not finite, or that the likelihood refuses."""
+    for index in torch.arange(len(x), device=x.device).split(10_000):
+        seen = observed(x[index], None if mask is None else mask[index])
+        bad = index[~seen.isfinite().flatten(1).all(1)].tolist()
+        if bad:
+            raise ValueError(
+                f"x has values that are not finite in rows {bad[:10]}; expected numbers: mask them, or drop the rows"
             )
-        particles = getattr(self.svi.objective, "num_particles", 1)
-        record = {"epoch": step.epoch, "step": step.step, self.name: -loss}
-        record["gradients_per_point"] = seen * self.e_steps * particles / self.batches.num_points
-        record |= {"seconds": seconds, "points_per_second": seen * self.e_steps / seconds}
-        if self.validation is not None:
-            record[f"val_{self.name}"] = self.validation.bound()
-        self.result.history.append(record)
-
-    def _stop(self) -> bool:
-        self.result.stopped_early = self.validation is not None and self.validation.exhausted
-        return self.result.stopped_early
-
-    def _finish(self) -> Result:
-        if self.validation is not None:
-            self.validation.restore_best()
-        return self.result
-
-
-@contextlib.contextmanager
-def _seeded(seed: int | None, device: torch.device):
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+        if transform is None and hasattr(model, "check"):
+            model.check(seen)
 
 
 def _check(epochs, steps, e_steps, warmup, patience, x_val, positive: dict[str, float]) -> None:
@@ -182,6 +165,8 @@ def _check(epochs, steps, e_steps, warmup, patience, x_val, positive: dict[str, 
     for name, value in positive.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} is {value}; expected a finite number > 0")
+    if x_val is not None and len(x_val) == 0:
+        raise ValueError(f"x_val has shape {tuple(x_val.shape)}: there are no points")
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}; expected a number of epochs >= 0")
     if patience is not None and x_val is None:

@@ -1,11 +1,12 @@
 r"""The generative model, written once: t ~ p(t), x ~ p(x | t, w)."""
 
 import pyro
+import torch
 from pyro.distributions.util import is_validation_enabled
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
-from .masks import observed
+from .masks import observed, pixelwise
 from .program import Program
 
 
@@ -56,10 +57,16 @@ class DLGM(Program):
             x: observed data of the shape (..., *event), or `None` to generate.
             mask: boolean, of x's shape or (B,).
         """
-        x = None if x is None else observed(x, mask)
+        x, mask = _together(x, mask)
         t = pyro.sample(self.latent, self.prior())
         p = self.likelihood(t, mask)
         return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
+
+    def check(self, x: Tensor) -> None:
+        r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and lies in its support."""
+        with pyro.validation_enabled(), torch.no_grad():
+            t = self.prior().mean.expand(len(x), -1)
+            self._checked(self.likelihood(t), x)
 
     def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""log p(x, t | w) for each point, in nats.
@@ -72,13 +79,16 @@ class DLGM(Program):
         Returns:
             A tensor of shape (..., B).
         """
-        x = observed(x, mask)
+        x, mask = _together(x, mask)
         p = self.likelihood(t, mask)
         return self.prior().log_prob(t) + p.log_prob(self._checked(p, x))
 
     def _checked(self, p, x: Tensor) -> Tensor:
         r"""x, with its shape checked, and its support where Pyro's validation is on."""
-        if x.shape[-len(p.event_shape) :] != p.event_shape:
+        batch = x.dim() - len(p.event_shape)
+        # x may have fewer batch axes than t (particles), but none that would multiply the points
+        fits = batch >= 0 and x.shape[batch:] == p.event_shape and _within(x.shape[:batch], p.batch_shape)
+        if not fits:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
                 f"that is (B, {', '.join(map(str, p.event_shape))}): reshape x, or build the network for its shape"
@@ -90,3 +100,17 @@ class DLGM(Program):
                 "binarize x (data.Binarize), choose a likelihood for such values, or mask them"
             )
         return x
+
+
+def _together(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    r"""x with 0 for what is missing, and the mask in x's shape: (B,) says whole points along x's first axis."""
+    if x is None or mask is None:
+        return x, mask
+    return observed(x, mask), pixelwise(mask, x.dim()).expand_as(x)
+
+
+def _within(shape: torch.Size, whole: torch.Size) -> bool:
+    try:
+        return torch.broadcast_shapes(shape, whole) == whole
+    except RuntimeError:
+        return False

@@ -25,6 +25,7 @@ from .masks import observed
 from .model import DLGM
 from .nets.dense import Linear
 from .priors import StandardNormal
+from .seeding import forked
 
 
 class PPCA(DLGM):
@@ -114,35 +115,35 @@ class PPCA(DLGM):
             ValueError: if X is no matrix, has fewer than two points, D is not in 1..P−1, a column of X has no
                 observed entry, or X has no variance outside the leading D directions.
         """
-        spectrum.check(X, latent_dim)
-        missing = X.isnan() if mask is None else ~_pixels(X, mask)
-        if missing.any():
-            return cls._fit_missing(X, latent_dim, ~missing, tol, max_steps)
-        ppca = cls(latent_dim, X.shape[1]).to(X)
-        ppca.set(*spectrum.maximum_likelihood(X, latent_dim))
-        return ppca
+        mask = None if mask is None else _pixels(X, mask)
+        spectrum.check(observed(X, mask), latent_dim, missing=mask is None)
+        mask = ~X.isnan() if mask is None else mask
+        with forked():
+            ppca = cls(latent_dim, X.shape[1]).double().to(X.device)
+        if mask.all():
+            ppca.set(*spectrum.maximum_likelihood(X, latent_dim))
+        else:
+            ppca._fit_missing(X.double(), mask, tol, max_steps)
+        return ppca.to(X)
 
-    @classmethod
-    def _fit_missing(cls, X, latent_dim, mask, tol, max_steps) -> "PPCA":
+    def _fit_missing(self, X: Tensor, mask: Tensor, tol: float, max_steps: int) -> None:
         count = mask.sum(0)
         if not bool(count.all()):
             raise ValueError(
                 f"columns {count.eq(0).nonzero().flatten().tolist()} of X have no observed entry: drop them"
             )
         mean = observed(X, mask).sum(0) / count
-        ppca = cls(latent_dim, X.shape[1]).to(X)
-        ppca.set(*spectrum.maximum_likelihood(torch.where(mask, X, mean), latent_dim))
+        self.set(*spectrum.maximum_likelihood(torch.where(mask, X, mean), self.W.shape[1]))
         before = -math.inf
         for _ in range(max_steps):
-            now = float(ppca.em_step(X, mask))
+            now = float(self.em_step(X, mask))
             if now - before < tol:
-                return ppca
+                return
             before = now
         warnings.warn(
             f"EM for PPCA has not converged to {tol:g} nats per point in {max_steps} steps: raise max_steps",
             stacklevel=3,
         )
-        return ppca
 
     @torch.no_grad()
     def set(self, W: Tensor, mu: Tensor, sigma2: Tensor) -> None:
@@ -170,7 +171,8 @@ class PPCA(DLGM):
         evidence = self.log_prob(X, mask).mean()
         q = self.posterior(X, mask)
         mask = torch.ones_like(X, dtype=torch.bool) if mask is None else _pixels(X, mask)
-        m, x = mask.to(X.dtype), observed(X, mask)
+        # Centred at μ: the differences of squares below would cancel otherwise.
+        m, x = mask.to(X.dtype), torch.where(mask, observed(X, mask) - self.mu, 0.0)
         # E[t tᵀ] and E[t] of the augmented code (t, 1)
         t = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], -1)
         second = t.unsqueeze(2) * t.unsqueeze(1)
@@ -183,7 +185,7 @@ class PPCA(DLGM):
         sigma2 = (x.square().sum() - (coefficients * b).sum()) / m.sum()
         W, (a, moment) = coefficients[:, :-1], (t[:, :-1].mean(0), second[:, :-1, :-1].mean(0))
         A = torch.linalg.cholesky(moment - a.outer(a))
-        self.set(W @ A, coefficients[:, -1] + W @ a, sigma2)
+        self.set(W @ A, self.mu + coefficients[:, -1] + W @ a, sigma2)
         return evidence
 
 

@@ -10,14 +10,15 @@ class Bar(contextlib.AbstractContextManager):
 
     Arguments:
         total: the number of steps.
+        done: steps that were taken before.
         shown: whether to show it.
         name: what runs.
     """
 
-    def __init__(self, total: int, *, shown: bool, name: str = "fit"):
+    def __init__(self, total: int, *, done: int = 0, shown: bool, name: str = "fit"):
         self.progress, self.points = _progress() if shown else None, 0
         if shown:
-            self.task = self.progress.add_task(name, total=total, note="")
+            self.task = self.progress.add_task(name, total=total, completed=done, note="")
 
     def __enter__(self) -> "Bar":
         if self.progress:
@@ -28,7 +29,7 @@ class Bar(contextlib.AbstractContextManager):
         if self.progress:
             self.progress.stop()
 
-    def advance(self, step) -> None:
+    def after(self, step, record: dict | None) -> None:
         r"""Counts one step; reads the loss, which waits for the device, every now and then only."""
         if not self.progress:
             return

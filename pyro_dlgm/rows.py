@@ -76,17 +76,17 @@ class RowAdam(torch.optim.Optimizer):
                 "RowAdam got a dense gradient; take the step under rows.sparse_gradients(), or use another Adam"
             )
         state = self.state[weight] or self._start(weight)
-        grad = weight.grad.coalesce()  # the same row twice in a batch: its gradients add up
-        rows, g = grad.indices()[0], grad.values()
+        rows, g = _together(weight.grad._indices()[0], weight.grad._values())
         (b1, b2), lr = group["betas"], group["lr"]
         visits = state["visits"].index_select(0, rows) + 1
         m = state["exp_avg"].index_select(0, rows).lerp_(g, 1 - b1)
         v = state["exp_avg_sq"].index_select(0, rows).lerp_(g.square(), 1 - b2)
-        for name, value in (("visits", visits), ("exp_avg", m), ("exp_avg_sq", v)):
-            state[name].index_copy_(0, rows, value)
-        visits = visits.unsqueeze(-1)
-        m_hat, v_hat = m / (1 - b1**visits), v / (1 - b2**visits)
-        weight.index_add_(0, rows, m_hat / (v_hat.sqrt() + group["eps"]), alpha=-lr)
+        n = visits.unsqueeze(-1)
+        m_hat, v_hat = m / (1 - b1**n), v / (1 - b2**n)
+        moved = weight.index_select(0, rows) - lr * m_hat / (v_hat.sqrt() + group["eps"])
+        new = ((state["visits"], visits), (state["exp_avg"], m), (state["exp_avg_sq"], v), (weight, moved))
+        for table, values in new:
+            table.index_copy_(0, rows, values)
 
     def _start(self, weight: Tensor) -> dict:
         state = self.state[weight]
@@ -94,3 +94,16 @@ class RowAdam(torch.optim.Optimizer):
         state["exp_avg"] = torch.zeros_like(weight)
         state["exp_avg_sq"] = torch.zeros_like(weight)
         return state
+
+
+def _together(rows: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Rows sorted, each place with the sum of all gradients of its row: (B,), (B, width) -> the same shapes.
+
+    A row that comes twice keeps two places with the same sum, and is then written twice with the same numbers. Unlike
+    `coalesce`, this has a fixed shape, so nobody waits for the device to count the distinct rows.
+    """
+    rows, order = rows.sort(stable=True)
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[1:] = rows[1:] != rows[:-1]
+    group = first.cumsum(0) - 1
+    return rows, torch.zeros_like(g).index_add_(0, group, g[order]).index_select(0, group)

@@ -4,14 +4,20 @@ import torch
 from torch import Tensor
 
 
-def check(X: Tensor, latent_dim: int) -> None:
-    r"""Raises a `ValueError` unless X is a matrix of two points or more and 1 <= D < P."""
+def check(X: Tensor, latent_dim: int, *, missing: bool = True) -> None:
+    r"""Raises a `ValueError` unless X is a finite matrix of two points or more and 1 <= D < P.
+
+    Arguments:
+        missing: whether NaN stands for a missing entry, and is allowed.
+    """
     if X.dim() != 2 or len(X) < 2:
         raise ValueError(f"X has shape {tuple(X.shape)}; expected (N, P) with N >= 2: use X.flatten(1) on images")
     if not X.is_floating_point():
         raise ValueError(f"X has dtype {X.dtype}; expected a floating type: use X.float() or X.double()")
-    if bool(X.isinf().any()):
-        raise ValueError("X has infinite entries; expected finite ones, or NaN for missing")
+    if bool(X.isinf().any()) or (not missing and bool(X.isnan().any())):
+        raise ValueError(
+            "X has infinite entries, or NaN that the mask calls observed; expected numbers, NaN for missing"
+        )
     if not 1 <= latent_dim < X.shape[1]:
         raise ValueError(f"latent_dim is {latent_dim}; expected 1 <= latent_dim < P = {X.shape[1]}")
 

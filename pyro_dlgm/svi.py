@@ -68,7 +68,11 @@ class SVI(pyro.infer.SVI):
         self.model, self.guide, self.optimizers = model, guide, optimizers
         self.objective, self.clip_norm = ELBO() if loss is None else loss, clip_norm
         self.loss = self.objective.loss
-        self._validated = False
+        self._validated, self.backward_passes = False, 0
+
+    def run(self, *args, **kwargs):
+        r"""Refused: Pyro has deprecated it."""
+        raise NotImplementedError("SVI.run is deprecated in Pyro; call step in a loop, or use pyro_dlgm.fit")
 
     def step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
         r"""One joint step on w and q; arguments go to model and guide.
@@ -92,6 +96,7 @@ class SVI(pyro.infer.SVI):
             self._validated = True
             if loss.requires_grad and only != []:
                 loss.backward(inputs=only)
+                self.backward_passes += 1
         self._clip()
         for optimizer in self.optimizers:
             optimizer.step()

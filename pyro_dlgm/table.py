@@ -3,7 +3,7 @@ r"""The table of a comparison as lines of text, printed one row at a time while 
 from collections.abc import Callable
 
 from .compare import Row
-from .data import Dataset
+from .data.dataset import Dataset
 
 
 def _number(value: float | None, error: float | None = None) -> str:

@@ -31,7 +31,7 @@ class Validation:
         self.trained, self.model, self.x, self.mask, self.patience = guide, model, x, mask, patience
         self.index = torch.arange(len(x), device=x.device)
         self.per_point = getattr(guide, "per_point", False)
-        with quiet(x=x, seed=0):
+        with quiet(seed=0):
             self.guide = guide.start(x, mask) if self.per_point else guide
         self.svi = SVI(model, self.guide, adam(self.guide, row_lr=0.05, lr=0.05), ELBO())
         self.best, self.calls_since_best, self._states = -float("inf"), 0, None
@@ -41,14 +41,19 @@ class Validation:
         r"""Whether the bound has not risen for ``patience`` calls."""
         return self.patience is not None and self.calls_since_best >= self.patience
 
-    def bound(self) -> float:
-        r"""The bound now, in nats per point; F(q), or log p(x, t | w) where q has no density."""
-        with quiet(self.model, self.guide, x=self.x, seed=0):
+    def bound(self, *, counts: bool = True) -> float:
+        r"""The bound now, in nats per point; F(q), or log p(x, t | w) where q has no density.
+
+        Arguments:
+            counts: whether it may be the best, and is counted against patience; not so during a warm-up.
+        """
+        with quiet(self.model, self.guide, seed=0), torch.enable_grad():
             for _ in range(E_STEPS if self.per_point else 0):
                 self.svi.e_step(self.x, self.index, mask=self.mask, weight=1 / len(self.x))
             judge = elbo if getattr(self.guide, "has_density", True) else log_joint
             value = float(judge(self.model, self.guide, self.x, self.index, SAMPLES, self.mask).mean())
-        self._keep(value)
+        if counts:
+            self._keep(value)
         return value
 
     def _keep(self, value: float) -> None:
@@ -63,3 +68,18 @@ class Validation:
         if self._states is not None:
             for module, state in zip((self.model, self.trained), self._states, strict=True):
                 module.load_state_dict(state)
+
+    def state_dict(self) -> dict:
+        r"""Its state, as tensors and plain values."""
+        state = {"best": self.best, "calls_since_best": self.calls_since_best, "states": self._states}
+        if self.per_point:
+            state |= {"guide": self.guide.state_dict(), "optimizers": [o.state_dict() for o in self.svi.optimizers]}
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        r"""Goes to where ``state`` was taken."""
+        self.best, self.calls_since_best, self._states = state["best"], state["calls_since_best"], state["states"]
+        if self.per_point:
+            self.guide.load_state_dict(state["guide"])
+            for optimizer, saved in zip(self.svi.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)

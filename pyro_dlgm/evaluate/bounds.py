@@ -110,8 +110,9 @@ def log_mean_exp(table: Tensor) -> Tensor:
 def _table(model, guide, x, index, num_samples, mask, seed, with_q: bool = True) -> Tensor:
     if len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
-    weigh = _from_posterior if hasattr(guide, "posterior") else traced_log_weights
-    with quiet(model, guide, x=x, seed=seed):
+    says = hasattr(guide, "posterior") and hasattr(model, "log_joint")
+    weigh = _from_posterior if says else traced_log_weights
+    with quiet(model, guide, seed=seed):
         return torch.cat(
             [
                 torch.cat([weigh(model, guide, x_b, i_b, k, m_b, with_q) for k in counts])

@@ -70,7 +70,7 @@ def infer(
     """
     if len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
-    with quiet(model, guide, x=x, seed=seed):
+    with quiet(model, guide, seed=seed), torch.enable_grad():
         fitted = guide.start(x, mask)
         if not any(p.requires_grad for p in fitted.parameters()) or fitted is guide:
             return fitted

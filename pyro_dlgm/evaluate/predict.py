@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..masks import pixelwise
-from .quiet import quiet
+from .quiet import blocks, quiet
 
 
 @torch.no_grad()
@@ -29,10 +29,14 @@ def reconstruct(
         num_samples: how many samples of q to average over; `None` takes the mean of q alone.
         seed: seed of the samples.
     """
-    with quiet(model, guide, x=x, seed=seed):
-        q = guide.posterior(x, index, mask)
-        t = q.mean.unsqueeze(0) if num_samples is None else q.sample((num_samples,))
-        return model.likelihood(t).mean.mean(0)
+    K = num_samples or 1
+    with quiet(model, guide, seed=seed):
+        parts = []
+        for x_b, i_b, m_b, counts in blocks(x, index, mask, K):
+            q = guide.posterior(x_b, i_b, m_b)
+            codes = (q.mean.unsqueeze(0) if num_samples is None else q.sample((k,)) for k in counts)
+            parts.append(sum(model.likelihood(t).mean.sum(0) for t in codes) / K)
+        return torch.cat(parts)
 
 
 def impute(

@@ -4,21 +4,19 @@ import contextlib
 from collections.abc import Iterator
 
 import pyro
-import torch
 from torch import Tensor, nn
+
+from ..seeding import forked
 
 
 @contextlib.contextmanager
-def quiet(*programs, x: Tensor, seed: int | None = None):
+def quiet(*programs, seed: int | None = None):
     r"""Inside, modules are in eval mode and the generators are forked (and seeded, if there is a seed)."""
     modules = [m for program in programs if isinstance(program, nn.Module) for m in program.modules()]
     flags = [m.training for m in modules]
-    devices = [x.device] if x.device.type == "cuda" else []
     store = pyro.get_param_store()
     # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
-    with torch.random.fork_rng(devices=devices), store.scope(store.get_state()):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with forked(seed), store.scope(store.get_state()):
         try:
             for m in modules:
                 m.training = False

@@ -3,6 +3,7 @@ r"""Log-weights of any pair of Pyro programs, from their traces: for guides that
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 
@@ -33,7 +34,7 @@ def _has_density(site: dict) -> bool:
 
 
 def _per_point(name: str, site: dict, batch: int) -> Tensor:
-    log_prob = site["unscaled_log_prob"]
+    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
     frames = [f for f in site["cond_indep_stack"] if f.dim == -1]
     if not frames or log_prob.dim() > 2 or log_prob.shape[-1:] != torch.Size([batch]):
         raise ValueError(

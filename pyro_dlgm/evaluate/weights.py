@@ -10,6 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+# Log-weights within this of each other are equal up to rounding.
+SPREAD = {torch.float16: 1e-1, torch.bfloat16: 1e-1, torch.float32: 1e-4, torch.float64: 1e-9}
+
 
 def ess(log_weights: Tensor) -> Tensor:
     r"""The effective sample size (Σ_k w_k)² / Σ_k w_k² of each point: (K, B) -> (B,), between 1 and K."""
@@ -20,7 +23,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     r"""The shape k̂ of a generalized Pareto fitted to the largest weights of each point: (K, B) -> (B,).
 
     Weights have moments up to order 1/k: above 0.5 the variance is infinite, above 0.7 the average is unreliable at
-    any practical K, above 1 the mean does not exist. The tail is the min(K/5, 3 √K) largest weights; the estimate is
+    any practical K, above 1 the mean does not exist. Weights that are all equal have k̂ = −∞; if four or fewer carry
+    everything there is no tail to fit, and k̂ = ∞. The tail is the min(K/5, 3 √K) largest weights; the estimate is
     Zhang and Stephens's, with the weak prior of Vehtari et al. (ten observations at 0.5).
 
     Raises:
@@ -32,9 +36,16 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         raise ValueError(f"{K} weights for each point; expected at least 25, for a tail of 5")
     log_w = (log_weights - log_weights.amax(0)).double().sort(0).values
     cutoff = log_w[-tail - 1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
-    exceedances = log_w[-tail:].exp() - cutoff.exp()
-    k = _generalized_pareto_shape(exceedances)
-    return torch.where(exceedances[-1] > exceedances[0], k, -math.inf).to(log_weights)
+    above = log_w[-tail:] > cutoff
+    k = torch.full_like(cutoff, math.inf)  # four weights or fewer stand out: no tail to fit, the worst case
+    for length in range(5, tail + 1):
+        # Points with the same length of tail are fitted together; nearly all have the full one.
+        here = above.sum(0) == length
+        if here.any():
+            k[here] = _generalized_pareto_shape(log_w[-length:, here].exp() - cutoff[here].exp())
+    k[log_w[0] > -SPREAD[log_weights.dtype]] = -math.inf
+    k[log_weights.isnan().any(0)] = math.nan
+    return k.to(log_weights.dtype)
 
 
 def _generalized_pareto_shape(y: Tensor) -> Tensor:

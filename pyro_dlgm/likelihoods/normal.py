@@ -1,41 +1,11 @@
-r"""Likelihoods p(x | t, w): modules whose call maps a code t to a distribution of x.
-
-A likelihood holds networks and knows no guide; a network knows no probability. What goes in is any code vector
-t of shape (..., D) with any leading shape; what comes out has batch shape (...) and x's shape as event shape.
-"""
+r"""Gaussian pixels: a Σ0 that is the same for every t, and diag σ²(t)."""
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from .masks import pixelwise
-
-
-class Likelihood(nn.Module):
-    r"""Creates p(x | t, w) = ∏_j p(x_j | t, w), independent over the pixels j given t.
-
-    A subclass says `pixels`, the distribution of single pixels; masks and event dimensions are written here.
-    """
-
-    def pixels(self, t: Tensor) -> dist.TorchDistribution:
-        r"""The distribution of each pixel given t: its batch shape ends with x's shape, its event shape is ()."""
-        raise NotImplementedError
-
-    def forward(self, t: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
-        r"""Returns p(x | t, w).
-
-        Arguments:
-            t: codes of shape (..., D).
-            mask: boolean, True where observed, of x's shape or (B,). Missing pixels add nothing to the log-density,
-                which is exact marginalization since pixels are independent given t.
-        """
-        p = self.pixels(t)
-        ndim = len(p.batch_shape)
-        event_dim = ndim - (t.dim() - 1)
-        if mask is not None:
-            p = p.mask(pixelwise(mask, event_dim + 1) if t.dim() > 1 else mask)
-        return p.to_event(event_dim)
+from .likelihood import Likelihood
 
 
 class FixedNormal(Likelihood):
@@ -103,18 +73,3 @@ class DiagonalNormal(Likelihood):
     def pixels(self, t: Tensor) -> dist.Normal:
         mu, r = self.net(t) if self.scale_net is None else (self.net(t), self.scale_net(t))
         return dist.Normal(mu, self.floor + softplus(r))
-
-
-class Bernoulli(Likelihood):
-    r"""Creates p(x | t, w) = ∏_j Bernoulli(x_j; logits l_j(t, w)), for binary x.
-
-    Arguments:
-        net: the network of the logits l, from t (..., D) to x's shape.
-    """
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def pixels(self, t: Tensor) -> dist.Bernoulli:
-        return dist.Bernoulli(logits=self.net(t))

@@ -1,0 +1,40 @@
+r"""Data sets in memory, what is drawn afresh at each access, and batches.
+
+A `Dataset` keeps raw values for training and, behind one seeded draw of its transform, values to validate and to test
+on. The transforms are protocols: dynamically binarized, statically binarized, thresholded and dequantized images are
+different data sets, and no log-likelihood of one compares with that of another.
+
+    dynamic     Binarize       1 with probability x, afresh at each access
+    static      one draw of it, kept
+    threshold   Threshold      1 where x > ½
+    none        Grid           k / (levels − 1), for `DiscretizedLogistic` and `ContinuousBernoulli`
+                Dequantize     (k + u) / levels, for densities
+
+References:
+    Theis, van den Oord, Bethge, "A note on the evaluation of generative models" (2016), on dequantization.
+    https://arxiv.org/abs/1511.01844
+    Salakhutdinov and Murray, "On the quantitative analysis of deep belief networks" (2008), on binarization.
+"""
+
+from .array_files import arrays
+from .batches import Batches
+from .dataset import Dataset
+from .image_folder import images
+from .known import cifar10, digits, fashion_mnist, mnist
+from .transforms import Binarize, Dequantize, Grid, Threshold, seeded
+
+__all__ = [
+    "Batches",
+    "Binarize",
+    "Dataset",
+    "Dequantize",
+    "Grid",
+    "Threshold",
+    "arrays",
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "images",
+    "mnist",
+    "seeded",
+]

@@ -1,0 +1,88 @@
+r"""Images (or rows) in three parts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .transforms import Transform, real, seeded
+
+
+@dataclass(frozen=True)
+class Dataset:
+    r"""Images in three parts.
+
+    Attributes:
+        name: what it is.
+        train: raw values (N, C, H, W) or (N, P), before ``transform``.
+        val, test: values with one seeded draw of ``transform`` behind them, the same for all who compare.
+        transform: what is drawn afresh at each access in training, or `None`.
+        train_labels, test_labels: whole numbers (N,), where there are any.
+        protocol: what was done to the values, and how they were split: a table of log-likelihoods has to say it.
+    """
+
+    name: str
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    transform: Transform | None = None
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    protocol: str = ""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        r"""The shape (C, H, W) of one image."""
+        return tuple(self.train.shape[1:])
+
+
+def split(
+    name: str,
+    v: Tensor,
+    labels: Tensor | None = None,
+    *,
+    num_val: int,
+    num_test: int,
+    seed: int | None,
+    transform: Transform | None,
+    protocol: str = "",
+) -> Dataset:
+    r"""Creates the data set of v (N, ...), shuffled under the seed, of which the last points test and validate.
+
+    Arguments:
+        name: of the data set.
+        v: raw values (N, ...).
+        labels: whole numbers (N,), or `None`.
+        num_val, num_test: how many points validate and test; the others train.
+        seed: of the shuffle; `None` keeps the order, for points that follow each other in time, say.
+        transform: what is drawn afresh at each access, or `None`.
+        protocol: what was done to the values before.
+
+    Raises:
+        ValueError: if no point is left to train or to test on, or the values do not fit the transform.
+    """
+    num_train = len(v) - num_val - num_test
+    if num_val < 0 or num_test < 1 or num_train < 1:
+        raise ValueError(
+            f"num_val is {num_val} and num_test is {num_test} of {len(v)} points; "
+            "expected num_val >= 0, num_test >= 1, and at least one point left to train on"
+        )
+    if hasattr(transform, "check"):
+        transform.check(v)
+    order = _order(len(v), seed)
+    parts = [v[i] for i in order.split([num_train, num_val, num_test])]
+    train, val, test = parts if transform is not None else map(real, parts)
+    if transform is not None:
+        val, test = seeded(transform, val, 1), seeded(transform, test, 2)
+    train_labels, _, test_labels = (
+        (None,) * 3 if labels is None else (labels[i] for i in order.split([num_train, num_val, num_test]))
+    )
+    how = "in their order" if seed is None else f"shuffled with seed {seed}"
+    said = f"{transform or 'values as they are'}; {num_train} / {num_val} / {num_test} points, {how}"
+    return Dataset(name, train, val, test, transform, train_labels, test_labels, f"{protocol}{said}")
+
+
+def _order(N: int, seed: int | None) -> Tensor:
+    if seed is None:
+        return torch.arange(N)
+    return torch.randperm(N, generator=torch.Generator().manual_seed(seed))

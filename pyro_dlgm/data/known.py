@@ -1,0 +1,130 @@
+r"""Data sets that everybody knows."""
+
+import torch
+from torch import Tensor
+
+from .dataset import Dataset
+from .transforms import Binarize, Dequantize, Grid, Threshold, Transform, seeded
+
+BINARIZATIONS = ("dynamic", "static", "threshold", None)
+
+
+def digits(dtype: torch.dtype | None = None) -> Dataset:
+    r"""The 1,797 handwritten digits of scikit-learn, 8x8, with values 0..16: needs no file.
+
+    Stratified split (seed 0): 397 to test, 200 of the others to validate, 1,200 to train. The values are dequantized,
+    x = (v + u) / 17; u is fresh at each access in training, or w would memorize it.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    v, label = load_digits(return_X_y=True)
+    v, test, label, test_label = train_test_split(v, label, test_size=397, stratify=label, random_state=0)
+    train, val, label, _ = train_test_split(v, label, test_size=200, stratify=label, random_state=0)
+    dtype = dtype or torch.get_default_dtype()
+    train, val, test = (torch.as_tensor(a, dtype=dtype).reshape(-1, 1, 8, 8) for a in (train, val, test))
+    noise, labels = Dequantize(levels=17), (torch.as_tensor(label), torch.as_tensor(test_label))
+    said = f"{noise}; 1200 / 200 / 397 points, stratified, seed 0"
+    return Dataset("digits", train, seeded(noise, val, 1), seeded(noise, test, 2), noise, *labels, said)
+
+
+def mnist(
+    root: str,
+    *,
+    num_val: int = 0,
+    download: bool = False,
+    binarization: str | None = "dynamic",
+    transform: Transform | None = None,
+) -> Dataset:
+    r"""MNIST, 28x28, by default binarized dynamically: x_j ~ Bernoulli(grey value), afresh at each access in training.
+
+    Arguments:
+        root: the folder that holds ``MNIST/raw``.
+        num_val: how many of the 60,000 training images, the last ones, validate instead.
+        download: whether torchvision may fetch (or unpack) what is not there.
+        binarization: "dynamic"; "static", one seeded draw kept; "threshold", 1 where the grey value is above ½; or
+            `None` for 8-bit values v behind ``transform``.
+        transform: where there is no binarization, `Grid` (the default) or `Dequantize`, of 256 levels.
+
+    Raises:
+        FileNotFoundError: if the files are not there.
+        ValueError: on an unknown binarization, or too many points to validate.
+    """
+    return _idx("MNIST", "mnist", root, num_val, download, binarization, transform)
+
+
+def fashion_mnist(
+    root: str,
+    *,
+    num_val: int = 0,
+    download: bool = False,
+    binarization: str | None = "dynamic",
+    transform: Transform | None = None,
+) -> Dataset:
+    r"""Fashion-MNIST, 28x28 pictures of clothes. Arguments and errors as those of `mnist`."""
+    return _idx("FashionMNIST", "fashion-mnist", root, num_val, download, binarization, transform)
+
+
+def cifar10(root: str, *, num_val: int = 0, download: bool = False, transform: Transform | None = None) -> Dataset:
+    r"""CIFAR-10, 32x32 in three colours, 8 bits.
+
+    torchvision checks the md5 of the published files before it reads them: they are pickles.
+
+    Arguments:
+        root: the folder that holds ``cifar-10-batches-py``.
+        num_val: how many of the 50,000 training images, the last ones, validate instead.
+        download: whether torchvision may fetch what is not there.
+        transform: `Grid` (the default) or `Dequantize`, of 256 levels.
+
+    Raises:
+        FileNotFoundError: if the files are not there.
+        ValueError: on too many points to validate.
+    """
+    parts = [_torchvision("CIFAR10", root, train, download) for train in (True, False)]
+    v = [torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
+    return _official("cifar10", v, [torch.as_tensor(part.targets) for part in parts], num_val, transform or Grid())
+
+
+def _idx(folder: str, name: str, root: str, num_val: int, download: bool, binarization, transform) -> Dataset:
+    if binarization not in BINARIZATIONS:
+        raise ValueError(f"binarization is {binarization!r}; expected one of {', '.join(map(repr, BINARIZATIONS))}")
+    if binarization is not None and transform is not None:
+        raise ValueError(f"binarization is {binarization!r} and transform is {transform}; give one: binarization=None")
+    parts = [_torchvision(folder, root, train, download) for train in (True, False)]
+    v, labels = [part.data.unsqueeze(1) for part in parts], [part.targets for part in parts]
+    if binarization is None:
+        return _official(name, v, labels, num_val, transform or Grid())
+    grey = [part / 255 for part in v]
+    if binarization == "threshold":
+        return _official(name, [Threshold()(part) for part in grey], labels, num_val, None, f"{Threshold()}; ")
+    if binarization == "static":
+        # The test set is the draw that it is under "dynamic": the two differ in what training sees.
+        kept = [seeded(Binarize(), part, seed) for part, seed in zip(grey, (0, 2), strict=True)]
+        return _official(name, kept, labels, num_val, None, "Binarize(), one draw kept; ")
+    return _official(name, grey, labels, num_val, Binarize())
+
+
+def _torchvision(name: str, root: str, train: bool, download: bool):
+    from torchvision import datasets
+
+    try:
+        return getattr(datasets, name)(root, train=train, download=download)
+    except RuntimeError as error:
+        if download:
+            raise
+        raise FileNotFoundError(
+            f"no {name} under {root} ({error}): give the folder that holds it unpacked, or download=True"
+        ) from error
+
+
+def _official(name: str, v: list[Tensor], labels: list[Tensor], num_val: int, transform, protocol: str = "") -> Dataset:
+    r"""The data set with the official test points, and the last of the training points to validate."""
+    num_train = len(v[0]) - num_val
+    if num_val < 0 or num_train < 1:
+        raise ValueError(f"num_val is {num_val} of {len(v[0])} training images; expected 0 <= num_val < {len(v[0])}")
+    train, val, test = v[0][:num_train], v[0][num_train:], v[1]
+    if transform is not None:
+        val, test = seeded(transform, val, 1), seeded(transform, test, 2)
+        protocol = f"{transform}; "
+    protocol += f"{num_train} / {num_val} / {len(test)} points, the official test set"
+    return Dataset(name, train, val, test, transform, labels[0][:num_train], labels[1], protocol)

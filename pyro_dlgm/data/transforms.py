@@ -1,0 +1,99 @@
+r"""What happens to raw values at each access."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Transform = Callable[[Tensor], Tensor]
+
+
+def real(v: Tensor) -> Tensor:
+    r"""v as it is if it is real, in the default dtype if it is whole: 8-bit images are kept as bytes."""
+    return v if v.is_floating_point() else v.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Dequantize:
+    r"""Creates the map v -> (v + u) / levels with u ~ U(0, 1), for whole numbers v in 0..levels−1.
+
+    A density of x then bounds a probability of v; bits per dimension follow by `bits_per_dim`.
+    """
+
+    levels: int
+
+    def __call__(self, v: Tensor) -> Tensor:
+        v = real(v)
+        return (v + torch.rand_like(v)) / self.levels
+
+    def check(self, v: Tensor) -> None:
+        r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
+        _whole(self, v)
+
+    def bits_per_dim(self, log_p: float, num_pixels: int) -> float:
+        r"""(P ln levels − log p(x)) / (P ln 2), for log p(x) in nats per point."""
+        return (num_pixels * math.log(self.levels) - log_p) / (num_pixels * math.log(2))
+
+
+@dataclass(frozen=True)
+class Grid:
+    r"""Creates the map v -> v / (levels − 1), for whole numbers v in 0..levels−1: nothing is drawn.
+
+    What `likelihoods.DiscretizedLogistic` takes, whose log p(x) is that of a probability of v.
+    """
+
+    levels: int = 256
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return real(v) / (self.levels - 1)
+
+    def check(self, v: Tensor) -> None:
+        r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
+        _whole(self, v)
+
+    def bits_per_dim(self, log_p: float, num_pixels: int) -> float:
+        r"""−log p(x) / (P ln 2), for the log-probability of x in nats per point; of a density it means nothing."""
+        return -log_p / (num_pixels * math.log(2))
+
+
+@dataclass(frozen=True)
+class Binarize:
+    r"""Creates the map x -> 1 with probability x, else 0, for x in [0, 1]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.bernoulli(x)
+
+    def check(self, x: Tensor) -> None:
+        r"""Raises a `ValueError` unless x lies in [0, 1]."""
+        if not x.is_floating_point() or x.min() < 0 or x.max() > 1:
+            raise ValueError(f"values go from {x.min()} to {x.max()} ({x.dtype}); Binarize expects real ones in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    r"""Creates the map x -> 1 where x > at, else 0."""
+
+    at: float = 0.5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x > self.at).to(real(x).dtype)
+
+
+def seeded(transform: Transform, x: Tensor, seed: int) -> Tensor:
+    r"""One draw of ``transform`` under a seed, with the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transform(x)
+
+
+def _whole(transform, v: Tensor) -> None:
+    levels = transform.levels
+    whole = not v.is_floating_point() or bool((v == v.round()).all())
+    lowest, highest = float(v.min()), float(v.max())  # bytes would wrap round beside a 256
+    if not whole or not 0 <= lowest <= highest < levels:
+        raise ValueError(
+            f"values go from {lowest:g} to {highest:g} ({'' if whole else 'not '}whole numbers); "
+            f"{transform} expects whole numbers in 0..{levels - 1}: choose other levels, or transform=None"
+        )

@@ -1,0 +1,30 @@
+r"""Likelihoods p(x | t, w): modules whose call maps a code t to a distribution of x.
+
+A likelihood holds networks and knows no guide; a network knows no probability. What goes in is any code vector
+t of shape (..., D) with any leading shape; what comes out has batch shape (...) and x's shape as event shape.
+
+Which one fits which x:
+
+    real numbers (dequantized images too)   FixedNormal, DiagonalNormal, LowRankNormal
+    0 or 1                                  Bernoulli
+    [0, 1]                                  ContinuousBernoulli, a density
+    k / (levels − 1), 8-bit images say      DiscretizedLogistic, a probability: bits per dimension mean something
+
+Where Pyro's validation is on, a model refuses x outside the support of its likelihood.
+"""
+
+from .bernoulli import Bernoulli, ContinuousBernoulli
+from .likelihood import Likelihood
+from .logistic import DiscretizedLogistic
+from .low_rank import LowRankNormal
+from .normal import DiagonalNormal, FixedNormal
+
+__all__ = [
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "DiagonalNormal",
+    "DiscretizedLogistic",
+    "FixedNormal",
+    "Likelihood",
+    "LowRankNormal",
+]

@@ -1,0 +1,158 @@
+r"""Gaussian pixels that go together: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ."""
+
+import math
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ..masks import pixelwise
+
+
+class LowRankNormal(nn.Module):
+    r"""Creates p(x | t, w) = N(μ(t, w), Σ(t, w)) with Σ = diag σ²(t, w) + F(t, w) F(t, w)ᵀ, F of shape (P, R).
+
+    The general Σ(t) made practical: R directions in which the pixels vary together given t, at a cost of O(P R²) a
+    point. σ = floor + softplus(r(t, w)), as in `DiagonalNormal`. Missing pixels are marginalized exactly: their rows
+    are taken out of F and σ².
+
+    Arguments:
+        net: a network with 2 + R heads that returns (μ, r, F_1, ..., F_R), each of x's shape.
+        rank: the number R of directions.
+        floor: lower bound of σ, in the units of x.
+
+    Raises:
+        ValueError: if the rank is below 1, the floor is negative, or the network has another number of heads.
+
+    Example:
+        >>> from pyro_dlgm import nets
+        >>> p = LowRankNormal(nets.MLP(2, (1, 4, 4), heads=5), rank=3)
+        >>> x = p(torch.zeros(7, 2)).sample()
+        >>> x.shape, p(torch.zeros(7, 2)).log_prob(x).shape
+        (torch.Size([7, 1, 4, 4]), torch.Size([7]))
+
+    References:
+        Dorta, Vicente, Agapito, Campbell, Simpson, "Structured uncertainty prediction networks" (2018), on why the
+        pixels left over should vary together. https://arxiv.org/abs/1802.07079
+    """
+
+    def __init__(self, net: nn.Module, rank: int, *, floor: float = 1e-3):
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank is {rank}; expected at least 1, or use DiagonalNormal")
+        if floor < 0:
+            raise ValueError(f"floor is {floor:g}; expected a number >= 0")
+        self._check(getattr(net, "heads", 2 + rank), rank)
+        self.net, self.rank, self.floor = net, rank, floor
+
+    @staticmethod
+    def _check(heads: int, rank: int) -> None:
+        if heads != 2 + rank:
+            raise ValueError(
+                f"the network has {heads} heads; expected 2 + rank = {2 + rank} for μ, σ and each direction: "
+                f"build it with heads={2 + rank}"
+            )
+
+    def forward(self, t: Tensor, mask: Tensor | None = None) -> "LowRankPixels":
+        r"""Returns p(x | t, w).
+
+        Arguments:
+            t: codes of shape (..., D).
+            mask: boolean, True where observed, of x's shape or (B,).
+        """
+        heads = self.net(t)
+        self._check(len(heads), self.rank)
+        mu, r, *F = heads
+        event_dim = mu.dim() - (t.dim() - 1)
+        if mask is not None and t.dim() > 1:
+            mask = pixelwise(mask, event_dim + 1)
+        return LowRankPixels(mu, self.floor + softplus(r), torch.stack(F, -1), event_dim, mask)
+
+
+class LowRankPixels(dist.TorchDistribution):
+    r"""Creates N(μ, diag σ² + F Fᵀ) over arrays of pixels, with what is missing integrated out.
+
+    With u = (x − μ) / σ and U = F / σ, rows of missing pixels set to 0, and the capacitance C = I + UᵀU (R x R),
+
+        log p = −½ (|u|² − uᵀU C⁻¹ Uᵀu + log det C) − Σ_j log σ_j − ½ n log 2π,
+
+    where j runs over the n observed pixels (Woodbury, and the matrix determinant lemma): no P x P matrix is built.
+
+    Arguments:
+        mu: μ of shape (..., *event).
+        scale: σ > 0 of the same shape.
+        factor: F of shape (..., *event, R).
+        event_dim: the number of axes of a point.
+        mask: boolean, True where observed; broadcasts with μ. Samples have all pixels.
+    """
+
+    arg_constraints: ClassVar = {"mu": constraints.real, "scale": constraints.positive, "factor": constraints.real}
+    has_rsample = True
+
+    def __init__(self, mu, scale, factor, event_dim: int, mask: Tensor | None = None, validate_args=None):
+        self.mu, self.scale, self.factor, self.observed = mu, scale, factor, mask
+        split = mu.dim() - event_dim
+        super().__init__(mu.shape[:split], mu.shape[split:], validate_args=validate_args)
+
+    @property
+    def support(self):
+        r"""All real arrays."""
+        return constraints.independent(constraints.real, self.event_dim)
+
+    def expand(self, batch_shape, _instance=None) -> "LowRankPixels":
+        r"""The same density with batch axes added on the left."""
+        shape = torch.Size(batch_shape) + self.event_shape
+        factor = self.factor.expand(shape + self.factor.shape[-1:])
+        arrays = self.mu.expand(shape), self.scale.expand(shape), factor
+        return type(self)(*arrays, self.event_dim, self.observed, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""μ."""
+        return self.mu
+
+    @property
+    def variance(self) -> Tensor:
+        r"""The diagonal of Σ, σ² + Σ_r F_r²."""
+        return self.scale.square() + self.factor.square().sum(-1)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        r"""μ + σ ε + F η with ε (P,) and η (R,) standard normal."""
+        shape = self._extended_shape(sample_shape)
+        epsilon = torch.randn(shape, dtype=self.mu.dtype, device=self.mu.device)
+        lead = shape[: len(shape) - self.event_dim]
+        eta = epsilon.new_empty(*lead, *[1] * self.event_dim, self.factor.shape[-1]).normal_()
+        return self.mu + self.scale * epsilon + (self.factor * eta).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""log p of the observed pixels, in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        u, U, log_scale, count = self._standardized(value)
+        # In double: C has eigenvalues from 1 to |F|²/σ², which floats do not tell apart where σ is small.
+        u, U = u.double(), U.double()
+        C = U.mT @ U + torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
+        L = torch.linalg.cholesky_ex(C).L  # cannot fail on numbers; NaN goes through, for the loop to name
+        z = torch.linalg.solve_triangular(L, U.mT @ u.unsqueeze(-1), upper=False).squeeze(-1)
+        square = u.square().sum(-1) - z.square().sum(-1)
+        log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 2 * log_scale.double().sum(-1)
+        return (-0.5 * (square + log_det + count * math.log(2 * math.pi))).to(value.dtype)
+
+    def _standardized(self, value: Tensor):
+        r"""u (..., P), U (..., P, R), log σ (..., P) and n, with 0 where a pixel is missing."""
+        residual, F, log_scale, count = value - self.mu, self.factor, self.scale.log(), self.event_shape.numel()
+        if self.observed is not None:
+            # Before the division, so that neither a value nor a gradient sees what is missing.
+            residual = torch.where(self.observed, residual, 0.0)
+            F = torch.where(self.observed.unsqueeze(-1), F, 0.0)
+            log_scale = torch.where(self.observed, log_scale, 0.0)
+            count = self._flat(self.observed.expand(residual.shape)).sum(-1, dtype=torch.float64)
+        u, U = residual / self.scale, F / self.scale.unsqueeze(-1)
+        start = U.dim() - 1 - self.event_dim
+        return self._flat(u), U.flatten(start, -2), self._flat(log_scale), count
+
+    def _flat(self, v: Tensor) -> Tensor:
+        return v.flatten(v.dim() - self.event_dim)

@@ -1,0 +1,18 @@
+r"""Generators forked, seeded and put back: those of the CPU and of every CUDA device that is in use."""
+
+import contextlib
+
+import torch
+
+
+@contextlib.contextmanager
+def forked(seed: int | None = None):
+    r"""Inside, draws leave no trace in the global generators; with a seed they start there."""
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else []):
+        if seed is not None:
+            # torch.manual_seed would seed CUDA devices, too, those that are not in use and hence not forked.
+            torch.default_generator.manual_seed(seed)
+            if in_use:
+                torch.cuda.manual_seed_all(seed)
+        yield
