@@ -5,10 +5,11 @@ row for each point score the test set after an E-step of their own there (`evalu
 """
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from . import evaluate
 from .fit import fit
 from .guides.per_point import FullRank
 from .ppca import PPCA
+from .seeding import forked
 
 NO_CERTIFICATE = "no certified estimate of log p(x): only AIS bracketed by BDMC is called that"
 NO_DENSITY = "a point mass has no density, so F(q) does not exist"
@@ -36,11 +38,13 @@ class Row:
         test_log_px: log p(x), where it is exact or certified.
         approximation_gap, amortization_gap: as they will be measured against log p(x).
         ess, pareto_k: medians over the test points, of the weights of test_iwae.
+        ess_full_rank, pareto_k_full_rank: the same of test_iwae_full_rank.
         standard_errors: of the means, over test points.
         difference: mean and paired standard error of this row's test_iwae_full_rank minus the reference row's.
         scales_at_floor: how many pixel scales of the likelihood touch their floor.
-        gradients_per_point, test_gradients_per_point: gradient evaluations per training and per test point.
-        test_unconverged: test points whose E-step (the row's, or that of test_iwae_full_rank) had not converged.
+        gradients_per_point: gradient evaluations per training point.
+        test_gradients_per_point: per test point, of the row's own E-step; that of test_iwae_full_rank is not counted.
+        test_unconverged: test points of which one of the two E-steps had not converged.
         seconds: wall time of the training; test_seconds: of the scoring.
         reasons: for each empty cell, why.
         history: the records of `fit`.
@@ -56,6 +60,8 @@ class Row:
     amortization_gap: float | None = None
     ess: float | None = None
     pareto_k: float | None = None
+    ess_full_rank: float | None = None
+    pareto_k_full_rank: float | None = None
     standard_errors: dict[str, float] = field(default_factory=dict)
     difference: dict[str, float] | None = None
     scales_at_floor: int | None = None
@@ -69,8 +75,13 @@ class Row:
     pair: tuple | None = field(default=None, repr=False)
 
     def plain(self) -> dict:
-        r"""The row as plain values, for JSON."""
-        return asdict(self, dict_factory=lambda items: {k: v for k, v in items if k != "pair"})
+        r"""The row as plain values, for JSON, which has no word for what is not finite: `None` stands there."""
+        row = replace(self, pair=None)
+        return asdict(row, dict_factory=lambda items: {k: _plain(v) for k, v in items if k != "pair"})
+
+
+def _plain(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compare(
@@ -119,13 +130,11 @@ def rows(
     reference, scores = None, {}
     if ppca is not None:
         yield _linear(x_train, x_test, ppca, transform, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked(seed):
         first = model_factory()
     for name, factory in guide_factories.items():
         model = copy.deepcopy(first)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with forked(seed):
             guide = factory(model, len(x_train))
         row = Row(name, model_name)
         settings = {"batch_size": batch_size, "lr": lr, "row_lr": row_lr, "schedule": schedule, "transform": transform}
@@ -140,8 +149,7 @@ def rows(
 
 def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Row:
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked(seed):
         x = x_train if transform is None else transform(x_train)
     model = PPCA.fit(x.flatten(1).double(), D)
     with torch.no_grad():
@@ -153,8 +161,7 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
     row.scales_at_floor = 0
     row.reasons = {
         "difference": "another model",
-        "ess": "the weights are constant",
-        "pareto_k": "the weights are constant",
+        **dict.fromkeys(("ess", "pareto_k", "ess_full_rank", "pareto_k_full_rank"), "the weights are constant"),
     }
     row.pair = (model, None)
     return row
@@ -163,47 +170,56 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
 def _score(row: Row, model, guide, x: Tensor, K: int, seed: int) -> Tensor:
     r"""Fills the row's scores on the test points; returns those of w, (M,), for paired differences."""
     start = time.perf_counter()
-    index = torch.arange(len(x), device=x.device)
-    q = _e_step(row, model, guide, x, seed) if guide.per_point else guide
-    if guide.per_point:
+    index, late = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    q = guide
+    if getattr(guide, "per_point", False):
+        q = _e_step(model, guide, x, seed)
+        late |= ~q.convergence.converged
         row.test_gradients_per_point = q.convergence.gradients_per_point
-    if q.has_density:
+    if getattr(q, "has_density", True):
         table = evaluate.log_weights(model, q, x, index, K, seed=seed)
-        row.test_elbo, row.standard_errors["test_elbo"] = float(table.mean()), _error(table.mean(0))
+        row.test_elbo, row.standard_errors["test_elbo"] = _mean_and_error(table.mean(0))
         row.test_iwae, row.standard_errors["test_iwae"] = _mean_and_error(evaluate.log_mean_exp(table))
-        row.ess, row.pareto_k = float(evaluate.ess(table).median()), float(evaluate.pareto_k(table).median())
+        row.ess, row.pareto_k = _medians(table)
     else:
         row.reasons |= dict.fromkeys(("test_elbo", "test_iwae", "ess", "pareto_k"), NO_DENSITY)
-    judge = q if isinstance(q, FullRank) else _e_step(row, model, _full_rank(model, x), x, seed)
-    score = evaluate.iwae(model, judge, x, index, K, seed=seed)
+    judge = q if isinstance(q, FullRank) else _e_step(model, _full_rank(model, x), x, seed)
+    late |= ~judge.convergence.converged
+    table = evaluate.log_weights(model, judge, x, index, K, seed=seed)
+    score = evaluate.log_mean_exp(table)
     row.test_iwae_full_rank, row.standard_errors["test_iwae_full_rank"] = _mean_and_error(score)
+    row.ess_full_rank, row.pareto_k_full_rank = _medians(table)
     row.scales_at_floor = _scales_at_floor(model, judge.posterior(index=index).mean)
     row.reasons |= {"test_log_px": NO_CERTIFICATE, "approximation_gap": NO_GAPS, "amortization_gap": NO_GAPS}
-    row.pair, row.test_seconds = (model, q), time.perf_counter() - start
+    row.test_unconverged, row.pair = int(late.sum()), (model, q)
+    row.test_seconds = time.perf_counter() - start
     return score
 
 
-def _e_step(row: Row, model, guide, x: Tensor, seed: int):
+def _e_step(model, guide, x: Tensor, seed: int):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # who has not converged is counted in the row
-        q = evaluate.infer(model, guide, x, seed=seed)
-    row.test_unconverged += int((~q.convergence.converged).sum())
-    return q
+        return evaluate.infer(model, guide, x, seed=seed)
 
 
 def _full_rank(model, x: Tensor) -> FullRank:
-    return FullRank(len(x), model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
+    with forked():
+        return FullRank(len(x), model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
 
 
-def _error(values: Tensor) -> float:
-    return float(values.std() / len(values) ** 0.5)
+def _medians(table: Tensor) -> tuple[float, float]:
+    return float(evaluate.ess(table).median()), float(evaluate.pareto_k(table).median())
 
 
-def _mean_and_error(values: Tensor) -> tuple[float, float]:
+def _error(values: Tensor) -> float | None:
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float | None]:
     return float(values.mean()), _error(values)
 
 
-def _paired(score: Tensor, reference: Tensor) -> dict[str, float]:
+def _paired(score: Tensor, reference: Tensor) -> dict[str, float | None]:
     return {"mean": float((score - reference).mean()), "standard_error": _error(score - reference)}
 
 

@@ -16,8 +16,12 @@ def _with_error(name: str) -> Callable[[Row], str]:
     return lambda row: _number(getattr(row, name), row.standard_errors.get(name))
 
 
-def _weights(row: Row) -> str:
-    return "–" if row.ess is None else f"{row.ess:.0f} / {row.pareto_k:.2f}"
+def _weights(kind: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        ess, k = getattr(row, f"ess{kind}"), getattr(row, f"pareto_k{kind}")
+        return "–" if ess is None else f"{ess:.0f} / {k:.2f}"
+
+    return cell
 
 
 def _difference(row: Row) -> str:
@@ -28,9 +32,10 @@ COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
     ("guide", -12, lambda row: row.guide),
     ("model", -12, lambda row: row.model),
     ("test ELBO", 14, _with_error("test_elbo")),
-    ("IWAE", 14, _with_error("test_iwae")),
-    ("ESS / k̂", 11, _weights),
-    ("IWAE(w)", 14, _with_error("test_iwae_full_rank")),
+    ("IWAE", 6, lambda row: _number(row.test_iwae)),
+    ("ESS / k-hat", 11, _weights("")),
+    ("IWAE(w)", 7, lambda row: _number(row.test_iwae_full_rank)),
+    ("ESS / k-hat", 11, _weights("_full_rank")),
     ("Δ IWAE(w)", 13, _difference),
     ("log p(x)", 14, _with_error("test_log_px")),
     ("grads", 11, lambda row: f"{row.gradients_per_point:.0f} + {row.test_gradients_per_point:.0f}"),
@@ -61,7 +66,7 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
         f"IWAE: {num_samples} samples of the row's own q. ESS (of {num_samples}) and Pareto k̂ are medians over points; "
         "above k̂ = 0.7 the IWAE is not to be trusted.",
         "IWAE(w): the same bound with a full-rank q fitted to the test points, in every row: it scores w alone.",
-        "grads, seconds: per training point + per test point; training + scoring.",
+        "grads, seconds: per training point + per test point (the row's own E-step); training + scoring.",
     ]
     compared = [row for row in rows if row.difference is not None]
     if compared:

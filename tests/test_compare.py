@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from pyro_dlgm import DLGM, compare, data, guides, likelihoods, nets, priors
 from pyro_dlgm.cli import main
+from pyro_dlgm.compare import _mean_and_error, _paired, _scales_at_floor
 
 D, SHAPE = 2, (1, 5, 4)
 FACTORIES = {
@@ -76,6 +77,38 @@ def test_a_row_does_not_depend_on_those_before_it(rows):
     settings = {"gradients": 3, "batch_size": 20, "num_samples": 50}
     (alone,) = compare(model, {"amortized": FACTORIES["amortized"]}, x[:40], x[40:], **settings)
     assert alone.test_elbo == rows[3].test_elbo
+
+
+def test_standard_errors_are_those_of_the_mean_and_paired():
+    a, b = torch.randn(40), torch.randn(40)
+    paired = _paired(a, b)
+    assert paired["standard_error"] == pytest.approx(float((a - b).std()) / 40**0.5)
+    assert _mean_and_error(a) == pytest.approx((float(a.mean()), float(a.std()) / 40**0.5))
+    assert _mean_and_error(a[:1])[1] is None
+
+
+def test_training_points_go_through_the_transform():
+    x, seen = torch.rand(20, *SHAPE), []
+    transform = lambda v: (seen.append(len(v)), v)[1]  # noqa: E731
+    settings = {"gradients": 3, "batch_size": 10, "num_samples": 25, "transform": transform}
+    compare(model, {"amortized": FACTORIES["amortized"]}, x, x, **settings)
+    assert seen[-6:] == [10] * 6
+
+
+@pytest.mark.parametrize(("scale", "count"), [(0.3, 0), (1.0005e-3, 20)])
+def test_scales_at_the_floor_are_counted(scale, count):
+    likelihood = likelihoods.FixedNormal(nets.Linear(D, SHAPE), torch.full(SHAPE, scale), floor=1e-3)
+    assert _scales_at_floor(DLGM(priors.StandardNormal(D), likelihood), torch.zeros(3, D)) == count
+
+
+def test_rows_are_plain_json(rows):
+    json.dumps([row.plain() for row in rows], allow_nan=False)
+
+
+def test_compare_leaves_the_generator():
+    x, state = torch.rand(20, *SHAPE), torch.get_rng_state()
+    compare(model, {"mean-field": FACTORIES["mean-field"]}, x, x, gradients=1, num_samples=25, ppca=2)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,20 @@ def test_pareto_k_of_a_narrow_gaussian_is_one_minus_s_squared():
     assert (k > 0.7).double().mean() > 0.75
 
 
+@pytest.mark.parametrize("scale", [100, 300, 1000, 5000])
+def test_pareto_k_of_weights_that_underflow_is_that_of_arviz(scale):
+    log_weights = scale * torch.randn(1000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = evaluate.pareto_k(log_weights).tolist()
+    assert ours == pytest.approx([float(np.asarray(arviz_k(w.numpy()))) for w in log_weights.T], rel=1e-3)
+
+
+def test_pareto_k_of_two_dominant_weights_and_of_nan():
+    two = torch.zeros(100, 1).index_fill(0, torch.tensor([0, 1]), 1e4)
+    assert evaluate.pareto_k(two).item() == math.inf
+    assert math.isnan(evaluate.pareto_k(torch.randn(100, 1).index_fill(0, torch.tensor([3]), math.nan)).item())
+    assert evaluate.pareto_k(1e-6 * torch.randn(100, 1)).item() == -math.inf
+
+
 def test_pareto_k_of_equal_weights_is_minus_infinity():
     assert evaluate.pareto_k(torch.zeros(100, 2)).tolist() == [-math.inf] * 2
 

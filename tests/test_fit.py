@@ -49,6 +49,22 @@ def test_history_counts_gradients_and_steps(x, model):
     assert [h["gradients_per_point"] for h in result.history] == [4.0, 8.0, 12.0]
 
 
+def test_particles_and_e_steps_count_as_gradients(x, model):
+    loss = objectives.ELBO(num_particles=4)
+    result = fit(model, guides.MeanField(N, D), x, epochs=1, e_steps=3, objective=loss)
+    assert result.history[0]["gradients_per_point"] == 12
+    ppca = PPCA(D, P)
+    assert fit(ppca, guides.Exact(ppca), x, epochs=1, e_steps=3).history[0]["gradients_per_point"] == 1
+
+
+def test_e_steps_move_q_as_often_as_asked(x, model):
+    guide = guides.MeanField(N, D)
+    optimizers = adam(model, guide)
+    svi = SVI(model, guide, optimizers)
+    list(itertools.islice(em(svi, data.Batches(x, N), e_steps=5), 2))
+    assert optimizers[1].state[guide.rows.weight]["visits"].unique().tolist() == [10]
+
+
 def test_steps_may_end_within_an_epoch(x, model):
     result = fit(model, guides.MeanField(N, D), x, steps=4, batch_size=32, seed=0)
     assert [(h["epoch"], h["step"]) for h in result.history] == [(1, 3), (2, 4)]
@@ -146,6 +162,61 @@ def test_clipping_bounds_the_dense_gradient(x, model):
     w = weights(model)
     svi.step(100 * x)
     assert (weights(model) - w).norm() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_fit_clips(x, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, norm: seen.append(norm))
+    m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (16,)), 0.5))
+    fit(m, guides.MeanField(N, D), x, steps=2, clip_norm=0.7)
+    assert seen == [0.7, 0.7]
+
+
+def test_rows_of_an_autoguide_have_the_rate_of_rows(model):
+    (dense,) = adam(model, guides.auto(model, "AutoNormal", N), lr=1e-3, row_lr=5e-2)
+    assert [group["lr"] for group in dense.param_groups] == [1e-3, 5e-2]
+
+
+def test_validation_rows_follow_w(x, model):
+    guide = guides.MeanField(50, D)
+    result = fit(model, guide, x[:50], epochs=30, lr=1e-2, x_val=x[50:], seed=0)
+    best = evaluate.elbo(model, evaluate.infer(model, guide, x[50:], seed=0), x[50:], torch.arange(20), 500, seed=0)
+    assert abs(result.history[-1]["val_elbo"] - best.mean()) < 0.3
+
+
+def test_a_warm_up_gives_beta_back_and_its_epochs_are_called_tempered(x, model):
+    loss = objectives.ELBO(beta=0.25)
+    fit(model, guides.MeanField(N, D), x, epochs=1, warmup=2, objective=loss)
+    assert loss.beta == 0.25
+    result = fit(model, guides.MeanField(N, D), x, epochs=3, warmup=1)
+    assert ["tempered_elbo" in h for h in result.history] == [True, False, False]
+
+
+def test_fit_and_infer_work_without_gradients_around_them(x, model):
+    w = weights(model)
+    with torch.no_grad():
+        fit(model, guides.MeanField(N, D), x, epochs=1)
+        q = evaluate.infer(model, guides.MeanField(N, D), x, seed=0)
+    again = evaluate.infer(model, guides.MeanField(N, D), x, seed=0)
+    assert not torch.equal(weights(model), w)
+    assert torch.equal(q.rows.weight, again.rows.weight)
+
+
+def test_bad_rows_are_named_before_training(x, model):
+    x[37, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"rows \[37\]"):
+        fit(model, guides.MeanField(N, D), x, epochs=1, batch_size=8)
+    binary = DLGM(priors.StandardNormal(D), likelihoods.Bernoulli(nets.MLP(D, P, (16,))))
+    grey = torch.zeros(N, P).index_fill(0, torch.tensor([66]), 0.5)
+    with pytest.raises(ValueError, match="binarize"):
+        fit(binary, guides.MeanField(N, D), grey, epochs=1, batch_size=8)
+
+
+def test_an_axis_too_many_is_refused(x, model):
+    with pytest.raises(ValueError, match="reshape x"):
+        fit(model, guides.MeanField(N, D), x.unsqueeze(1), epochs=1)
+    with pytest.raises(ValueError, match="reshape x"):
+        model.log_joint(x.unsqueeze(1), torch.zeros(N, D))
 
 
 def test_the_loop_sees_each_point_once_an_epoch(x, model):

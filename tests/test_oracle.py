@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import MultivariateNormal
 from torch.distributions import kl_divergence
 
-from pyro_dlgm import PPCA, evaluate, fit, guides, nets, objectives
+from pyro_dlgm import PPCA, data, evaluate, fit, guides, nets, objectives
 
 N, P, D = 200, 10, 3
 
@@ -134,3 +134,38 @@ def test_infer_says_who_has_not_converged(rotated):
         fitted = evaluate.infer(ppca, guides.MeanField(1, D).double(), X, max_steps=50, tol=1e-6, seed=0)
     assert not fitted.convergence.converged.all()
     assert fitted.convergence.gradients_per_point == 50
+
+
+def test_the_defaults_of_infer_end_near_the_optimum_for_every_family():
+    digits, latents = data.digits(torch.float64), 16
+    ppca = PPCA.fit(data.seeded(digits.transform, digits.train, 0).flatten(1), latents)
+    torch.manual_seed(0)
+    ppca.set(ppca.W.detach() @ torch.linalg.qr(torch.randn(latents, latents).double()).Q, ppca.mu, ppca.sigma2)
+    X = digits.test[:100].flatten(1)
+    M = (ppca.W.mT @ ppca.W + ppca.sigma2 * torch.eye(latents)).detach()
+    factorized = 0.5 * (M.diagonal().log().sum() - torch.logdet(M))
+    for guide, best in (
+        (guides.MeanField(1, latents).double(), factorized),
+        (guides.FullRank(1, latents).double(), 0.0),
+        (guides.auto(ppca, "AutoNormal", 1), factorized),
+    ):
+        q = evaluate.infer(ppca, guide, X, seed=0)
+        assert -1e-6 < gap(ppca, q.posterior(index=torch.arange(len(X))), X) - best < 0.03
+        assert q.convergence.converged.double().mean() > 0.95
+
+
+def test_a_falling_bound_has_not_converged(rotated):
+    ppca, X = rotated
+    with pytest.warns(UserWarning, match="have not converged"):
+        q = evaluate.infer(ppca, guides.MeanField(1, D).double(), X, lr=10.0, max_steps=50, seed=0)
+    assert not q.convergence.converged.any()
+
+
+def test_digits_have_the_evidence_of_the_protocol():
+    """Test nats of PPCA with 8 and 16 latents, and of one Gaussian for each pixel."""
+    digits = data.digits(torch.float64)
+    train = data.seeded(digits.transform, digits.train, 0).flatten(1)
+    X = digits.test.flatten(1)
+    pixelwise = torch.distributions.Normal(train.mean(0), train.std(0, correction=0)).log_prob(X).sum(1).mean()
+    values = [PPCA.fit(train, latents).log_prob(X).mean().detach() for latents in (8, 16)]
+    assert [float(v) for v in (pixelwise, *values)] == pytest.approx([30.8, 16.8, 26.0], abs=0.2)

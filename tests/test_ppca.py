@@ -138,6 +138,28 @@ def test_em_with_missing_entries_ends_where_the_gradient_of_the_evidence_is_zero
     assert max(g.abs().max() for g in gradients) < 1e-5
 
 
+def test_missing_entries_in_float32_far_from_zero():
+    X = data()
+    mask = torch.rand(X.shape, generator=torch.Generator().manual_seed(1)) > 0.2
+    fine, coarse = PPCA.fit(X + 1e3, 3, mask=mask), PPCA.fit((X + 1e3).float(), 3, mask=mask)
+    assert coarse.W.dtype == torch.float32
+    assert float(coarse.sigma2.detach()) == pytest.approx(float(fine.sigma2.detach()), rel=1e-2)
+
+
+def test_what_is_masked_may_be_anything_and_what_is_not_may_not():
+    X = data()
+    mask = torch.rand(X.shape, generator=torch.Generator().manual_seed(1)) > 0.2
+    assert torch.equal(PPCA.fit(X.masked_fill(~mask, math.inf), 3, mask=mask).W, PPCA.fit(X, 3, mask=mask).W)
+    with pytest.raises(ValueError, match="calls observed"):
+        PPCA.fit(X.masked_fill(~mask, math.nan), 3, mask=torch.ones_like(mask))
+
+
+def test_fitting_leaves_the_generator():
+    state = torch.get_rng_state()
+    PPCA.fit(data(), 3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_wide_data_agree_with_tall_algebra():
     X = data(N=20, P=500)
     wide, D = PPCA.fit(X, 5), 5
