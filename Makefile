@@ -42,6 +42,7 @@ docs: $(MADE)-docs
 bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/rows.py
 	$(BIN)/python tests/benchmarks/step_price.py
+	$(BIN)/python tests/benchmarks/streamed_ppca.py
 	$(if $(DATA),$(BIN)/python examples/mnist_conv.py --data-root $(DATA),@echo "MNIST is left out: make bench DATA=folder-that-holds-MNIST")
 
 clean:

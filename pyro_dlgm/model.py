@@ -97,7 +97,8 @@ class DLGM(Program):
             raise ValueError(
                 f"x has values outside the support of {type(self.likelihood).__name__} "
                 f"(from {x.min():g} to {x.max():g}; NaN is outside, too): "
-                "binarize x (data.Binarize), choose a likelihood for such values, or mask them"
+                "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid), choose a likelihood for "
+                "such values (FixedNormal, ContinuousBernoulli, DiscretizedLogistic), or mask them"
             )
         return x
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import spectrum
-from .likelihoods import FixedNormal
+from .likelihoods.normal import FixedNormal
 from .masks import observed
 from .model import DLGM
 from .nets.dense import Linear

@@ -29,6 +29,11 @@ class Bar(contextlib.AbstractContextManager):
         if self.progress:
             self.progress.stop()
 
+    def tick(self) -> None:
+        r"""Counts one step of work that is no training."""
+        if self.progress:
+            self.progress.advance(self.task)
+
     def after(self, step, record: dict | None) -> None:
         r"""Counts one step; reads the loss, which waits for the device, every now and then only."""
         if not self.progress:

@@ -33,14 +33,22 @@ def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tens
     x = x - mu
     values, vectors = _leading(x, latent_dim)
     left = x.square().sum() / len(x) - values.sum()
-    sigma2 = left / (X.shape[1] - latent_dim)
-    if sigma2 <= 1e-12 * values.max().clamp_min(torch.finfo(torch.float64).tiny):
+    W, sigma2 = loadings(values, vectors, left / (X.shape[1] - latent_dim))
+    return W.to(X), mu.to(X), sigma2.to(X)
+
+
+def loadings(values: Tensor, vectors: Tensor, sigma2: Tensor) -> tuple[Tensor, Tensor]:
+    r"""W = U (Λ − σ² I)^½ (P, D) and σ² (), from the leading eigenpairs Λ (D,), U (P, D) and the mean of the others.
+
+    Raises:
+        ValueError: if σ² is 0, so that the likelihood has no maximum.
+    """
+    if sigma2 <= 1e-12 * values.max().clamp_min(torch.finfo(values.dtype).tiny):
         raise ValueError(
-            f"X has no variance outside its leading {latent_dim} directions, so the likelihood has no maximum: "
+            f"X has no variance outside its leading {len(values)} directions, so the likelihood has no maximum: "
             "choose fewer latents"
         )
-    W = vectors * (values - sigma2).clamp_min(0).sqrt()
-    return W.to(X), mu.to(X), sigma2.to(X)
+    return vectors * (values - sigma2).clamp_min(0).sqrt(), sigma2
 
 
 def _leading(x: Tensor, D: int) -> tuple[Tensor, Tensor]:

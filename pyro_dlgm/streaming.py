@@ -20,6 +20,8 @@ from torch import Tensor
 
 from .ppca import PPCA
 from .progress import Bar
+from .seeding import forked
+from .spectrum import loadings
 
 LARGEST = 8192  # features: a scatter of half a gigabyte
 CHUNK = 8192  # points
@@ -53,8 +55,12 @@ def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress
         delta, n = mean - mu, done + len(x)
         S.addmm_(x.mT, x).addr_(delta, delta, alpha=done * len(x) / n)
         mu += delta * (len(x) / n)
-    ppca = PPCA(latent_dim, P).to(_dtype(X))
-    ppca.set(*_closed_form(S / N, mu, latent_dim))
+    values, vectors = torch.linalg.eigh(S / N)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)[:, :latent_dim]
+    W, sigma2 = loadings(values[:latent_dim], vectors, values[latent_dim:].mean())
+    with forked():
+        ppca = PPCA(latent_dim, P).to(_dtype(X))
+    ppca.set(W, mu, sigma2)
     return ppca
 
 
@@ -81,19 +87,6 @@ def mean_log_prob(ppca: PPCA, X: np.ndarray, *, chunk: int = CHUNK, progress: bo
     return total / N
 
 
-def _closed_form(C: Tensor, mu: Tensor, D: int) -> tuple[Tensor, Tensor, Tensor]:
-    r"""W (P, D), μ (P,) and σ² () from the covariance (1/N)."""
-    values, vectors = torch.linalg.eigh(C)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)[:, :D]
-    sigma2 = values[D:].mean()
-    if sigma2 <= 1e-12 * values[0].clamp_min(torch.finfo(torch.float64).tiny):
-        raise ValueError(
-            f"X has no variance outside its leading {D} directions, so the likelihood has no maximum: "
-            "choose fewer latents"
-        )
-    return vectors * (values[:D] - sigma2).clamp_min(0).sqrt(), mu, sigma2
-
-
 def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tuple[int, Tensor]]:
     r"""How many points came before, and the next ones, copied to float64 and checked."""
     with Bar(-(-len(X) // chunk), shown=progress, name=name) as bar:
@@ -107,8 +100,7 @@ def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tu
                     "PPCA.fit takes missing entries, in memory"
                 )
             yield start, x
-            if bar.progress:
-                bar.progress.advance(bar.task)
+            bar.tick()
 
 
 def _forget(X: np.ndarray) -> None:

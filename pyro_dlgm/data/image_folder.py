@@ -126,8 +126,7 @@ def _read(files: Files, num_workers: int, progress: bool) -> Tensor:
             v = batch.new_empty(len(files), *batch.shape[1:]) if v is None else v
             v[done : done + len(batch)] = batch
             done += len(batch)
-            if bar.progress:
-                bar.progress.advance(bar.task)
+            bar.tick()
     return v
 
 

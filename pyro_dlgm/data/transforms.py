@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..seeding import forked
+
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -83,8 +85,7 @@ class Threshold:
 
 def seeded(transform: Transform, x: Tensor, seed: int) -> Tensor:
     r"""One draw of ``transform`` under a seed, with the global generator left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked(seed):
         return transform(x)
 
 

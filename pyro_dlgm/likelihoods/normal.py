@@ -27,7 +27,7 @@ class FixedNormal(Likelihood):
 
     def __init__(self, net: nn.Module, scale: float | Tensor = 1.0, *, learn: bool = True, floor: float = 1e-3):
         super().__init__()
-        scale = torch.as_tensor(scale, dtype=torch.get_default_dtype())
+        scale = scale if isinstance(scale, Tensor) else torch.tensor(float(scale))
         if floor < 0 or not bool((scale > floor).all()):
             raise ValueError(
                 f"smallest scale {scale.min():g} with floor {floor:g}; expected scale > floor >= 0: lower the floor"
