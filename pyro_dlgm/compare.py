@@ -5,11 +5,9 @@ row for each point score the test set after an E-step of their own there (`evalu
 """
 
 import copy
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,69 +17,11 @@ from .fit import fit
 from .guides.per_point import FullRank
 from .ppca import PPCA
 from .seeding import forked
+from .table import Row
 
 NO_CERTIFICATE = "no certified estimate of log p(x): only AIS bracketed by BDMC is called that"
 NO_DENSITY = "a point mass has no density, so F(q) does not exist"
 NO_GAPS = "needs a certified log p(x)"
-
-
-@dataclass
-class Row:
-    r"""One method. Bounds are means over the test points, in nats per point; `None` where there is none.
-
-    Attributes:
-        guide, model: names of q and of the generative model.
-        test_elbo: F(q) on the test points.
-        test_iwae: IWAE-K with the row's own q.
-        test_iwae_full_rank: IWAE-K with a full-rank q fitted to the test points for this row's w, the same in every
-            row: it scores w apart from q.
-        test_log_px: log p(x), where it is exact or certified.
-        approximation_gap, amortization_gap: as they will be measured against log p(x).
-        ess, pareto_k: medians over the test points, of the weights of test_iwae.
-        ess_full_rank, pareto_k_full_rank: the same of test_iwae_full_rank.
-        standard_errors: of the means, over test points.
-        difference: mean and paired standard error of this row's test_iwae_full_rank minus the reference row's.
-        scales_at_floor: how many pixel scales of the likelihood touch their floor.
-        gradients_per_point: gradient evaluations per training point.
-        test_gradients_per_point: per test point, of the row's own E-step; that of test_iwae_full_rank is not counted.
-        test_unconverged: test points of which one of the two E-steps had not converged.
-        seconds: wall time of the training; test_seconds: of the scoring.
-        reasons: for each empty cell, why.
-        history: the records of `fit`.
-    """
-
-    guide: str
-    model: str
-    test_elbo: float | None = None
-    test_iwae: float | None = None
-    test_iwae_full_rank: float | None = None
-    test_log_px: float | None = None
-    approximation_gap: float | None = None
-    amortization_gap: float | None = None
-    ess: float | None = None
-    pareto_k: float | None = None
-    ess_full_rank: float | None = None
-    pareto_k_full_rank: float | None = None
-    standard_errors: dict[str, float] = field(default_factory=dict)
-    difference: dict[str, float] | None = None
-    scales_at_floor: int | None = None
-    gradients_per_point: float = 0.0
-    test_gradients_per_point: float = 0.0
-    test_unconverged: int = 0
-    seconds: float = 0.0
-    test_seconds: float = 0.0
-    reasons: dict[str, str] = field(default_factory=dict)
-    history: list[dict] = field(default_factory=list)
-    pair: tuple | None = field(default=None, repr=False)
-
-    def plain(self) -> dict:
-        r"""The row as plain values, for JSON, which has no word for what is not finite: `None` stands there."""
-        row = replace(self, pair=None)
-        return asdict(row, dict_factory=lambda items: {k: _plain(v) for k, v in items if k != "pair"})
-
-
-def _plain(value):
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compare(

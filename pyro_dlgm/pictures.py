@@ -4,8 +4,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .compare import Row
 from .evaluate.predict import reconstruct
+from .table import Row
 
 SHOWN = 10
 
