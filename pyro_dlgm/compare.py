@@ -169,6 +169,9 @@ def _scales_at_floor(model, t: Tensor) -> int | None:
     floor = getattr(model.likelihood, "floor", None)
     if floor is None:
         return None
-    scale = getattr(model.likelihood, "scale", None)
-    scale = model.likelihood(t).stddev.median(0).values if scale is None else scale
-    return int((scale <= 1.01 * floor).sum())
+    if hasattr(model.likelihood, "scale"):
+        return int((model.likelihood.scale <= 1.01 * floor).sum())
+    pixels = model.likelihood(t)
+    while hasattr(pixels, "base_dist"):
+        pixels = pixels.base_dist
+    return int((pixels.scale.median(0).values <= 1.01 * floor).sum())

@@ -11,6 +11,7 @@ from torch import Tensor
 from .checkpoint import Keeper, Run
 from .data.batches import Batches
 from .data.transforms import seeded
+from .evaluate.quiet import quiet
 from .masks import observed
 from .objectives import ELBO
 from .progress import Bar
@@ -90,18 +91,24 @@ def fit(
         checkpoint.RunError: if ``out`` holds a run already, or one with another configuration.
     """
     _check(epochs, steps, e_steps, warmup, patience, x_val, {"lr": lr, "row_lr": row_lr})
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
     if warmup and not isinstance(objective or ELBO(), ELBO):
         raise ValueError(f"warmup is {warmup}, but {type(objective).__name__} has no beta; use objectives.ELBO")
     x, mask, x_val, mask_val = (v if v is None or device is None else v.to(device) for v in (x, mask, x_val, mask_val))
     if device is not None:
         model.to(device), guide.to(device)
-    _check_data(model, x, mask, transform)
+    _check_data("x", model, x, mask, transform)
+    if x_val is not None:
+        _check_data("x_val", model, x_val, mask_val, None)
     batches = Batches(x, batch_size, transform=transform, mask=mask)
     total = steps if steps is not None else epochs * len(batches)
     svi = SVI(model, guide, adam(model, guide, lr=lr, row_lr=row_lr), objective or ELBO(), clip_norm=clip_norm)
     settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "row_lr": row_lr}
-    settings |= {"schedule": getattr(schedule, "__name__", schedule), "e_steps": e_steps, "clip_norm": clip_norm}
-    settings |= {"warmup": warmup, "patience": patience, "seed": seed, "num_points": len(x)}
+    settings |= {"schedule": _described(schedule), "e_steps": e_steps, "clip_norm": clip_norm}
+    settings |= {"warmup": warmup, "patience": patience, "seed": seed}
+    settings |= {"objective": _described(svi.objective), "transform": _described(transform)}
+    settings |= _fingerprint(x=x, mask=mask, x_val=x_val, mask_val=mask_val)
     books = {"e_steps": e_steps, "factor": named(schedule), "warmup_steps": warmup * len(batches)}
     with contextlib.nullcontext() if seed is None else forked(seed), contextlib.ExitStack() as stack:
         validation = None if x_val is None else Validation(model, guide, x_val, mask_val, patience)
@@ -143,17 +150,36 @@ def _board(run: Run, training: Training):
     return Board(run.folder, training, x, index, mask, run.config())
 
 
-def _check_data(model, x: Tensor, mask: Tensor | None, transform) -> None:
+def _check_data(name: str, model, x: Tensor, mask: Tensor | None, transform) -> None:
     r"""Raises a `ValueError` that names the rows with values that are not finite, or that the likelihood refuses."""
-    for index in torch.arange(len(x), device=x.device).split(10_000):
-        seen = observed(x[index], None if mask is None else mask[index])
-        bad = index[~seen.isfinite().flatten(1).all(1)].tolist()
-        if bad:
-            raise ValueError(
-                f"x has values that are not finite in rows {bad[:10]}; expected numbers: mask them, or drop the rows"
-            )
-        if transform is None and hasattr(model, "check"):
+    if x.dim() < 2:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; expected (N, ...): one axis of points, then those of a point"
+        )
+    seen = observed(x, mask)
+    if seen.is_floating_point() and not bool(seen.isfinite().all()):
+        bad = (~seen.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{name} has values that are not finite in rows {bad[:10]}; expected numbers: mask them, or drop the rows"
+        )
+    if transform is None and hasattr(model, "check"):
+        with quiet(model):
             model.check(seen)
+
+
+def _fingerprint(**tensors: Tensor | None) -> dict:
+    r"""Shape, dtype and sum of each tensor: enough to notice that a run is resumed on other data."""
+    return {
+        name: None if v is None else f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"
+        for name, v in tensors.items()
+    }
+
+
+def _described(thing) -> str:
+    r"""What `config.json` says of an objective, a transform, a schedule: the same in each process."""
+    if isinstance(thing, ELBO):
+        return f"ELBO(num_particles={thing.num_particles}, analytic_kl={thing.analytic_kl}, beta={thing.beta})"
+    return getattr(thing, "__qualname__", None) or (type(thing).__name__ if " at 0x" in repr(thing) else str(thing))
 
 
 def _check(epochs, steps, e_steps, warmup, patience, x_val, positive: dict[str, float]) -> None:

@@ -63,10 +63,10 @@ class DLGM(Program):
         return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
 
     def check(self, x: Tensor) -> None:
-        r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and lies in its support."""
+        r"""Raises a `ValueError`, with rows, unless x (B, ...) has the likelihood's shape and lies in its support."""
         with pyro.validation_enabled(), torch.no_grad():
-            t = self.prior().mean.expand(len(x), -1)
-            self._checked(self.likelihood(t), x)
+            p = self.likelihood(self.prior().mean.unsqueeze(0))
+            self._checked(p.expand((len(x),)), x)
 
     def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""log p(x, t | w) for each point, in nats.
@@ -86,21 +86,27 @@ class DLGM(Program):
     def _checked(self, p, x: Tensor) -> Tensor:
         r"""x, with its shape checked, and its support where Pyro's validation is on."""
         batch = x.dim() - len(p.event_shape)
-        # x may have fewer batch axes than t (particles), but none that would multiply the points
-        fits = batch >= 0 and x.shape[batch:] == p.event_shape and _within(x.shape[:batch], p.batch_shape)
-        if not fits:
+        # x may lack leading axes of t (particles), but not its last one, and it has none that multiplies the points.
+        fits = batch >= min(1, len(p.batch_shape)) and x.shape[batch:] == p.event_shape
+        if not (fits and x.shape[:batch] == p.batch_shape[len(p.batch_shape) - batch :]):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
-                f"that is (B, {', '.join(map(str, p.event_shape))}): reshape x, or build the network for its shape"
+                f"that is (B, {', '.join(map(str, p.event_shape))}), here with B = {tuple(p.batch_shape[-1:])}: "
+                "reshape x, or build the network for its shape"
             )
-        if is_validation_enabled() and not bool(p.support.check(x).all()):
+        if is_validation_enabled():
+            self._check_support(p.support.check(x), x)
+        return x
+
+    def _check_support(self, inside: Tensor, x: Tensor) -> None:
+        if not bool(inside.all()):
+            rows = (~inside).nonzero()[:, -1].unique().tolist() if inside.dim() else []
             raise ValueError(
-                f"x has values outside the support of {type(self.likelihood).__name__} "
-                f"(from {x.min():g} to {x.max():g}; NaN is outside, too): "
+                f"x has values outside the support of {type(self.likelihood).__name__} in rows {rows[:10]} "
+                f"(x goes from {x.min():g} to {x.max():g}; NaN is outside, too): "
                 "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid), choose a likelihood for "
                 "such values (FixedNormal, ContinuousBernoulli, DiscretizedLogistic), or mask them"
             )
-        return x
 
 
 def _together(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -108,10 +114,3 @@ def _together(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Ten
     if x is None or mask is None:
         return x, mask
     return observed(x, mask), pixelwise(mask, x.dim()).expand_as(x)
-
-
-def _within(shape: torch.Size, whole: torch.Size) -> bool:
-    try:
-        return torch.broadcast_shapes(shape, whole) == whole
-    except RuntimeError:
-        return False

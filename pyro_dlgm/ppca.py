@@ -154,7 +154,7 @@ class PPCA(DLGM):
 
     @torch.no_grad()
     def em_step(self, X: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""One step of EM, in place; it never lowers the evidence.
+        r"""One step of EM, in place; it never lowers the evidence (float64; in float32 but for rounding).
 
         E: p(t_i | x_i, w) for each row. M: each row (w_j, μ_j) of (W, μ) is a least-squares fit of the observed x_ij
         on (t_i, 1) under the posterior; σ² is the mean expected squared residual. The prior is fitted along,

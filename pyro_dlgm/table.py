@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 from .data.dataset import Dataset
+from .data.transforms import Dequantize
 
 
 @dataclass
@@ -44,8 +45,8 @@ class Row:
     pareto_k: float | None = None
     ess_full_rank: float | None = None
     pareto_k_full_rank: float | None = None
-    standard_errors: dict[str, float] = field(default_factory=dict)
-    difference: dict[str, float] | None = None
+    standard_errors: dict[str, float | None] = field(default_factory=dict)
+    difference: dict[str, float | str | None] | None = None
     scales_at_floor: int | None = None
     gradients_per_point: float = 0.0
     test_gradients_per_point: float = 0.0
@@ -59,10 +60,14 @@ class Row:
     def plain(self) -> dict:
         r"""The row as plain values, for JSON, which has no word for what is not finite: `None` stands there."""
         row = replace(self, pair=None)
-        return asdict(row, dict_factory=lambda items: {k: _plain(v) for k, v in items if k != "pair"})
+        return {name: _plain(value) for name, value in asdict(row).items() if name != "pair"}
 
 
 def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -132,7 +137,8 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     if compared:
         notes.append(f"Δ: paired difference of IWAE(w) to {compared[0].difference['to']}.")
     best = [row for row in rows if row.test_iwae_full_rank is not None]
-    if hasattr(dataset.transform, "bits_per_dim") and best:
+    # A density of dequantized values bounds a probability; a density of values on a grid bounds nothing.
+    if isinstance(dataset.transform, Dequantize) and best:
         P = dataset.test[0].numel()
         bits = ", ".join(
             f"{row.guide} {dataset.transform.bits_per_dim(row.test_iwae_full_rank, P):.3f}" for row in best

@@ -208,8 +208,47 @@ def test_bad_rows_are_named_before_training(x, model):
         fit(model, guides.MeanField(N, D), x, epochs=1, batch_size=8)
     binary = DLGM(priors.StandardNormal(D), likelihoods.Bernoulli(nets.MLP(D, P, (16,))))
     grey = torch.zeros(N, P).index_fill(0, torch.tensor([66]), 0.5)
-    with pytest.raises(ValueError, match="binarize"):
+    with pytest.raises(ValueError, match=r"rows \[66\].*binarize"):
         fit(binary, guides.MeanField(N, D), grey, epochs=1, batch_size=8)
+
+
+def test_bad_validation_rows_are_named(x, model):
+    with pytest.raises(ValueError, match=r"x_val has values that are not finite in rows \[1\]"):
+        fit(
+            model,
+            guides.MeanField(N, D),
+            x,
+            epochs=1,
+            x_val=torch.full((2, P), 0.0).index_fill(0, torch.tensor([1]), torch.nan),
+        )
+
+
+def test_checking_the_data_touches_neither_the_model_nor_the_generator(x):
+    net = torch.nn.Sequential(torch.nn.Linear(D, P), torch.nn.BatchNorm1d(P), torch.nn.Dropout(0.5))
+    m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(net))
+    guide = guides.MeanField(3, D)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="rows for 3 points"):
+        fit(m, guide, x, epochs=1, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert int(net[1].num_batches_tracked) == 0
+
+
+def test_inference_mode_is_refused(x, model):
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError, match="inference_mode"):
+            fit(model, guides.MeanField(N, D), x, epochs=1)
+        with pytest.raises(RuntimeError, match="inference_mode"):
+            evaluate.infer(model, guides.MeanField(N, D), x)
+
+
+def test_one_vector_is_no_data(x, model):
+    with pytest.raises(ValueError, match="one axis of points"):
+        fit(model, guides.MeanField(N, D), x[0], epochs=1)
+    with pytest.raises(ValueError, match="reshape x"):
+        model.log_joint(x[0], torch.zeros(3, D))
+    with pytest.raises(ValueError, match="one index for each"):
+        evaluate.elbo(model, guides.MeanField(N, D), x[:1], torch.arange(5))
 
 
 def test_an_axis_too_many_is_refused(x, model):

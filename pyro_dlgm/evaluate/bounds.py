@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from .quiet import blocks, quiet
+from .quiet import blocks, check_index, quiet
 from .traces import traced_log_weights
 
 
@@ -110,6 +110,7 @@ def log_mean_exp(table: Tensor) -> Tensor:
 def _table(model, guide, x, index, num_samples, mask, seed, with_q: bool = True) -> Tensor:
     if len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
+    check_index(x, index)
     says = hasattr(guide, "posterior") and hasattr(model, "log_joint")
     weigh = _from_posterior if says else traced_log_weights
     with quiet(model, guide, seed=seed):

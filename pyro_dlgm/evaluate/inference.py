@@ -80,8 +80,7 @@ def infer(
         The fitted guide, with rows for x in their order (index 0..N−1) and an attribute ``convergence``. Points that
         did not converge are counted in a warning. A guide with nothing to fit (`Exact`) is returned as it is.
     """
-    if len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
+    _check(x, lr=lr, tol=tol, window=window, max_steps=max_steps, num_particles=num_particles, batch_size=batch_size)
     with quiet(model, guide, seed=seed), torch.enable_grad():
         fitted = guide.start(x, mask)
         if not any(p.requires_grad for p in fitted.parameters()) or fitted is guide:
@@ -94,6 +93,16 @@ def infer(
     fitted.convergence = Convergence(torch.cat(ends), spent / len(x))
     _report(fitted.convergence.converged, max_steps)
     return fitted
+
+
+def _check(x: Tensor, **positive) -> None:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
+    if len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; expected a number > 0")
 
 
 class _Climb:

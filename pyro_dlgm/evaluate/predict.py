@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..masks import pixelwise
-from .quiet import blocks, quiet
+from .quiet import blocks, check_index, quiet
 
 
 @torch.no_grad()
@@ -29,6 +29,7 @@ def reconstruct(
         num_samples: how many samples of q to average over; `None` takes the mean of q alone.
         seed: seed of the samples.
     """
+    check_index(x, index)
     K = num_samples or 1
     with quiet(model, guide, seed=seed):
         parts = []

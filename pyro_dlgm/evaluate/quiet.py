@@ -26,6 +26,12 @@ def quiet(*programs, seed: int | None = None):
                 m.training = flag
 
 
+def check_index(x: Tensor, index: Tensor | None) -> None:
+    r"""Raises a `ValueError` unless there is one index for each point of x."""
+    if index is not None and len(index) != len(x):
+        raise ValueError(f"x has {len(x)} points and index {len(index)}; expected one index for each point of x")
+
+
 def blocks(
     x: Tensor, index: Tensor | None, mask: Tensor | None, num_samples: int, budget: int = 2**19
 ) -> Iterator[tuple]:
