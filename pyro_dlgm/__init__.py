@@ -6,6 +6,7 @@ p(x | w) = ∫ p(x | t, w) p(t) dt,    p(t) = N(0, I),    p(x | t, w) = N(μ(t, 
 from . import data, evaluate, guides, likelihoods, nets, objectives, priors
 from .compare import compare
 from .fit import Result, fit
+from .loading import load
 from .model import DLGM
 from .ppca import PPCA
 from .svi import SVI
@@ -21,6 +22,7 @@ __all__ = [
     "fit",
     "guides",
     "likelihoods",
+    "load",
     "nets",
     "objectives",
     "priors",

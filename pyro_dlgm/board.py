@@ -4,6 +4,7 @@ Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Wh
 ``elbo`` but a ``log_joint``, and no rate.
 """
 
+import time
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 from . import gaussian
-from .evaluate.bounds import elbo
+from .evaluate.bounds import log_mean_exp, log_weights
 from .evaluate.quiet import quiet
 from .training import Training
 
@@ -37,6 +38,7 @@ class Board:
         self, folder: str | Path, training: Training, x: Tensor, index: Tensor, mask: Tensor | None, config: dict
     ):
         self.training, self.x, self.index, self.mask = training, x, index, mask
+        _wait_for_a_new_second(Path(folder))
         # On resume, steps behind the checkpoint are hidden: they will come again.
         self.writer = SummaryWriter(str(folder), purge_step=training.step + 1)
         if training.step == 0:
@@ -52,7 +54,7 @@ class Board:
         r"""Logs a record of the history and what q looks like; pictures at epochs 1, 2, 4, 8, ... and at the end."""
         if record is None:
             return
-        with quiet(self.training.svi.model, self.training.svi.guide, x=self.x, seed=0), torch.no_grad():
+        with quiet(self.training.svi.model, self.training.svi.guide, seed=0), torch.no_grad():
             self._scalars(step.step, record)
             self._latents(step.step)
             if step.epoch & (step.epoch - 1) == 0 or self.training.done:
@@ -60,15 +62,15 @@ class Board:
         self.writer.flush()
 
     def _scalars(self, step: int, record: dict) -> None:
-        bound = self.training.bound
-        self._add(step, f"train/{bound}", record[bound])
-        self._add(step, "train/loss", -record[bound])
+        # "elbo" or "log_joint", with "tempered_" before it while β is not 1: what it is not it is not called.
+        for name in (n for n in record if n.endswith(("elbo", "log_joint"))):
+            part, bound = ("val", name[4:]) if name.startswith("val_") else ("train", name)
+            self._add(step, f"{part}/{bound}", record[name])
+            self._add(step, f"{part}/loss", -record[name])
         self._add(step, "train/points_per_second", record["points_per_second"])
         self._add(step, "train/gradients_per_point", record["gradients_per_point"])
         self._add(step, "train/beta", getattr(self.training.svi.objective, "beta", 1.0))
         self._add(step, "train/learning_rate", self.training.svi.optimizers[0].param_groups[0]["lr"])
-        if f"val_{bound}" in record:
-            self._add(step, f"val/{bound}", record[f"val_{bound}"])
 
     def _latents(self, step: int) -> None:
         r"""Rate, distortion, active units, KL per dimension: of the points to look at."""
@@ -81,7 +83,9 @@ class Board:
         rate = gaussian.kl(q, model.prior())
         if rate is None:
             return
-        bound = elbo(model, guide, self.x, self.index, SAMPLES, self.mask, seed=0)
+        weights = log_weights(model, guide, self.x, self.index, SAMPLES, self.mask, seed=0)
+        bound = weights.mean(0)
+        self._add(step, f"q/iwae_{SAMPLES}", float(log_mean_exp(weights).mean()))
         self._add(step, "q/rate_kl", float(rate.mean()))
         self._add(step, "q/distortion", float(-(bound + rate).mean()))
         # of the marginals of q, which are Gaussian in both families
@@ -100,3 +104,9 @@ class Board:
 
     def _add(self, step: int, name: str, value: float) -> None:
         self.writer.add_scalar(name, value, step)
+
+
+def _wait_for_a_new_second(folder: Path) -> None:
+    # Event files are read in the order of their names, which begin with the second in which they were made.
+    while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.02)

@@ -5,19 +5,25 @@ values only: reading it executes nothing). A file is replaced whole or not at al
 """
 
 import json
+import logging
 import math
+import os
 import pickle
 import signal
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import torch
 
-from .files import whole
+from .files import discard_unfinished, lock, whole
+from .plain import check_plain, differences, line
 
 FORMAT = "pyro_dlgm-run-1"
 EVERY = 10.0  # seconds between checkpoints; when they are taken changes nothing in the training
+PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
+LOG = logging.getLogger(__name__)
 
 
 class RunError(Exception):
@@ -32,9 +38,48 @@ class Run:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder, self._lock = Path(folder), None
         self.config_file, self.metrics_file = self.folder / "config.json", self.folder / "metrics.jsonl"
         self.checkpoint_file = self.folder / "checkpoint.pt"
+
+    def begin(self, config: dict, training, *, resume: bool) -> None:
+        r"""Locks the folder, and makes a new run there or puts the training to the checkpoint of the old one.
+
+        Raises:
+            RunError: if the folder holds a run and ``resume`` is not asked for, if the run has another configuration
+                or other networks, if another process writes it, or if it cannot be written.
+        """
+        self.lock()
+        try:
+            if resume and self.checkpoint_file.exists():
+                self.check_config(config)
+                self._restore(training)
+                self.truncate(training.step)
+            else:
+                self.create(config)
+        except BaseException:
+            self.unlock()
+            raise
+
+    def lock(self) -> None:
+        r"""Makes the folder, keeps other processes from writing it, and removes what a killed one left unfinished."""
+        if self._lock is not None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.folder)
+            for file in (self.config_file, self.metrics_file, self.checkpoint_file):
+                discard_unfinished(file)
+        except BlockingIOError:
+            raise RunError(f"another process is writing {self.folder}; wait for it, or choose another folder") from None
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def unlock(self) -> None:
+        r"""Lets others write."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
 
     def create(self, config: dict) -> None:
         r"""Makes the folder and writes ``config.json``.
@@ -47,35 +92,46 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with whole(self.config_file) as path:
-                path.write_text(json.dumps(config, indent=1, ensure_ascii=False))
-            self.metrics_file.write_text("")
+                path.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+            with whole(self.metrics_file):
+                pass
         except OSError as error:
-            raise RunError(f"cannot write to {self.folder} ({error.strerror}); choose another folder") from error
+            raise self._unwritable(error) from error
 
     def config(self) -> dict:
         r"""The configuration with which the run was made."""
         try:
-            return json.loads(self.config_file.read_text())
-        except FileNotFoundError:
+            config = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{self.folder} is not a run: it has no config.json") from None
-        except ValueError:
-            raise RunError(f"{self.config_file} is not JSON; restore it, or start another run") from None
+        except (OSError, ValueError):
+            config = None
+        if not isinstance(config, dict):
+            raise RunError(f"{self.config_file} is not the JSON of a run; restore it, or start another run")
+        return config
 
     def check_config(self, config: dict) -> None:
         r"""Raises a `RunError` that names each difference, unless the run was made with this configuration."""
-        saved, given = _flat(self.config()), _flat(json.loads(json.dumps(config)))
-        differences = [
-            f"{key} was {saved.get(key)!r}, now {given.get(key)!r}"
-            for key in sorted(saved.keys() | given.keys())
-            if saved.get(key) != given.get(key)
-        ]
-        if differences:
-            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(differences)}")
+        found = differences(self.config(), config, PLACES)
+        if found:
+            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}")
 
     def save(self, state: dict) -> None:
-        r"""Replaces ``checkpoint.pt``, whole or not at all."""
-        with whole(self.checkpoint_file) as path:
-            torch.save(state | {"format": FORMAT}, path)
+        r"""Replaces ``checkpoint.pt``, whole or not at all.
+
+        Raises:
+            TypeError: if the state holds more than tensors and plain values, which could not be read again.
+            RunError: if it cannot be written, to a full disk, say; the checkpoint before it is kept.
+        """
+        check_plain(state, "state")
+        try:
+            with whole(self.checkpoint_file) as path, path.open("wb") as file:
+                torch.save(state | {"format": FORMAT}, file)
+        except (OSError, RuntimeError) as error:
+            kept = "the one before it is kept" if self.checkpoint_file.exists() else "there is none before it"
+            raise RunError(
+                f"cannot write {self.checkpoint_file} ({line(error)}): make room and resume; {kept}"
+            ) from error
 
     def load(self) -> dict:
         r"""The state in ``checkpoint.pt``, on the CPU.
@@ -86,29 +142,47 @@ class Run:
         name = self.checkpoint_file
         try:
             state = torch.load(name, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{self.folder} is not a run: it has no checkpoint.pt") from None
         except pickle.UnpicklingError:
             raise RunError(
                 f"{name} holds more than tensors and plain values, or is damaged; nothing was executed"
             ) from None
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # there is no end of ways in which damaged bytes can be misread
             raise RunError(f"{name} cannot be read ({type(error).__name__}): it is truncated or damaged") from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise RunError(f"{name} is a checkpoint of another program or version; expected format {FORMAT}")
+        _check_sums(name)
         return state
 
     def append(self, record: dict) -> None:
-        r"""Adds one line to ``metrics.jsonl``."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        r"""Adds one line to ``metrics.jsonl``, with the time of day in seconds; what is not finite becomes null."""
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that counts on it
+        except OSError as error:
+            raise RunError(f"cannot write {self.metrics_file} ({error.strerror}): make room and resume") from error
 
     def truncate(self, step: int) -> None:
         r"""Takes the records behind ``step`` out of ``metrics.jsonl``, and a line that was cut off."""
-        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
+        there = self.metrics_file.exists()
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines() if there else []
         kept = [line for line in lines if _step(line) <= step]
         with whole(self.metrics_file) as path:
-            path.write_text("".join(f"{line}\n" for line in kept))
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def _restore(self, training) -> None:
+        state = self.load()
+        try:
+            training.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(f"{self.checkpoint_file} is of another pair or training: {line(error)}") from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(f"cannot write to {self.folder} ({error.strerror}); choose another folder")
 
 
 class Keeper:
@@ -124,28 +198,64 @@ class Keeper:
         self.interrupted, self._saved = False, time.monotonic()
 
     def __enter__(self) -> "Keeper":
-        self.run.save(self.training.state_dict())
+        self.run.lock()
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
             self._before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            self.run.save(self.training.state_dict())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _interrupt(self, *_) -> None:
-        self.interrupted = True
+        self._give_back()
+        self.run.unlock()
 
     def after(self, step, record: dict | None) -> None:
-        r"""Writes the record; saves every few seconds, at the end, and on Ctrl-C, which is raised then."""
+        r"""Writes the record; saves every few seconds, at the end, and on Ctrl-C, which is raised then.
+
+        Raises:
+            FloatingPointError: if a parameter is not finite: the checkpoint before it is kept.
+        """
         if record is not None:
             self.run.append(record)
+            LOG.info("epoch %(epoch)d, step %(step)d", record)
         if self.interrupted or self.training.done or time.monotonic() - self._saved > EVERY:
+            self._check_finite(step.step)
             self.run.save(self.training.state_dict())
             self._saved = time.monotonic()
         if self.interrupted and not self.training.done:
             raise KeyboardInterrupt(f"saved at step {step.step}; continue with resume")
+
+    def _interrupt(self, *_) -> None:
+        self.interrupted = True
+        self._give_back()  # a second Ctrl-C does not wait for the step to end
+
+    def _give_back(self) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
+
+    def _check_finite(self, step: int) -> None:
+        for kind in ("model", "guide"):
+            for name, p in getattr(self.training.svi, kind).named_parameters():
+                if not p.isfinite().all():
+                    raise FloatingPointError(
+                        f"{kind}.{name} is not finite at step {step}; lower lr or set clip_norm. "
+                        f"{self.run.checkpoint_file} is from before that"
+                    )
+
+
+def _check_sums(file: Path) -> None:
+    # torch reads numbers with flipped bits without a word.
+    try:
+        with zipfile.ZipFile(file) as parts:
+            wrong = parts.testzip()
+    except Exception as error:  # as in `Run.load`
+        wrong = type(error).__name__
+    if wrong:
+        raise RunError(f"{file} fails its checksums ({wrong}): it is damaged")
 
 
 def _step(line: str) -> float:
@@ -153,10 +263,3 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _flat(config: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

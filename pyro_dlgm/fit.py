@@ -115,8 +115,11 @@ def fit(
         training = Training(svi, batches, total, validation=validation, **books)
         listeners = []
         if out is not None:
-            run = _opened(Run(out), {"fit": settings} | (config or {}), resume, training)
-            listeners = [stack.enter_context(Keeper(run, training)), stack.enter_context(_board(run, training))]
+            run = Run(out)
+            run.begin({"fit": settings} | (config or {}), training, resume=resume)
+            stack.callback(run.unlock)
+            # The board before the checkpoint: what is behind a checkpoint has been logged.
+            listeners = [stack.enter_context(_board(run, training)), stack.enter_context(Keeper(run, training))]
         listeners.append(stack.enter_context(Bar(total, done=training.step, shown=progress)))
         stack.callback(training.restore_beta)
         stack.enter_context(torch.enable_grad())
@@ -127,17 +130,6 @@ def fit(
         if out is not None:
             run.save(training.state_dict())
         return result
-
-
-def _opened(run: Run, config: dict, resume: bool, training: Training) -> Run:
-    r"""The run, new, or with the training put to its checkpoint."""
-    if resume and run.checkpoint_file.exists():
-        run.check_config(config)
-        training.load_state_dict(run.load())
-        run.truncate(training.step)
-    else:
-        run.create(config)
-    return run
 
 
 def _board(run: Run, training: Training):

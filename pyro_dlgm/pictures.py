@@ -1,8 +1,11 @@
 r"""Pictures of a comparison: learning curves, reconstructions and samples on one sheet."""
 
+import math
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from .evaluate.predict import reconstruct
 from .table import Row
@@ -91,3 +94,11 @@ def _samples(row: Row, image_shape, seed: int) -> Tensor:
         torch.manual_seed(seed)
         t = model.prior().sample((SHOWN,))
     return model.likelihood(t).mean.reshape(SHOWN, *image_shape)
+
+
+def grid(images: Tensor, zoom: int = 1) -> Tensor:
+    r"""Images (n, C, H, W) with values in [0, 1] as one, about square: (3, height, width), ink dark on white."""
+    shown = images.detach().float().cpu().clamp(0, 1)
+    shown = 1 - shown if shown.shape[1] == 1 else shown
+    shown = shown.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    return make_grid(shown, math.ceil(math.sqrt(len(shown))), padding=zoom, pad_value=0.85)

@@ -20,7 +20,7 @@ class Result:
     Attributes:
         model, guide: the trained pair, the very objects that went in.
         history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``log_joint`` where q has no density; with
-            "tempered_" before it while β is not 1), the mean of the training objective over the epoch in nats per
+            ``tempered_`` before it while β is not 1), the mean of the training objective over the epoch in nats per
             point, ``gradients_per_point``, ``seconds``, ``points_per_second`` (of joint steps), and ``val_elbo`` (or
             ``val_log_joint``) where there are validation points.
         stopped_early: whether the validation bound stopped the run.

@@ -1,0 +1,216 @@
+"""The commands fit, evaluate and sample: files, numbers, resuming, wrong values."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from pyro_dlgm import data, evaluate, jobs, recipes
+from pyro_dlgm.checkpoint import Run
+from pyro_dlgm.cli import main
+from pyro_dlgm.loading import load
+
+TINY = ["--epochs", "2", "--latents", "2", "--likelihood", "factor-analysis"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def succeed(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "deep" / "x"
+    return out, succeed("fit", *TINY, "--out", out)
+
+
+def test_fit_keeps_a_run_and_says_what_comes_next(run):
+    out, output = run
+    assert {"config.json", "metrics.jsonl", "checkpoint.pt"} <= {file.name for file in out.iterdir()}
+    assert output.splitlines()[0].startswith("epoch 1, step 12: elbo ")
+    assert output.splitlines()[-1] == f"Next: pyro-dlgm evaluate {out}"
+    config = json.loads((out / "config.json").read_text())
+    assert config["data"]["name"] == "digits" and "stratified" in config["data"]["protocol"]
+    assert config["recipe"] == {
+        "likelihood": "factor-analysis",
+        "guide": "amortized",
+        "latents": 2,
+        "image_shape": [1, 8, 8],
+        "num_points": 1200,
+    }
+    assert config["fit"]["epochs"] == 2 and config["fit"]["lr"] == 2e-3
+
+
+def test_a_run_of_the_command_line_loads(run):
+    model, guide, config = load(run[0])
+    assert guide.posterior(data.digits().test[:3]).mean.shape == (3, 2)
+    assert config["device"] == "cpu" and model.prior.latent_dim == 2
+
+
+def test_evaluate_gives_the_numbers_of_the_library_and_keeps_other_sections(run):
+    out, _ = run
+    (out / "evaluation.json").write_text('{"mine": 1}')
+    output = succeed("evaluate", out, "--iwae", 30, "--points", 100, "--seed", 4)
+    written = json.loads((out / "evaluation.json").read_text())
+    model, guide, _ = load(out)
+    x = data.digits().test[:100]
+    table = evaluate.log_weights(model, guide, x, num_samples=30, seed=4)
+    assert written["mine"] == 1 and written["test"]["points"] == 100 and written["test"]["step"] == 24
+    assert written["test"]["elbo"]["mean"] == pytest.approx(float(table.mean()), abs=1e-4)
+    iwae = evaluate.log_mean_exp(table)
+    assert written["test"]["iwae"]["mean"] == pytest.approx(float(iwae.mean()), abs=1e-4)
+    assert written["test"]["iwae"]["standard_error"] == pytest.approx(float(iwae.std()) / 10, rel=1e-4)
+    bits = data.Dequantize(17).bits_per_dim(float(table.mean()), 64)
+    assert written["test"]["elbo"]["bits_per_dim"] == pytest.approx(bits, abs=1e-5)
+    assert set(written["test"]["ess"]) == set(written["test"]["pareto_k"]) == {"0.05", "0.5", "0.95"}
+    assert "ELBO" in output and "IWAE-30" in output and "bits per dimension" in output
+
+
+@pytest.mark.parametrize("guide", ["mean-field", "hard-em"])
+def test_guides_with_rows_make_an_e_step_on_the_test_points(guide, tmp_path):
+    succeed("fit", *TINY, "--guide", guide, "--out", tmp_path)
+    output = succeed("evaluate", tmp_path, "--iwae", 25, "--points", 20)
+    scores = json.loads((tmp_path / "evaluation.json").read_text())["test"]
+    assert scores["points"] == 20 and "unconverged" in scores
+    if guide == "hard-em":
+        assert "elbo" not in scores and "point mass" in scores["reasons"]["elbo"] and "point mass" in output
+        assert scores["log_joint"]["standard_error"] > 0
+    else:
+        assert scores["elbo"]["mean"] <= scores["iwae"]["mean"]
+
+
+def test_sample_writes_a_picture_and_the_same_one_again(run, tmp_path):
+    a, b, c = (tmp_path / f"{name}.png" for name in "abc")
+    for file, seed in ((a, 0), (b, 0), (c, 1)):
+        assert succeed("sample", run[0], "--out", file, "--num", 9, "--seed", seed).strip() == f"Written: {file}"
+    assert a.read_bytes() == b.read_bytes() != c.read_bytes()
+    assert min(Image.open(a).size) >= 3 * 56
+
+
+def test_resume_needs_only_the_folder_and_ends_where_an_uninterrupted_run_does(run, tmp_path):
+    out = tmp_path / "x"
+    command = [sys.executable, "-m", "pyro_dlgm.cli", "fit", *TINY, "--epochs", "40", "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout.readline().startswith("epoch 1,")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.count("\n") == 1 and f"go on with: pyro-dlgm fit --out {out} --resume" in said
+    step = Run(out).load()["step"]
+    assert 12 <= step < 480 and f"saved at step {step}" in said
+    succeed("fit", "--out", out, "--resume")
+    succeed("fit", *TINY, "--epochs", "40", "--out", tmp_path / "whole")
+    a, b = Run(out).load(), Run(tmp_path / "whole").load()
+    assert a["step"] == b["step"] == 480
+    assert all(torch.equal(a[part][key], b[part][key]) for part in ("model", "guide") for key in a[part])
+
+
+def test_resume_begins_where_there_is_no_run(tmp_path):
+    assert "Done: epoch 2" in succeed("fit", *TINY, "--out", tmp_path / "new", "--resume")
+
+
+def test_patience_uses_validation_points(tmp_path):
+    output = succeed("fit", *TINY, "--patience", "1", "--out", tmp_path)
+    assert "val_elbo" in output and "val_elbo" in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_long_training_takes_about_twenty_lines():
+    said = []
+    handler = jobs.Lines(1000, said.append)
+    for epoch in range(1, 1001):
+        record = {"epoch": epoch, "step": epoch, "elbo": 0.0, "seconds": 1.0}
+        handler.emit(type("Record", (), {"args": record}))
+    assert len(said) == 21
+
+
+WRONG = [
+    (["fit", "--data", "letters"], "digits"),
+    (["fit", "--data", "mnist", "--out", "OUT"], "say where with --data-root"),
+    (["fit", "--data", "mnist", "--data-root", "/nowhere", "--out", "OUT"], "no MNIST under /nowhere"),
+    (["fit", "--likelihood", "gauss"], "diagonal"),
+    (["fit", "--likelihood", "bernoulli", "--out", "OUT"], "bernoulli does not fit digits"),
+    (["fit", "--guide", "meanfield"], "mean-field"),
+    (["fit", "--latents", "0"], "0 is not in the range"),
+    (["fit", "--latents", "two"], "not a valid integer"),
+    (["fit", "--epochs", "-3"], "-3 is not in the range"),
+    (["fit", "--batch-size", "0"], "0 is not in the range"),
+    (["fit", "--lr", "0"], "0.0 is not in the range"),
+    (["fit", "--lr", "nan", "--out", "OUT"], "lr is nan"),
+    (["fit", "--row-lr", "inf", "--out", "OUT"], "row_lr is inf"),
+    (["fit", "--schedule", "step"], "cosine"),
+    (["fit", "--e-steps", "0"], "0 is not in the range"),
+    (["fit", "--warmup", "-1"], "-1 is not in the range"),
+    (["fit", "--clip-norm", "-1"], "-1.0 is not in the range"),
+    (["fit", "--patience", "0"], "0 is not in the range"),
+    (["fit", "--seed", "-1"], "-1 is not in the range"),
+    (["fit", "--device", "tpu9"], "no device"),
+    (["fit", "--device", "cuda:99"], "use --device cpu"),
+    (["fit", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+    (["fit", "--out", "RUN"], "holds a run already"),
+    (["fit", "--out", "RUN", "--resume", "--lr", "0.5", "--latents", "3"], "fit.lr was 0.002, now 0.5; recipe.latents"),
+    (["fit", "--epoch", "3"], "No such option"),
+    (["evaluate"], "Missing argument 'RUN'"),
+    (["evaluate", "/nowhere"], "/nowhere is not a run"),
+    (["evaluate", "RUN", "--iwae", "5"], "5 is not in the range"),
+    (["evaluate", "RUN", "--points", "0"], "0 is not in the range"),
+    (["evaluate", "RUN", "--device", "cuda:99"], "use --device cpu"),
+    (["sample", "/nowhere"], "/nowhere is not a run"),
+    (["sample", "RUN", "--num", "0"], "0 is not in the range"),
+    (["sample", "RUN", "--out", "/proc/x.png"], "cannot write /proc/x.png"),
+    (["sample", "RUN", "--out", "OUT.xyz"], "xyz"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_a_wrong_value_gets_one_line_and_status_2(arguments, words, run, tmp_path):
+    places = {"RUN": run[0], "OUT": tmp_path / "out", "OUT.xyz": tmp_path / "out.xyz"}
+    before = {file.name: file.read_bytes() for file in run[0].iterdir()}
+    result = call(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 2 and words in result.stderr, result.output
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
+    assert {file.name: file.read_bytes() for file in run[0].iterdir()} == before
+
+
+def test_a_run_made_in_python_says_so(tmp_path):
+    Run(tmp_path).create({"fit": {}})
+    Run(tmp_path).save({"step": 0})
+    assert "was made in Python" in call("fit", "--out", tmp_path, "--resume").stderr
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "sample", "compare"])
+def test_every_option_has_help_and_says_its_default(command):
+    for option in main.commands[command].params:
+        if isinstance(option, click.Option) and not option.is_flag and option.name != "data_root":
+            assert option.help and (option.default is not None or "[default:" in option.help), option.name
+    output = call(command, "--help").output
+    assert "default" in output and "\\b" not in output
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "discretized-logistic", "fixed"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_each_likelihood_gets_the_pixels_that_it_takes(name, likelihood, data_file, tmp_path):
+    folder = "MNIST" if name == "mnist" else "FashionMNIST"
+    root = data_file(folder).parent
+    shutil.copytree(root / folder, tmp_path / folder)  # torchvision unpacks beside the packed files
+    dataset = recipes.dataset(name, tmp_path, likelihood, validate=True, download=True)
+    x = dataset.test[:50]
+    assert len(dataset.val) == recipes.VALIDATION and len(dataset.train) == 55_000
+    recipes.model(likelihood, 3, dataset.image_shape).check(x)
+    assert set(x.unique().tolist()) == {0.0, 1.0} if likelihood == "bernoulli" else len(x.unique()) > 2
