@@ -30,7 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=8192, help="points in memory at once")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data")
-    parser.add_argument("--file", default=str(Path(tempfile.gettempdir(), "streamed_ppca.npy")), help="where the array goes meanwhile")
+    parser.add_argument(
+        "--file", default=str(Path(tempfile.gettempdir(), "streamed_ppca.npy")), help="where the array goes meanwhile"
+    )
     parser.add_argument("--out", default="runs/bench", help="folder for streamed_ppca.json")
     return parser.parse_args()
 
