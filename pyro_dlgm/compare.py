@@ -6,7 +6,6 @@ row for each point score the test set after an E-step of their own there (`evalu
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -16,6 +15,7 @@ from . import evaluate
 from .fit import fit
 from .guides.per_point import FullRank
 from .ppca import PPCA
+from .scores import e_step, standard_error
 from .seeding import forked
 from .table import Row
 
@@ -96,7 +96,7 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
         exact = model.log_prob(x_test.flatten(1).double())
     row = Row("Exact", f"PPCA-{D}", seconds=time.perf_counter() - start)
     row.test_elbo = row.test_iwae = row.test_iwae_full_rank = row.test_log_px = float(exact.mean())
-    row.standard_errors = {"test_log_px": _error(exact)}
+    row.standard_errors = {"test_log_px": standard_error(exact)}
     row.approximation_gap = row.amortization_gap = 0.0
     row.scales_at_floor = 0
     row.reasons = {
@@ -113,7 +113,7 @@ def _score(row: Row, model, guide, x: Tensor, K: int, seed: int) -> Tensor:
     index, late = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     q = guide
     if getattr(guide, "per_point", False):
-        q = _e_step(model, guide, x, seed)
+        q = e_step(model, guide, x, seed)
         late |= ~q.convergence.converged
         row.test_gradients_per_point = q.convergence.gradients_per_point
     if getattr(q, "has_density", True):
@@ -123,7 +123,7 @@ def _score(row: Row, model, guide, x: Tensor, K: int, seed: int) -> Tensor:
         row.ess, row.pareto_k = _medians(table)
     else:
         row.reasons |= dict.fromkeys(("test_elbo", "test_iwae", "ess", "pareto_k"), NO_DENSITY)
-    judge = q if isinstance(q, FullRank) else _e_step(model, _full_rank(model, x), x, seed)
+    judge = q if isinstance(q, FullRank) else e_step(model, _full_rank(model, x), x, seed)
     late |= ~judge.convergence.converged
     table = evaluate.log_weights(model, judge, x, index, K, seed=seed)
     score = evaluate.log_mean_exp(table)
@@ -136,12 +136,6 @@ def _score(row: Row, model, guide, x: Tensor, K: int, seed: int) -> Tensor:
     return score
 
 
-def _e_step(model, guide, x: Tensor, seed: int):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # who has not converged is counted in the row
-        return evaluate.infer(model, guide, x, seed=seed)
-
-
 def _full_rank(model, x: Tensor) -> FullRank:
     with forked():
         return FullRank(len(x), model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
@@ -151,16 +145,12 @@ def _medians(table: Tensor) -> tuple[float, float]:
     return float(evaluate.ess(table).median()), float(evaluate.pareto_k(table).median())
 
 
-def _error(values: Tensor) -> float | None:
-    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
-
-
 def _mean_and_error(values: Tensor) -> tuple[float, float | None]:
-    return float(values.mean()), _error(values)
+    return float(values.mean()), standard_error(values)
 
 
 def _paired(score: Tensor, reference: Tensor) -> dict[str, float | None]:
-    return {"mean": float((score - reference).mean()), "standard_error": _error(score - reference)}
+    return {"mean": float((score - reference).mean()), "standard_error": standard_error(score - reference)}
 
 
 @torch.no_grad()

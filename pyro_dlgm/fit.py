@@ -104,17 +104,18 @@ def fit(
     batches = Batches(x, batch_size, transform=transform, mask=mask)
     total = steps if steps is not None else epochs * len(batches)
     svi = SVI(model, guide, adam(model, guide, lr=lr, row_lr=row_lr), objective or ELBO(), clip_norm=clip_norm)
-    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "row_lr": row_lr}
-    settings |= {"schedule": _described(schedule), "e_steps": e_steps, "clip_norm": clip_norm}
-    settings |= {"warmup": warmup, "patience": patience, "seed": seed}
-    settings |= {"objective": _described(svi.objective), "transform": _described(transform)}
-    settings |= _fingerprint(x=x, mask=mask, x_val=x_val, mask_val=mask_val)
     books = {"e_steps": e_steps, "factor": named(schedule), "warmup_steps": warmup * len(batches)}
     with contextlib.nullcontext() if seed is None else forked(seed), contextlib.ExitStack() as stack:
         validation = None if x_val is None else Validation(model, guide, x_val, mask_val, patience)
         training = Training(svi, batches, total, validation=validation, **books)
         listeners = []
         if out is not None:
+            # Kept in the run, so that it is not resumed as another one; the fingerprint reads all data once.
+            settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "row_lr": row_lr}
+            settings |= {"schedule": _described(schedule), "e_steps": e_steps, "clip_norm": clip_norm}
+            settings |= {"warmup": warmup, "patience": patience, "seed": seed}
+            settings |= {"objective": _described(svi.objective), "transform": _described(transform)}
+            settings |= _fingerprint(x=x, mask=mask, x_val=x_val, mask_val=mask_val)
             run = Run(out)
             run.begin({"fit": settings} | (config or {}), training, resume=resume)
             stack.callback(run.unlock)

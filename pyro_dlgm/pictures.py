@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from .evaluate.predict import reconstruct
+from .seeding import forked
 from .table import Row
 
 SHOWN = 10
@@ -90,8 +91,7 @@ def _reconstructions(row: Row, x: Tensor) -> Tensor:
 @torch.no_grad()
 def _samples(row: Row, image_shape, seed: int) -> Tensor:
     model = row.pair[0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked(seed):
         t = model.prior().sample((SHOWN,))
     return model.likelihood(t).mean.reshape(SHOWN, *image_shape)
 

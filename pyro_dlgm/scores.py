@@ -22,6 +22,18 @@ def blocks(guide, x: Tensor) -> tuple[Tensor, ...]:
     return x.split(BLOCK[getattr(guide, "per_point", False)])
 
 
+def e_step(model, guide, x: Tensor, seed: int):
+    r"""`evaluate.infer` for those who count in their own books who has not converged: it does not warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return evaluate.infer(model, guide, x, seed=seed)
+
+
+def standard_error(values: Tensor) -> float | None:
+    r"""The standard error of the mean of values (M,); `None` for a single one."""
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+
+
 def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
     r"""Scores of each point, block by block, in nats per point.
 
@@ -40,9 +52,7 @@ def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed
     for number, x in enumerate(parts, seed):
         q, scores = guide, {}
         if getattr(guide, "per_point", False):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # who has not converged is counted
-                q = evaluate.infer(model, guide, x, seed=number)
+            q = e_step(model, guide, x, number)
             scores["late"] = ~q.convergence.converged
         index = torch.arange(len(x), device=x.device)
         if getattr(q, "has_density", True):
@@ -68,8 +78,7 @@ def summary(parts: list[dict[str, Tensor]], transform, num_pixels: int) -> dict:
     result: dict = {"points": len(next(iter(points.values())))}
     for name in points.keys() & {"elbo", "iwae", "log_joint"}:
         values = points[name].double()
-        error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
-        result[name] = {"mean": float(values.mean()), "standard_error": error}
+        result[name] = {"mean": float(values.mean()), "standard_error": standard_error(values)}
         if hasattr(transform, "bits_per_dim") and name != "log_joint":
             result[name]["bits_per_dim"] = transform.bits_per_dim(float(values.mean()), num_pixels)
     for name in points.keys() & {"ess", "pareto_k"}:
