@@ -1,12 +1,25 @@
 r"""What judges a pair (model, guide): bounds on log p(x | w), the E-step alone, diagnostics, predictions."""
 
+from .ais import AIS, ais
+from .bdmc import BDMC, bdmc
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
+from .calibration import Calibration, Coverage, check_calibration
+from .diagnostics import Diagnosis, diagnose
 from .inference import Convergence, infer
 from .predict import impute, reconstruct
 from .weights import ess, pareto_k
 
 __all__ = [
+    "AIS",
+    "BDMC",
+    "Calibration",
     "Convergence",
+    "Coverage",
+    "Diagnosis",
+    "check_calibration",
+    "diagnose",
+    "ais",
+    "bdmc",
     "elbo",
     "ess",
     "impute",
