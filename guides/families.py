@@ -4,9 +4,23 @@ One of the two axes of a guide is its family, the other is where the raw numbers
 (`per_point`) or a network of x (`amortized`). A family knows neither.
 """
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+
+def log_scale(init_scale: float) -> float:
+    r"""The logarithm of a scale at the start.
+
+    Raises:
+        ValueError: unless it is a finite number > 0.
+    """
+    if not 0 < init_scale < math.inf:
+        raise ValueError(f"init_scale is {init_scale}; expected a finite number > 0, 0.1 say")
+    return math.log(init_scale)
 
 
 class MeanFieldFamily:
@@ -23,6 +37,10 @@ class MeanFieldFamily:
         raw = mean.new_full((*mean.shape[:-1], self.width(mean.shape[-1])), log_scale)
         raw[..., : mean.shape[-1]] = mean
         return raw
+
+    def of(self, q) -> Tensor:
+        r"""Raw numbers (..., 2D) of the q with the mean and the scales of another distribution."""
+        return torch.cat([q.mean, q.stddev.log()], -1)
 
     def __call__(self, raw: Tensor) -> dist.TorchDistribution:
         r"""The distribution, of batch shape (...) and event shape (D,)."""
@@ -45,6 +63,12 @@ class FullRankFamily:
         raw = mean.new_zeros((*mean.shape[:-1], self.width(D)))
         raw[..., :D], raw[..., D : 2 * D] = mean, log_scale
         return raw
+
+    def of(self, q) -> Tensor:
+        r"""Raw numbers of the q with the mean and the covariance (or the scales) of another distribution."""
+        L = q.scale_tril if isinstance(q, MultivariateNormal) else q.stddev.diag_embed()
+        i, j = torch.tril_indices(L.shape[-1], L.shape[-1], -1, device=L.device)
+        return torch.cat([q.mean, L.diagonal(dim1=-2, dim2=-1).log(), L[..., i, j]], -1)
 
     def __call__(self, raw: Tensor) -> dist.MultivariateNormal:
         r"""The distribution, of batch shape (...) and event shape (D,)."""

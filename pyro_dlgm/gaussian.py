@@ -18,9 +18,9 @@ def kl(q, p) -> Tensor | None:
     Returns:
         Nats, of the broadcast batch shape, or `None`: then one samples it.
     """
-    if not _diagonal(p):
+    if not diagonal(p):
         return None
-    if _diagonal(q):
+    if diagonal(q):
         return kl_divergence(q.base_dist, p.base_dist).sum(-1)
     if not isinstance(q, MultivariateNormal):
         return None
@@ -29,5 +29,6 @@ def kl(q, p) -> Tensor | None:
     return 0.5 * (square - 1).sum(-1) + b.log().sum(-1) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _diagonal(d) -> bool:
+def diagonal(d) -> bool:
+    r"""Whether d is a diagonal Gaussian of event shape (D,)."""
     return isinstance(d, Independent) and isinstance(d.base_dist, Normal) and d.reinterpreted_batch_ndims == 1

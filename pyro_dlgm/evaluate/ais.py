@@ -17,6 +17,7 @@ from torch import Tensor
 from .annealers import Settings, annealers, annealing, check_points, check_start
 from .annealing import Walk
 from .bounds import log_mean_exp
+from .errors import log_mean_exp_error
 from .quiet import check_index
 
 
@@ -45,11 +46,6 @@ class AIS:
     def stderr(self) -> Tensor:
         r"""Its standard error, (B,), in nats: by the delta method, sd(w) / (√K mean(w)); NaN for a single chain."""
         return log_mean_exp_error(self.log_weights)
-
-
-def log_mean_exp_error(table: Tensor) -> Tensor:
-    r"""The standard error of log (1/K) Σ_k exp table_k over the first axis, by the delta method: (K, B) -> (B,)."""
-    return (table - log_mean_exp(table)).exp().std(0) / len(table) ** 0.5
 
 
 def ais(

@@ -8,6 +8,7 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Path:
     def sweep(self, t: Tensor, betas: Tensor, steps: "Steps") -> "Walk":
         r"""Walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
         state, walk = hmc.start(self.parts, t), Walk(t)
-        for before, beta in zip(betas[:-1], betas[1:], strict=True):
+        for before, beta in pairwise(betas):
             walk.weigh((beta - before).abs(), *state.parts.double())
             # The last temperature weighs; nobody asks where its transition would have led.
             if 0 < beta < 1:

@@ -30,7 +30,7 @@ def rows_that_fit(log_density: Callable[[Tensor], Tensor], t: Tensor, memory: in
 
 
 def blocks(num_points: int, num_chains: int, rows: int) -> Iterator[tuple[slice, list[int]]]:
-    r"""Points block by block, each with the numbers of chains that go together: at most ``rows`` positions at a time."""
+    r"""Points block by block, each with the numbers of chains that go together: at most ``rows`` at a time."""
     chains = min(num_chains, rows)
     points = max(1, rows // chains)
     counts = [min(chains, num_chains - c) for c in range(0, num_chains, chains)]

@@ -9,6 +9,7 @@ References:
     inference" (2017). https://arxiv.org/abs/1703.09194
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from ..objectives import ELBO
 from ..rows import sparse_gradients
 from ..svi import SVI, adam
 from .bounds import _table
-from .quiet import quiet
+from .quiet import check_points, quiet
 
 # Learning rates, in parts of the first: each is used until it brings nothing more.
 FAR, NEAR = (1.0, 0.3, 0.1), (0.1, 0.03, 0.01)
@@ -80,29 +81,60 @@ def infer(
         The fitted guide, with rows for x in their order (index 0..N−1) and an attribute ``convergence``. Points that
         did not converge are counted in a warning. A guide with nothing to fit (`Exact`) is returned as it is.
     """
-    _check(x, lr=lr, tol=tol, window=window, max_steps=max_steps, num_particles=num_particles, batch_size=batch_size)
+    _check(
+        guide,
+        x,
+        mask,
+        lr=lr,
+        tol=tol,
+        window=window,
+        max_steps=max_steps,
+        num_particles=num_particles,
+        batch_size=batch_size,
+    )
     with quiet(model, guide, seed=seed), torch.enable_grad():
         fitted = guide.start(x, mask)
         if not any(p.requires_grad for p in fitted.parameters()) or fitted is guide:
             return fitted
-        ends, spent = [], 0
-        for index in torch.arange(len(x), device=x.device).split(batch_size):
-            climb = _Climb(model, fitted, x[index], index, None if mask is None else mask[index], lr, num_particles)
-            ends.append(climb.run(tol, window, max_steps))
-            spent += climb.gradients * len(index)
-    fitted.convergence = Convergence(torch.cat(ends), spent / len(x))
+        pace = {"lr": lr, "tol": tol, "window": window, "max_steps": max_steps, "num_particles": num_particles}
+        fitted.convergence = climb(model, fitted, x, mask, batch_size=batch_size, **pace)
     _report(fitted.convergence.converged, max_steps)
     return fitted
 
 
-def _check(x: Tensor, **positive) -> None:
+def climb(
+    model,
+    fitted,
+    x: Tensor,
+    mask: Tensor | None = None,
+    *,
+    lr: float = 0.1,
+    tol: float = 1e-2,
+    window: int = 50,
+    max_steps: int = 3000,
+    num_particles: int = 1,
+    batch_size: int = 1000,
+) -> Convergence:
+    r"""Climbs F over a guide with rows for x, from where they are; arguments as those of `infer`."""
+    ends, spent = [], 0
+    for index in torch.arange(len(x), device=x.device).split(batch_size):
+        block = _Climb(model, fitted, x[index], index, None if mask is None else mask[index], lr, num_particles)
+        ends.append(block.run(tol, window, max_steps))
+        spent += block.gradients * len(index)
+    return Convergence(torch.cat(ends), spent / len(x))
+
+
+def _check(guide, x: Tensor, mask: Tensor | None, **positive) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
-    if len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
+    if not hasattr(guide, "start"):
+        raise TypeError(
+            f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
+        )
+    check_points(x, mask=mask)
     for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; expected a number > 0")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; expected a finite number > 0")
 
 
 class _Climb:
