@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ..masks import observed, pixelwise
-from .families import FAMILIES
+from .families import FAMILIES, log_scale
 from .guide import Guide
 from .per_point import PER_POINT, PerPoint
 
@@ -22,6 +22,9 @@ class Amortized(Guide):
         mask_input: whether the encoder sees the mask: then its input is (x·m, m), stacked along the channels of an
             image (..., 2C, H, W), or the features (..., 2P). Without it, it sees x·m alone.
         latent, plate: names of the model's latent site and plate.
+
+    Raises:
+        ValueError: on an unknown family, no latents, a scale that is not above 0, or an encoder of unknown width.
 
     References:
         Kingma and Welling, "Auto-encoding variational Bayes" (2014). https://arxiv.org/abs/1312.6114
@@ -42,12 +45,13 @@ class Amortized(Guide):
         super().__init__(**names)
         if family not in FAMILIES:
             raise ValueError(f"family is {family!r}; expected one of {', '.join(map(repr, FAMILIES))}")
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim is {latent_dim}; expected at least 1 latent")
         self.family, self.latent_dim, self.mask_input = FAMILIES[family], latent_dim, mask_input
         self.encoder = encoder
         self.head = nn.Linear(_features(encoder), self.family.width(latent_dim))
         with torch.no_grad():
-            log_scale = float(torch.tensor(init_scale).log())
-            self.head.bias.copy_(self.family.start(torch.zeros(latent_dim), log_scale))
+            self.head.bias.copy_(self.family.start(torch.zeros(latent_dim), log_scale(init_scale)))
 
     def raw(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""

@@ -108,5 +108,5 @@ def auto(model, name: str, num_points: int) -> Auto:
             f"auto got {name!r}: {reason}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank"
         )
     if num_points < 1:
-        raise ValueError(f"num_points is {num_points}; expected at least 1")
+        raise ValueError(f"num_points is {num_points}; expected at least 1 point")
     return Auto(model, name, num_points)

@@ -26,12 +26,12 @@ class Exact(Guide):
     analytic_kl = False
 
     def __init__(self, model):
-        super().__init__(latent=model.latent, plate=model.plate)
         if not hasattr(model, "posterior"):
             raise TypeError(
                 f"{type(model).__name__} has no closed-form posterior; Exact needs a model that has one, such as PPCA: "
                 "choose another guide"
             )
+        super().__init__(latent=model.latent, plate=model.plate)
         self._model = Shared((model,))
 
     def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:

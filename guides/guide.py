@@ -55,13 +55,27 @@ class Guide(Program):
         r"""Creates the guide with which `evaluate.infer` starts on the points x: this one, if nothing is to refine."""
         return self
 
+    def settle(self, x: Tensor, index: Tensor, mask: Tensor | None, max_steps: int) -> tuple[Tensor, int] | None:
+        r"""What `evaluate.infer` does on a block of points if q moves by itself.
+
+        Arguments:
+            x, index, mask: the points (B, ...), as in `posterior`.
+            max_steps: bound on the transitions of each chain.
+
+        Returns:
+            Who converged, booleans (B,), and gradient evaluations, all points together; `None` if q does not move by
+            itself: then its parameters are climbed.
+        """
+        return None
+
     def forward(
         self, x: Tensor | None = None, index: Tensor | None = None, *, mask=None, size: int | None = None
     ) -> Tensor:
         r"""Samples t (B, D) from q in the plate over data; arguments as those of the model."""
+        points = self.data_plate(x, index, size)
         if self.training:
             self.e_step(x, index, mask)
-        with self.data_plate(x, index, size):
+        with points:
             return self.datum(x, index, mask)
 
     @pyro_method

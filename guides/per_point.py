@@ -5,14 +5,18 @@ import torch
 from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 
+from .. import program
 from ..rows import Rows
 from . import families
 from .guide import Guide
 
 
 def check_index(guide: Guide, index: Tensor | None) -> None:
-    r"""Raises a `ValueError` if ``index`` is left out or, where validation is on, names a row that is not there."""
+    r"""Raises a `ValueError` if ``index`` is left out, is no vector of whole numbers or, where validation is on, names
+    a row that is not there.
+    """
     N = guide.num_points
+    program.check_index(index)
     if index is None:
         raise ValueError(
             f"{type(guide).__name__} has a row for each of its {N} points and got no index; say which rows: "
@@ -20,7 +24,10 @@ def check_index(guide: Guide, index: Tensor | None) -> None:
         )
     if is_validation_enabled() and len(index) and not 0 <= int(index.min()) <= int(index.max()) < N:
         low, high = int(index.min()), int(index.max())
-        raise ValueError(f"index goes from {low} to {high}; expected 0..{N - 1}, the rows of {type(guide).__name__}")
+        raise ValueError(
+            f"index goes from {low} to {high}; expected 0..{N - 1}, the rows of {type(guide).__name__}: "
+            "make it for more points, or fit rows for others, evaluate.infer(model, guide, x)"
+        )
 
 
 def check_size(guide: Guide, size: int | None) -> None:
@@ -45,7 +52,7 @@ class PerPoint(Guide):
         latent, plate: names of the model's latent site and plate.
 
     Raises:
-        ValueError: if N or D is less than 1.
+        ValueError: if N or D is less than 1, or the scale is not above 0.
     """
 
     per_point = True
@@ -55,8 +62,8 @@ class PerPoint(Guide):
         super().__init__(**names)
         if num_points < 1 or latent_dim < 1:
             raise ValueError(f"num_points is {num_points}, latent_dim {latent_dim}; expected both >= 1")
+        log_scale = families.log_scale(init_scale)
         mean = init_scale * torch.randn(num_points, latent_dim)
-        log_scale = float(torch.tensor(init_scale).log())
         self.num_points, self.latent_dim, self.init_scale = num_points, latent_dim, init_scale
         self.rows = Rows(self.family.start(mean, log_scale))
 
@@ -86,7 +93,14 @@ class PerPoint(Guide):
 
     @torch.no_grad()
     def set_rows(self, raw: Tensor) -> "PerPoint":
-        r"""Overwrites the table with raw numbers (N, width) of the family; returns the guide."""
+        r"""Overwrites the table with raw numbers (N, width) of the family; returns the guide.
+
+        Raises:
+            ValueError: if they have another shape.
+        """
+        if raw.shape != self.rows.weight.shape:
+            name, shape = type(self).__name__, tuple(self.rows.weight.shape)
+            raise ValueError(f"raw has shape {tuple(raw.shape)}; expected {shape}, the table of {name}: see its family")
         self.rows.weight.copy_(raw)
         return self
 

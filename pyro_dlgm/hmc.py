@@ -36,11 +36,11 @@ class State(NamedTuple):
 
     def log_density(self, weights: Tensor) -> Tensor:
         r"""Σ_i β_i log p_i(t), of shape (...)."""
-        return torch.tensordot(weights, self.parts, 1)
+        return _weighted(weights, self.parts)
 
     def force(self, weights: Tensor) -> Tensor:
         r"""Its gradient, of shape (..., D)."""
-        return torch.tensordot(weights, self.grads, 1)
+        return _weighted(weights, self.grads)
 
 
 class Info(NamedTuple):
@@ -149,6 +149,11 @@ def first_step(dim: int) -> float:
     return dim**-0.25
 
 
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    # No matrix product: under autocast, or where float32 products may be rounded, it would lose whole nats.
+    return (weights.view(-1, *[1] * (values.dim() - 1)) * values).sum(0)
+
+
 def _with_gradient(log_density: LogDensity, t: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         t = t.detach().requires_grad_()
@@ -160,10 +165,12 @@ def _with_gradient(log_density: LogDensity, t: Tensor) -> tuple[Tensor, Tensor]:
 def _metropolis(state: State, proposal: State, gain: Tensor) -> tuple[State, Info]:
     # A gain that is not a number is an infinite loss.
     gain = gain.nan_to_num(nan=-math.inf, posinf=-math.inf)
-    accepted = torch.rand_like(gain).log() < gain
+    diverged = gain < -DIVERGED
+    # A uniform number is 0 now and then, and the logarithm of that is below any gain that is finite.
+    accepted = (torch.rand_like(gain).log() < gain) & ~diverged
     chosen = (
         torch.where(accepted.unsqueeze(-1), proposal.t, state.t),
         torch.where(accepted, proposal.parts, state.parts),
         torch.where(accepted.unsqueeze(-1), proposal.grads, state.grads),
     )
-    return State(*chosen), Info(gain.clamp(max=0).exp(), accepted, gain < -DIVERGED)
+    return State(*chosen), Info(gain.clamp(max=0).exp(), accepted, diverged)

@@ -24,7 +24,7 @@ def observed(x: Tensor, mask: Tensor | None) -> Tensor:
         mask: boolean, of x's shape or (B,); `None` means that all is observed.
 
     Raises:
-        ValueError: if the mask is not boolean or has neither shape.
+        ValueError: if the mask is not a boolean tensor or has neither shape.
     """
     if mask is None:
         return x
@@ -34,10 +34,11 @@ def observed(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def check(mask: Tensor, x: Tensor) -> None:
     r"""Raises a `ValueError` unless the mask is boolean and of the shape of x or (B,)."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask has dtype {mask.dtype}; expected torch.bool, True where x is observed: use mask.bool()")
+    dtype = getattr(mask, "dtype", type(mask).__name__)
+    if dtype != torch.bool:
+        raise ValueError(f"mask has dtype {dtype}; expected torch.bool, True where x is observed: use mask.bool()")
     if mask.shape not in (x.shape, x.shape[:1]):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}; expected x's shape {tuple(x.shape)} (a mask of pixels) "
-            f"or {tuple(x.shape[:1])} (a mask of whole points)"
+            f"or {tuple(x.shape[:1])} (a mask of whole points): reshape it, or use ~x.isnan()"
         )

@@ -2,6 +2,7 @@ r"""The generative model, written once: t ~ p(t), x ~ p(x | t, w)."""
 
 import pyro
 import torch
+from pyro.distributions import constraints
 from pyro.distributions.util import is_validation_enabled
 from pyro.nn import pyro_method
 from torch import Tensor, nn
@@ -58,15 +59,22 @@ class DLGM(Program):
             mask: boolean, of x's shape or (B,).
         """
         x, mask = _together(x, mask)
-        t = pyro.sample(self.latent, self.prior())
-        p = self.likelihood(t, mask)
+        prior = self.prior()
+        p = self.likelihood(self._code(pyro.sample(self.latent, prior), prior), mask)
         return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
 
     def check(self, x: Tensor) -> None:
-        r"""Raises a `ValueError`, with rows, unless x (B, ...) has the likelihood's shape and lies in its support."""
+        r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and the model's dtype, and lies in its
+        support; it names the rows that do not.
+        """
         with pyro.validation_enabled(), torch.no_grad():
-            p = self.likelihood(self.prior().mean.unsqueeze(0))
-            self._checked(p.expand((len(x),)), x)
+            t = self.prior().mean.unsqueeze(0)
+            p = self.likelihood(t)
+            self._checked(p.expand((len(x),)) if len(x) else p, x)
+        if x.is_floating_point() and x.dtype != t.dtype:
+            raise ValueError(
+                f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), or model.to({x.dtype})"
+            )
 
     def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""log p(x, t | w) for each point, in nats.
@@ -80,11 +88,24 @@ class DLGM(Program):
             A tensor of shape (..., B).
         """
         x, mask = _together(x, mask)
-        p = self.likelihood(t, mask)
-        return self.prior().log_prob(t) + p.log_prob(self._checked(p, x))
+        prior = self.prior()
+        p = self.likelihood(self._code(t, prior), mask)
+        return prior.log_prob(t) + p.log_prob(self._checked(p, x))
+
+    def _code(self, t: Tensor, prior) -> Tensor:
+        r"""t, with its number of latents checked."""
+        if t.shape[-1:] != prior.event_shape:
+            (D,) = prior.event_shape
+            raise ValueError(
+                f"{self.latent} has shape {tuple(t.shape)}; expected codes (..., {D}), the model's latents: "
+                f"build the guide with latent_dim={D}"
+            )
+        return t
 
     def _checked(self, p, x: Tensor) -> Tensor:
         r"""x, with its shape checked, and its support where Pyro's validation is on."""
+        if x.dim() and len(x) == 0:
+            raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected at least one")
         batch = x.dim() - len(p.event_shape)
         # x may lack leading axes of t (particles), but not its last one, and it has none that multiplies the points.
         fits = batch >= min(1, len(p.batch_shape)) and x.shape[batch:] == p.event_shape
@@ -95,18 +116,39 @@ class DLGM(Program):
                 "reshape x, or build the network for its shape"
             )
         if is_validation_enabled():
-            self._check_support(p.support.check(x), x)
+            _check_type(p, x)
+            self._check_support(p, x)
         return x
 
-    def _check_support(self, inside: Tensor, x: Tensor) -> None:
-        if not bool(inside.all()):
-            rows = (~inside).nonzero()[:, -1].unique().tolist() if inside.dim() else []
+    def _check_support(self, p, x: Tensor) -> None:
+        inside, finite = p.support.check(x), x.isfinite()
+        outside = f"x has values outside the support of {type(self.likelihood).__name__} in rows"
+        if not bool(finite.all()):
+            bad = ~finite.flatten(x.dim() - len(p.event_shape)).all(-1) if p.event_shape else ~finite
             raise ValueError(
-                f"x has values outside the support of {type(self.likelihood).__name__} in rows {rows[:10]} "
-                f"(x goes from {x.min():g} to {x.max():g}; NaN is outside, too): "
+                f"{outside} {_rows(bad)}, NaN or infinite ones; expected finite numbers: mask them, or drop the rows"
+            )
+        if not bool(inside.all()):
+            raise ValueError(
+                f"{outside} {_rows(~inside)} (x goes from {x.min():g} to {x.max():g}): "
                 "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid), choose a likelihood for "
                 "such values (FixedNormal, ContinuousBernoulli, DiscretizedLogistic), or mask them"
             )
+
+
+def _check_type(p, x: Tensor) -> None:
+    r"""Raises a `ValueError` unless x has a real type; a whole one only where p is one of counts."""
+    support = p.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    counts = support.is_discrete and support is not constraints.boolean
+    if x.dtype == torch.bool or x.is_complex() or not (x.is_floating_point() or counts):
+        raise ValueError(f"x has dtype {x.dtype}; expected real numbers: use x.float(), or a transform (data.Grid)")
+
+
+def _rows(bad: Tensor) -> list[int]:
+    r"""The first ten points, along the last axis, that are bad."""
+    return bad.nonzero()[:, -1].unique().tolist()[:10] if bad.dim() else []
 
 
 def _together(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

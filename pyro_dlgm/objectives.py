@@ -33,9 +33,7 @@ class Tempered(Messenger):
 
     def __init__(self, beta: float):
         super().__init__()
-        if beta < 0:
-            raise ValueError(f"beta is {beta}; expected a number >= 0")
-        self.beta = beta
+        self.beta = _weight(beta)
 
     def _pyro_sample(self, msg) -> None:
         if not msg["is_observed"]:
@@ -63,7 +61,7 @@ class ELBO(Trace_ELBO):
             raise ValueError(f"num_particles is {num_particles}; expected at least 1")
         vectorize = {"vectorize_particles": num_particles > 1, "max_plate_nesting": max_plate_nesting}
         super().__init__(num_particles=num_particles, **vectorize)
-        self.analytic_kl, self.beta = analytic_kl, beta
+        self.analytic_kl, self.beta = analytic_kl, _weight(beta)
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
         r"""The loss as a scalar tensor, in nats, with its graph."""
@@ -107,6 +105,7 @@ class ELBO(Trace_ELBO):
     def _get_trace(self, model, guide, args, kwargs):
         if is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
             model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+            _check_latents(model_trace, guide_trace)
             _check_reparametrized(guide_trace)
             return model_trace, guide_trace
         # The same without checks and score parts: `_bound` asks for the log-densities that it needs, and no others.
@@ -116,6 +115,24 @@ class ELBO(Trace_ELBO):
 
 def _is_drawn(site: dict) -> bool:
     return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
+
+
+def _weight(beta):
+    if not beta >= 0:
+        raise ValueError(f"beta is {beta}; expected a number >= 0")
+    return beta
+
+
+def _check_latents(model_trace, guide_trace) -> None:
+    r"""Raises a `ValueError` if a latent of the model is none of the guide's: its q would be the prior, silently."""
+    drawn = [name for name, site in guide_trace.nodes.items() if _is_drawn(site)]
+    missing = [name for name, site in model_trace.nodes.items() if _is_drawn(site) and not site["is_observed"]]
+    missing = [name for name in missing if name not in guide_trace.nodes]
+    if missing:
+        raise ValueError(
+            f"the guide samples {', '.join(map(repr, drawn)) or 'nothing'}; expected {', '.join(map(repr, missing))}, "
+            f"too, which the model samples: give the guide the model's name, latent={missing[0]!r}, say"
+        )
 
 
 def _check_reparametrized(guide_trace) -> None:

@@ -17,6 +17,7 @@ import warnings
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 
 from . import spectrum
@@ -41,8 +42,8 @@ class PPCA(DLGM):
     """
 
     def __init__(self, latent_dim: int, num_features: int, scale: float = 1.0):
-        net = Linear(latent_dim, num_features)
-        super().__init__(StandardNormal(latent_dim), FixedNormal(net, scale, floor=0.0))
+        prior = StandardNormal(latent_dim)
+        super().__init__(prior, FixedNormal(Linear(latent_dim, num_features), scale, floor=0.0))
 
     @property
     def W(self) -> Tensor:
@@ -62,6 +63,7 @@ class PPCA(DLGM):
     def _parts(self, x: Tensor, mask: Tensor | None):
         r"""M (D, D) or (B, D, D), Wᵀ(x − μ) (B, D), |x − μ|² (B,) and the number of observed pixels (B,)."""
         mask = _pixels(x, mask)
+        self._check_points(x, mask)
         W, residual = self.W, observed(x, mask) - self.mu
         eye = self.sigma2 * torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
         if mask is None:
@@ -70,6 +72,19 @@ class PPCA(DLGM):
         residual, m = torch.where(mask, residual, 0.0), mask.to(W.dtype)
         gram = (m @ (W.unsqueeze(2) * W.unsqueeze(1)).flatten(1)).unflatten(-1, (W.shape[1],) * 2)
         return gram + eye, residual @ W, residual.square().sum(-1), m.sum(-1)
+
+    def _check_points(self, x: Tensor, mask: Tensor | None) -> None:
+        mu = self.mu
+        # Without the first, one pixel would pass for all.
+        if x.shape[-1:] != mu.shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; expected (B, {len(mu)}), points of {len(mu)} features: "
+                "use x.flatten(1) on images"
+            )
+        if x.dtype != mu.dtype:
+            raise ValueError(f"x has dtype {x.dtype}; this model has {mu.dtype}: use x.to({mu.dtype})")
+        if is_validation_enabled() and not bool(observed(x, mask).isfinite().all()):
+            raise ValueError("x has NaN or infinite values; expected finite numbers: mask them, mask=~x.isnan()")
 
     def posterior(self, x: Tensor, mask: Tensor | None = None) -> dist.MultivariateNormal:
         r"""p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹), of batch shape (B,) and event shape (D,).
@@ -147,7 +162,16 @@ class PPCA(DLGM):
 
     @torch.no_grad()
     def set(self, W: Tensor, mu: Tensor, sigma2: Tensor) -> None:
-        r"""Sets the parameters: W (P, D), μ (P,), σ² ()."""
+        r"""Sets the parameters: W (P, D), μ (P,), σ² ().
+
+        Raises:
+            ValueError: if one has another shape, or σ² is not above 0.
+        """
+        for name, given, own in (("W", W, self.W), ("mu", mu, self.mu), ("sigma2", sigma2, self.sigma2)):
+            if given.shape != own.shape:
+                raise ValueError(f"{name} has shape {tuple(given.shape)}; expected {tuple(own.shape)}: reshape it")
+        if not sigma2 > 0:
+            raise ValueError(f"sigma2 is {sigma2:g}; expected a variance > 0: choose fewer latents, or float64")
         self.W.copy_(W)
         self.mu.copy_(mu)
         self.likelihood.u.copy_(0.5 * sigma2.log())

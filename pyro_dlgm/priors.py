@@ -19,7 +19,7 @@ class StandardNormal(nn.Module):
     def __init__(self, latent_dim: int):
         super().__init__()
         if latent_dim < 1:
-            raise ValueError(f"latent_dim is {latent_dim}; expected at least 1")
+            raise ValueError(f"latent_dim is {latent_dim}; expected at least 1 latent")
         self.latent_dim = latent_dim
         # Buffers, so that the distribution follows .to(device, dtype).
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)

@@ -36,6 +36,17 @@ def _rename(module: PyroModule, name: str) -> None:
             _rename(child, f"{name}.{key}")
 
 
+def check_index(index: Tensor | None) -> None:
+    r"""Raises a `ValueError` unless ``index`` is a vector of whole numbers, or left out."""
+    dtype = getattr(index, "dtype", type(index).__name__)
+    if index is not None and dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"index has dtype {dtype}; expected torch.int64, one row for each point: use torch.as_tensor(index).long()"
+        )
+    if index is not None and index.dim() != 1:
+        raise ValueError(f"index has shape {tuple(index.shape)}; expected (B,), one row a point: use index.flatten()")
+
+
 class Program(PyroModule):
     r"""A root of Pyro parameters with the plate over data.
 
@@ -87,9 +98,16 @@ class Program(PyroModule):
         return pyro.plate(self.plate, size, subsample=index, dim=-1)
 
     def _batch_length(self, x, index, size) -> int:
+        check_index(index)
         lengths = {len(v) for v in (x, index) if v is not None} or {size}
         if lengths == {None}:
-            raise ValueError(f"{type(self).__name__} was called without x, index or size: how many points?")
+            raise ValueError(
+                f"{type(self).__name__} was called without x, index or size; expected one of them, "
+                "which says how many points: give x, or size=n to generate"
+            )
         if len(lengths) > 1:
             raise ValueError(f"x has {len(x)} points and index {len(index)}; expected one index for each point of x")
-        return lengths.pop()
+        length = lengths.pop()
+        if not (length >= 1 and length == int(length)):
+            raise ValueError(f"{type(self).__name__} got {length} points; expected a whole number, at least 1")
+        return length

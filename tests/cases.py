@@ -1,6 +1,7 @@
 r"""Small models, all guides, and pairs of them with data."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import torch
@@ -11,16 +12,22 @@ from pyro_dlgm import DLGM, PPCA, guides, likelihoods, nets, priors
 N, B, D = 10, 4, 3
 INDEX = torch.tensor([7, 2, 9, 0])
 WIDTHS = (4, 8)
+RANK, LEVELS = 2, 17
 LIKELIHOODS = {
     "fixed": likelihoods.FixedNormal,
     "diagonal": likelihoods.DiagonalNormal,
+    "low_rank": partial(likelihoods.LowRankNormal, rank=RANK),
     "bernoulli": likelihoods.Bernoulli,
+    "continuous_bernoulli": likelihoods.ContinuousBernoulli,
+    "logistic": partial(likelihoods.DiscretizedLogistic, levels=LEVELS),
 }
+HEADS = {"diagonal": 2, "low_rank": 2 + RANK, "logistic": 2}
+DISCRETE = (likelihoods.Bernoulli, likelihoods.DiscretizedLogistic)
 
 
 def conv(shape=(1, 5, 7), likelihood: str = "fixed", latent_dim: int = D) -> DLGM:
     r"""A small convolutional model."""
-    net = nets.ConvDecoder(latent_dim, shape, widths=WIDTHS, heads=2 if likelihood == "diagonal" else 1)
+    net = nets.ConvDecoder(latent_dim, shape, widths=WIDTHS, heads=HEADS.get(likelihood, 1))
     return DLGM(priors.StandardNormal(latent_dim), LIKELIHOODS[likelihood](net))
 
 
@@ -57,6 +64,14 @@ NAMES = list(FACTORIES)
 PER_POINT = ["point", "mean_field", "full_rank", "auto_normal", "auto_delta"]
 DENSE = [name for name in NAMES if name not in ("point", "auto_delta")]
 GAUSSIAN = ["mean_field", "full_rank", "amortized", "amortized_full_rank"]
+# Every guide, and every likelihood with one guide; `None` is the plain model of `make`.
+PAIRS = [(name, None) for name in NAMES] + [
+    ("full_rank", "diagonal"),
+    ("mean_field", "low_rank"),
+    ("amortized", "bernoulli"),
+    ("amortized_full_rank", "continuous_bernoulli"),
+    ("auto_normal", "logistic"),
+]
 
 
 @dataclass
@@ -86,10 +101,17 @@ def make(name: str, model: DLGM | None = None) -> Case:
     r"""The guide of that name with a model, by default a small one: linear for the exact guide, else convolutional."""
     if model is None:
         model = ppca() if name == "exact" else conv()
-    x = torch.rand(B, *model.likelihood.net.out_shape)
+    return Case(name, model, FACTORIES[name](model, N), points(model, B), INDEX.clone())
+
+
+def points(model: DLGM, *lead: int) -> Tensor:
+    r"""Points in [0, 1] that the likelihood of the model takes."""
+    x = torch.rand(*lead, *model.likelihood.net.out_shape)
     if isinstance(model.likelihood, likelihoods.Bernoulli):
-        x = x.bernoulli()
-    return Case(name, model, FACTORIES[name](model, N), x, INDEX.clone())
+        return x.bernoulli()
+    if isinstance(model.likelihood, likelihoods.DiscretizedLogistic):
+        return (x * (LEVELS - 1)).round() / (LEVELS - 1)
+    return x
 
 
 def tensors(*modules) -> list[Tensor]:

@@ -4,7 +4,9 @@ from .ais import AIS, ais
 from .bdmc import BDMC, bdmc
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
 from .calibration import Calibration, Coverage, check_calibration
+from .decomposition import Gaps
 from .diagnostics import Diagnosis, diagnose
+from .gaps import gaps
 from .inference import Convergence, infer
 from .predict import impute, reconstruct
 from .weights import ess, pareto_k
@@ -16,12 +18,14 @@ __all__ = [
     "Convergence",
     "Coverage",
     "Diagnosis",
-    "check_calibration",
-    "diagnose",
+    "Gaps",
     "ais",
     "bdmc",
+    "check_calibration",
+    "diagnose",
     "elbo",
     "ess",
+    "gaps",
     "impute",
     "infer",
     "iwae",

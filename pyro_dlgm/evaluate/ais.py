@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .annealers import Settings, annealers, annealing, check_points, check_start
+from .annealers import Settings, annealers, annealing, check_points, check_rows, check_start
 from .annealing import Walk
 from .bounds import log_mean_exp
 from .errors import log_mean_exp_error
-from .quiet import check_index
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ def ais(
 
     Raises:
         TypeError: if the guide has no `posterior`, or one without a density.
-        ValueError: on numbers that make no sense.
+        ValueError: on numbers that make no sense, or if x, index or mask does not fit the model or the guide.
     """
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
     check_start(guide)
-    check_index(x, index)
     check_points(model, x, mask)
+    check_rows(guide, x, index, mask)
     with annealing(model, guide, seed=seed):
         work = annealers(model, guide, x, index, mask, settings, progress=progress)
         walks = [annealer.upwards() for annealer in work]

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..masks import observed
 from ..program import unregistered
 from ..progress import Bar
+from . import quiet
 from .annealing import TUNING, Path, Walk, schedule
 from .chunks import blocks, rows_that_fit
-from .quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def annealing(model, guide, *, seed: int | None):
     r"""Inside, nothing is touched, nothing is validated, and gradients are taken where they are asked for."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("annealing needs gradients and was asked for under torch.inference_mode(); leave it first")
-    with quiet(model, guide, seed=seed), pyro.validation_enabled(False), unregistered(), torch.no_grad():
+    with quiet.quiet(model, guide, seed=seed), pyro.validation_enabled(False), unregistered(), torch.no_grad():
         yield
 
 
@@ -134,11 +134,19 @@ def check_start(guide) -> None:
 
 def check_points(model, x: Tensor, mask: Tensor | None) -> None:
     r"""Raises a `ValueError` unless there are points, and the likelihood takes them."""
-    if len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
+    quiet.check_points(x, mask=mask)
     if hasattr(model, "check"):
-        with quiet(model):
+        with quiet.quiet(model):
             model.check(observed(x, mask))
+
+
+def check_rows(guide, x: Tensor, index: Tensor | None, mask: Tensor | None) -> None:
+    r"""Raises a `ValueError` unless there is one index for each point and, for a guide with rows, a row for it."""
+    quiet.check_index(x, index)
+    if getattr(guide, "per_point", False):
+        # While annealing nothing is validated any more.
+        with quiet.quiet(guide), torch.no_grad():
+            guide.posterior(x, index, mask)
 
 
 def _log_joint(model, x: Tensor, mask: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import hmc
 
-RATE = 0.3  # of the step sizes' adaptation while they are tuned
+RATE = 1.0  # of the step sizes' adaptation while they are tuned: they must keep up with a path of few temperatures
 TUNING = 5  # temperatures of a sweep for each one of the sweep that tunes it
 SLOPE = 4.0  # of the sigmoid schedule
 

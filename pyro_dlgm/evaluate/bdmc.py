@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..seeding import forked
+from ..seeding import forked, seeds
 from .ais import joined
 from .annealers import Settings, annealers, annealing, check_start
 from .bounds import log_mean_exp
@@ -89,12 +89,14 @@ def bdmc(
     if num_points < 2:
         raise ValueError(f"num_points is {num_points}; expected at least 2, for a standard error")
     check_start(guide)
-    t, x = simulate(model, num_points, seed)
+    # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.
+    made, fitted, walked = seeds(3, seed)
+    t, x = simulate(model, num_points, made)
     mask = None if mask is None else mask.expand(x.shape)
-    q = infer(model, guide, x, mask=mask, seed=seed) if getattr(guide, "per_point", False) else guide
+    q = infer(model, guide, x, mask=mask, seed=fitted) if getattr(guide, "per_point", False) else guide
     index = torch.arange(num_points, device=x.device)
     up, down, done = [], [], 0
-    with annealing(model, q, seed=seed):
+    with annealing(model, q, seed=walked):
         for annealer in annealers(model, q, x, index, mask, settings, sweeps=2, progress=progress):
             up.append(annealer.upwards())
             down.append(annealer.downwards(t[done : done + annealer.num_points]))

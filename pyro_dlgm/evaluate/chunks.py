@@ -16,17 +16,22 @@ def rows_that_fit(log_density: Callable[[Tensor], Tensor], t: Tensor, memory: in
         t: one position of each, (1, B, D).
         memory: bytes.
     """
+    one, two = (_kept(log_density, t.expand(n, *t.shape[1:])) for n in (1, 2))
+    # What a second chain adds: weights of a network are kept once, for all rows.
+    return max(1, memory * t.shape[1] // (COPIES * max(1, two - one)))
+
+
+def _kept(log_density: Callable[[Tensor], Tensor], t: Tensor) -> int:
+    r"""Bytes that the backward pass needs: autograd says what the forward pass keeps for it."""
     kept = []
 
     def count(saved: Tensor) -> Tensor:
         kept.append(saved.numel() * saved.element_size())
         return saved
 
-    # What the backward pass needs is what the forward pass keeps: autograd says it. Weights count, too, which errs
-    # on the side of less.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
         log_density(t.detach().requires_grad_())
-    return max(1, memory * t.shape[1] // (COPIES * max(1, sum(kept))))
+    return sum(kept)
 
 
 def blocks(num_points: int, num_chains: int, rows: int) -> Iterator[tuple[slice, list[int]]]:

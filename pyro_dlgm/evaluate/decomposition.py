@@ -58,7 +58,7 @@ class Gaps:
         families: F(q*) for each family that was fitted, the guide's own among them.
         own: the name of the guide's own family.
         amortization: F(q*) − F(q), by common random numbers.
-        annealed, weighted: AIS and IWAE-K from the best of the fitted q.
+        annealed, weighted: AIS and IWAE-K from q*, the full-rank one if there is one.
         num_samples: K.
         certificate: what `bdmc` says of AIS at this model, or `None`.
         kept: where climbing brought nothing, so that q* is q, (B,).

@@ -45,7 +45,7 @@ def gaps(
 ) -> Gaps:
     r"""Takes log p(x) − F(q) apart for each point, with w as it is.
 
-    log p(x) is AIS from the best q at hand, or IWAE with it, whichever has the larger mean over points, since both are
+    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it, whichever has the larger mean over points, since both are
     lower bounds in expectation; `bdmc` with the same settings says what it is worth at this model. q* is climbed from
     q itself; where that brings nothing, q is kept. F(q) and F(q*) use the same random numbers.
 
@@ -86,7 +86,8 @@ def gaps(
     kept = weigh(guide, index, seed + 1).mean(0) >= weigh(fitted[own], rows, seed + 1).mean(0)
     reached, tables = weigh(guide, index, seed), {name: weigh(best, rows, seed) for name, best in fitted.items()}
     tables[own] = torch.where(kept, reached, tables[own])
-    best = max(tables, key=lambda name: float(tables[name].mean()))
+    # The richest family that was fitted, so that one estimator of log p(x) serves all guides of a comparison.
+    best = "full_rank" if "full_rank" in fitted else own
     settings = {"num_chains": num_chains, "num_temperatures": num_temperatures, "seed": seed, "progress": progress}
     walks = ais(model, fitted[best], x, rows, mask=mask, **settings)
     return Gaps(

@@ -33,7 +33,8 @@ class Convergence:
     r"""How an E-step ended.
 
     Attributes:
-        converged: boolean (N,): whether the last window of steps left a point's F where it was.
+        converged: boolean (N,): whether the last window of steps left a point's F where it was; of a chain, whether
+            split R-hat and bulk ESS are good.
         gradients_per_point: gradient evaluations of log p(x, t) per point, on average.
     """
 
@@ -58,10 +59,11 @@ def infer(
     r"""Fits q to the points x with w frozen, from the start that the guide gives: q* of its family.
 
     A per-point guide gives fresh rows for x (training points never lend theirs), an amortized one the per-point guide
-    of its family with the encoder's q as its rows, an exact one itself. Blocks of points are climbed by Adam in
-    windows of steps. A window that brings less than ``tol`` nats per point lowers the learning rate, until at the
-    last rate the block is done. A point has converged if its block got that far and its own F changed in the last
-    window by no more than ``tol`` and four standard errors of that change (common random numbers). On PPCA with 16
+    of its family with the encoder's q as its rows, an exact one itself. A chain runs until split R-hat and bulk ESS of
+    each point are good, or ``max_steps`` transitions (`guides.Chain.settle`). All else is climbed in blocks of points
+    by Adam, in windows of steps. A window that brings less than ``tol`` nats per point lowers the learning rate, until
+    at the last rate the block is done. A point has converged if its block got that far and its own F changed in the
+    last window by no more than ``tol`` and four standard errors of that change (common random numbers). On PPCA with 16
     latents, where q* is known, the defaults end 0.01 nats below it.
 
     Arguments:
@@ -94,7 +96,7 @@ def infer(
     )
     with quiet(model, guide, seed=seed), torch.enable_grad():
         fitted = guide.start(x, mask)
-        if not any(p.requires_grad for p in fitted.parameters()) or fitted is guide:
+        if fitted is guide:
             return fitted
         pace = {"lr": lr, "tol": tol, "window": window, "max_steps": max_steps, "num_particles": num_particles}
         fitted.convergence = climb(model, fitted, x, mask, batch_size=batch_size, **pace)
@@ -118,9 +120,13 @@ def climb(
     r"""Climbs F over a guide with rows for x, from where they are; arguments as those of `infer`."""
     ends, spent = [], 0
     for index in torch.arange(len(x), device=x.device).split(batch_size):
-        block = _Climb(model, fitted, x[index], index, None if mask is None else mask[index], lr, num_particles)
-        ends.append(block.run(tol, window, max_steps))
-        spent += block.gradients * len(index)
+        data = x[index], index, None if mask is None else mask[index]
+        ended = fitted.settle(*data, max_steps)
+        if ended is None:
+            block = _Climb(model, fitted, *data, lr, num_particles)
+            ended = block.run(tol, window, max_steps), block.gradients * len(index)
+        ends.append(ended[0])
+        spent += ended[1]
     return Convergence(torch.cat(ends), spent / len(x))
 
 

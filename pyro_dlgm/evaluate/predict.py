@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..masks import pixelwise
-from .quiet import blocks, check_index, quiet
+from .quiet import blocks, check_points, quiet
 
 
 @torch.no_grad()
@@ -28,8 +28,16 @@ def reconstruct(
         mask: boolean, True where observed, of x's shape or (B,).
         num_samples: how many samples of q to average over; `None` takes the mean of q alone.
         seed: seed of the samples.
+
+    Raises:
+        ValueError: if x, index, mask or the number of samples makes no sense.
+        TypeError: if the guide has no `posterior`.
     """
-    check_index(x, index)
+    check_points(x, index, mask)
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
+    if not hasattr(guide, "posterior"):
+        raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
     K = num_samples or 1
     with quiet(model, guide, seed=seed):
         parts = []
@@ -37,7 +45,13 @@ def reconstruct(
             q = guide.posterior(x_b, i_b, m_b)
             codes = (q.mean.unsqueeze(0) if num_samples is None else q.sample((k,)) for k in counts)
             parts.append(sum(model.likelihood(t).mean.sum(0) for t in codes) / K)
-        return torch.cat(parts)
+        made = torch.cat(parts)
+    if made.shape != x.shape:
+        # A guide that ignores x would not notice.
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; expected {tuple(made.shape)}, as the model makes it: reshape x"
+        )
+    return made
 
 
 def impute(
@@ -51,5 +65,7 @@ def impute(
     seed: int | None = None,
 ) -> Tensor:
     r"""x with the missing pixels replaced by their posterior mean E_q E[x | t]. Arguments as in `reconstruct`."""
+    if mask is None:
+        raise ValueError("mask is None; expected a boolean mask, True where x is observed: use ~x.isnan()")
     guess = reconstruct(model, guide, x, index, mask, num_samples=num_samples, seed=seed)
     return torch.where(pixelwise(mask, x.dim()), x, guess)

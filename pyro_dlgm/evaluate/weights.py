@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+FEWEST = 25  # weights that make a tail of 5
+UNRELIABLE = 0.7  # the k̂ above which an average is
 # Log-weights within this of each other are equal up to rounding.
 SPREAD = {torch.float16: 1e-1, torch.bfloat16: 1e-1, torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -33,7 +35,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     K = len(log_weights)
     tail = math.ceil(min(0.2 * K, 3 * math.sqrt(K)))
     if tail < 5:
-        raise ValueError(f"{K} weights for each point; expected at least 25, for a tail of 5")
+        raise ValueError(f"{K} weights for each point; expected at least {FEWEST}, for a tail of 5")
     log_w = (log_weights - log_weights.amax(0)).double().sort(0).values
     cutoff = log_w[-tail - 1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
     above = log_w[-tail:] > cutoff

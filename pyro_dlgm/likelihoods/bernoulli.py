@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from .likelihood import Likelihood
+from .likelihood import Likelihood, check_heads
 
 
 class Bernoulli(Likelihood):
@@ -19,6 +19,7 @@ class Bernoulli(Likelihood):
 
     def __init__(self, net: nn.Module):
         super().__init__()
+        check_heads(net, 1, "one, for the logits")
         self.net = net
 
     def pixels(self, t: Tensor) -> dist.Bernoulli:
@@ -41,6 +42,7 @@ class ContinuousBernoulli(Likelihood):
 
     def __init__(self, net: nn.Module):
         super().__init__()
+        check_heads(net, 1, "one, for the logits")
         self.net = net
 
     def pixels(self, t: Tensor) -> "ContinuousBernoulliPixels":

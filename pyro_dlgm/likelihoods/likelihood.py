@@ -1,9 +1,11 @@
-r"""What the likelihoods of independent pixels share: masks and event dimensions."""
+r"""What the likelihoods of independent pixels share: masks, event dimensions, heads of networks."""
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from ..masks import pixelwise
+
+MEAN, PAIR = (1, "one, for μ"), (2, "two, for μ and σ")  # heads, and what they are
 
 
 class Likelihood(nn.Module):
@@ -30,3 +32,20 @@ class Likelihood(nn.Module):
         if mask is not None:
             p = p.mask(pixelwise(mask, event_dim + 1) if t.dim() > 1 else mask)
         return p.to_event(event_dim)
+
+
+def check_heads(net: nn.Module, count: int, what: str) -> None:
+    r"""Raises a `ValueError` if the network says that it returns another number of tensors than ``count``."""
+    _check(getattr(net, "heads", count), count, what)
+
+
+def heads(y: Tensor | tuple[Tensor, ...], count: int, what: str) -> tuple[Tensor, ...]:
+    r"""What a network returned, as ``count`` tensors; a `ValueError` if there are more or fewer."""
+    y = (y,) if isinstance(y, Tensor) else y
+    _check(len(y), count, what)
+    return y
+
+
+def _check(found: int, count: int, what: str) -> None:
+    if found != count:
+        raise ValueError(f"the network has {found} heads; expected {what}: build it with heads={count}")

@@ -9,7 +9,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from .likelihood import Likelihood
+from .likelihood import MEAN, PAIR, Likelihood, check_heads, heads
 
 
 class DiscretizedLogistic(Likelihood):
@@ -42,10 +42,11 @@ class DiscretizedLogistic(Likelihood):
             raise ValueError(f"levels is {levels}; expected at least 2, and 256 for 8-bit images")
         if not floor > 0:
             raise ValueError(f"floor is {floor:g}; expected a number > 0, in the units of x")
+        check_heads(net, *(PAIR if scale_net is None else MEAN))
         self.net, self.scale_net, self.levels, self.floor = net, scale_net, levels, floor
 
     def pixels(self, t: Tensor) -> "DiscretizedLogisticPixels":
-        mu, r = self.net(t) if self.scale_net is None else (self.net(t), self.scale_net(t))
+        mu, r = heads(self.net(t), *PAIR) if self.scale_net is None else (self.net(t), self.scale_net(t))
         return DiscretizedLogisticPixels(mu, self.floor + softplus(r), self.levels)
 
     @staticmethod
@@ -64,7 +65,9 @@ class Levels(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        r"""Where the value is a level."""
+        r"""Where the value is a level; nowhere if it is of a whole type, bytes say, in which k would wrap round."""
+        if not value.is_floating_point():
+            return torch.zeros_like(value, dtype=torch.bool)
         k = value * (self.levels - 1)
         whole = k.round()
         return ((k - whole).abs() < 0.01) & (whole >= 0) & (whole < self.levels)

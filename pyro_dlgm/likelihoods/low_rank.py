@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..masks import pixelwise
+from .likelihood import check_heads, heads
 
 
 class LowRankNormal(nn.Module):
@@ -43,18 +44,11 @@ class LowRankNormal(nn.Module):
         super().__init__()
         if rank < 1:
             raise ValueError(f"rank is {rank}; expected at least 1, or use DiagonalNormal")
-        if floor < 0:
+        if not floor >= 0:
             raise ValueError(f"floor is {floor:g}; expected a number >= 0")
-        self._check(getattr(net, "heads", 2 + rank), rank)
+        self._heads = 2 + rank, f"2 + rank = {2 + rank} for μ, σ and each direction"
+        check_heads(net, *self._heads)
         self.net, self.rank, self.floor = net, rank, floor
-
-    @staticmethod
-    def _check(heads: int, rank: int) -> None:
-        if heads != 2 + rank:
-            raise ValueError(
-                f"the network has {heads} heads; expected 2 + rank = {2 + rank} for μ, σ and each direction: "
-                f"build it with heads={2 + rank}"
-            )
 
     def forward(self, t: Tensor, mask: Tensor | None = None) -> "LowRankPixels":
         r"""Returns p(x | t, w).
@@ -63,9 +57,7 @@ class LowRankNormal(nn.Module):
             t: codes of shape (..., D).
             mask: boolean, True where observed, of x's shape or (B,).
         """
-        heads = self.net(t)
-        self._check(len(heads), self.rank)
-        mu, r, *F = heads
+        mu, r, *F = heads(self.net(t), *self._heads)
         event_dim = mu.dim() - (t.dim() - 1)
         if mask is not None and t.dim() > 1:
             mask = pixelwise(mask, event_dim + 1)
@@ -143,7 +135,7 @@ class LowRankPixels(dist.TorchDistribution):
 
     def _standardized(self, value: Tensor):
         r"""u (..., P), U (..., P, R), log σ (..., P) and n, with 0 where a pixel is missing."""
-        residual, F, log_scale, count = value - self.mu, self.factor, self.scale.log(), self.event_shape.numel()
+        residual, F, log_scale, count = value - self.mu, self.factor, self.scale.log(), math.prod(self.event_shape)
         if self.observed is not None:
             # Before the division, so that neither a value nor a gradient sees what is missing.
             residual = torch.where(self.observed, residual, 0.0)

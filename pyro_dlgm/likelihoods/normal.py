@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from .likelihood import Likelihood
+from .likelihood import MEAN, PAIR, Likelihood, check_heads, heads
 
 
 class FixedNormal(Likelihood):
@@ -22,16 +22,18 @@ class FixedNormal(Likelihood):
         floor: lower bound of σ, in the units of x.
 
     Raises:
-        ValueError: if a scale is not above the floor.
+        ValueError: if a scale is not above the floor, or its shape does not broadcast to x's.
     """
 
     def __init__(self, net: nn.Module, scale: float | Tensor = 1.0, *, learn: bool = True, floor: float = 1e-3):
         super().__init__()
         scale = scale if isinstance(scale, Tensor) else torch.tensor(float(scale))
-        if floor < 0 or not bool((scale > floor).all()):
+        if not (floor >= 0 and bool((scale > floor).all())):
             raise ValueError(
                 f"smallest scale {scale.min():g} with floor {floor:g}; expected scale > floor >= 0: lower the floor"
             )
+        check_heads(net, *MEAN)
+        _check_shape(scale, getattr(net, "out_shape", None))
         self.net, self.floor = net, floor
         u = (scale - floor).log()
         if learn:
@@ -46,6 +48,18 @@ class FixedNormal(Likelihood):
 
     def pixels(self, t: Tensor) -> dist.Normal:
         return dist.Normal(self.net(t), self.scale)
+
+
+def _check_shape(scale: Tensor, shape: tuple[int, ...] | None) -> None:
+    # From the right: axes on the left would be those of points.
+    fits = shape is None or (
+        scale.dim() <= len(shape) and all(a in (1, b) for a, b in zip(scale.shape[::-1], shape[::-1], strict=False))
+    )
+    if not fits:
+        raise ValueError(
+            f"scale has shape {tuple(scale.shape)}; expected one number, or x's shape {tuple(shape)}: "
+            "give one σ for all pixels or one for each"
+        )
 
 
 class DiagonalNormal(Likelihood):
@@ -66,10 +80,11 @@ class DiagonalNormal(Likelihood):
 
     def __init__(self, net: nn.Module, scale_net: nn.Module | None = None, *, floor: float = 1e-3):
         super().__init__()
-        if floor < 0:
+        if not floor >= 0:
             raise ValueError(f"floor is {floor:g}; expected a number >= 0")
+        check_heads(net, *(PAIR if scale_net is None else MEAN))
         self.net, self.scale_net, self.floor = net, scale_net, floor
 
     def pixels(self, t: Tensor) -> dist.Normal:
-        mu, r = self.net(t) if self.scale_net is None else (self.net(t), self.scale_net(t))
+        mu, r = heads(self.net(t), *PAIR) if self.scale_net is None else (self.net(t), self.scale_net(t))
         return dist.Normal(mu, self.floor + softplus(r))

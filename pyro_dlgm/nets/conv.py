@@ -15,8 +15,13 @@ SMALLEST = 4
 WIDTHS = (16, 32, 64, 64)
 
 
-def sizes(height: int, width: int, stages: int) -> list[tuple[int, int]]:
+def sizes(image_shape: Sequence[int], stages: int) -> list[tuple[int, int]]:
     r"""The sides at the input and after each stage; a stage with unchanged sides has stride 1."""
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"image_shape is {tuple(image_shape)}; expected (C, H, W): grey images have C = 1")
+    if stages < 1:
+        raise ValueError("widths is empty; expected the channels of at least one stage, or use nets.MLP")
+    _, height, width = image_shape
     if min(height, width) < SMALLEST:
         raise ValueError(
             f"image of {height}x{width}; convolutional networks need at least {SMALLEST}x{SMALLEST}: use nets.MLP"
@@ -65,7 +70,7 @@ class ConvEncoder(Net):
         activation: class of the nonlinearity.
 
     Raises:
-        ValueError: if the image is smaller than 4x4.
+        ValueError: if the image is smaller than 4x4, or has no channel.
     """
 
     def __init__(
@@ -78,8 +83,7 @@ class ConvEncoder(Net):
         residual=False,
         activation=nn.GELU,
     ):
-        channels, *size = image_shape
-        path = sizes(*size, len(widths))
+        path, channels = sizes(image_shape, len(widths)), image_shape[0]
         layers: list[nn.Module] = []
         for before, after, small, large in zip((channels, *widths), widths, path[1:], path, strict=False):
             conv = nn.Conv2d(before, after, 3, stride=1 if small == large else 2, padding=1)
@@ -101,7 +105,7 @@ class ConvDecoder(Net):
         heads: the number of images, 2 for μ and σ of `DiagonalNormal`.
 
     Raises:
-        ValueError: if the image is smaller than 4x4.
+        ValueError: if the image is smaller than 4x4, or has no channel.
     """
 
     def __init__(
@@ -115,8 +119,7 @@ class ConvDecoder(Net):
         activation=nn.GELU,
         heads: int = 1,
     ):
-        channels, *size = image_shape
-        path = sizes(*size, len(widths))
+        path, channels = sizes(image_shape, len(widths)), image_shape[0]
         deep = (widths[-1], *path[-1])
         layers: list[nn.Module] = [nn.Linear(latent_dim, prod(deep)), nn.Unflatten(1, deep), activation()]
         for i in reversed(range(1, len(widths))):

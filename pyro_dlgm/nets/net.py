@@ -25,11 +25,19 @@ class Net(nn.Module):
         in_shape, out_shape: shapes of one point, without the batch.
         body: the module that does the work.
         heads: the number of outputs of ``out_shape``.
+
+    Raises:
+        ValueError: if a side or the number of heads is below 1; on a call, if points have another shape or dtype.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, body: nn.Module, heads: int = 1):
         super().__init__()
         self.in_shape, self.out_shape, self.heads = as_shape(in_shape), as_shape(out_shape), heads
+        if min(*self.in_shape, *self.out_shape, heads) < 1:
+            raise ValueError(
+                f"{type(self).__name__} from {self.in_shape} to {self.out_shape} with {heads} heads; "
+                "expected sides, channels and heads of at least 1"
+            )
         self.body = body
 
     @property
@@ -42,9 +50,22 @@ class Net(nn.Module):
         if v.shape[len(lead) :] != self.in_shape:
             raise ValueError(
                 f"{type(self).__name__} got shape {tuple(v.shape)}; "
-                f"expected (..., {', '.join(map(str, self.in_shape))})"
+                f"expected (..., {', '.join(map(str, self.in_shape))}): reshape it, or build the network for its shape"
             )
-        y = self.body(v.reshape(-1, *self.in_shape))
+        y = self._run(v.reshape(-1, *self.in_shape))
         if self.heads == 1:
             return y.reshape(*lead, *self.out_shape)
         return tuple(h.reshape(*lead, *self.out_shape) for h in y.chunk(self.heads, dim=1))
+
+    def _run(self, v: Tensor):
+        try:
+            return self.body(v)
+        except RuntimeError as error:
+            # Asked only now: under autocast, other types are right.
+            weight = next(self.parameters(), v)
+            if (v.dtype, v.device) == (weight.dtype, weight.device):
+                raise
+            raise ValueError(
+                f"{type(self).__name__} got {v.dtype} on {v.device}; expected {weight.dtype} on {weight.device}, "
+                f"as its weights are: use .to({weight.device}, {weight.dtype}) on what goes in, or move the network"
+            ) from error
