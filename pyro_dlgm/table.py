@@ -19,7 +19,11 @@ class Row:
         test_iwae_full_rank: IWAE-K with a full-rank q fitted to the test points for this row's w, the same in every
             row: it scores w apart from q.
         test_log_px: log p(x), where it is exact or certified.
-        approximation_gap, amortization_gap: as they will be measured against log p(x).
+        test_bdmc_gap: what bounds the error of test_log_px: BDMC's gap at this row's model.
+        approximation_gap, amortization_gap: the parts of log p(x) − F(q) on the certified points.
+        certified_points: how many test points, the first ones, test_log_px and the gaps are means over; `None`: all.
+        gaps: the summary of `evaluate.gaps`, where it was asked for.
+        w: "own", or the name of the row whose w is this row's, frozen.
         ess, pareto_k: medians over the test points, of the weights of test_iwae.
         ess_full_rank, pareto_k_full_rank: the same of test_iwae_full_rank.
         standard_errors: of the means, over test points.
@@ -39,8 +43,12 @@ class Row:
     test_iwae: float | None = None
     test_iwae_full_rank: float | None = None
     test_log_px: float | None = None
+    test_bdmc_gap: float | None = None
     approximation_gap: float | None = None
     amortization_gap: float | None = None
+    certified_points: int | None = None
+    gaps: dict | None = None
+    w: str = "own"
     ess: float | None = None
     pareto_k: float | None = None
     ess_full_rank: float | None = None
@@ -106,21 +114,30 @@ COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
     ("grads", 11, lambda row: f"{row.gradients_per_point:.0f} + {row.test_gradients_per_point:.0f}"),
     ("seconds", 9, lambda row: f"{row.seconds:.0f} + {row.test_seconds:.0f}"),
 )
+CERTIFIED: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
+    ("BDMC", 6, lambda row: _number(row.test_bdmc_gap)),
+    ("approx. gap", 12, _with_error("approximation_gap")),
+    ("amort. gap", 12, _with_error("amortization_gap")),
+)
 
 
-def _line(cells: list[str]) -> str:
-    padded = [c.ljust(-w) if w < 0 else c.rjust(w) for c, (_, w, _) in zip(cells, COLUMNS, strict=True)]
-    return " ".join(padded).rstrip()
+def columns(certified: bool = False):
+    r"""The columns: title, width (negative: flush left), and the text of a row."""
+    return COLUMNS + CERTIFIED if certified else COLUMNS
 
 
-def header() -> str:
-    r"""The titles of the columns."""
-    return _line([title for title, _, _ in COLUMNS])
+def header(certified: bool = False) -> str:
+    r"""The titles of the columns; ``certified``: with those that AIS and BDMC fill."""
+    return _line([(title, width) for title, width, _ in columns(certified)])
 
 
-def line(row: Row) -> str:
-    r"""One row."""
-    return _line([render(row) for _, _, render in COLUMNS])
+def line(row: Row, certified: bool = False) -> str:
+    r"""One row, under that header."""
+    return _line([(render(row), width) for _, width, render in columns(certified)])
+
+
+def _line(cells: list[tuple[str, int]]) -> str:
+    return " ".join(text.ljust(-w) if w < 0 else text.rjust(w) for text, w in cells).rstrip()
 
 
 def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
@@ -136,6 +153,16 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     compared = [row for row in rows if row.difference is not None]
     if compared:
         notes.append(f"Δ: paired difference of IWAE(w) to {compared[0].difference['to']}.")
+    certified = [row for row in rows if row.certified_points is not None]
+    if certified:
+        notes.append(
+            f"log p(x) and the gaps: means over the first {certified[0].certified_points} test points. log p(x) is AIS "
+            "from a fitted q, a lower bound in expectation; BDMC: the bound on its error at the row's model."
+        )
+        notes.append("approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q).")
+    frozen = [row.w for row in rows if row.w != "own"]
+    if frozen:
+        notes.append(f"One w in all rows, that of {frozen[0]}: F(q) and the gaps compare what guides can do at it.")
     best = [row for row in rows if row.test_iwae_full_rank is not None]
     # A density of dequantized values bounds a probability; a density of values on a grid bounds nothing.
     if isinstance(dataset.transform, Dequantize) and best:

@@ -1,0 +1,196 @@
+r"""The inference gap on PPCA, where each part of it is known, and in a comparison."""
+
+import cases
+import pytest
+import torch
+
+from pyro_dlgm import PPCA, compare, evaluate, guides
+from pyro_dlgm.certify import Certify
+from pyro_dlgm.gap_pictures import bars, posterior_on_grid, posteriors
+from pyro_dlgm.guides import families
+
+POINTS, D, P = 30, 5, 12
+QUICK = {"num_chains": 8, "num_temperatures": 60, "num_samples": 2000, "seed": 0}
+
+
+@pytest.fixture
+def model():
+    r"""PPCA at a W with correlated posteriors."""
+    model = PPCA(D, P, scale=0.5).double()
+    with torch.no_grad():
+        model.W.copy_(torch.randn(P, D, dtype=torch.float64))
+    return model
+
+
+@pytest.fixture
+def x(model):
+    return model(size=POINTS).detach()
+
+
+def precision(model) -> torch.Tensor:
+    r"""M / σ², the precision of the posterior."""
+    return ((model.W.T @ model.W) / model.sigma2 + torch.eye(D, dtype=torch.float64)).detach()
+
+
+def best_mean_field(model, x, shift: float = 0.0) -> guides.MeanField:
+    r"""The mean-field q closest to the posterior, its means moved by ``shift`` in each dimension."""
+    mean = model.posterior(x).mean.detach() + shift
+    scale = precision(model).diagonal().rsqrt().expand_as(mean)
+    q = torch.distributions.Independent(torch.distributions.Normal(mean, scale), 1)
+    return guides.MeanField(len(x), D).double().set_rows(families.mean_field.of(q))
+
+
+def analytic_gap(model) -> float:
+    r"""½ (Σ_j log Λ_jj − log det Λ) with the precision Λ: the approximation gap of every point."""
+    Lambda = precision(model)
+    return float(0.5 * (Lambda.diagonal().log().sum() - torch.logdet(Lambda)))
+
+
+def close(estimate, value, floor: float = 0.02) -> bool:
+    r"""Whether the mean of an estimate is within 0.02 nats and four standard errors of its value."""
+    error = float(estimate.stderr.square().sum().sqrt()) / len(estimate.value)
+    return abs(float(estimate.value.mean()) - value) < floor + 4 * error
+
+
+def test_approximation_gap_of_mean_field(model, x):
+    guide, index = best_mean_field(model, x), torch.arange(POINTS)
+    found = evaluate.gaps(model, guide, x, index, families=("full_rank",), num_simulated=0, **QUICK)
+    assert analytic_gap(model) > 0.3
+    assert close(found.log_px, float(model.log_prob(x).mean()))
+    assert close(found.approximation, analytic_gap(model))
+    assert close(found.amortization, 0.0)
+    # The posterior is Gaussian: the best full-rank q has no gap.
+    assert close(found.log_px - found.families["full_rank"], 0.0)
+
+
+def test_amortization_gap_of_a_shifted_q(model, x):
+    shift = 0.1
+    guide, index = best_mean_field(model, x, shift), torch.arange(POINTS)
+    found = evaluate.gaps(model, guide, x, index, num_simulated=0, **QUICK)
+    assert close(found.amortization, float(0.5 * shift**2 * precision(model).sum()))
+    assert close(found.approximation, analytic_gap(model))
+    total = found.approximation.value + found.amortization.value
+    assert torch.allclose(total, found.total.value)
+
+
+def test_exact_guide_has_no_gap(model, x):
+    found = evaluate.gaps(model, guides.Exact(model), x, num_simulated=16, **QUICK)
+    assert found.own == "full_rank"
+    assert abs(float(found.total.value.mean())) < 1e-6
+    assert float(found.amortization.value.abs().max()) < 0.05
+    assert abs(found.certificate.gap) < 1e-6
+
+
+def test_auto_normal_is_mean_field(model, x):
+    model, x = model.float(), x.float()
+    guide = guides.auto(model, "AutoNormal", POINTS)
+    found = evaluate.gaps(model, guide, x, torch.arange(POINTS), num_simulated=0, **QUICK)
+    assert found.own == "mean_field"
+    assert close(found.approximation, analytic_gap(model), floor=0.04)
+    assert float(found.amortization.value.mean()) > 1  # at its start
+
+
+def test_nothing_is_touched(model, x):
+    guide = best_mean_field(model, x, 0.1)
+    before, state = cases.tensors(model, guide), torch.get_rng_state()
+    settings = QUICK | {"num_temperatures": 5}
+    first = evaluate.gaps(model, guide, x, torch.arange(POINTS), num_simulated=2, **settings)
+    again = evaluate.gaps(model, guide, x, torch.arange(POINTS), num_simulated=2, **settings)
+    assert cases.same(before, cases.tensors(model, guide))
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first.total.value, again.total.value)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_missing_pixels(model, x):
+    mask = torch.rand(x.shape) > 0.3
+    q = model.posterior(x, mask)
+    guide = guides.FullRank(POINTS, D).double().set_rows(families.full_rank.of(q).detach())
+    found = evaluate.gaps(model, guide, x, torch.arange(POINTS), mask=mask, num_simulated=0, **QUICK)
+    assert close(found.log_px, float(model.log_prob(x, mask).mean()))
+    assert close(found.total, 0.0)
+
+
+def test_another_objective_is_labelled(model, x):
+    guide = best_mean_field(model, x)
+    settings = QUICK | {"num_temperatures": 5, "num_simulated": 0}
+    found = evaluate.gaps(model, guide, x, torch.arange(POINTS), objective="IWAE-50", **settings)
+    assert any("IWAE-50" in note and "mixes" in note for note in found.notes)
+    assert any("BDMC" in note for note in found.summary()["notes"])
+
+
+def test_late_points_are_listed(model, x):
+    from pyro_dlgm.evaluate.decomposition import Estimate, Gaps
+
+    one = Estimate(torch.zeros(3), torch.zeros(3))
+    late = torch.tensor([True, False, False])
+    found = Gaps(one, {"mean_field": one}, "mean_field", one, one, one, 1, None, ~late, late, "ELBO")
+    assert found.late == [1, 2]
+    assert "2 of 3 points" in found.notes[0]
+
+
+def test_refusals(model, x):
+    index = torch.arange(POINTS)
+    with pytest.raises(TypeError, match="no density"):
+        evaluate.gaps(model, guides.PointEstimate(POINTS, D), x, index)
+    with pytest.raises(ValueError, match="'flow'"):
+        evaluate.gaps(model, best_mean_field(model, x), x, index, families=("flow",))
+    with pytest.raises(ValueError, match="no points"):
+        evaluate.gaps(model, best_mean_field(model, x), x[:0], index[:0])
+
+
+def small_comparison(**settings):
+    r"""A comparison of two guides with gaps on a small convolutional model."""
+    x = torch.rand(40, 1, 5, 7)
+    factories = {
+        "amortized": lambda model, N: cases.amortized(model),
+        "hard-em": lambda model, N: guides.PointEstimate(N, cases.D),
+    }
+    certify = Certify(gaps=True, points=4, num_chains=2, num_temperatures=5, num_samples=50)
+    return compare(
+        cases.conv, factories, x, x[:6], gradients=2, num_samples=25, batch_size=20, certify=certify, **settings
+    )
+
+
+def test_comparison_fills_the_certified_cells():
+    amortized, hard = small_comparison()
+    assert amortized.test_log_px is not None and amortized.certified_points == 4
+    assert amortized.gaps["points"] == 4 and amortized.test_bdmc_gap is not None
+    total = amortized.approximation_gap + amortized.amortization_gap
+    assert total == pytest.approx(amortized.test_log_px - amortized.gaps["reached"]["mean"], abs=1e-4)
+    assert hard.test_log_px is not None and hard.approximation_gap is None
+    assert "no F(q)" in hard.reasons["amortization_gap"]
+    assert amortized.w == hard.w == "own"
+
+
+def test_one_w_in_all_rows():
+    amortized, hard = small_comparison(frozen=True)
+    assert cases.same(cases.tensors(amortized.pair[0]), cases.tensors(hard.pair[0]))
+    assert hard.w == "amortized" and amortized.w == "own"
+    assert len(hard.history) == 2
+    free, moved = small_comparison()
+    assert not cases.same(cases.tensors(free.pair[0]), cases.tensors(moved.pair[0]))
+
+
+def test_posterior_on_a_grid_is_the_posterior():
+    model = PPCA(2, 6, scale=0.5).double()
+    x = model(size=1).detach()
+    (sides_1, sides_2), density = posterior_on_grid(model, x)
+    axes = [torch.linspace(float(a), float(b), len(density)).double() for a, b in (sides_1, sides_2)]
+    t = torch.cartesian_prod(*axes)
+    exact = model.posterior(x).log_prob(t).detach().exp().reshape(density.shape)
+    assert torch.allclose(density, exact / exact.max(), atol=1e-6)
+    edge = torch.cat([density[0], density[-1], density[:, 0], density[:, -1]])
+    assert float(edge.max()) < 0.01
+
+
+def test_pictures(model, x):
+    found = evaluate.gaps(model, best_mean_field(model, x), x, torch.arange(POINTS), **QUICK | {"num_temperatures": 5})
+    figure = bars({"mean-field": found.summary(), "again": found.summary()})
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["mean-field", "again"]
+    plane = PPCA(2, 6).double()
+    points = plane(size=3).detach()
+    drawn = posteriors(plane, {"exact": plane.posterior(points)}, points)
+    assert len(drawn.axes) == 3
+    with pytest.raises(ValueError, match="two latents"):
+        posteriors(model, {}, x)
