@@ -4,13 +4,13 @@ A run is a folder with ``config.json``, ``metrics.jsonl`` (one record a line) an
 values only: reading it executes nothing). A file is replaced whole or not at all.
 """
 
+import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import pickle
-import signal
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -21,8 +21,8 @@ from .files import discard_unfinished, lock, whole
 from .plain import check_plain, differences, line
 
 FORMAT = "pyro_dlgm-run-1"
-EVERY = 10.0  # seconds between checkpoints; when they are taken changes nothing in the training
 PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write says where there is no room
 LOG = logging.getLogger(__name__)
 
 
@@ -110,6 +110,16 @@ class Run:
             raise RunError(f"{self.config_file} is not the JSON of a run; restore it, or start another run")
         return config
 
+    @contextlib.contextmanager
+    def writing(self):
+        r"""Inside, a disk without room is a `RunError`, whoever met it: TensorBoard writes into the folder, too."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RunError(f"cannot write to {self.folder} ({error.strerror}): make room and resume") from error
+
     def check_config(self, config: dict) -> None:
         r"""Raises a `RunError` that names each difference, unless the run was made with this configuration."""
         found = differences(self.config(), config, PLACES)
@@ -183,68 +193,6 @@ class Run:
 
     def _unwritable(self, error: OSError) -> RunError:
         return RunError(f"cannot write to {self.folder} ({error.strerror}); choose another folder")
-
-
-class Keeper:
-    r"""Creates the listener that keeps a training on disk, and saves before it gives way to Ctrl-C.
-
-    Arguments:
-        run: the run.
-        training: what is kept.
-    """
-
-    def __init__(self, run: Run, training):
-        self.run, self.training = run, training
-        self.interrupted, self._saved = False, time.monotonic()
-
-    def __enter__(self) -> "Keeper":
-        self.run.lock()
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            self.run.save(self.training.state_dict())
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._give_back()
-        self.run.unlock()
-
-    def after(self, step, record: dict | None) -> None:
-        r"""Writes the record; saves every few seconds, at the end, and on Ctrl-C, which is raised then.
-
-        Raises:
-            FloatingPointError: if a parameter is not finite: the checkpoint before it is kept.
-        """
-        if record is not None:
-            self.run.append(record)
-            LOG.info("epoch %(epoch)d, step %(step)d", record)
-        if self.interrupted or self.training.done or time.monotonic() - self._saved > EVERY:
-            self._check_finite(step.step)
-            self.run.save(self.training.state_dict())
-            self._saved = time.monotonic()
-        if self.interrupted and not self.training.done:
-            raise KeyboardInterrupt(f"saved at step {step.step}; continue with resume")
-
-    def _interrupt(self, *_) -> None:
-        self.interrupted = True
-        self._give_back()  # a second Ctrl-C does not wait for the step to end
-
-    def _give_back(self) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
-
-    def _check_finite(self, step: int) -> None:
-        for kind in ("model", "guide"):
-            for name, p in getattr(self.training.svi, kind).named_parameters():
-                if not p.isfinite().all():
-                    raise FloatingPointError(
-                        f"{kind}.{name} is not finite at step {step}; lower lr or set clip_norm. "
-                        f"{self.run.checkpoint_file} is from before that"
-                    )
 
 
 def _check_sums(file: Path) -> None:

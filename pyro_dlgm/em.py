@@ -19,6 +19,8 @@ class Step:
         points: the number of points of the batch.
         passes: backward passes that the batch took, E-steps included.
         ends_epoch: whether each point has now been seen ``epoch`` times.
+        gradient_norm: the global norm of the dense gradients of the joint step, before clipping, a scalar tensor;
+            `None` where there are none, or it was not asked for.
     """
 
     step: int
@@ -27,6 +29,7 @@ class Step:
     points: int
     passes: int
     ends_epoch: bool
+    gradient_norm: Tensor | None = None
 
 
 def em(svi: SVI, batches: Batches, *, e_steps: int = 1, done: int = 0) -> Iterator[Step]:
@@ -42,13 +45,13 @@ def em(svi: SVI, batches: Batches, *, e_steps: int = 1, done: int = 0) -> Iterat
         e_steps: steps on q for each step on w.
         done: joint steps that were taken before.
     """
-    N, step = batches.num_points, done
+    N, svi.steps = batches.num_points, done
     while True:
         for x, index, mask in batches:
             passes = svi.backward_passes
             for _ in range(e_steps - 1):
                 svi.e_step(x, index, mask=mask, size=N, weight=1 / N)
             loss = svi.step(x, index, mask=mask, size=N, weight=1 / N)
-            step += 1
-            epoch, left = divmod(step, len(batches))
-            yield Step(step, epoch + (left > 0), loss, len(index), svi.backward_passes - passes, left == 0)
+            passes = svi.backward_passes - passes
+            epoch, left = divmod(svi.steps, len(batches))
+            yield Step(svi.steps, epoch + (left > 0), loss, len(index), passes, left == 0, svi.gradient_norm)

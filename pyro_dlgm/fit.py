@@ -1,18 +1,18 @@
 r"""`fit`: a training with seeds, devices, schedules, validation, a progress bar, and a run on disk around it."""
 
 import contextlib
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .checkpoint import Keeper, Run
+from . import arguments
+from .checkpoint import Run
 from .data.batches import Batches
 from .data.transforms import seeded
-from .evaluate.quiet import quiet
-from .masks import observed
+from .finite import interval
+from .keeper import Keeper
 from .objectives import ELBO
 from .progress import Bar
 from .schedules import Schedule, named
@@ -32,7 +32,7 @@ def fit(
     *,
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     lr: float = 1e-3,
     row_lr: float = 1e-2,
     schedule: str | Schedule = "constant",
@@ -44,6 +44,7 @@ def fit(
     transform: Callable[[Tensor], Tensor] | None = None,
     x_val: Tensor | None = None,
     mask_val: Tensor | None = None,
+    labels: Tensor | None = None,
     patience: int | None = None,
     seed: int | None = None,
     device: str | torch.device | None = None,
@@ -61,7 +62,7 @@ def fit(
         guide: a guide of this package, or any Pyro module with its signature.
         x: data (N, ...).
         epochs, steps: how long, in passes through the data or in joint steps; exactly one of them.
-        batch_size: points in a batch; the last of an epoch may be shorter.
+        batch_size: points in a batch, at most N; the last of an epoch may be shorter. Left out, 128, or N if N is less.
         lr: learning rate of networks and other dense parameters (Adam).
         row_lr: learning rate of the rows of per-point guides (`rows.RowAdam`).
         schedule: "constant", "linear" or "cosine" (both to 0), or a function of the fraction done that gives a factor.
@@ -72,6 +73,7 @@ def fit(
         mask: boolean, True where observed, of x's shape or (N,).
         transform: drawn afresh on each batch (`data.Dequantize`, `data.Binarize`).
         x_val, mask_val: validation points (M, ...), already transformed, and their mask.
+        labels: whole numbers (N,), only shown: TensorBoard colours the latent space by them.
         patience: stop once the validation bound has not risen for so many epochs, and go back to the best epoch.
         seed: seeds all that is random here; the global generator is left as it was. Without it, that one is used.
         device: moves model, guide and data there first.
@@ -87,106 +89,74 @@ def fit(
 
     Raises:
         ValueError: on arguments that make no sense, each named.
-        FloatingPointError: if the loss is not finite.
+        FloatingPointError: if the loss or a gradient is not finite; it names step, site, rows and parameter. Model and
+            guide have the parameters from before that step, and the last checkpoint stays.
         checkpoint.RunError: if ``out`` holds a run already, or one with another configuration.
     """
-    _check(epochs, steps, e_steps, warmup, patience, x_val, {"lr": lr, "row_lr": row_lr})
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
-    if warmup and not isinstance(objective or ELBO(), ELBO):
-        raise ValueError(f"warmup is {warmup}, but {type(objective).__name__} has no beta; use objectives.ELBO")
-    x, mask, x_val, mask_val = (v if v is None or device is None else v.to(device) for v in (x, mask, x_val, mask_val))
-    if device is not None:
-        model.to(device), guide.to(device)
-    _check_data("x", model, x, mask, transform)
+    objective = objective or ELBO()
+    arguments.check(epochs, steps, e_steps, warmup, patience, x_val, {"lr": lr, "row_lr": row_lr})
+    arguments.check_objective(objective, warmup)
+    x, mask, x_val, mask_val = _placed(device, (model, guide), (x, mask, x_val, mask_val))
+    arguments.check_data("x", model, x, mask, transform)
     if x_val is not None:
-        _check_data("x_val", model, x_val, mask_val, None)
+        arguments.check_data("x_val", model, x_val, mask_val, None)
+    arguments.check_labels(labels, len(x))
+    batch_size = arguments.batch_size(batch_size, len(x))
     batches = Batches(x, batch_size, transform=transform, mask=mask)
     total = steps if steps is not None else epochs * len(batches)
-    svi = SVI(model, guide, adam(model, guide, lr=lr, row_lr=row_lr), objective or ELBO(), clip_norm=clip_norm)
+    optimizers = adam(model, guide, lr=lr, row_lr=row_lr)
+    svi = SVI(model, guide, optimizers, objective, clip_norm=clip_norm, check_every=interval(x.device))
     books = {"e_steps": e_steps, "factor": named(schedule), "warmup_steps": warmup * len(batches)}
-    with contextlib.nullcontext() if seed is None else forked(seed), contextlib.ExitStack() as stack:
+    with contextlib.nullcontext() if seed is None else forked(seed):
         validation = None if x_val is None else Validation(model, guide, x_val, mask_val, patience)
         training = Training(svi, batches, total, validation=validation, **books)
-        listeners = []
-        if out is not None:
-            # Kept in the run, so that it is not resumed as another one; the fingerprint reads all data once.
-            settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "row_lr": row_lr}
-            settings |= {"schedule": _described(schedule), "e_steps": e_steps, "clip_norm": clip_norm}
-            settings |= {"warmup": warmup, "patience": patience, "seed": seed}
-            settings |= {"objective": _described(svi.objective), "transform": _described(transform)}
-            settings |= _fingerprint(x=x, mask=mask, x_val=x_val, mask_val=mask_val)
-            run = Run(out)
-            run.begin({"fit": settings} | (config or {}), training, resume=resume)
-            stack.callback(run.unlock)
-            # The board before the checkpoint: what is behind a checkpoint has been logged.
-            listeners = [stack.enter_context(_board(run, training)), stack.enter_context(Keeper(run, training))]
-        listeners.append(stack.enter_context(Bar(total, done=training.step, shown=progress)))
+        if out is None:
+            return _climb(training, progress)
+        numbers = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "row_lr": row_lr}
+        numbers |= {"schedule": arguments.described(schedule), "e_steps": e_steps, "clip_norm": clip_norm}
+        numbers |= {"warmup": warmup, "patience": patience, "seed": seed}
+        tensors = {"x": x, "mask": mask, "x_val": x_val, "mask_val": mask_val}
+        settings = numbers | arguments.fingerprint(objective, transform, tensors)
+        return _climb_on_disk(training, progress, Run(out), {"fit": settings} | (config or {}), resume, labels)
+
+
+def _placed(device, modules: Sequence[torch.nn.Module], tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    r"""Moves the modules to the device and returns the tensors there; without a device all stays where it is."""
+    if device is None:
+        return tensors
+    for module in modules:
+        module.to(device)
+    return [None if v is None else v.to(device) for v in tensors]
+
+
+def _climb(training: Training, shown: bool, listeners: Sequence = ()) -> Result:
+    with Bar(training.total, done=training.step, shown=shown) as bar, contextlib.ExitStack() as stack:
         stack.callback(training.restore_beta)
         stack.enter_context(torch.enable_grad())
         for step, record in training:
-            for listener in listeners:
+            for listener in (*listeners, bar):
                 listener.after(step, record)
-        result = training.finish()
-        if out is not None:
-            run.save(training.state_dict())
+        return training.finish()
+
+
+def _climb_on_disk(training: Training, shown: bool, run: Run, config: dict, resume: bool, labels) -> Result:
+    run.begin(config, training, resume=resume)
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.unlock)
+        stack.enter_context(run.writing())
+        # The board before the checkpoint: what is behind a checkpoint has been logged.
+        listeners = [stack.enter_context(_board(run, training, labels)), stack.enter_context(Keeper(run, training))]
+        result = _climb(training, shown, listeners)
+        run.save(training.state_dict())
         return result
 
 
-def _board(run: Run, training: Training):
+def _board(run: Run, training: Training, labels: Tensor | None):
     from .board import Board  # imported here: only runs on disk need TensorBoard
 
     batches = training.batches
     index = torch.arange(min(LOOKED_AT, batches.num_points), device=batches.x.device)
     x = batches.x[index] if batches.transform is None else seeded(batches.transform, batches.x[index], 0)
     mask = None if batches.mask is None else batches.mask[index]
-    return Board(run.folder, training, x, index, mask, run.config())
-
-
-def _check_data(name: str, model, x: Tensor, mask: Tensor | None, transform) -> None:
-    r"""Raises a `ValueError` that names the rows with values that are not finite, or that the likelihood refuses."""
-    if x.dim() < 2:
-        raise ValueError(
-            f"{name} has shape {tuple(x.shape)}; expected (N, ...): one axis of points, then those of a point"
-        )
-    seen = observed(x, mask)
-    if seen.is_floating_point() and not bool(seen.isfinite().all()):
-        bad = (~seen.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-        raise ValueError(
-            f"{name} has values that are not finite in rows {bad[:10]}; expected numbers: mask them, or drop the rows"
-        )
-    if transform is None and hasattr(model, "check"):
-        with quiet(model):
-            model.check(seen)
-
-
-def _fingerprint(**tensors: Tensor | None) -> dict:
-    r"""Shape, dtype and sum of each tensor: enough to notice that a run is resumed on other data."""
-    return {
-        name: None if v is None else f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"
-        for name, v in tensors.items()
-    }
-
-
-def _described(thing) -> str:
-    r"""What `config.json` says of an objective, a transform, a schedule: the same in each process."""
-    if isinstance(thing, ELBO):
-        return f"ELBO(num_particles={thing.num_particles}, analytic_kl={thing.analytic_kl}, beta={thing.beta})"
-    return getattr(thing, "__qualname__", None) or (type(thing).__name__ if " at 0x" in repr(thing) else str(thing))
-
-
-def _check(epochs, steps, e_steps, warmup, patience, x_val, positive: dict[str, float]) -> None:
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"epochs is {epochs} and steps is {steps}; expected exactly one of them")
-    for name, value in {"epochs": epochs, "steps": steps, "e_steps": e_steps, "patience": patience}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
-    for name, value in positive.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} is {value}; expected a finite number > 0")
-    if x_val is not None and len(x_val) == 0:
-        raise ValueError(f"x_val has shape {tuple(x_val.shape)}: there are no points")
-    if warmup < 0:
-        raise ValueError(f"warmup is {warmup}; expected a number of epochs >= 0")
-    if patience is not None and x_val is None:
-        raise ValueError(f"patience is {patience} and there are no validation points; give x_val")
+    labels = None if labels is None else labels[: len(index)]
+    return Board(run.folder, training, x, index, mask, labels, run.config())

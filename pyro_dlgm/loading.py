@@ -12,7 +12,8 @@ from .seeding import forked
 def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Module, dict]:
     r"""The model and the guide of a run, with the weights of its checkpoint. Nothing in the file is executed.
 
-    The weights are those of the last checkpoint: of the best epoch if the run ended with early stopping.
+    The weights are those of the last checkpoint; in a run with ``patience`` those of the best epoch up to there, even
+    if the run was killed before its end.
 
     Arguments:
         run: folder of the run.
@@ -33,12 +34,18 @@ def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Modu
         with forked():
             model = recipe.new_model() if model is None else model
             guide = recipe.new_guide(model) if guide is None else guide
-    pair = {"model": model, "guide": guide}
+    pair, saved = {"model": model, "guide": guide}, _weights(state)
     for name, module in pair.items():
-        _check(folder, name, module, state.get(name))
+        _check(folder, name, module, saved.get(name))
     for name, module in pair.items():
-        module.load_state_dict(state[name])
+        module.load_state_dict(saved[name])
     return model, guide, config
+
+
+def _weights(state: dict) -> dict:
+    r"""The state dicts of model and guide: those of the best epoch, if the run was looking for it and had one."""
+    best = (state.get("validation") or {}).get("states")
+    return state if best is None else dict(zip(("model", "guide"), best, strict=True))
 
 
 def _recipe(run: Run, config: dict) -> Recipe:

@@ -48,7 +48,9 @@ class RowAdam(torch.optim.Optimizer):
     r"""Creates Adam for `Rows`, in which each row counts its own visits.
 
     A row that was never in a batch does not move, and the bias correction of a row's k-th visit uses k, so that its
-    first step has length lr, as in Adam. (`torch.optim.SparseAdam` counts all steps: it corrects too little.)
+    first step has length lr, as in Adam. (`torch.optim.SparseAdam` counts all steps: it corrects too little.) As in
+    the fused Adam of torch, an attribute ``found_inf`` with a tensor 1 leaves the update out, without waiting for the
+    device.
 
     Arguments:
         params: parameters with sparse gradients of shape (N, width).
@@ -58,6 +60,8 @@ class RowAdam(torch.optim.Optimizer):
         Kingma and Ba, "Adam: a method for stochastic optimization" (2015), Algorithm 1.
         https://arxiv.org/abs/1412.6980
     """
+
+    _step_supports_amp_scaling = True  # torch's word for an optimizer that heeds found_inf
 
     def __init__(self, params, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
@@ -85,7 +89,10 @@ class RowAdam(torch.optim.Optimizer):
         m_hat, v_hat = m / (1 - b1**n), v / (1 - b2**n)
         moved = weight.index_select(0, rows) - lr * m_hat / (v_hat.sqrt() + group["eps"])
         new = ((state["visits"], visits), (state["exp_avg"], m), (state["exp_avg_sq"], v), (weight, moved))
+        skip = getattr(self, "found_inf", None)
         for table, values in new:
+            if skip is not None:
+                values = torch.where(skip > 0, table.index_select(0, rows), values)
             table.index_copy_(0, rows, values)
 
     def _start(self, weight: Tensor) -> dict:

@@ -16,3 +16,9 @@ def forked(seed: int | None = None):
             if in_use:
                 torch.cuda.manual_seed_all(seed)
         yield
+
+
+def seeds(num: int, seed: int | None = None) -> list[int]:
+    r"""So many seeds, for what must not share random numbers; they follow from one, or from the global generator."""
+    with forked(seed):
+        return torch.randint(2**31, (num,), device="cpu").tolist()

@@ -1,6 +1,5 @@
 r"""One training: the loop with its books, and a state from which it goes on as if never interrupted."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,8 +20,9 @@ class Result:
         model, guide: the trained pair, the very objects that went in.
         history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``log_joint`` where q has no density; with
             ``tempered_`` before it while β is not 1), the mean of the training objective over the epoch in nats per
-            point, ``gradients_per_point``, ``seconds``, ``points_per_second`` (of joint steps), and ``val_elbo`` (or
-            ``val_log_joint``) where there are validation points.
+            point, ``gradient_norm``, the mean over the epoch's joint steps of the global norm of the dense gradients
+            before clipping (where there are any), ``gradients_per_point``, ``seconds``, ``points_per_second`` (of joint
+            steps), and where there are validation points what `Validation.scores` gives, with ``val_`` before it.
         stopped_early: whether the validation bound stopped the run.
     """
 
@@ -32,7 +32,7 @@ class Result:
     stopped_early: bool = False
 
 
-STATE = ("step", "seen", "gradients", "seconds", "_loss", "_points")
+STATE = ("step", "seen", "gradients", "seconds", "_loss", "_points", "_norm", "_steps")
 
 
 class Training:
@@ -65,8 +65,8 @@ class Training:
         self.bound = "elbo" if getattr(svi.guide, "has_density", True) else "log_joint"
         self.result = Result(svi.model, svi.guide)
         self.step, self.seen, self.gradients, self.seconds = 0, 0, 0, 0.0
-        self.beta = getattr(svi.objective, "beta", 1.0)
-        self._loss, self._points = torch.zeros(()), 0  # of the epoch so far
+        self.beta, self._moves = getattr(svi.objective, "beta", 1.0), getattr(svi.guide, "gradients", 0)
+        self._forget()
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
         r"""Yields each step, with a record of the history where an epoch (or the training) ends."""
@@ -100,7 +100,12 @@ class Training:
             self.svi.objective.beta = self.beta
 
     def state_dict(self) -> dict:
-        r"""All that the rest of the training depends on, as tensors and plain values."""
+        r"""All that the rest of the training depends on, as tensors and plain values.
+
+        Raises:
+            FloatingPointError: if the loss or a gradient was not finite in a step: such a state is not to be kept.
+        """
+        self.svi.check()
         state = {name: getattr(self, name) for name in STATE}
         state |= {"model": self.svi.model.state_dict(), "guide": self.svi.guide.state_dict()}
         state |= {"optimizers": [o.state_dict() for o in self.svi.optimizers], "batches": self.batches.state_dict()}
@@ -138,22 +143,29 @@ class Training:
         self._loss = self._loss.to(step.loss) + step.loss * step.points
         self._points, self.seen = self._points + step.points, self.seen + step.points
         self.gradients += step.passes * step.points * getattr(self.svi.objective, "num_particles", 1)
+        moves = getattr(self.svi.guide, "gradients", 0)  # of a q that moves by itself, a chain
+        self.gradients, self._moves = self.gradients + moves - self._moves, moves
+        if step.gradient_norm is not None:
+            self._norm, self._steps = self._norm.to(step.gradient_norm) + step.gradient_norm, self._steps + 1
+
+    def _forget(self) -> None:
+        # What is summed up over an epoch. Tensors, since reading a value waits for the device.
+        self._loss, self._points = torch.zeros(()), 0
+        self._norm, self._steps = torch.zeros(()), 0
 
     def _record(self, step: Step) -> dict:
-        loss = float(self._loss) / self._points
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in epoch {step.epoch} (step {step.step}); expected a finite number: "
-                "lower lr, set clip_norm, or raise the floor of the scale"
-            )
-        self._loss, self._points = torch.zeros_like(self._loss), 0
+        self.svi.check()
         # With β ≠ 1 somewhere in the epoch the objective is no bound, and is not called one.
         name = self.bound if self.beta == 1 and self.step > self.warmup_steps else f"tempered_{self.bound}"
-        record = {"epoch": step.epoch, "step": step.step, name: -loss}
+        record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss) / self._points}
+        if self._steps:
+            record["gradient_norm"] = float(self._norm) / self._steps
+        self._forget()
         record["gradients_per_point"] = self.gradients / self.batches.num_points
         record |= {"seconds": self.seconds, "points_per_second": self.seen / self.seconds}
         if self.validation is not None:
-            record[f"val_{self.bound}"] = self.validation.bound(counts=self.step >= self.warmup_steps)
+            scores = self.validation.scores(counts=self.step >= self.warmup_steps)
+            record |= {f"val_{name}": value for name, value in scores.items()}
             self.result.stopped_early = self.validation.exhausted
         self.result.history.append(record)
         return record

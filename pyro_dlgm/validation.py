@@ -1,12 +1,13 @@
-r"""A bound on validation points while w moves, and the way back to the best w."""
+r"""Bounds on validation points while w moves, and the way back to the best w."""
 
 import copy
 
 import torch
 from torch import Tensor
 
-from .evaluate.bounds import elbo, log_joint
-from .evaluate.quiet import quiet
+from . import gaussian
+from .evaluate.bounds import log_joint, log_mean_exp, log_weights
+from .evaluate.quiet import blocks, quiet
 from .objectives import ELBO
 from .svi import SVI, adam
 
@@ -17,7 +18,7 @@ class Validation:
     r"""Creates the validation of a run.
 
     A guide whose q is a function of x is asked directly. A per-point guide gets rows of its own for the validation
-    points, which follow w by a few E-steps at each call, so that the bound is a lower bound of what `evaluate.infer`
+    points, which follow w by a few E-steps at each call, so that its ELBO is a lower bound of what `evaluate.infer`
     would reach.
 
     Arguments:
@@ -41,20 +42,42 @@ class Validation:
         r"""Whether the bound has not risen for ``patience`` calls."""
         return self.patience is not None and self.calls_since_best >= self.patience
 
-    def bound(self, *, counts: bool = True) -> float:
-        r"""The bound now, in nats per point; F(q), or log p(x, t | w) where q has no density.
+    def scores(self, *, counts: bool = True) -> dict[str, float]:
+        r"""What there is to know now, in nats per point, all from one table of log-weights.
 
         Arguments:
-            counts: whether it may be the best, and is counted against patience; not so during a warm-up.
+            counts: whether this may be the best call, and is counted against patience; not so during a warm-up.
+
+        Returns:
+            ``elbo``, which decides; ``iwae_10``; and ``rate``, KL(q ‖ p), with ``distortion``, −E_q log p(x given t),
+            where the rate has a closed form: elbo = −(distortion + rate). Where q has no density ``log_joint`` alone.
         """
         with quiet(self.model, self.guide, seed=0), torch.enable_grad():
+            self.guide.train(self.per_point)  # a chain moves in training mode only
             for _ in range(E_STEPS if self.per_point else 0):
                 self.svi.e_step(self.x, self.index, mask=self.mask, weight=1 / len(self.x))
-            judge = elbo if getattr(self.guide, "has_density", True) else log_joint
-            value = float(judge(self.model, self.guide, self.x, self.index, SAMPLES, self.mask).mean())
+            scores = self._scores()
         if counts:
-            self._keep(value)
-        return value
+            self._keep(next(iter(scores.values())))
+        return scores
+
+    @torch.no_grad()
+    def _scores(self) -> dict[str, float]:
+        points = (self.x, self.index, SAMPLES, self.mask)
+        if not getattr(self.guide, "has_density", True):
+            return {"log_joint": float(log_joint(self.model, self.guide, *points).mean())}
+        table = log_weights(self.model, self.guide, *points)
+        elbo, rate = float(table.mean()), self._rate()
+        split = {} if rate is None else {"rate": rate, "distortion": -(elbo + rate)}
+        return {"elbo": elbo, f"iwae_{SAMPLES}": float(log_mean_exp(table).mean())} | split
+
+    def _rate(self) -> float | None:
+        r"""KL(q ‖ p), if it has a closed form."""
+        if not (hasattr(self.guide, "posterior") and hasattr(self.model, "prior")):
+            return None
+        parts, p = blocks(self.x, self.index, self.mask, 1), self.model.prior()
+        rates = [gaussian.kl(self.guide.posterior(x, index, mask), p) for x, index, mask, _ in parts]
+        return None if rates[0] is None else float(torch.cat(rates).mean())
 
     def _keep(self, value: float) -> None:
         self.calls_since_best += 1

@@ -1,98 +1,28 @@
 """Runs on disk: killed and resumed bit for bit, damaged files refused, nothing lost."""
 
+import itertools
 import json
 import os
 import pickle
 import random
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from killing import KINDS, SHAPE, D, N, faults, logged, pair, records, same, train, weights
 
-from pyro_dlgm import DLGM, checkpoint, fit, guides, likelihoods, nets, priors
+from pyro_dlgm import checkpoint, finite, fit, guides, keeper
 from pyro_dlgm.checkpoint import Run, RunError
 from pyro_dlgm.files import whole
 from pyro_dlgm.loading import load
 from pyro_dlgm.recipes import Recipe
 from pyro_dlgm.training import Training
-
-N, D, SHAPE, EPOCHS = 60, 2, (1, 5, 4), 40
-KINDS = ("mean_field", "amortized", "auto_normal")
-HERE = Path(__file__)
-
-
-def pair(kind):
-    torch.manual_seed(1)
-    model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, SHAPE, (8,)), 0.5))
-    if kind == "amortized":
-        return model, guides.Amortized(nets.MLP(SHAPE, 8, (8,)), D)
-    return model, guides.MeanField(N, D) if kind == "mean_field" else guides.auto(model, "AutoNormal", N)
-
-
-def points():
-    return torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0))
-
-
-def train(kind, out, resume=False, epochs=EPOCHS, **settings):
-    settings = {"batch_size": 20, "schedule": "cosine", "transform": jitter, "seed": 3} | settings
-    return fit(*pair(kind), points(), epochs=epochs, out=out, resume=resume, **settings)
-
-
-def jitter(x):
-    return x + 0.01 * torch.rand_like(x)
-
-
-def aloud(kind, out):
-    r"""What the subprocesses do: a training that says each step, with checkpoints all the time."""
-    count, checkpoint.EVERY = Training._count, 0.002
-
-    def said(self, step):
-        count(self, step)
-        print(step.step, flush=True)
-        time.sleep(0.002)
-
-    Training._count = said
-    train(kind, out, resume=True)
-
-
-def killed(kind, out, step, delay):
-    r"""Starts a training, kills it a moment after that step, and returns the step of the checkpoint."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(HERE.parent)!r}); import test_runs as t; t.aloud({kind!r}, {str(out)!r})"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as process:
-        while int(process.stdout.readline()) < step:
-            pass
-        time.sleep(delay)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    return Run(out).load()["step"]
-
-
-def weights(folder):
-    state = Run(folder).load()
-    return {f"{part}.{k}": v for part in ("model", "guide") for k, v in state[part].items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def records(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def logged(folder, name="train/loss"):
-    board = EventAccumulator(str(folder))
-    board.Reload()
-    return [event.step for event in board.Scalars(name)]
 
 
 @pytest.fixture(autouse=True)
@@ -110,31 +40,12 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def run(finished, tmp_path):
     r"""A copy of a finished run, to be damaged."""
-    copy = tmp_path / "run"
-    copy.mkdir()
-    for file in finished.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    return copy
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_three_times_and_resumed_is_as_if_never_interrupted(kind, tmp_path):
-    torch.set_num_threads(1)
-    whole_runs = [tmp_path / "a", tmp_path / "b"]
-    for folder in whole_runs:
-        train(kind, folder)
-    assert same(*map(weights, whole_runs))
-    moments = random.Random(f"moments of {kind}")
-    for third in range(3):
-        step = moments.randrange(third * EPOCHS, third * EPOCHS + 30) + 2
-        assert step - 2 <= killed(kind, tmp_path / "killed", step, moments.uniform(0, 0.01)) < EPOCHS * 3
-    train(kind, tmp_path / "killed", resume=True)
-    assert same(weights(tmp_path / "a"), weights(tmp_path / "killed"))
-    expected = [(r["epoch"], r["step"], r["elbo"]) for r in records(tmp_path / "a")]
-    assert [(r["epoch"], r["step"], r["elbo"]) for r in records(tmp_path / "killed")] == expected
-    shown = logged(tmp_path / "killed")
-    assert shown == list(range(3, EPOCHS * 3 + 1, 3))
-    assert not list((tmp_path / "killed").glob(".*"))  # what was left unfinished is gone
+    assert faults(kind, tmp_path, kills=3) == []
 
 
 def test_ctrl_c_saves_between_epochs_and_goes_on(tmp_path, monkeypatch):
@@ -154,7 +65,7 @@ def test_ctrl_c_saves_between_epochs_and_goes_on(tmp_path, monkeypatch):
     result = train("amortized", tmp_path / "b", epochs=4, resume=True)
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert [h["epoch"] for h in result.history] == [1, 2, 3, 4]
-    assert logged(tmp_path / "b") == [3, 6, 9, 12]
+    assert logged(tmp_path / "b")["train/loss"] == [3, 6, 9, 12]
 
 
 class Bomb:
@@ -198,14 +109,14 @@ DAMAGE = {
 def test_a_damaged_run_is_refused_in_one_line_and_not_touched(name, run):
     damage, words = DAMAGE[name]
     damage(run)
-    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     with pytest.raises(RunError, match=words) as error:
         load(run, **dict(zip(("model", "guide"), pair("mean_field"), strict=True)))
     assert "\n" not in str(error.value) and str(run) in str(error.value)
     if name not in ("missing", "no config"):
         with pytest.raises(RunError):
             train("mean_field", run, epochs=2, resume=True)
-    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
 def test_every_truncation_is_refused(run):
@@ -286,6 +197,47 @@ def test_after_early_stopping_the_run_is_at_its_best_epoch(tmp_path):
     assert same(before, weights(tmp_path / "run"))
 
 
+class Killed(Exception):
+    pass
+
+
+def broken_off(out, step, monkeypatch, **settings):
+    r"""Runs a training into an error behind that step, with a checkpoint of each step before."""
+    count = Training._count
+
+    def stopped(self, done):
+        count(self, done)
+        if done.step == step:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(keeper, "EVERY", 0.0)
+        patch.setattr(Training, "_count", stopped)
+        train("amortized", out, **settings)
+
+
+def test_a_run_with_patience_that_was_killed_loads_with_its_best_weights(tmp_path, monkeypatch):
+    settings = {"lr": 0.1, "schedule": "constant", "x_val": torch.rand(20, *SHAPE), "patience": 50}
+    broken_off(tmp_path / "killed", 20, monkeypatch, epochs=60, **settings)
+    bounds = [r["val_elbo"] for r in records(tmp_path / "killed")]
+    best = bounds.index(max(bounds)) + 1
+    assert 1 <= best < len(bounds) == 6  # so that the best weights are not the last ones
+    model, guide = pair("amortized")
+    load(tmp_path / "killed", model=model, guide=guide)
+    train("amortized", tmp_path / "best", epochs=best, lr=0.1, schedule="constant")
+    loaded = {f"model.{k}": v for k, v in model.state_dict().items()}
+    loaded |= {f"guide.{k}": v for k, v in guide.state_dict().items()}
+    assert same(loaded, weights(tmp_path / "best")) and not same(loaded, weights(tmp_path / "killed"))
+
+
+def test_without_patience_the_last_weights_are_loaded(tmp_path, monkeypatch):
+    settings = {"lr": 0.1, "schedule": "constant", "x_val": torch.rand(20, *SHAPE)}
+    broken_off(tmp_path / "killed", 20, monkeypatch, epochs=60, **settings)
+    model, guide = pair("amortized")
+    load(tmp_path / "killed", model=model, guide=guide)
+    assert all(map(torch.equal, guide.state_dict().values(), Run(tmp_path / "killed").load()["guide"].values()))
+
+
 def test_another_configuration_is_refused_with_each_difference(run):
     with pytest.raises(RunError, match=r"fit\.epochs was 2, now 5; fit\.lr was 0.001, now 0.5$"):
         train("mean_field", run, epochs=5, lr=0.5, resume=True)
@@ -327,6 +279,31 @@ def test_a_failing_write_keeps_the_checkpoint_before_it(run):
     assert (run / "checkpoint.pt").read_bytes() == before and not list(run.glob(".*"))
 
 
+def on_a_small_disk(folder, code):
+    r"""Runs the code in a process that sees a disk of 2 MB at the folder; skips where none can be mounted."""
+    mounted = f"mount -t tmpfs -o size=2m none {shlex.quote(str(folder))} && "
+    for private in (["unshare", "--map-root-user", "--mount"], ["unshare", "--mount"]):
+        try:
+            tried = subprocess.run(
+                [*private, "sh", "-c", f"{mounted} true"], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            pytest.skip("there is no unshare here, to mount a small disk")
+        if tried.returncode == 0:
+            command = f"{mounted} exec {shlex.join([sys.executable, '-c', code])}"
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            return subprocess.run([*private, "sh", "-c", command], capture_output=True, text=True, env=environment)
+    pytest.skip(f"no small disk can be mounted here: {tried.stderr.strip()}")
+
+
+def test_a_full_disk_keeps_the_run_and_room_lets_it_go_on(tmp_path):
+    here, disk = str(Path(__file__).parent), str(tmp_path)
+    code = f"import sys, pathlib; sys.path.insert(0, {here!r}); import killing\n"
+    code += f"for step in (8, 9): killing.on_a_full_disk(pathlib.Path({disk!r}), step)\nprint('as it should be')"
+    done = on_a_small_disk(tmp_path, code)
+    assert done.stdout.endswith("as it should be\n"), done.stderr
+
+
 def test_what_a_killed_write_left_is_removed(run):
     left = run / ".checkpoint-ab12_xyz.pt"
     left.write_bytes(b"half")
@@ -349,8 +326,34 @@ def test_metrics_are_cut_to_the_checkpoint(run):
     assert all({"step", "epoch", "time", "elbo"} <= record.keys() for record in records(run))
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+def spoilt_at(step):
+    r"""The transform that spoils the batch of that step; TensorBoard, which looks at all points, is not counted."""
+    batches = itertools.count(1)
+    return lambda x: x * torch.nan if len(x) < N and next(batches) == step else x
+
+
+@pytest.mark.parametrize("interval", [1, 50])
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(interval, tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper, "EVERY", 0.0)
+    monkeypatch.setitem(finite.INTERVALS, "cpu", interval)
+    with pytest.raises(FloatingPointError, match="at step 8"):
+        train("mean_field", tmp_path / "run", transform=spoilt_at(8), schedule="constant")
+    # Read every 50 steps, the flag is still read before a checkpoint: none is of a state behind it.
+    assert Run(tmp_path / "run").load()["step"] == 7
+    assert [r["step"] for r in records(tmp_path / "run")] == [3, 6]
+    train("mean_field", tmp_path / "good", transform=lambda x: x, schedule="constant", epochs=None, steps=7)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "good"))
+
+
+def test_no_record_is_made_of_an_epoch_with_a_flag(tmp_path, monkeypatch):
+    monkeypatch.setitem(finite.INTERVALS, "cpu", 50)
+    with pytest.raises(FloatingPointError, match="at step 4"):
+        train("mean_field", tmp_path / "run", transform=spoilt_at(4))
+    assert [r["step"] for r in records(tmp_path / "run")] == [3] and Run(tmp_path / "run").load()["step"] == 0
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper, "EVERY", 0.0)
     count = Training._count
 
     def broken(self, step):
@@ -371,14 +374,3 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path):
         path.write_text("half")
         raise OSError
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("warmup", [0, 1])
-def test_tensorboard_names_what_it_shows(warmup, tmp_path):
-    train("mean_field", tmp_path, epochs=2, warmup=warmup, x_val=points()[:10])
-    board = EventAccumulator(str(tmp_path))
-    board.Reload()
-    scalars = set(board.Tags()["scalars"])
-    train_bound = {"train/tempered_elbo", "train/elbo"} if warmup else {"train/elbo"}
-    assert train_bound <= scalars and {"train/loss", "val/elbo", "q/rate_kl", "q/distortion", "q/iwae_20"} <= scalars
-    assert {"images/samples"} <= set(board.Tags()["images"])
