@@ -4,22 +4,26 @@ Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Wh
 ``elbo`` but a ``log_joint``, and no rate.
 """
 
+import shutil
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
+from torch.utils.tensorboard.summary import hparams
 
-from . import gaussian
-from .evaluate.bounds import log_mean_exp, log_weights
-from .evaluate.quiet import quiet
+from .checkpoint import RunError
+from .looks import Look
+from .pictures import grid, squares, walk
+from .ppca import PPCA
 from .training import Training
 
-ACTIVE = 0.01  # a latent is active if the variance of its posterior mean over the data exceeds this
-SHOWN = 16
-SAMPLES = 20
+SHOWN = 10  # images in a row
+LATENTS = 6  # that are traversed
+LEGIBLE = 28  # pixels of the longer side of an image, at least
+SPRITE = 64  # pixels of the side of a sprite, at most: TensorBoard takes 8192 for all of them together
+DATA = ("x", "mask", "x_val", "mask_val")  # fingerprints of the data in the configuration: no hyper-parameters
 
 
 class Board:
@@ -31,18 +35,30 @@ class Board:
         x: points to look at (B, ...), as the model sees them; for guides with rows, training points.
         index: which points these are, (B,).
         mask: boolean, of x's shape or (B,), or `None`.
+        labels: whole numbers (B,), or `None`.
         config: the configuration, logged once.
     """
 
     def __init__(
-        self, folder: str | Path, training: Training, x: Tensor, index: Tensor, mask: Tensor | None, config: dict
+        self,
+        folder: str | Path,
+        training: Training,
+        x: Tensor,
+        index: Tensor,
+        mask: Tensor | None,
+        labels: Tensor | None,
+        config: dict,
     ):
-        self.training, self.x, self.index, self.mask = training, x, index, mask
-        _wait_for_a_new_second(Path(folder))
+        self.folder, self.training = Path(folder), training
+        self.look = Look(training.svi.model, training.svi.guide, x, index, mask, labels)
+        begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
+        _wait_for_a_new_second(self.folder)
         # On resume, steps behind the checkpoint are hidden: they will come again.
         self.writer = SummaryWriter(str(folder), purge_step=training.step + 1)
-        if training.step == 0:
-            self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()), 0)
+        metric = f"{'train' if training.validation is None else 'val'}/{training.bound}"
+        *self.opening, self.ending = hparams(hyper_parameters(config), {metric: None})
+        if begins:
+            self._open(config)
 
     def __enter__(self) -> "Board":
         return self
@@ -51,59 +67,96 @@ class Board:
         self.writer.close()
 
     def after(self, step, record: dict | None) -> None:
-        r"""Logs a record of the history and what q looks like; pictures at epochs 1, 2, 4, 8, ... and at the end."""
+        r"""Logs a record of the history and what q looks like; pictures at epochs 1, 2, 4, 8, ... and at the end.
+
+        Raises:
+            RunError: if it cannot be written, to a full disk, say.
+        """
         if record is None:
             return
-        with quiet(self.training.svi.model, self.training.svi.guide, seed=0), torch.no_grad():
-            self._scalars(step.step, record)
+        try:
+            self._log(step, record)
+        except OSError as error:
+            said = error.strerror or error
+            raise RunError(f"cannot log to TensorBoard in {self.folder} ({said}): make room and resume") from error
+
+    def _log(self, step, record: dict) -> None:
+        self._scalars(step.step, record)
+        if self.look.says:
+            self._model(step.step)
             self._latents(step.step)
             if step.epoch & (step.epoch - 1) == 0 or self.training.done:
                 self._pictures(step.step)
+        if self.training.done:
+            self._close(step.step)
         self.writer.flush()
 
+    def _open(self, config: dict) -> None:
+        self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()), 0)
+        for summary in self.opening:
+            self.writer.file_writer.add_summary(summary, 0)
+        self.writer.flush()  # so that a run which is killed early does not say it again
+
     def _scalars(self, step: int, record: dict) -> None:
-        # "elbo" or "log_joint", with "tempered_" before it while β is not 1: what it is not it is not called.
-        for name in (n for n in record if n.endswith(("elbo", "log_joint"))):
-            part, bound = ("val", name[4:]) if name.startswith("val_") else ("train", name)
-            self._add(step, f"{part}/{bound}", record[name])
-            self._add(step, f"{part}/loss", -record[name])
-        self._add(step, "train/points_per_second", record["points_per_second"])
-        self._add(step, "train/gradients_per_point", record["gradients_per_point"])
-        self._add(step, "train/beta", getattr(self.training.svi.objective, "beta", 1.0))
-        self._add(step, "train/learning_rate", self.training.svi.optimizers[0].param_groups[0]["lr"])
+        bound = self.training.bound
+        # A tempered objective is no bound and is called a loss only.
+        objective = next(record[name] for name in (bound, f"tempered_{bound}") if name in record)
+        found = self.look.bounds() if self.look.says else {k: record[k] for k in (bound,) if k in record}
+        self._add(step, "train", {"loss": -objective} | found)
+        seen = {name.removeprefix("val_"): value for name, value in record.items() if name.startswith("val_")}
+        self._add(step, "val", ({"loss": -seen[bound]} if bound in seen else {}) | seen)
+        rates = {"beta": getattr(self.training.svi.objective, "beta", 1.0)}
+        rates["learning_rate"] = self.training.svi.optimizers[0].param_groups[0]["lr"]
+        rates |= {k: record[k] for k in ("gradient_norm", "points_per_second", "gradients_per_point") if k in record}
+        self._add(step, "train", rates)
+
+    def _add(self, step: int, part: str, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(f"{part}/{name}", value, step)
+
+    def _model(self, step: int) -> None:
+        model = self.look.model
+        if isinstance(model, PPCA):
+            self._add(step, "ppca", {"sigma2": float(model.sigma2.detach())})
+            self.writer.add_histogram("ppca/norms_of_columns_of_W", model.W.detach().norm(dim=0), step)
 
     def _latents(self, step: int) -> None:
-        r"""Rate, distortion, active units, KL per dimension: of the points to look at."""
-        model, guide = self.training.svi.model, self.training.svi.guide
-        if not hasattr(guide, "posterior"):
-            return
-        q = guide.posterior(self.x, self.index, self.mask)
-        self._add(step, "q/active_units", float((q.mean.var(0) > ACTIVE).sum()))
-        self.writer.add_histogram("q/mean", q.mean, step)
-        rate = gaussian.kl(q, model.prior())
-        if rate is None:
-            return
-        weights = log_weights(model, guide, self.x, self.index, SAMPLES, self.mask, seed=0)
-        bound = weights.mean(0)
-        self._add(step, f"q/iwae_{SAMPLES}", float(log_mean_exp(weights).mean()))
-        self._add(step, "q/rate_kl", float(rate.mean()))
-        self._add(step, "q/distortion", float(-(bound + rate).mean()))
-        # of the marginals of q, which are Gaussian in both families
-        per_dimension = 0.5 * (q.variance + q.mean.square() - 1 - q.variance.log()).mean(0)
-        self.writer.add_histogram("q/kl_per_dimension", per_dimension, step)
+        self._add(step, "q", {"active_units": self.look.active()})
+        self.writer.add_histogram("q/mean", self.look.means(), step)
+        if self.look.has_density:
+            self.writer.add_histogram("q/kl_per_dimension", self.look.use(), step)
 
     def _pictures(self, step: int) -> None:
-        model, guide = self.training.svi.model, self.training.svi.guide
-        if self.x.dim() != 4 or self.x.shape[1] not in (1, 3) or not hasattr(guide, "posterior"):
+        shape = self.look.image_shape
+        if shape is None:
             return
-        x, q = self.x[:SHOWN], guide.posterior(self.x, self.index, self.mask)
-        pairs = torch.cat([x, model.likelihood(q.mean[:SHOWN]).mean])
-        self.writer.add_image("images/data_above_reconstructions", make_grid(pairs.clamp(0, 1), len(x)), step)
-        t = model.prior().sample((SHOWN,))
-        self.writer.add_image("images/samples", make_grid(model.likelihood(t).mean.clamp(0, 1), SHOWN), step)
+        zoom = -(-LEGIBLE // max(shape[1:]))
+        pairs = torch.cat([self.look.data(SHOWN), self.look.reconstructions(SHOWN)])
+        self.writer.add_image("images/data_above_reconstructions", grid(pairs, zoom, len(pairs) // 2), step)
+        self.writer.add_image("images/samples", grid(self.look.samples(2 * SHOWN), zoom, SHOWN), step)
+        self.writer.add_figure("images/traversals", walk(self.look, LATENTS), step)
 
-    def _add(self, step: int, name: str, value: float) -> None:
-        self.writer.add_scalar(name, value, step)
+    def _close(self, step: int) -> None:
+        r"""Says that the training has ended; the latent space, with images and labels."""
+        self.writer.file_writer.add_summary(self.ending, step)
+        if not self.look.says:
+            return
+        # What a killed process has left of the same: it would be mixed.
+        shutil.rmtree(self.folder / f"{step:05d}" / "latents", ignore_errors=True)
+        labels = None if self.look.labels is None else self.look.labels.tolist()
+        sprites = None if self.look.image_shape is None else squares(self.look.data(len(self.look.x)), SPRITE)
+        self.writer.add_embedding(self.look.means(), labels, sprites, step, "latents")
+
+
+def hyper_parameters(config: dict, prefix: str = "") -> dict[str, str | float | bool]:
+    r"""The configuration with names as "fit.lr", as far as it says something; not what identifies the data."""
+    found: dict = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found |= hyper_parameters(value, f"{prefix}{key}.")
+        elif value is not None and not (prefix == "fit." and key in DATA):
+            found[f"{prefix}{key}"] = value if isinstance(value, str | bool | int | float) else str(value)
+    return found
 
 
 def _wait_for_a_new_second(folder: Path) -> None:

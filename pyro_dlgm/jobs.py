@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
-from . import recipes, scores
+from . import recipes, report, scores
 from .checkpoint import LOG, Run, RunError
 from .data.dataset import Dataset
 from .files import whole
@@ -16,64 +16,45 @@ from .fit import Result, fit
 from .loading import load
 from .pictures import grid
 from .seeding import forked
+from .settings import FIT, data_of, validates
 
 LINES = 20  # that a training prints where there is no terminal
 LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
-PLACES = {"name": ("data", "name"), "data_root": ("data", "root"), "device": ("device",)}
-PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents")}
-FIT = ("epochs", "batch_size", "lr", "row_lr", "schedule", "e_steps", "warmup", "clip_norm", "patience", "seed")
-PLACES |= {name: ("fit", name) for name in FIT}
 
 
-def options_of(out: Path) -> dict:
-    r"""The options with which the run in ``out`` was made, by name; none where there is no run yet."""
-    if not Run(out).checkpoint_file.exists():
-        return {}
-    options = {}
-    for name, path in PLACES.items():
-        value = Run(out).config()
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        options[name] = value
-    if options["name"] is None or options["likelihood"] is None:
-        raise RunError(f"{out} was made in Python: go on with it there, with fit(..., out={str(out)!r}, resume=True)")
-    return options
-
-
-def train(options: dict, out: Path, *, resume: bool, download: bool, progress: bool) -> Result:
-    r"""Trains the pair that the options name and keeps the run in ``out``.
+def train(options: dict, data: tuple[Dataset, dict], out: Path, *, resume: bool, progress: bool) -> Result:
+    r"""Trains the pair that the options name and keeps the run in ``out``, with its report.
 
     Arguments:
-        options: a value for each name of `PLACES`.
+        options: a value for each name of `settings.PLACES`.
+        data: of `settings.dataset`.
         out: folder of the run.
         resume: go on with the run that is there.
-        download: whether torchvision may fetch or unpack data.
         progress: whether to show a bar.
     """
-    validates = options["patience"] is not None
-    names = (options[name] for name in ("name", "data_root", "likelihood"))
-    dataset = recipes.dataset(*names, validate=validates, download=download)
+    points, source = data
     pair = {key: options[key] for key in ("likelihood", "guide", "latents")}
-    pair |= {"image_shape": list(dataset.image_shape), "num_points": len(dataset.train)}
+    pair |= {"image_shape": list(points.image_shape), "num_points": len(points.train)}
     recipe = recipes.Recipe(**pair)
     with forked(options["seed"]):
         model = recipe.new_model()
         guide = recipe.new_guide(model)
-    root = options["data_root"] and str(Path(options["data_root"]).absolute())
-    source = {"name": options["name"], "root": root, "protocol": dataset.protocol}
-    return fit(
+    result = fit(
         model,
         guide,
-        dataset.train,
-        transform=dataset.transform,
-        x_val=dataset.val if validates else None,
+        points.train,
+        transform=points.transform,
+        labels=points.train_labels,
+        x_val=points.val if validates(options) else None,
         device=options["device"],
         out=out,
         resume=resume,
         config={"data": source, "recipe": pair, "device": options["device"]},
         progress=progress,
-        **{name: options[name] for name in FIT},
+        **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},
     )
+    report.write(out, report.of_run(out, points))
+    return result
 
 
 class Lines(logging.Handler):
@@ -112,24 +93,16 @@ def line(record: dict) -> str:
     return f"epoch {record['epoch']}, step {record['step']}: {bounds} nats per point, {record['seconds']:.1f} s"
 
 
-def data_of(run: Path, config: dict, root: Path | None) -> Dataset:
-    r"""The data set with which a run was made; ``root`` is where it lies now, if it has moved.
-
-    Raises:
-        RunError: if the run does not say.
-    """
-    try:
-        source, likelihood = config["data"], config["recipe"]["likelihood"]
-        return recipes.dataset(source["name"], root or source["root"], likelihood)
-    except (KeyError, TypeError):
-        raise RunError(f"{run} does not say its data; score it in Python: load(run), then evaluate.iwae") from None
-
-
 def draw(run: Path, out: Path, num: int, seed: int) -> None:
     r"""Draws t from the prior and writes the means of p(x | t) as one picture."""
     model, _, _ = load(run)
     with forked(seed), torch.no_grad():
         images = model.likelihood(model.prior().sample((num,))).mean
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise RunError(
+            f"the points of {run} have shape {tuple(images.shape[1:])} and are no pictures; draw them in Python: "
+            "model, guide, config = load(run); model(size=64)"
+        )
     zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
     try:
         with whole(out) as path:
@@ -139,7 +112,7 @@ def draw(run: Path, out: Path, num: int, seed: int) -> None:
 
 
 def score(run: Path, *, num_samples: int, seed: int, points: int | None, root: Path | None, device: str, track) -> dict:
-    r"""Scores the run on its test points and adds the result to ``evaluation.json``.
+    r"""Scores the run on its test points and adds the result to ``evaluation.json`` and to the report.
 
     Arguments:
         run: folder of the run.
@@ -155,7 +128,9 @@ def score(run: Path, *, num_samples: int, seed: int, points: int | None, root: P
     x = dataset.test[:points].to(device)
     parts = scores.blocks(guide, x)
     work = scores.block_scores(model.to(device), guide.to(device), parts, num_samples, seed)
-    result = scores.summary(list(track(work, len(parts))), dataset.transform, x[0].numel())
+    bits = scores.bits_per_dim(model.likelihood, dataset.transform, x[0].numel())
+    result = scores.summary(list(track(work, len(parts))), bits)
     result |= {"num_samples": num_samples, "seed": seed, "data": dataset.name, "protocol": dataset.protocol}
     scores.add(run / "evaluation.json", "test", result | {"step": Run(run).load()["step"], "unit": "nats per point"})
+    report.write(run, report.of_run(run, dataset))
     return result

@@ -1,12 +1,15 @@
 r"""What is given on the command line, read and checked: a wrong value gets one line."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
 import click
 import torch
+from click.shell_completion import CompletionItem
 
-from . import recipes
+from . import recipes, settings, sources
 from .checkpoint import RunError
 from .files import whole
 
@@ -31,6 +34,68 @@ class OneLine(click.Group):
 def options(*options):
     r"""Several options as one decorator, shown in their order."""
     return lambda command: [command := option(command) for option in reversed(options)][-1]
+
+
+class Data(click.ParamType):
+    r"""Creates the type of ``--data``: a known name, or a path; the shell completes both."""
+
+    name = "name or path"
+
+    def shell_complete(self, ctx, param, incomplete: str) -> list[CompletionItem]:
+        r"""Known names that begin so, and what the shell finds among files."""
+        known = [CompletionItem(name) for name in sources.KNOWN if name.startswith(incomplete)]
+        return [*known, CompletionItem(incomplete, type="file")]
+
+
+def size(context, parameter, value: str | None) -> str | None:
+    r"""A size of images, "64" or "64x48"."""
+    if value is not None and not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", value):
+        raise click.BadParameter(f"{value!r} is no size; expected one like 64, or 64x48 (height x width)")
+    return value
+
+
+def split_seed(context, parameter, value: str | int | None) -> str | int | None:
+    r"""A seed, or "none" for no shuffle."""
+    if value is None or value == "none":
+        return value
+    if not re.fullmatch(r"\d+", str(value)):
+        raise click.BadParameter(f"{value!r} is no seed; expected a whole number >= 0, or none to keep the order")
+    return int(value)
+
+
+def config(context, parameter, value: Path | None) -> None:
+    r"""Puts the options of a file between those of the command line and the defaults."""
+    if value is not None:
+        context.default_map = {**(context.default_map or {}), **_options_in(value, context.command)}
+
+
+def _options_in(file: Path, command: click.Command) -> dict[str, str]:
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {file} ({error.strerror}); expected a JSON file of options") from error
+    except ValueError as error:
+        raise click.BadParameter(f"{file} is not JSON ({error}); expected one object of options") from error
+    if not isinstance(held, dict):
+        raise click.BadParameter(f"{file} holds a {type(held).__name__}; expected one object of options")
+    if isinstance(held.get("recipe"), dict) and isinstance(held.get("data"), dict):
+        found = settings.options_in(held)
+    else:
+        found = _by_option(file, held, command)
+    # As text, so that a number means what it means on the command line: 2.5 epochs are refused, not cut to 2.
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _by_option(file: Path, held: dict, command: click.Command) -> dict:
+    r"""Values by the name of the parameter; keys are names of options, with - or _."""
+    known = {p.opts[0].removeprefix("--"): p.name for p in command.params if p.expose_value and p.name != "resume"}
+    unknown = [key for key in held if key.replace("_", "-") not in known]
+    if unknown:
+        raise click.BadParameter(f"{file} has {', '.join(unknown)}; expected some of {', '.join(known)}")
+    nested = [key for key, value in held.items() if isinstance(value, dict | list)]
+    if nested:
+        raise click.BadParameter(f"{', '.join(nested)} in {file}: expected a number, a word, true, false or null")
+    return {known[key.replace("_", "-")]: value for key, value in held.items()}
 
 
 def names(context, parameter, value: str) -> list[str]:

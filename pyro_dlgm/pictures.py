@@ -1,4 +1,4 @@
-r"""Pictures of a comparison: learning curves, reconstructions and samples on one sheet."""
+r"""Pictures: images side by side, and the sheet of a comparison."""
 
 import math
 
@@ -7,58 +7,71 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from .evaluate.predict import reconstruct
-from .seeding import forked
+from .figures import curves
+from .guides.exact import Exact
+from .latents import REACH
+from .looks import Look
 from .table import Row
 
 SHOWN = 10
 
 
-def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
-    r"""One sheet: the training objective against the budget on top, then for each row reconstructions and samples.
-
-    Arguments:
-        rows: of `compare.rows`, with their pairs.
-        x: test images (M, C, H, W).
-        seed: of the samples; the same for all rows.
-    """
-    shown = [row for row in rows if row.pair is not None]
-    figure = Figure(figsize=(11, 3.4 + 0.56 * (len(shown) + 1)), layout="constrained")
-    top, below = figure.subfigures(2, 1, height_ratios=[3.4, 0.56 * (len(shown) + 1)])
-    _curves(top.subplots(), rows)
-    left, right = below.subfigures(1, 2)
-    left.suptitle("test images, and their reconstructions at the mean of q", fontsize=9)
-    right.suptitle("samples from the prior (the mean of x given t)", fontsize=9)
-    _strips(left, [("test", x[:SHOWN])] + [(_name(r), _reconstructions(r, x[:SHOWN])) for r in shown])
-    _strips(right, [("", None)] + [(_name(r), _samples(r, x.shape[1:], seed)) for r in shown])
-    return figure
+def look(row: Row, x: Tensor, labels: Tensor | None = None) -> Look:
+    r"""A look at a row of `compare.rows` through test points."""
+    model, guide = row.pair
+    return Look(model, Exact(model) if guide is None else guide, x, labels=labels)
 
 
-def _name(row: Row) -> str:
+def called(row: Row) -> str:
+    r"""What a row is called: by its guide, or by its model where the guide is exact."""
     return row.model if row.guide == "Exact" else row.guide
 
 
-def _curves(axis, rows: list[Row]) -> None:
-    for row in rows:
-        if not row.history:
-            axis.axhline(row.test_elbo, color="0.5", linestyle=":", label=f"{row.model}: exact log p(x), test")
-            continue
-        name = "elbo" if "elbo" in row.history[-1] else "log_joint"
-        style = {"linestyle": "-"} if name == "elbo" else {"linestyle": "--"}
-        note = "" if name == "elbo" else " (log p(x, t), no bound)"
-        axis.plot(
-            [h["gradients_per_point"] for h in row.history],
-            [h[name] for h in row.history],
-            label=row.guide + note,
-            **style,
-        )
-    axis.set_xlabel("gradient evaluations per training point")
-    axis.set_ylabel("training ELBO, nats per point")
-    last = [h.get("elbo", h.get("log_joint")) for row in rows for h in row.history[len(row.history) // 20 :]]
-    if last:
-        axis.set_ylim(min(last), max(last) + 0.05 * (max(last) - min(last)) + 1e-9)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+def histories(rows: list[Row]) -> dict[str, list[dict]]:
+    r"""The records of `fit`, by the rows' names."""
+    return {called(row): row.history for row in rows if row.history}
+
+
+def levels(rows: list[Row]) -> dict[str, float]:
+    r"""The test scores of the rows that were not trained step by step, by what they are."""
+    return {f"{row.model}: exact log p(x), test": row.test_elbo for row in rows if not row.history}
+
+
+def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
+    r"""One sheet: the training objective against the budget on top, then for each row reconstructions and samples.
+
+    Points that are no images have the upper part only.
+
+    Arguments:
+        rows: of `compare.rows`, with their pairs.
+        x: test points (M, C, H, W) or (M, ...).
+        seed: of the samples; the same for all rows.
+    """
+    looks = {called(row): look(row, x[:SHOWN]) for row in rows if row.pair is not None}
+    if not any(look.image_shape for look in looks.values()):
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        curves(figure, histories(rows), levels(rows))
+        return figure
+    height = 0.56 * (len(looks) + 1)
+    figure = Figure(figsize=(11, 3.6 + height), layout="constrained")
+    top, below = figure.subfigures(2, 1, height_ratios=[3.6, height])
+    curves(top, histories(rows), levels(rows))
+    left, right = below.subfigures(1, 2)
+    left.suptitle("test images, and their reconstructions at the mean of q", fontsize=9)
+    right.suptitle("samples: the mean of p(x | t) for t from the prior", fontsize=9)
+    _strips(left, [("test", x[:SHOWN])] + [(name, seen.reconstructions(SHOWN)) for name, seen in looks.items()])
+    _strips(right, [("", None)] + [(name, seen.samples(SHOWN, seed)) for name, seen in looks.items()])
+    return figure
+
+
+def walk(look: Look, num: int, steps: int = 7) -> Figure:
+    r"""The most used latents of a look, each from −3 to 3 deviations of the prior, a strip each."""
+    most, images = look.traversals(num, steps)
+    nats, kind = look.use(), "KL " if look.has_density else ""
+    figure = Figure(figsize=(4.4, 0.3 + 0.5 * len(most)), layout="constrained")
+    figure.suptitle(f"one latent from −{REACH:g} to {REACH:g}, the others as in point 0", size=9)
+    _strips(figure, [(f"t{j + 1}, {kind}{float(nats[j]):.2f} nats", x) for j, x in zip(most, images, strict=True)])
+    return figure
 
 
 def _strips(figure, strips: list[tuple[str, Tensor | None]]) -> None:
@@ -69,36 +82,38 @@ def _strips(figure, strips: list[tuple[str, Tensor | None]]) -> None:
             spine.set_visible(False)
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         if images is not None:
-            axis.imshow(strip(images), cmap="gray_r" if images.shape[1] == 1 else None, vmin=0, vmax=1)
+            axis.imshow(strip(images).permute(1, 2, 0).numpy(), interpolation="nearest")
 
 
 def strip(images: Tensor) -> Tensor:
-    r"""Images (n, C, H, W) side by side with one pixel between, as (H, n (W + 1) − 1) or (H, n (W + 1) − 1, 3)."""
-    padded = torch.nn.functional.pad(images.detach().float().cpu().clamp(0, 1), (0, 1))
-    row = padded.permute(2, 0, 3, 1).flatten(1, 2)[:, :-1]
-    return row.squeeze(-1)
+    r"""Images (n, C, H, W) side by side with one clear pixel between, as (4, H, n (W + 1) − 1), the last one alpha."""
+    shown = inked(images).expand(-1, 3, -1, -1)
+    padded = torch.nn.functional.pad(torch.cat([shown, torch.ones_like(shown[:, :1])], 1), (0, 1))
+    return padded.permute(1, 2, 0, 3).flatten(2)[..., :-1]
 
 
-@torch.no_grad()
-def _reconstructions(row: Row, x: Tensor) -> Tensor:
-    model, guide = row.pair
-    if guide is None:
-        flat = x.flatten(1).double()
-        return model.likelihood(model.posterior(flat).mean).mean.reshape(x.shape)
-    return reconstruct(model, guide, x, torch.arange(len(x), device=x.device))
-
-
-@torch.no_grad()
-def _samples(row: Row, image_shape, seed: int) -> Tensor:
-    model = row.pair[0]
-    with forked(seed):
-        t = model.prior().sample((SHOWN,))
-    return model.likelihood(t).mean.reshape(SHOWN, *image_shape)
-
-
-def grid(images: Tensor, zoom: int = 1) -> Tensor:
-    r"""Images (n, C, H, W) with values in [0, 1] as one, about square: (3, height, width), ink dark on white."""
+def inked(images: Tensor) -> Tensor:
+    r"""Images (n, C, H, W) in [0, 1], on the CPU; of one channel, ink is dark on white."""
     shown = images.detach().float().cpu().clamp(0, 1)
-    shown = 1 - shown if shown.shape[1] == 1 else shown
-    shown = shown.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-    return make_grid(shown, math.ceil(math.sqrt(len(shown))), padding=zoom, pad_value=0.85)
+    return 1 - shown if shown.shape[1] == 1 else shown
+
+
+def grid(images: Tensor, zoom: int = 1, columns: int | None = None) -> Tensor:
+    r"""Images (n, C, H, W) with values in [0, 1] as one, (3, height, width), ink dark on white.
+
+    Arguments:
+        images: the images.
+        zoom: pixels for each pixel, along both sides.
+        columns: how many in a row; by default it becomes about square.
+    """
+    shown = inked(images).repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    return make_grid(shown, columns or math.ceil(math.sqrt(len(shown))), padding=zoom, pad_value=0.85)
+
+
+def squares(images: Tensor, largest: int) -> Tensor:
+    r"""Images (n, C, H, W) in white squares with a side of at most ``largest``, as TensorBoard's sprites have to be."""
+    shown = inked(images)
+    side = max(shown.shape[-2:])
+    below, beside = side - shown.shape[-2], side - shown.shape[-1]
+    shown = torch.nn.functional.pad(shown, (0, beside, 0, below), value=1.0)
+    return shown if side <= largest else torch.nn.functional.interpolate(shown, largest, mode="area")

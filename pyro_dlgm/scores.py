@@ -2,7 +2,7 @@ r"""The scores of one pair on test points, block by block: what ``pyro-dlgm eval
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import evaluate
 from .checkpoint import RunError
+from .data.transforms import Dequantize
 from .files import whole
 
 BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step has its own cost for each block
@@ -66,21 +67,39 @@ def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed
         yield {name: values.cpu() for name, values in scores.items()}
 
 
-def summary(parts: list[dict[str, Tensor]], transform, num_pixels: int) -> dict:
+def bits_per_dim(likelihood, transform, num_pixels: int) -> Callable[[float], float] | None:
+    r"""Bits per dimension as a function of log p(x) in nats per point; `None` where there is no such number.
+
+    It bounds the length of a code for whole numbers v: P values with L levels each. A likelihood that is a mass on the
+    levels gives −log p(x) / (P ln 2); a density of dequantized values, x = (v + u) / L, (P ln L − log p(x)) / (P ln 2).
+    A density of values that were not dequantized bounds no code, and of binary pixels one reports nats.
+
+    Arguments:
+        likelihood: of the model; a mass on the levels has a ``bits_per_dim`` of its own.
+        transform: of the data set.
+        num_pixels: the number P of values of a point.
+    """
+    if hasattr(likelihood, "bits_per_dim"):
+        return lambda log_p: likelihood.bits_per_dim(log_p, num_pixels)
+    if isinstance(transform, Dequantize):
+        return lambda log_p: transform.bits_per_dim(log_p, num_pixels)
+    return None
+
+
+def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | None = None) -> dict:
     r"""Means with standard errors over points, quantiles of the diagnostics, and bits per dimension where they exist.
 
     Arguments:
         parts: of `block_scores`.
-        transform: of the data set.
-        num_pixels: the number P of values of a point.
+        bits: of `bits_per_dim`.
     """
     points = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     result: dict = {"points": len(next(iter(points.values())))}
     for name in points.keys() & {"elbo", "iwae", "log_joint"}:
         values = points[name].double()
         result[name] = {"mean": float(values.mean()), "standard_error": standard_error(values)}
-        if hasattr(transform, "bits_per_dim") and name != "log_joint":
-            result[name]["bits_per_dim"] = transform.bits_per_dim(float(values.mean()), num_pixels)
+        if bits is not None and name != "log_joint":
+            result[name]["bits_per_dim"] = bits(float(values.mean()))
     for name in points.keys() & {"ess", "pareto_k"}:
         values = points[name].double().clamp(-1e300, 1e300)  # JSON has no infinity
         result[name] = {str(q): float(values.quantile(q)) for q in QUANTILES}

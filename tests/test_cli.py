@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import torch
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from PIL import Image
 
-from pyro_dlgm import data, evaluate, jobs, recipes
+from pyro_dlgm import data, evaluate, jobs, nets, recipes, settings, sources
 from pyro_dlgm.checkpoint import Run
 from pyro_dlgm.cli import main
 from pyro_dlgm.loading import load
@@ -162,6 +165,17 @@ WRONG = [
     (["fit", "--seed", "-1"], "-1 is not in the range"),
     (["fit", "--device", "tpu9"], "no device"),
     (["fit", "--device", "cuda:99"], "use --device cpu"),
+    (["fit", "--size", "0"], "'0' is no size"),
+    (["fit", "--size", "8x"], "'8x' is no size"),
+    (["fit", "--split-seed", "-1"], "'-1' is no seed"),
+    (["fit", "--num-test", "0"], "0 is not in the range"),
+    (["fit", "--num-val", "-1"], "-1 is not in the range"),
+    (["fit", "--workers", "0"], "0 is not in the range"),
+    (["fit", "--size", "8", "--out", "OUT"], "--size: not for digits"),
+    (["fit", "--layout", "HWC"], "NHWC"),
+    (["fit", "--data", "cifar10", "--out", "OUT"], "cifar10 lies in files"),
+    (["fit", "--data", "mnist", "--data-root", "/nowhere", "--num-test", "5", "--out", "OUT"], "not for mnist"),
+    (["fit", "--config", "/nowhere"], "cannot read /nowhere"),
     (["fit", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
     (["fit", "--out", "RUN"], "holds a run already"),
     (["fit", "--out", "RUN", "--resume", "--lr", "0.5", "--latents", "3"], "fit.lr was 0.002, now 0.5; recipe.latents"),
@@ -178,14 +192,18 @@ WRONG = [
 ]
 
 
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.mark.parametrize(("arguments", "words"), WRONG, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_a_wrong_value_gets_one_line_and_status_2(arguments, words, run, tmp_path):
     places = {"RUN": run[0], "OUT": tmp_path / "out", "OUT.xyz": tmp_path / "out.xyz"}
-    before = {file.name: file.read_bytes() for file in run[0].iterdir()}
+    before = {file: file.read_bytes() for file in run[0].rglob("*") if file.is_file()}
     result = call(*(places.get(argument, argument) for argument in arguments))
     assert result.exit_code == 2 and words in result.stderr, result.output
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
-    assert {file.name: file.read_bytes() for file in run[0].iterdir()} == before
+    assert {file: file.read_bytes() for file in run[0].rglob("*") if file.is_file()} == before
 
 
 def test_a_run_made_in_python_says_so(tmp_path):
@@ -203,14 +221,188 @@ def test_every_option_has_help_and_says_its_default(command):
     assert "default" in output and "\\b" not in output
 
 
+# Data of one's own
+
+
+@pytest.fixture
+def places(tmp_path):
+    r"""A file of rows, one of colour images, and a folder of images, each with the options that it needs."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "rows.npy", rng.standard_normal((40, 5)))
+    np.savez(tmp_path / "colours.npz", v=images, y=np.arange(40))
+    (tmp_path / "pets").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "pets" / f"{i:02}.png")
+    return {
+        "rows.npy": ["--split-seed", "none"],
+        "colours.npz": ["--key", "v", "--labels", "y", "--likelihood", "low-rank"],
+        "pets": ["--size", "6x5", "--grey", "--workers", "1", "--likelihood", "discretized-logistic"],
+    }
+
+
+def weights(out):
+    return [v for part in ("model", "guide") for v in Run(out).load()[part].values()]
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "colours.npz", "pets"])
+def test_a_path_is_fitted_kept_resumed_and_scored(name, places, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [*places[name], "--latents", "2", "--batch-size", "8", "--num-test", "10"]
+    output = succeed("fit", "--data", name, *options, "--epochs", "2", "--patience", "9", "--out", "x")
+    config = Run("x").config()
+    assert config["data"]["root"] == str(tmp_path / name) and config["data"]["protocol"] in output
+    assert "20 / 10 / 10 points" in config["data"]["protocol"] and config["recipe"]["num_points"] == 20
+    monkeypatch.chdir("/")
+    out = tmp_path / "x"
+    assert "Done: epoch 2" in succeed("fit", "--out", out, "--resume")
+    output = succeed("evaluate", out, "--iwae", 25)
+    assert f"10 test points of {Path(name).stem}: {config['data']['protocol']}" in output
+    bits = json.loads((out / "evaluation.json").read_text())["test"]["elbo"].get("bits_per_dim")
+    assert (bits is None) == (name == "rows.npy")
+    assert {"rows.npy": nets.MLP}.get(name, nets.ConvEncoder) is type(load(out)[1].encoder)
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "pets"])
+def test_data_that_have_moved_are_found_again(name, places, tmp_path):
+    options = [*places[name], "--latents", "2", "--epochs", "2", "--out", tmp_path / "x"]
+    succeed("fit", "--data", tmp_path / name, *options)
+    before = succeed("evaluate", tmp_path / "x", "--iwae", 25)
+    new = tmp_path / "elsewhere" / name
+    new.parent.mkdir()
+    (tmp_path / name).rename(new)
+    assert "is not there" in call("fit", "--out", tmp_path / "x", "--resume").stderr
+    assert succeed("evaluate", tmp_path / "x", "--iwae", 25, "--data-root", new) == before
+    assert "Done: epoch 2" in succeed("fit", "--out", tmp_path / "x", "--resume", "--data", new)
+
+
+def test_streamed_images_train_the_weights_of_those_in_memory(places, tmp_path):
+    options = ["--size", "6", "--latents", "2", "--epochs", "2", "--batch-size", "8", "--num-val", "3"]
+    for out, more in (("memory", []), ("streamed", ["--workers", "2"])):
+        succeed("fit", "--data", tmp_path / "pets", *options, *more, "--out", tmp_path / out)
+    pairs = zip(weights(tmp_path / "memory"), weights(tmp_path / "streamed"), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert "val_elbo" in (tmp_path / "memory" / "metrics.jsonl").read_text()
+
+
+def test_points_that_are_no_pictures_are_not_drawn(places, tmp_path):
+    succeed("fit", "--data", tmp_path / "rows.npy", "--epochs", "1", "--latents", "2", "--out", tmp_path / "x")
+    result = call("sample", tmp_path / "x", "--out", tmp_path / "x.png")
+    assert result.exit_code == 2 and "have shape (5,) and are no pictures" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "colours.npz"])
+def test_compare_takes_images_of_ones_own(name, places, tmp_path):
+    options = ["--guides", "amortized", "--gradients", "1", "--samples", "25", "--latents", "2", "--points", "3"]
+    result = call("compare", "--data", tmp_path / name, *places[name], *options, "--out", tmp_path / "x")
+    if name == "rows.npy":
+        assert result.exit_code == 2 and "compare draws images" in result.stderr
+    else:
+        config = json.loads((tmp_path / "x" / "config.json").read_text())
+        assert config["data"]["root"] == str(tmp_path / name) and "over 3 points" in result.output
+
+
+# A file of options
+
+
+@pytest.fixture
+def options_file(tmp_path):
+    r"""A function that writes a file of options and fits with it; it gives the run's options."""
+
+    def fitted(held, *arguments):
+        (tmp_path / "fit.json").write_text(held if isinstance(held, str) else json.dumps(held))
+        result = call("fit", "--config", tmp_path / "fit.json", *arguments)
+        return result.stderr if result.exit_code else settings.options_of(tmp_path / "x")
+
+    return fitted
+
+
+def test_the_command_line_goes_before_the_file_and_the_file_before_the_defaults(options_file, tmp_path):
+    held = {"epochs": 1, "latents": 3, "batch-size": 300, "row_lr": 0.5, "likelihood": "factor-analysis"}
+    held |= {"out": str(tmp_path / "x"), "clip-norm": None, "download": False}
+    options = options_file(held, "--latents", "2")
+    wanted = {"epochs": 1, "latents": 2, "batch_size": 300, "row_lr": 0.5, "lr": 2e-3, "clip_norm": None}
+    assert {name: options[name] for name in wanted} == wanted
+
+
+def test_the_config_of_a_run_makes_it_again(run, options_file, tmp_path):
+    options = options_file((run[0] / "config.json").read_text(), "--out", tmp_path / "x")
+    assert options == settings.options_of(run[0])
+    assert all(torch.equal(a, b) for a, b in zip(weights(run[0]), weights(tmp_path / "x"), strict=True))
+
+
+def test_the_config_of_a_run_on_a_file_makes_it_again(places, options_file, tmp_path):
+    given = [*places["colours.npz"], "--epochs", "1", "--latents", "2"]
+    succeed("fit", "--data", tmp_path / "colours.npz", *given, "--out", tmp_path / "first")
+    options = options_file((tmp_path / "first" / "config.json").read_text(), "--out", tmp_path / "x")
+    assert options == settings.options_of(tmp_path / "first")
+
+
+def test_a_file_counts_as_given_on_resume(options_file, tmp_path):
+    options_file({"epochs": 1, "likelihood": "factor-analysis", "out": str(tmp_path / "x")})
+    said = options_file({"lr": 0.5, "out": str(tmp_path / "x")}, "--resume")
+    assert "fit.lr was 0.002, now 0.5" in said and "epochs" not in said
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ({"epoch": 3, "lattents": 2, "lr": 0.1}, "has epoch, lattents; expected some of data, data-root,"),
+        ({"resume": True}, "has resume"),
+        ({"config": "other.json"}, "has config"),
+        ({"epochs": 2.5}, "'2.5' is not a valid integer"),
+        ({"epochs": True}, "'True' is not a valid integer"),
+        ({"epochs": 0}, "0 is not in the range"),
+        ({"guide": "meanfield"}, "mean-field"),
+        ({"device": "tpu9"}, "no device"),
+        ({"epochs": [1, 2]}, "epochs in"),
+        ({"data": {"name": "digits"}}, "data in"),
+        ([1], "holds a list; expected one object of options"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_options_gets_one_line(held, words, options_file):
+    said = options_file(held)
+    assert words in said and said.count("\n") == 1 and said.startswith("Error: ")
+
+
+# The shell
+
+
+def completed(*words):
+    return [
+        (item.type, item.value)
+        for item in BashComplete(main, {}, "pyro-dlgm", "_PYRO_DLGM_COMPLETE").get_completions(
+            list(words[:-1]), words[-1]
+        )
+    ]
+
+
+def test_the_shell_completes_commands_options_choices_and_paths():
+    assert ("plain", "compare") in completed("comp")
+    assert completed("fit", "--conf") == [("plain", "--config")]
+    assert ("plain", "mean-field") in completed("fit", "--guide", "m")
+    assert completed("fit", "--data", "mni") == [("plain", "mnist"), ("file", "mni")]
+    assert completed("fit", "--config", "a") == completed("evaluate", "a") == [("file", "a")]
+
+
+def test_the_program_speaks_to_the_shell():
+    def said(**variables):
+        return CliRunner().invoke(main, env=variables, prog_name="pyro-dlgm").stdout
+
+    assert "complete -o nosort -F" in said(_PYRO_DLGM_COMPLETE="bash_source")
+    variables = {"COMP_WORDS": "pyro-dlgm fit --schedule co", "COMP_CWORD": "3"}
+    assert said(_PYRO_DLGM_COMPLETE="bash_complete", **variables).split() == ["plain,constant", "plain,cosine"]
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "discretized-logistic", "fixed"])
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_each_likelihood_gets_the_pixels_that_it_takes(name, likelihood, data_file, tmp_path):
     folder = "MNIST" if name == "mnist" else "FashionMNIST"
     root = data_file(folder).parent
     shutil.copytree(root / folder, tmp_path / folder)  # torchvision unpacks beside the packed files
-    dataset = recipes.dataset(name, tmp_path, likelihood, validate=True, download=True)
+    dataset = sources.dataset(name, str(tmp_path), likelihood, validate=True, download=True)
     x = dataset.test[:50]
-    assert len(dataset.val) == recipes.VALIDATION and len(dataset.train) == 55_000
+    assert len(dataset.val) == sources.VALIDATION and len(dataset.train) == 55_000
     recipes.model(likelihood, 3, dataset.image_shape).check(x)
     assert set(x.unique().tolist()) == {0.0, 1.0} if likelihood == "bernoulli" else len(x.unique()) > 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_dlgm import DLGM, data, likelihoods, nets, priors
+from pyro_dlgm import DLGM, data, fit, guides, likelihoods, nets, priors
 
 rng = np.random.default_rng(0)
 BYTES = rng.integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
@@ -65,6 +65,8 @@ def test_reading_leaves_the_generator_alone(npz):
         (None, (30, 6, 5), (1, 6, 5)),
         ("NP", (30, 7), (7,)),
         (None, (30, 7), (7,)),
+        (None, (30, 3, 6, 5), (3, 6, 5)),
+        (None, (30, 6, 5, 1), (1, 6, 5)),
     ],
 )
 def test_layouts_become_channels_first(tmp_path, layout, shape, expected):
@@ -72,8 +74,15 @@ def test_layouts_become_channels_first(tmp_path, layout, shape, expected):
     np.save(tmp_path / "v.npy", v)
     d = data.arrays(tmp_path / "v.npy", layout=layout, num_test=5, seed=None)
     assert d.image_shape == expected and d.train.dtype == torch.float32 and d.train.is_contiguous()
-    back = d.train.permute(0, 2, 3, 1) if layout == "NHWC" else d.train
+    back = d.train.permute(0, 2, 3, 1) if shape[1:] == (6, 5, *expected[:1]) else d.train
     assert np.allclose(back.numpy().reshape(25, *shape[1:]), v[:25])
+
+
+@pytest.mark.parametrize("shape", [(30, 3, 6, 3), (30, 1, 6, 3), (30, 4, 6, 5)])
+def test_four_axes_that_may_be_either_need_a_layout(tmp_path, shape):
+    np.save(tmp_path / "v.npy", rng.standard_normal(shape))
+    with pytest.raises(ValueError, match="say which axis holds channels"):
+        data.arrays(tmp_path / "v.npy", num_test=5)
 
 
 def test_files_of_torch_hold_a_tensor_or_a_dictionary(tmp_path):
@@ -146,7 +155,6 @@ GOOD = {"key": "images", "layout": "NHWC", "num_test": 5}
         ({"labels": "names"}, "key is 'names'"),
         ({"labels": "images"}, r"labels in .* have shape \(30, 6, 5, 3\)"),
         ({"key": "labels"}, r"holds shape \(30,\)"),
-        ({"layout": None}, "say which axis holds channels"),
         ({"layout": "CHWN"}, "layout is 'CHWN'"),
         ({"layout": "NHW"}, "layout 'NHW' has 3"),
         ({"num_test": 0}, "num_test is 0"),
@@ -314,6 +322,85 @@ def test_a_folder_without_images_is_named(tmp_path):
         data.images(tmp_path, size=4, num_test=1)
     with pytest.raises(FileNotFoundError, match="is no folder"):
         data.images(tmp_path / "none", size=4, num_test=1)
+
+
+# Images that stay in their files
+
+SETTINGS = {"size": (6, 8), "num_test": 1, "num_val": 1, "seed": 3}
+
+
+@pytest.fixture
+def many(tmp_path):
+    from PIL import Image
+
+    for i in range(23):
+        v = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        (tmp_path / str(i % 2)).mkdir(exist_ok=True)
+        Image.fromarray(v).save(tmp_path / str(i % 2) / f"{i:02}.png")
+    return tmp_path
+
+
+def test_streamed_images_are_those_in_memory(many):
+    memory, streamed = (data.images(many, streamed=s, **SETTINGS) for s in (False, True))
+    assert isinstance(streamed.train, data.Streamed) and streamed.image_shape == memory.image_shape
+    assert streamed.train.shape == memory.train.shape and streamed.train.dtype == memory.train.dtype
+    index = torch.tensor([5, 0, 20])
+    assert torch.equal(streamed.train[index], memory.train[index])
+    assert torch.equal(streamed.train.read(), memory.train)
+    assert torch.equal(streamed.val, memory.val) and torch.equal(streamed.test, memory.test)
+    assert torch.equal(streamed.train_labels, memory.train_labels) and streamed.protocol == memory.protocol
+    assert streamed.train.nansum(dtype=torch.float64) == memory.train.sum()
+    assert len(data.images(many, streamed=True, size=4, num_test=1).val) == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_training_on_streamed_images_is_bit_for_bit_that_in_memory(many, num_workers):
+    states = []
+    for streamed in (False, True):
+        d = data.images(many, streamed=streamed, num_workers=num_workers if streamed else 0, **SETTINGS)
+        states.append(training(d, epochs=3).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_batches_go_on_in_the_middle_of_a_pass(many, streamed):
+    d = data.images(many, streamed=streamed, num_workers=2 * streamed, **SETTINGS)
+    torch.manual_seed(0)
+    whole = data.Batches(d.train, 4, transform=d.transform)
+    seen = [(x, index) for _ in range(2) for x, index, _ in whole]
+    torch.manual_seed(0)
+    first, second = (data.Batches(d.train, 4, transform=d.transform) for _ in range(2))
+    passed = iter(first)
+    begun = [next(passed)[:2] for _ in range(2)]
+    second.load_state_dict(first.state_dict())
+    rest = [(x, index) for _ in range(2) for x, index, _ in second]
+    assert len(seen) == 12 and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(seen, begun + rest, strict=True)
+    )
+
+
+def test_a_streamed_file_that_is_no_image_any_more_is_named(many):
+    d = data.images(many, streamed=True, num_workers=1, **SETTINGS)
+    for path in many.rglob("*.png"):
+        path.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"\.png cannot be read as an image") as error:
+        list(data.Batches(d.train, 4))
+    assert "\n" not in str(error.value)
+
+
+def test_streamed_images_are_no_tensor_and_say_so(many):
+    d = data.images(many, streamed=True, **SETTINGS)
+    with pytest.raises(TypeError, match="read them into memory, with streamed=False"):
+        torch.where(torch.tensor(True), d.train, torch.zeros(()))
+
+
+def training(d: data.Dataset, epochs: int):
+    r"""The model after a small training on the data set."""
+    torch.manual_seed(0)
+    model = DLGM(priors.StandardNormal(2), likelihoods.DiscretizedLogistic(nets.MLP(2, d.image_shape, (8,), heads=2)))
+    guide = guides.Amortized(nets.MLP(d.image_shape, 8, (8,)), 2)
+    fit(model, guide, d.train, epochs=epochs, batch_size=4, transform=d.transform, x_val=d.val, seed=0)
+    return model
 
 
 # torchvision's

@@ -357,7 +357,6 @@ def test_all_256_levels_of_the_grid_are_in_the_support_and_nothing_between():
 def test_bits_per_dimension_of_the_uniform_distribution_over_256_levels_are_8():
     log_p = -P * math.log(256)
     assert likelihoods.DiscretizedLogistic.bits_per_dim(log_p, P) == pytest.approx(8)
-    assert data.Grid(256).bits_per_dim(log_p, P) == pytest.approx(8)
 
 
 def test_two_networks_make_a_logistic_with_a_scale_not_below_its_floor():

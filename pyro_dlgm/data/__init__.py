@@ -1,4 +1,4 @@
-r"""Data sets in memory, what is drawn afresh at each access, and batches.
+r"""Data sets, what is drawn afresh at each access, and batches.
 
 A `Dataset` keeps raw values for training and, behind one seeded draw of its transform, values to validate and to test
 on. The transforms are protocols: dynamically binarized, statically binarized, thresholded and dequantized images are
@@ -19,6 +19,7 @@ References:
 from .array_files import arrays
 from .batches import Batches
 from .dataset import Dataset
+from .image_files import Streamed
 from .image_folder import images
 from .known import cifar10, digits, fashion_mnist, mnist
 from .transforms import Binarize, Dequantize, Grid, Threshold, seeded
@@ -29,6 +30,7 @@ __all__ = [
     "Dataset",
     "Dequantize",
     "Grid",
+    "Streamed",
     "Threshold",
     "arrays",
     "cifar10",

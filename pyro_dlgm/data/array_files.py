@@ -18,6 +18,7 @@ LAYOUTS = {
     "NCHW": (4, lambda v: v),
     "NHWC": (4, lambda v: v.permute(0, 3, 1, 2).contiguous()),
 }
+CHANNELS = (1, 3)
 READERS = {
     ".npy": lambda path: np.load(path, allow_pickle=False),
     ".npz": lambda path: dict(np.load(path, allow_pickle=False)),
@@ -57,7 +58,8 @@ def arrays(
         key: the name of the array in the file, where it holds several.
         num_test, num_val: how many points test and validate.
         seed: of the shuffle before the split; `None` keeps the order.
-        layout: axes of the array, "NCHW", "NHWC", "NHW" or "NP"; four axes need it.
+        layout: axes of the array, "NCHW", "NHWC", "NHW" or "NP"; four axes need it unless just one of the second and
+            the last has the 1 or 3 entries of channels.
         labels: the name of the array of labels (N,), if there is one.
         transform: what happens at each access: ``Grid(256)`` or ``Dequantize(256)`` for 8-bit images.
         name: of the data set, by default the file's.
@@ -67,6 +69,15 @@ def arrays(
         ValueError: if the file cannot be read without executing it, the key, layout or split does not fit, values are
             no numbers, or infinite, or do not fit the transform.
     """
+    v, y = read(path, key, layout, labels)
+    name = name or Path(path).stem
+    return split(name, v, y, num_val=num_val, num_test=num_test, seed=seed, transform=transform)
+
+
+def read(
+    path: str | Path, key: str | None, layout: str | None, labels: str | None = None
+) -> tuple[Tensor, Tensor | None]:
+    r"""The points (N, ...) of a file and their labels (N,), if there are any. Arguments and errors as of `arrays`."""
     path = Path(path)
     held = _read(path)
     v = _tensor(path, _pick(path, held, key))
@@ -74,7 +85,7 @@ def arrays(
     v = _images(v, layout)
     if bool(v.isinf().any()):
         raise ValueError(f"{path} has infinite values; expected finite ones, or NaN for missing")
-    return split(name or path.stem, v, y, num_val=num_val, num_test=num_test, seed=seed, transform=transform)
+    return v, y
 
 
 def _read(path: Path):
@@ -119,17 +130,24 @@ def _tensor(path: Path, array) -> Tensor:
 
 
 def _images(v: Tensor, layout: str | None) -> Tensor:
-    if layout is None and v.dim() == 4:
-        raise ValueError(
-            f"the array has shape {tuple(v.shape)}; say which axis holds channels: layout='NCHW' or 'NHWC'"
-        )
-    layout = layout or {2: "NP", 3: "NHW"}.get(v.dim(), "NCHW")
+    layout = layout or _layout(v)
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))}")
     ndim, convert = LAYOUTS[layout]
     if v.dim() != ndim:
         raise ValueError(f"the array has shape {tuple(v.shape)}, {v.dim()} axes; layout {layout!r} has {ndim}")
     return convert(v)
+
+
+def _layout(v: Tensor) -> str:
+    if v.dim() != 4:
+        return {2: "NP", 3: "NHW"}.get(v.dim(), "NCHW")
+    first, last = v.shape[1] in CHANNELS, v.shape[3] in CHANNELS
+    if first == last:
+        raise ValueError(
+            f"the array has shape {tuple(v.shape)}; say which axis holds channels: layout='NCHW' or 'NHWC'"
+        )
+    return "NCHW" if first else "NHWC"
 
 
 def _labels(path: Path, array, N: int) -> Tensor:

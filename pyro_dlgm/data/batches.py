@@ -1,4 +1,4 @@
-r"""Batches of data in memory."""
+r"""Batches of data in memory, or of images that stay in their files."""
 
 import math
 from collections.abc import Iterator
@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from .. import masks
+from .image_files import Streamed
 
 
 class Batches:
-    r"""Creates the batches (x, index, mask) of data in memory, shuffled anew at each pass.
+    r"""Creates the batches (x, index, mask) of data, shuffled anew at each pass.
 
-    A batch is one indexed tensor, no collection of items. Generators are torch's global ones. A pass that was left
-    half-way goes on with its remaining batches, in its order.
+    A batch is one indexed tensor, no collection of items; those of `Streamed` images are read by processes that run
+    ahead. Generators are torch's global ones. A pass that was left half-way goes on with its remaining batches, in its
+    order.
 
     Arguments:
         x: data (N, ...).
@@ -22,7 +24,7 @@ class Batches:
         mask: boolean, of x's shape or (N,), or `None`.
     """
 
-    def __init__(self, x: Tensor, batch_size: int, *, transform=None, mask: Tensor | None = None):
+    def __init__(self, x: Tensor | Streamed, batch_size: int, *, transform=None, mask: Tensor | None = None):
         if len(x) == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}: there are no points")
         if batch_size < 1:
@@ -47,9 +49,10 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         if self._position * self.batch_size >= len(self._order):
             self._order, self._position = torch.randperm(self.num_points), 0
-        for index in self._order.to(self.x.device).split(self.batch_size)[self._position :]:
+        left = self._order.to(self.x.device).split(self.batch_size)[self._position :]
+        values = self.x.batches(left) if isinstance(self.x, Streamed) else (self.x[index] for index in left)
+        for index, x in zip(left, values, strict=True):
             self._position += 1
-            x = self.x[index]
             yield (
                 x if self.transform is None else self.transform(x),
                 index,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .image_files import Streamed
 from .transforms import Transform, real, seeded
 
 
@@ -14,7 +15,7 @@ class Dataset:
 
     Attributes:
         name: what it is.
-        train: raw values (N, C, H, W) or (N, P), before ``transform``.
+        train: raw values (N, C, H, W) or (N, P), before ``transform``; `Streamed` images where they stay in files.
         val, test: values with one seeded draw of ``transform`` behind them, the same for all who compare.
         transform: what is drawn afresh at each access in training, or `None`.
         train_labels, test_labels: whole numbers (N,), where there are any.
@@ -22,7 +23,7 @@ class Dataset:
     """
 
     name: str
-    train: Tensor
+    train: Tensor | Streamed
     val: Tensor
     test: Tensor
     transform: Transform | None = None
@@ -38,7 +39,7 @@ class Dataset:
 
 def split(
     name: str,
-    v: Tensor,
+    v: Tensor | Streamed,
     labels: Tensor | None = None,
     *,
     num_val: int,
@@ -51,7 +52,7 @@ def split(
 
     Arguments:
         name: of the data set.
-        v: raw values (N, ...).
+        v: raw values (N, ...); of `Streamed` images those that train stay in their files.
         labels: whole numbers (N,), or `None`.
         num_val, num_test: how many points validate and test; the others train.
         seed: of the shuffle; `None` keeps the order, for points that follow each other in time, say.
@@ -68,15 +69,16 @@ def split(
             "expected num_val >= 0, num_test >= 1, and at least one point left to train on"
         )
     if hasattr(transform, "check"):
-        transform.check(v)
-    order = _order(len(v), seed)
-    parts = [v[i] for i in order.split([num_train, num_val, num_test])]
+        transform.check(v.extremes if isinstance(v, Streamed) else v)
+    rows = _order(len(v), seed).split([num_train, num_val, num_test])
+    if isinstance(v, Streamed):
+        parts = [v.part(rows[0]), v.part(rows[1]).read(), v.part(rows[2]).read()]
+    else:
+        parts = [v[i] for i in rows]
     train, val, test = parts if transform is not None else map(real, parts)
     if transform is not None:
         val, test = seeded(transform, val, 1), seeded(transform, test, 2)
-    train_labels, _, test_labels = (
-        (None,) * 3 if labels is None else (labels[i] for i in order.split([num_train, num_val, num_test]))
-    )
+    train_labels, _, test_labels = (None,) * 3 if labels is None else (labels[i] for i in rows)
     how = "in their order" if seed is None else f"shuffled with seed {seed}"
     said = f"{transform or 'values as they are'}; {num_train} / {num_val} / {num_test} points, {how}"
     return Dataset(name, train, val, test, transform, train_labels, test_labels, f"{protocol}{said}")

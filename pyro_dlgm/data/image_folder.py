@@ -4,41 +4,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ..progress import Bar
 from .dataset import Dataset, split
+from .image_files import MODES, Files, Streamed
 from .transforms import Grid, Transform
-
-MODES = {1: "L", 3: "RGB"}
-
-
-class Files(torch.utils.data.Dataset):
-    r"""Creates the images of a folder as bytes (C, H, W), scaled to cover the size and cropped to the middle.
-
-    Arguments:
-        paths: the files.
-        size: (H, W).
-        channels: 1 for grey, 3 for colours.
-    """
-
-    def __init__(self, paths: list[Path], size: tuple[int, int], channels: int):
-        self.paths, self.size, self.mode = paths, size, MODES[channels]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Tensor | str:
-        r"""The image, or why there is none: an error in a worker would arrive with the worker's traceback."""
-        from PIL import Image, ImageOps
-        from torchvision.transforms.functional import pil_to_tensor
-
-        try:
-            with Image.open(self.paths[i]) as image:
-                fitted = ImageOps.fit(image.convert(self.mode), self.size[::-1], Image.Resampling.BICUBIC)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{self.paths[i]} cannot be read as an image ({error}): repair or remove it"
-        return pil_to_tensor(fitted)
 
 
 def images(
@@ -51,9 +20,10 @@ def images(
     channels: int = 3,
     transform: Transform | None = None,
     num_workers: int = 0,
+    streamed: bool = False,
     progress: bool = False,
 ) -> Dataset:
-    r"""The images below a folder, in memory, 8 bits a channel.
+    r"""The images below a folder, 8 bits a channel.
 
     Files are taken in the order of their paths. If all of them lie in subfolders, the first subfolder is the label,
     numbered in alphabetical order, as in torchvision's ``ImageFolder``.
@@ -66,6 +36,8 @@ def images(
         channels: 3 for colours, 1 for grey.
         transform: `Grid` (the default) or `Dequantize`, of 256 levels.
         num_workers: processes that read.
+        streamed: whether the training images stay in their files and are read batch by batch in each epoch, where
+            they do not fit into memory; `fit` takes them as they are. Those that validate and test are in memory.
         progress: whether to show a bar.
 
     Raises:
@@ -75,15 +47,15 @@ def images(
     size = (size, size) if isinstance(size, int) else tuple(size)
     _check(size, channels, num_workers)
     folder = Path(folder)
-    paths = _paths(folder)
-    v = _read(Files(paths, size, channels), num_workers, progress)
+    found = paths(folder)
+    v = Streamed(Files(found, size, channels), num_workers)
     said = (
         f"resized to {size[0]}x{size[1]} (bicubic, cropped to the middle), {'grey' if channels == 1 else 'colours'}; "
     )
     return split(
         folder.resolve().name,
-        v,
-        _labels(folder, paths),
+        v if streamed else v.read(progress),
+        _labels(folder, found),
         num_val=num_val,
         num_test=num_test,
         seed=seed,
@@ -101,38 +73,20 @@ def _check(size: tuple[int, ...], channels: int, num_workers: int) -> None:
         raise ValueError(f"num_workers is {num_workers}; expected 0 (read in this process) or more")
 
 
-def _paths(folder: Path) -> list[Path]:
+def paths(folder: Path) -> list[Path]:
+    r"""The images below a folder, in the order of their paths.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it.
+    """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; expected one with images in it")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
-    if not paths:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    if not found:
         raise FileNotFoundError(f"{folder} holds no image; expected files that end with {', '.join(IMG_EXTENSIONS)}")
-    return paths
-
-
-def _read(files: Files, num_workers: int, progress: bool) -> Tensor:
-    r"""All images, (N, C, H, W) bytes."""
-    # A generator of its own: a loader draws from the global one even where nothing is shuffled.
-    loader = DataLoader(
-        files, batch_size=64, num_workers=num_workers, collate_fn=_together, generator=torch.Generator()
-    )
-    v, done = None, 0
-    with Bar(len(loader), shown=progress, name="read images") as bar:
-        for batch in loader:
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            v = batch.new_empty(len(files), *batch.shape[1:]) if v is None else v
-            v[done : done + len(batch)] = batch
-            done += len(batch)
-            bar.tick()
-    return v
-
-
-def _together(items: list[Tensor | str]) -> Tensor | str:
-    broken = [item for item in items if isinstance(item, str)]
-    return broken[0] if broken else torch.stack(items)
+    return found
 
 
 def _labels(folder: Path, paths: list[Path]) -> Tensor | None:

@@ -43,7 +43,8 @@ class Dequantize:
 class Grid:
     r"""Creates the map v -> v / (levels − 1), for whole numbers v in 0..levels−1: nothing is drawn.
 
-    What `likelihoods.DiscretizedLogistic` takes, whose log p(x) is that of a probability of v.
+    What `likelihoods.DiscretizedLogistic` takes, whose log p(x) is that of a probability of v. A density of these
+    values bounds no probability: for densities there is `Dequantize`.
     """
 
     levels: int = 256
@@ -54,10 +55,6 @@ class Grid:
     def check(self, v: Tensor) -> None:
         r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
         _whole(self, v)
-
-    def bits_per_dim(self, log_p: float, num_pixels: int) -> float:
-        r"""−log p(x) / (P ln 2), for the log-probability of x in nats per point; of a density it means nothing."""
-        return -log_p / (num_pixels * math.log(2))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+r"""The command ``pyro-dlgm compare``."""
+
+import json
+import platform
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import torch
+
+from . import data, parsing, recipes, report, settings
+from . import table as text
+from .compare import Row, rows
+from .files import whole
+from .options import COUNT, DATA, LADDER
+from .pictures import sheet
+
+HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
+
+
+@click.command("compare")
+@DATA
+@click.option(
+    "--guides",
+    default=HEADLINE,
+    callback=parsing.names,
+    help=f"Rows, with commas between: some of {', '.join(recipes.GUIDES)}.",
+)
+@click.option(
+    "--likelihood",
+    type=click.Choice(recipes.GAUSSIAN),
+    default="fixed",
+    help=f"p(x|t,w) = N(μ(t), Σ). {LADDER}",
+)
+@click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
+@click.option(
+    "--gradients",
+    type=click.IntRange(1),
+    default=100,
+    help="Budget of each row, in gradient evaluations per training point.",
+)
+@click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@click.option("--samples", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of w, of each training and of each scoring.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="runs/compare",
+    callback=parsing.folder,
+    help="Folder for compare.json, compare.png and report.html.",
+)
+def compare_command(guides, likelihood, latents, gradients, points, samples, seed, out, download, **source) -> None:
+    """The main job: several guides on one generative model, one table.
+
+    Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first. Guides
+    with parameters for each point score the test set after an E-step there, with w frozen.
+    """
+    dataset, kept = settings.dataset(source | {"likelihood": likelihood}, download=download)
+    shape = dataset.image_shape
+    if len(shape) != 3:
+        raise ValueError(f"the points of {dataset.name} have shape {shape}; compare draws images (C, H, W): use fit")
+    labels = None if dataset.test_labels is None else dataset.test_labels[:points]
+    dataset = replace(dataset, test=dataset.test[:points], test_labels=labels)
+    budget = {"gradients": gradients, "num_samples": samples, "ppca": latents, "seed": seed}
+    work = rows(
+        lambda: recipes.model(likelihood, latents, shape),
+        {guide: recipes.guide(guide, latents, shape) for guide in guides},
+        dataset.train,
+        dataset.test,
+        transform=dataset.transform,
+        model_name=f"conv-{likelihood}" if likelihood != "factor-analysis" else likelihood,
+        progress=sys.stderr.isatty(),
+        **budget,
+    )
+    done = []
+    click.secho(text.header(), bold=True)
+    for row in work:
+        click.echo(text.line(row))
+        done.append(row)
+    click.echo("\n" + "\n".join(text.footnotes(done, dataset, samples)))
+    _write(out, done, dataset, {"data": kept, "likelihood": likelihood, "guides": guides, **budget})
+    click.echo(f"\nWritten: {out / 'compare.json'}, {out / 'compare.png'}, {out / report.NAME}")
+
+
+def _write(out: Path, done: list[Row], dataset: data.Dataset, config: dict) -> None:
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    machine |= {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}
+    with whole(out / "compare.json") as path:
+        path.write_text(json.dumps([row.plain() for row in done], indent=1, ensure_ascii=False))
+    with whole(out / "config.json") as path:
+        path.write_text(json.dumps(config | {"machine": machine}, indent=1))
+    with whole(out / "compare.png") as path:
+        sheet(done, dataset.test).savefig(path, dpi=130, format="png")
+    report.write(out, report.of_comparison(done, dataset, config["num_samples"]))

@@ -1,0 +1,141 @@
+r"""Images in files, read one at a time, or batch by batch by processes that run ahead of the training."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..progress import Bar
+
+MODES = {1: "L", 3: "RGB"}
+READ = 64  # images that are read at a time where all are
+
+
+class Files(torch.utils.data.Dataset):
+    r"""Creates the images of a folder as bytes (C, H, W), scaled to cover the size and cropped to the middle.
+
+    Arguments:
+        paths: the files.
+        size: (H, W).
+        channels: 1 for grey, 3 for colours.
+    """
+
+    def __init__(self, paths: list[Path], size: tuple[int, int], channels: int):
+        self.paths, self.size, self.channels = paths, size, channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Tensor | str:
+        r"""The image, or why there is none: an error in a worker would arrive with the worker's traceback."""
+        from PIL import Image, ImageOps
+        from torchvision.transforms.functional import pil_to_tensor
+
+        try:
+            with Image.open(self.paths[i]) as image:
+                fitted = ImageOps.fit(image.convert(MODES[self.channels]), self.size[::-1], Image.Resampling.BICUBIC)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{self.paths[i]} cannot be read as an image ({error}): repair or remove it"
+        return pil_to_tensor(fitted)
+
+    def part(self, index: Tensor) -> "Files":
+        r"""The images of these rows alone."""
+        return Files([self.paths[i] for i in index.tolist()], self.size, self.channels)
+
+
+class Streamed:
+    r"""Creates the stand-in for a tensor (N, C, H, W) of bytes whose images stay in their files.
+
+    What `Batches` and `fit` ask of their data is here, and nothing else: it is read by index. The order is drawn
+    outside, and the processes that read draw nothing, so a training on it is bit for bit that on the tensor.
+
+    Arguments:
+        files: the images.
+        num_workers: processes that read; 0 reads in this one.
+        device: where batches go.
+    """
+
+    dtype = torch.uint8
+    extremes = torch.tensor([0, 255], dtype=torch.uint8)  # what values may be, for a transform to check
+
+    def __init__(self, files: Files, num_workers: int = 0, device: str | torch.device = "cpu"):
+        self.files, self.num_workers, self.device = files, num_workers, torch.device(device)
+        self.shape = torch.Size((len(files), files.channels, *files.size))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return next(self.batches([index]))
+
+    def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
+        r"""The images of each index (B,) in turn, while those of the next ones are being read.
+
+        Raises:
+            ValueError: if a file is no image.
+        """
+        # A generator of its own: a loader draws from the global one even where nothing is shuffled.
+        loader = DataLoader(
+            self.files,
+            batch_sampler=[index.tolist() for index in indices],
+            num_workers=min(self.num_workers, len(indices)),
+            collate_fn=_together,
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            yield batch.to(self.device)
+
+    @property
+    def is_cuda(self) -> bool:
+        r"""Whether batches go to a GPU."""
+        return self.device.type == "cuda"
+
+    def part(self, index: Tensor) -> "Streamed":
+        r"""The images of these rows, still in their files."""
+        return Streamed(self.files.part(index), self.num_workers, self.device)
+
+    def to(self, device: str | torch.device) -> "Streamed":
+        r"""The same images, with batches that go to the device."""
+        return Streamed(self.files, self.num_workers, device)
+
+    def dim(self) -> int:
+        r"""The number of axes, 4."""
+        return len(self.shape)
+
+    def is_floating_point(self) -> bool:
+        r"""False: they are bytes."""
+        return False
+
+    def nansum(self, dtype: torch.dtype | None = None) -> Tensor:
+        r"""The sum of all values, by which `fit` knows its data again. It reads each image once."""
+        sums = [batch.sum(dtype=dtype) for batch in self.batches(self._rows())]
+        return torch.stack(sums).sum()
+
+    def read(self, progress: bool = False) -> Tensor:
+        r"""All images, (N, C, H, W), in memory; with ``progress``, a bar shows how many are."""
+        v, done, rows = torch.empty(self.shape, dtype=self.dtype, device=self.device), 0, self._rows()
+        with Bar(len(rows), shown=progress, name="read images") as bar:
+            for batch in self.batches(rows):
+                v[done : done + len(batch)] = batch
+                done += len(batch)
+                bar.tick()
+        return v
+
+    def _rows(self) -> list[Tensor]:
+        return [torch.arange(i, min(i + READ, len(self))) for i in range(0, len(self), READ)]
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        raise TypeError(
+            f"{function.__name__} was called on streamed images, which are read batch by batch and are never a tensor: "
+            "read them into memory, with streamed=False"
+        )
+
+
+def _together(items: list[Tensor | str]) -> Tensor | str:
+    broken = [item for item in items if isinstance(item, str)]
+    return broken[0] if broken else torch.stack(items)
