@@ -43,6 +43,8 @@ bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/rows.py
 	$(BIN)/python tests/benchmarks/step_price.py
 	$(BIN)/python tests/benchmarks/streamed_ppca.py
+	$(BIN)/python tests/benchmarks/ais.py
+	$(BIN)/python tests/benchmarks/kill.py
 	$(if $(DATA),$(BIN)/python examples/mnist_conv.py --data-root $(DATA),@echo "MNIST is left out: make bench DATA=folder-that-holds-MNIST")
 
 clean:

@@ -1,4 +1,4 @@
-r"""How far each guide is from the posterior, and why: log p(x) − F(q) taken apart for three guides of one model on MNIST.
+r"""How far each guide is from the posterior, and why: log p(x) − F(q) taken apart for three guides of one MNIST model.
 
     python examples/inference_gap.py --data-root DIR
 
@@ -85,7 +85,7 @@ def line(name: str, part: str, gaps: dict) -> str:
     r"""One line of the table, in nats per image."""
     cells = [f"{gaps[key]['mean']:8.2f} ± {gaps[key]['standard_error']:.2f}" for key in SHOWN]
     certificate = f"  BDMC gap {gaps['bdmc']['gap']:.2f}" if "bdmc" in gaps else ""
-    return f"{name:10} {part:5} " + " ".join(cells) + f"  {len(gaps['unconverged'])} late{certificate}"
+    return f"{name:10} {part:5} " + " ".join(cells) + f"  {gaps['unconverged']} late{certificate}"
 
 
 SHOWN = ("log_px", "reached", "approximation", "amortization", "total")

@@ -2,8 +2,22 @@ r"""Guides: where q comes from. Each is a Pyro program that samples t, and swaps
 
 from .amortized import Amortized
 from .auto import Auto, auto
+from .chain import Chain
 from .exact import Exact
 from .guide import Guide
+from .hybrid import Hybrid
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
 
-__all__ = ["Amortized", "Auto", "Exact", "FullRank", "Guide", "MeanField", "PerPoint", "PointEstimate", "auto"]
+__all__ = [
+    "Amortized",
+    "Auto",
+    "Chain",
+    "Exact",
+    "FullRank",
+    "Guide",
+    "Hybrid",
+    "MeanField",
+    "PerPoint",
+    "PointEstimate",
+    "auto",
+]

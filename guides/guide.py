@@ -51,6 +51,10 @@ class Guide(Program):
     def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
         r"""What `forward` does to q before it samples, in training mode: nothing, unless q moves by itself."""
 
+    def cost(self, visits: int) -> int:
+        r"""Gradient evaluations of log p(x, t | w) that a point costs which is in a batch so many times."""
+        return visits
+
     def start(self, x: Tensor, mask: Tensor | None = None) -> "Guide":
         r"""Creates the guide with which `evaluate.infer` starts on the points x: this one, if nothing is to refine."""
         return self

@@ -15,6 +15,16 @@ from .seeding import forked
 GAPS = {"approximation": "approximation gap", "amortization": "amortization gap", "total": "KL(q || posterior)"}
 
 
+def sections(model, guide, dataset: Dataset, certify: Certify, seed: int, *, progress: bool) -> dict[str, dict]:
+    r"""Sections of ``evaluation.json``: "train_gaps" and "test_gaps" if asked for, or "test_ais" alone."""
+    dense = getattr(guide, "has_density", True)
+    if certify.gaps and dense:
+        return gaps(model, guide, dataset, certify, seed, progress=progress)
+    x = dataset.test[: certify.points].to(next(model.parameters()).device)
+    result = log_px(model, x, certify, seed, progress=progress)
+    return {"test_ais": result | ({"reasons": {"gaps": NO_DENSITY}} if certify.gaps else {})}
+
+
 def log_px(model, x: Tensor, certify: Certify, seed: int, *, progress: bool) -> dict:
     r"""log p(x) of points x (B, ...) by AIS from a full-rank E-step, and BDMC, as plain values.
 
@@ -32,12 +42,10 @@ def log_px(model, x: Tensor, certify: Certify, seed: int, *, progress: bool) -> 
 
 
 def gaps(model, guide, dataset: Dataset, certify: Certify, seed: int, *, progress: bool) -> dict:
-    r"""The gap of a run on its first training and test points, "train" and "test", as plain values.
+    r"""The gap of a run on its first training and test points, "train_gaps" and "test_gaps", as plain values.
 
     A guide with rows for training points gets rows for test points by an E-step there; BDMC is measured once.
     """
-    if not getattr(guide, "has_density", True):
-        return {"reasons": {"gaps": NO_DENSITY}}
     x = _training_points(dataset, certify.points).to(next(model.parameters()).device)
     test, rows = dataset.test[: certify.points].to(x), torch.arange(certify.points, device=x.device)
     q = e_step(model, guide, test, seed) if getattr(guide, "per_point", False) else guide
@@ -45,7 +53,7 @@ def gaps(model, guide, dataset: Dataset, certify: Certify, seed: int, *, progres
     settings |= {"families": ("full_rank",), "num_samples": certify.num_samples, "progress": progress}
     found = {"train": evaluate.gaps(model, guide, x, rows[: len(x)], num_simulated=0, **settings)}
     found["test"] = evaluate.gaps(model, q, test, rows[: len(test)], num_simulated=certify.points, **settings)
-    return {part: result.summary() | {"seed": seed} for part, result in found.items()}
+    return {f"{part}_gaps": result.summary() | {"seed": seed} for part, result in found.items()}
 
 
 def _training_points(dataset: Dataset, num: int) -> Tensor:
@@ -53,18 +61,21 @@ def _training_points(dataset: Dataset, num: int) -> Tensor:
     return v if dataset.transform is None else seeded(dataset.transform, v, 0)
 
 
-def lines(ais: dict | None, found: dict | None) -> list[str]:
-    r"""Both as lines to read, in nats per point."""
-    said = [] if ais is None else [_log_px("test", ais)]
-    for part, result in (found or {}).items():
-        if part == "reasons":
-            said += [f"No gaps: {reason}." for reason in result.values()]
-            continue
-        said.append(_log_px(part, result))
-        said += [f"{part:6} {title:18} {_value(result[name])}" for name, title in GAPS.items()]
-        said.append(f"{part:6} {_verdict(result)}")
-        said += [f"{part:6} note: {note}." for note in result["notes"] if "BDMC" not in note]
+def lines(found: dict[str, dict]) -> list[str]:
+    r"""The sections as lines to read, in nats per point."""
+    said = []
+    for name, section in found.items():
+        part = name.partition("_")[0]
+        said.append(_log_px(part, section))
+        said += _gap_lines(part, section) if "total" in section else []
+        said += [f"No {what}: {reason}." for what, reason in section.get("reasons", {}).items()]
     return said
+
+
+def _gap_lines(part: str, result: dict) -> list[str]:
+    said = [f"{part:6} {title:18} {_value(result[name])}" for name, title in GAPS.items()]
+    notes = [f"{part:6} note: {note}." for note in result["notes"] if "BDMC" not in note]
+    return [*said, f"{part:6} {_verdict(result)}", *notes]
 
 
 def _log_px(part: str, result: dict) -> str:

@@ -14,7 +14,7 @@ from . import data, parsing, recipes, report, settings
 from . import table as text
 from .compare import Row, rows
 from .files import whole
-from .options import COUNT, DATA, LADDER
+from .options import CERTIFY, COUNT, DATA, LADDER, certifying, kept_of
 from .pictures import sheet
 
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
@@ -42,6 +42,14 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     help="Budget of each row, in gradient evaluations per training point.",
 )
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@CERTIFY
+@click.option(
+    "--w",
+    type=click.Choice(["own", "frozen"]),
+    default="own",
+    help="own: each method trains its w. frozen: the first guide's w serves all rows, which train q alone, so that "
+    "F(q) and the gaps compare what the guides can do at one w.",
+)
 @click.option("--samples", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of w, of each training and of each scoring.")
 @click.option(
@@ -51,11 +59,32 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     callback=parsing.folder,
     help="Folder for compare.json, compare.png and report.html.",
 )
-def compare_command(guides, likelihood, latents, gradients, points, samples, seed, out, download, **source) -> None:
+def compare_command(
+    guides,
+    likelihood,
+    latents,
+    gradients,
+    points,
+    ais,
+    gaps,
+    certified,
+    chains,
+    temperatures,
+    w,
+    samples,
+    seed,
+    out,
+    download,
+    **source,
+) -> None:
     """The main job: several guides on one generative model, one table.
 
     Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first. Guides
     with parameters for each point score the test set after an E-step there, with w frozen.
+
+    \b
+    --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
+    --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
     """
     dataset, kept = settings.dataset(source | {"likelihood": likelihood}, download=download)
     shape = dataset.image_shape
@@ -64,6 +93,8 @@ def compare_command(guides, likelihood, latents, gradients, points, samples, see
     labels = None if dataset.test_labels is None else dataset.test_labels[:points]
     dataset = replace(dataset, test=dataset.test[:points], test_labels=labels)
     budget = {"gradients": gradients, "num_samples": samples, "ppca": latents, "seed": seed}
+    certify = certifying(ais, gaps, min(certified, len(dataset.test)), chains, temperatures)
+    wide = certify is not None
     work = rows(
         lambda: recipes.model(likelihood, latents, shape),
         {guide: recipes.guide(guide, latents, shape) for guide in guides},
@@ -71,16 +102,19 @@ def compare_command(guides, likelihood, latents, gradients, points, samples, see
         dataset.test,
         transform=dataset.transform,
         model_name=f"conv-{likelihood}" if likelihood != "factor-analysis" else likelihood,
+        certify=certify,
+        frozen=w == "frozen",
         progress=sys.stderr.isatty(),
         **budget,
     )
     done = []
-    click.secho(text.header(), bold=True)
+    click.secho(text.header(wide), bold=True)
     for row in work:
-        click.echo(text.line(row))
+        click.echo(text.line(row, wide))
         done.append(row)
     click.echo("\n" + "\n".join(text.footnotes(done, dataset, samples)))
-    _write(out, done, dataset, {"data": kept, "likelihood": likelihood, "guides": guides, **budget})
+    config = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget, **kept_of(certify)}
+    _write(out, done, dataset, config)
     click.echo(f"\nWritten: {out / 'compare.json'}, {out / 'compare.png'}, {out / report.NAME}")
 
 

@@ -4,8 +4,8 @@ import sys
 
 import click
 
-from . import jobs, parsing, report, scores, settings, sources
-from .options import CLIMB, COUNT, DATA, DEVICE, PAIR, PATH, WORKERS
+from . import certificates, jobs, parsing, report, scores, settings, sources
+from .options import CERTIFY, CLIMB, COUNT, DATA, DEVICE, PAIR, PATH, WORKERS, certifying
 
 
 @click.command("fit")
@@ -56,21 +56,31 @@ def fit_command(context, out, resume, download, **options) -> None:
 @click.argument("run", type=PATH)
 @click.option("--iwae", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@CERTIFY
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random.")
 @click.option(
     "--data-root", type=PATH, help="Where the data lie, if they have moved: as for fit, or the file or folder."
 )
 @DEVICE
-def evaluate_command(run, iwae, points, seed, data_root, device) -> None:
+def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatures, seed, data_root, device) -> None:
     """Score the RUN on its test points: ELBO <= IWAE-K <= log p(x|w), in nats per point.
 
     Guides with parameters for each point make an E-step on the test points first, with w frozen. ESS and Pareto k-hat
     say how far to trust the IWAE. The numbers go to evaluation.json in the folder of the run.
+
+    \b
+    --ais    log p(x) of the run's w by annealed importance sampling, with the bound that BDMC sets on its error
+    --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)], on training and on test points
     """
     places = {"root": data_root, "device": device}
     result = jobs.score(run, num_samples=iwae, seed=seed, points=points, track=parsing.track, **places)
     click.echo(f"{result['points']} test points of {result['data']}: {result['protocol']}")
-    click.echo("\n".join(scores.lines(result, iwae)) + f"\nWritten: {run / 'evaluation.json'}, {run / report.NAME}")
+    click.echo("\n".join(scores.lines(result, iwae)))
+    certify = certifying(ais, gaps, certified, chains, temperatures)
+    if certify is not None:
+        found = jobs.certify(run, certify, seed=seed, progress=sys.stderr.isatty(), **places)
+        click.echo("\n".join(certificates.lines(found)))
+    click.echo(f"Written: {run / 'evaluation.json'}, {run / report.NAME}")
 
 
 @click.command("sample")

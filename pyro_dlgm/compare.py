@@ -20,7 +20,7 @@ from .scores import e_step, standard_error
 from .seeding import forked
 from .table import Row
 
-NO_DENSITY = "a point mass has no density, so F(q) does not exist"
+NO_DENSITY = "a point mass or a chain has no density, so F(q) does not exist"
 NOT_ASKED = "only AIS bracketed by BDMC is called log p(x), and nobody asked for it"
 
 
@@ -80,19 +80,25 @@ def rows(
     with forked(seed):
         model = first = model_factory()
     settings = {"batch_size": min(batch_size, len(x_train)), "lr": lr, "row_lr": row_lr, "schedule": schedule}
-    settings |= {"transform": transform, "epochs": gradients, "seed": seed, "progress": progress}
+    settings |= {"transform": transform, "seed": seed, "progress": progress}
     for name, factory in guide_factories.items():
         model = _frozen(model) if frozen and reference else copy.deepcopy(first)
         with forked(seed):
             guide = factory(model, len(x_train))
         row = Row(name, model_name, w=reference if frozen and reference else "own")
-        result = fit(model, guide, x_train, **settings)
+        result = fit(model, guide, x_train, epochs=_epochs(guide, gradients), **settings)
         row.history, row.seconds = result.history, result.history[-1]["seconds"]
         row.gradients_per_point = result.history[-1]["gradients_per_point"]
         scores[name] = _score(row, model, guide, x_test, num_samples, certify, seed)
         reference = reference or name
         row.difference = _paired(scores[name], scores[reference]) | {"to": reference}
         yield row
+
+
+def _epochs(guide, gradients: int) -> int:
+    r"""How many epochs the budget pays for, at least one."""
+    cost = getattr(guide, "cost", lambda visits: visits)
+    return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
 
 
 def _frozen(model):

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
-from . import recipes, report, scores
+from . import certificates, recipes, report, scores
+from .certify import Certify
 from .checkpoint import LOG, Run, RunError
 from .data.dataset import Dataset
 from .files import whole
@@ -134,3 +135,24 @@ def score(run: Path, *, num_samples: int, seed: int, points: int | None, root: P
     scores.add(run / "evaluation.json", "test", result | {"step": Run(run).load()["step"], "unit": "nats per point"})
     report.write(run, report.of_run(run, dataset))
     return result
+
+
+def certify(run: Path, how: Certify, *, seed: int, root: Path | None, device: str, progress: bool) -> dict:
+    r"""Certifies log p(x) of the run, or takes its gap apart; adds the result to ``evaluation.json`` and the report.
+
+    Arguments:
+        run: folder of the run.
+        how: how many points, chains and temperatures, and whether gaps are asked for.
+        seed, root, device: as in `score`.
+        progress: whether annealing shows a bar.
+
+    Returns:
+        Sections of ``evaluation.json`` by name, "gaps" or "ais".
+    """
+    model, guide, config = load(run)
+    dataset = data_of(run, config, root)
+    found = certificates.sections(model.to(device), guide.to(device), dataset, how, seed, progress=progress)
+    for name, section in found.items():
+        scores.add(run / "evaluation.json", name, section | {"step": Run(run).load()["step"], "unit": "nats per point"})
+    report.write(run, report.of_run(run, dataset))
+    return found

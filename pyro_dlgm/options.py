@@ -1,10 +1,12 @@
 r"""Options that several commands share."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from . import parsing, recipes, sources
+from .certify import Certify
 from .schedules import SCHEDULES
 
 COUNT, POSITIVE = click.IntRange(1), click.FloatRange(0, min_open=True)
@@ -61,6 +63,13 @@ WORKERS = click.option(
     help="Stream the images of a folder while training, read by so many processes.  [default: read all into memory "
     "first]",
 )
+CERTIFY = parsing.options(
+    click.option("--ais", is_flag=True, help="Estimate log p(x) by AIS, certified by BDMC."),
+    click.option("--gaps", is_flag=True, help="Take log p(x) - F(q) apart, too; implies --ais."),
+    click.option("--certified", type=click.IntRange(2), default=64, help="Points of --ais and --gaps, the first ones."),
+    click.option("--chains", type=click.IntRange(2), default=4, help="Annealed chains of each point."),
+    click.option("--temperatures", type=COUNT, default=200, help="Temperatures of a chain."),
+)
 PAIR = parsing.options(
     click.option(
         "--likelihood",
@@ -90,3 +99,13 @@ CLIMB = parsing.options(
     click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random."),
     DEVICE,
 )
+
+
+def certifying(ais: bool, gaps: bool, points: int, chains: int, temperatures: int) -> Certify | None:
+    r"""What the options of `CERTIFY` ask for; `None` for nothing."""
+    return Certify(gaps, points, chains, temperatures) if ais or gaps else None
+
+
+def kept_of(certify: Certify | None) -> dict:
+    r"""The same as plain values, for a configuration."""
+    return {"certify": None if certify is None else asdict(certify)}

@@ -34,6 +34,7 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
     labels = None if dataset.test_labels is None else dataset.test_labels[:POINTS]
     looks = {called(row): look(row, dataset.test[:POINTS], labels) for row in rows if row.pair is not None}
     shown = [sections.results(rows, dataset, num_samples), sections.learning(histories(rows), levels(rows))]
+    shown += sections.gaps({row.guide: row.gaps for row in rows if row.gaps is not None})
     shown += _seen(looks, "test", IN_COMPARISON)
     facts = [f"{dataset.name}: {dataset.protocol}", f"{len(rows)} methods, {len(dataset.test)} test points"]
     return _page(f"Comparison on {dataset.name}", facts, [*shown, *more])
@@ -58,7 +59,9 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
     rows = getattr(guide, "per_point", False)
     name = config.get("recipe", {}).get("guide", type(guide).__name__)
     seen = {name: _look(model, guide, dataset, rows)}
-    shown = [_scores(folder.folder, state["step"]), sections.learning({name: state["history"]}, {}, _stop(state))]
+    found = _found(folder.folder)
+    shown = [sections.scores(found, folder.folder, state["step"])]
+    shown += [sections.learning({name: state["history"]}, {}, _stop(state)), *sections.gaps(_gaps(found))]
     shown += _seen(seen, "training" if rows else "test", IN_RUN)
     facts = [
         f"{dataset.name}: {dataset.protocol}",
@@ -97,14 +100,18 @@ def _seen(looks: dict[str, Look], of: str, num: int) -> list[Section]:
     ]
 
 
-def _scores(folder: Path, step: int) -> Section:
+def _found(folder: Path) -> dict:
+    r"""What ``evaluation.json`` holds; nothing if there is none."""
     try:
-        found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        found = {}
+        return {}
     except (OSError, ValueError):
         raise RunError(f"{folder / 'evaluation.json'} is not JSON of this program; move it away") from None
-    return sections.scores(found, folder, step)
+
+
+def _gaps(found: dict) -> dict[str, dict]:
+    return {part: found[f"{part}_gaps"] for part in ("train", "test") if f"{part}_gaps" in found}
 
 
 def _stop(state: dict) -> tuple[str, ...]:

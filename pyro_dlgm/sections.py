@@ -8,13 +8,15 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from . import figures, table
+from . import figures, gap_pictures, table
 from .data.dataset import Dataset
 
 PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 TITLES = {"elbo": "ELBO", "iwae": "IWAE", "log_joint": "log p(x, t), no bound", "ess": "ESS", "pareto_k": "Pareto k̂"}
+TITLES |= {"log_px": "log p(x)", "reached": "F(q)", "total": "KL(q ‖ posterior)", "ais": "AIS"}
+TITLES |= {"approximation": "approximation gap", "amortization": "amortization gap"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ def drawing(make: Callable[[], Figure], alt: str) -> Markup:
 
 def results(rows: list[table.Row], dataset: Dataset, num_samples: int) -> Section:
     r"""The table of a comparison, with its footnotes."""
-    titles = [title for title, _, _ in table.COLUMNS]
-    cells = [[render(row) for _, _, render in table.COLUMNS] for row in rows]
+    columns = table.columns(any(row.certified_points for row in rows))
+    titles = [title for title, _, _ in columns]
+    cells = [[render(row) for _, _, render in columns] for row in rows]
     return Section(
         "Results",
         "Every row starts from the same w and spends the same budget, so rows differ in q alone; a row of another "
@@ -80,6 +83,19 @@ def learning(histories: dict[str, list[dict]], levels: dict[str, float], notes: 
         return figure
 
     return Section("Learning curves", caption, drawing(make, "Learning curves"), notes + unseen)
+
+
+def gaps(found: dict[str, dict]) -> list[Section]:
+    r"""The inference gap of each method by name, as `evaluate.gaps` sums it up; no section if there is none."""
+    if not found:
+        return []
+    caption = (
+        "Each bar goes from F(q), what q reaches, over F(q*), what the best q of its family would reach, to log p(x): "
+        "nats per point, the whole gap in figures. The whisker is what BDMC allows log p(x) to be above its estimate; "
+        "a gap that is not much longer is not known."
+    )
+    notes = tuple(f"{name}: {note}." for name, result in found.items() for note in result["notes"])
+    return [Section("Inference gap", caption, drawing(lambda: gap_pictures.bars(found), "Inference gaps"), notes)]
 
 
 def scores(found: dict, folder: Path, step: int) -> Section:

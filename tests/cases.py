@@ -49,6 +49,7 @@ def amortized(model, family: str = "mean_field", *, mask_input: bool = False):
     return guides.Amortized(net, model.prior.latent_dim, family, init_scale=0.5, mask_input=mask_input)
 
 
+QUICK = {"num_states": 3, "num_leapfrog": 2}
 GUIDES = [
     ("exact", lambda model, num: guides.Exact(model)),
     ("point", lambda model, num: guides.PointEstimate(num, model.prior.latent_dim)),
@@ -56,13 +57,15 @@ GUIDES = [
     ("full_rank", lambda model, num: guides.FullRank(num, model.prior.latent_dim)),
     ("amortized", lambda model, num: amortized(model)),
     ("amortized_full_rank", lambda model, num: amortized(model, "full_rank")),
+    ("chain", lambda model, num: guides.Chain(model, num, model.prior.latent_dim, burn_in=2, **QUICK)),
+    ("hybrid", lambda model, num: guides.Hybrid(model, amortized(model), **QUICK)),
     ("auto_normal", lambda model, num: guides.auto(model, "AutoNormal", num)),
     ("auto_delta", lambda model, num: guides.auto(model, "AutoDelta", num)),
 ]
 FACTORIES = dict(GUIDES)
 NAMES = list(FACTORIES)
-PER_POINT = ["point", "mean_field", "full_rank", "auto_normal", "auto_delta"]
-DENSE = [name for name in NAMES if name not in ("point", "auto_delta")]
+PER_POINT = ["chain", "point", "mean_field", "full_rank", "auto_normal", "auto_delta"]
+DENSE = [name for name in NAMES if name not in ("chain", "hybrid", "point", "auto_delta")]
 GAUSSIAN = ["mean_field", "full_rank", "amortized", "amortized_full_rank"]
 # Every guide, and every likelihood with one guide; `None` is the plain model of `make`.
 PAIRS = [(name, None) for name in NAMES] + [

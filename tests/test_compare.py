@@ -127,7 +127,7 @@ def test_the_command_writes_its_files(folder):
     assert all(wanted | {"gradients_per_point", "seconds"} <= row.keys() for row in rows)
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((out / "config.json").read_text())["gradients"] == 2
-    assert sorted(p.name for p in out.iterdir()) == ["compare.json", "compare.png", "config.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["compare.json", "compare.png", "config.json", "report.html"]
 
 
 def test_the_command_prints_a_row_for_each_guide_and_the_reasons(folder):

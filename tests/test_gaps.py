@@ -76,9 +76,9 @@ def test_amortization_gap_of_a_shifted_q(model, x):
 def test_exact_guide_has_no_gap(model, x):
     found = evaluate.gaps(model, guides.Exact(model), x, num_simulated=16, **QUICK)
     assert found.own == "full_rank"
-    assert abs(float(found.total.value.mean())) < 1e-6
+    assert close(found.total, 0.0, floor=1e-3)
     assert float(found.amortization.value.abs().max()) < 0.05
-    assert abs(found.certificate.gap) < 1e-6
+    assert abs(found.certificate.gap) < 4 * found.certificate.stderr + 1e-3
 
 
 def test_auto_normal_is_mean_field(model, x):
@@ -106,7 +106,8 @@ def test_missing_pixels(model, x):
     mask = torch.rand(x.shape) > 0.3
     q = model.posterior(x, mask)
     guide = guides.FullRank(POINTS, D).double().set_rows(families.full_rank.of(q).detach())
-    found = evaluate.gaps(model, guide, x, torch.arange(POINTS), mask=mask, num_simulated=0, **QUICK)
+    found = evaluate.gaps(model, guide, x, torch.arange(POINTS), mask=mask, num_simulated=40, **QUICK)
+    assert abs(found.certificate.gap) < 0.05
     assert close(found.log_px, float(model.log_prob(x, mask).mean()))
     assert close(found.total, 0.0)
 

@@ -9,6 +9,7 @@ from .diagnostics import Diagnosis, diagnose
 from .gaps import gaps
 from .inference import Convergence, infer
 from .predict import impute, reconstruct
+from .quadrature import quadrature
 from .weights import ess, pareto_k
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "log_mean_exp",
     "log_weights",
     "pareto_k",
+    "quadrature",
     "reconstruct",
 ]

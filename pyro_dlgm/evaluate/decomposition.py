@@ -127,4 +127,5 @@ class Gaps:
         result["ais"], result["iwae"] = self.annealed.summary(), self.weighted.summary()
         if self.certificate is not None:
             result["bdmc"] = {"gap": self.certificate.gap, "standard_error": self.certificate.stderr}
-        return result | {"kept": int(self.kept.sum()), "unconverged": self.late, "notes": self.notes}
+        late = {"unconverged": len(self.late), "late": self.late}
+        return result | {"kept": int(self.kept.sum()), "notes": self.notes} | late

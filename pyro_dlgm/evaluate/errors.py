@@ -1,5 +1,6 @@
 r"""Standard errors of what is estimated from a table of log-weights."""
 
+import torch
 from torch import Tensor
 
 from .bounds import log_mean_exp
@@ -10,4 +11,5 @@ def log_mean_exp_error(table: Tensor) -> Tensor:
 
     By the delta method, sd(w) / (√K mean(w)): too small where few weights carry everything, NaN for a single one.
     """
-    return (table - log_mean_exp(table)).exp().std(0) / len(table) ** 0.5
+    relative = (table - log_mean_exp(table)).exp()
+    return relative.std(0) / len(table) ** 0.5 if len(table) > 1 else torch.full_like(relative[0], torch.nan)

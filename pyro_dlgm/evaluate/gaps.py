@@ -45,9 +45,10 @@ def gaps(
 ) -> Gaps:
     r"""Takes log p(x) − F(q) apart for each point, with w as it is.
 
-    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it, whichever has the larger mean over points, since both are
-    lower bounds in expectation; `bdmc` with the same settings says what it is worth at this model. q* is climbed from
-    q itself; where that brings nothing, q is kept. F(q) and F(q*) use the same random numbers.
+    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it, whichever has the larger
+    mean over points, since both are lower bounds in expectation; `bdmc` with the same settings says what it is worth at
+    this model. q* is climbed from q itself; where that brings nothing, q is kept. F(q) and F(q*) use the same random
+    numbers.
 
     Arguments:
         model: a `DLGM`.
@@ -90,6 +91,8 @@ def gaps(
     best = "full_rank" if "full_rank" in fitted else own
     settings = {"num_chains": num_chains, "num_temperatures": num_temperatures, "seed": seed, "progress": progress}
     walks = ais(model, fitted[best], x, rows, mask=mask, **settings)
+    # Simulated points miss what the points miss.
+    dealt = None if mask is None else mask[torch.arange(num_simulated, device=x.device) % len(x)]
     return Gaps(
         reached=Estimate.mean(reached),
         families={name: Estimate.mean(table) for name, table in tables.items()},
@@ -98,7 +101,7 @@ def gaps(
         annealed=Estimate(walks.log_px, walks.stderr),
         weighted=Estimate.log_mean_exp(tables[best]),
         num_samples=num_samples,
-        certificate=bdmc(model, fitted[best], num_simulated, **settings) if num_simulated else None,
+        certificate=bdmc(model, fitted[best], num_simulated, mask=dealt, **settings) if num_simulated else None,
         kept=kept,
         converged=torch.stack([best.convergence.converged for best in fitted.values()]).all(0),
         objective=objective,

@@ -1,0 +1,222 @@
+r"""The Markov chain as a guide: Monte Carlo EM."""
+
+import pyro
+import torch
+from torch import Tensor
+
+from .guide import Guide, Shared
+from .kernel import Kernel, Tuning
+from .per_point import check_index, check_size
+from .settling import KEPT, converged, draw, rounds
+from .states import States
+
+CHAINS = 4  # at least, where convergence is asked for: R-hat compares chains
+
+
+class Chain(Guide):
+    r"""Creates M persistent states T_is of p(t | x_i, w) for each point, i = 1..N, s = 1..M: Monte Carlo EM.
+
+    In training mode `forward` is an E-step first: Hamiltonian Monte Carlo moves the M chains of each point of the batch
+    on log p(x_i, · | w), with w as it is now. Then it draws from the states, so that the M-step ascends the mean of
+    log p(x_i, T_is | w). In eval mode nothing moves.
+
+    Each point has step sizes of its own: ε follows its acceptance, with a gain that goes to 0, and each dimension has a
+    scale, renewed ever more rarely from the spread of the point's states. At its first visit a point makes ``burn_in``
+    more transitions.
+
+    States, step sizes and counts are buffers; there are no parameters. The model is kept outside the module tree:
+    ``.to()`` and ``state_dict`` skip it, and a deep copy of the guide shares it. So it is with ``start_from``.
+
+    Arguments:
+        model: a `DLGM`.
+        num_points: the number N of points.
+        latent_dim: the number D of latents.
+        num_states: the number M of states of each point. A loss with M particles uses each of them in each step.
+        num_transitions: of each chain at each visit.
+        num_leapfrog: gradient evaluations of a transition; with 1 it is MALA.
+        burn_in: transitions at the first visit of a point, before those.
+        target_acceptance: the acceptance to which step sizes adapt.
+        start_from: an `Amortized` guide, trained or in training: the chains of a point start at draws of its q, with
+            its scales. By default they start at draws of the prior.
+
+    Attributes:
+        gradients: gradient evaluations of log p(x, t | w) by the chains since the guide was made.
+
+    Raises:
+        ValueError: on numbers that make no sense, or another D than the model's.
+        TypeError: if ``start_from`` is no guide, or has rows for points of its own.
+
+    References:
+        Wei and Tanner, "A Monte Carlo implementation of the EM algorithm and the poor man's data augmentation
+        algorithms" (1990). JASA 85(411).
+        Delyon, Lavielle, Moulines, "Convergence of a stochastic approximation version of the EM algorithm" (1999).
+        Annals of Statistics 27(1).
+    """
+
+    has_density = False
+    per_point = True
+
+    def __init__(
+        self,
+        model,
+        num_points: int,
+        latent_dim: int,
+        *,
+        num_states: int = 4,
+        num_transitions: int = 1,
+        num_leapfrog: int = 10,
+        burn_in: int = 100,
+        target_acceptance: float = 0.8,
+        start_from: Guide | None = None,
+    ):
+        super().__init__(latent=model.latent, plate=model.plate)
+        self.settings = {
+            "num_states": num_states,
+            "num_transitions": num_transitions,
+            "num_leapfrog": num_leapfrog,
+            "burn_in": burn_in,
+            "target_acceptance": target_acceptance,
+        }
+        check_settings(num_points=num_points, latent_dim=latent_dim, **self.settings)
+        _check_start(start_from)
+        self.num_points, self.latent_dim, self.gradients = num_points, latent_dim, 0
+        self._model, self._start_from = Shared((model,)), Shared((start_from,))
+        self._make_tables(model.prior())
+
+    def _make_tables(self, prior) -> None:
+        N, D = self.num_points, self.latent_dim
+        if prior.event_shape != (D,):
+            raise ValueError(f"latent_dim is {D}; expected {prior.event_shape[0]}, the latents of this model")
+        with torch.no_grad():
+            self.register_buffer("states", prior.sample((N, self.settings["num_states"])))
+            tuning = Tuning.start(prior.stddev.expand(N, D))
+        for name, table in vars(tuning).items():
+            self.register_buffer(name, table)
+        self.register_buffer("draws", None, persistent=False)
+
+    def posterior(self, x=None, index: Tensor | None = None, mask=None) -> States:
+        r"""The empirical distribution over the states of the rows ``index`` (B,): batch shape (B,), event shape (D,).
+
+        x and mask are ignored: what the chains have seen of them is in the states.
+        """
+        return States(self.samples(index))
+
+    def samples(self, index: Tensor) -> Tensor:
+        r"""Draws of p(t | x_i, w), (S, B, D): of the run behind `evaluate.infer` where there was one, else the states.
+
+        S is 100 for each chain of that run, equally spaced along it, or M.
+        """
+        check_index(self, index)
+        table = self.states if self.draws is None else self.draws
+        return table.index_select(0, index).transpose(0, 1)
+
+    def data_plate(self, x, index, size):
+        r"""The plate over data; a guide with rows for N points refuses another ``size``."""
+        check_index(self, index)
+        check_size(self, size)
+        return super().data_plate(x, index, size)
+
+    def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
+        r"""Moves the chains of the points ``index`` (B,), on their first visit from where `start_from` says."""
+        check_index(self, index)
+        if x is None:
+            raise ValueError(f"{type(self).__name__} moves by p(x, t | w) and got no x: call it with the data")
+        self.draws = None
+        self._begin(x, index, mask)
+        self._move(x, index, mask, self.settings["num_transitions"])
+
+    def start(self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> "Chain":
+        r"""Creates a guide of the same settings with fresh chains for x, at least four for each point."""
+        settings = self.settings | {"num_states": max(CHAINS, self.settings["num_states"])}
+        start_from = self._start_from[0]
+        return Chain(self._model[0], len(x), self.latent_dim, **settings, start_from=start_from).to(self.states)
+
+    def settle(self, x: Tensor, index: Tensor, mask: Tensor | None, max_steps: int) -> tuple[Tensor, int]:
+        r"""Runs the chains of the points ``index`` until they have converged, or made ``max_steps`` transitions.
+
+        It draws in rounds of 100, 200, 400, ... transitions, each behind half as many for the step sizes; a point has
+        converged if the draws of its last round have, in the worst dimension, a split R-hat below 1.01 and a bulk ESS
+        above 400. `samples` gives 100 draws of each chain of that round.
+
+        Returns:
+            Who converged, (B,), and gradient evaluations, all points together.
+        """
+        before = self.gradients
+        if self.draws is None:
+            self.draws = self.states.repeat(1, KEPT, 1)
+        self._begin(x, index, mask)
+        late = torch.ones_like(index, dtype=torch.bool)
+        for num in rounds(max_steps - self.settings["burn_in"]):
+            here = late.nonzero().squeeze(-1)
+            draws = self._draw(x[here], index[here], None if mask is None else mask[here], num)
+            late[here] = ~converged(draws)
+            if not late.any():
+                break
+        return ~late, self.gradients - before
+
+    def cost(self, visits: int) -> int:
+        r"""Those of the chains, the first visit's burn-in included, and one for each M-step."""
+        s = self.settings
+        M, L = s["num_states"], s["num_leapfrog"]
+        first = M * (1 + s["burn_in"] * L) if s["burn_in"] else 0
+        return first + visits * (M * (1 + s["num_transitions"] * L) + 1)
+
+    def _begin(self, x: Tensor, index: Tensor, mask: Tensor | None) -> None:
+        r"""The first visit of the points that have had none."""
+        new = (self.transitions[index] == 0).nonzero().squeeze(-1)
+        if len(new) == 0:
+            return
+        x, index, mask = x[new], index[new], None if mask is None else mask[new]
+        if self._start_from[0] is not None:
+            with torch.no_grad():
+                q = self._start_from[0].posterior(x, None, mask)
+                self.states[index] = q.sample((self.states.shape[1],)).transpose(0, 1)
+                self._store(Tuning.start(q.stddev), index)
+        self._move(x, index, mask, self.settings["burn_in"])
+
+    def _move(self, x: Tensor, index: Tensor, mask: Tensor | None, num: int) -> None:
+        kernel, t = self._kernel(x, index, mask), self.states[index].transpose(0, 1)
+        with pyro.validation_enabled(False):
+            t = kernel.run(t, num)
+        self._save(kernel, index, t)
+
+    def _draw(self, x: Tensor, index: Tensor, mask: Tensor | None, num: int) -> Tensor:
+        kernel, t = self._kernel(x, index, mask), self.states[index].transpose(0, 1)
+        with pyro.validation_enabled(False):
+            state, draws = draw(kernel, kernel.start(t), num)
+        self._save(kernel, index, state.t)
+        # (S, M, B, D) -> (B, S*M, D)
+        self.draws[index] = draws[num // KEPT - 1 :: num // KEPT].flatten(0, 1).transpose(0, 1)
+        return draws
+
+    def _kernel(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Kernel:
+        model, settings = self._model[0], self.settings
+        tuning = Tuning(*(getattr(self, name)[index] for name in Tuning.__dataclass_fields__))
+        leapfrog, target = settings["num_leapfrog"], settings["target_acceptance"]
+        return Kernel(lambda t: model.log_joint(x, t, mask), tuning, leapfrog, target)
+
+    def _save(self, kernel: Kernel, index: Tensor, t: Tensor) -> None:
+        self.states[index] = t.transpose(0, 1)
+        self._store(kernel.tuning, index)
+        self.gradients += kernel.gradients
+
+    def _store(self, tuning: Tuning, index: Tensor) -> None:
+        for name, rows in vars(tuning).items():
+            getattr(self, name)[index] = rows
+
+
+def check_settings(*, target_acceptance: float, burn_in: int, **counts: int) -> None:
+    r"""Raises a `ValueError` unless all counts are at least 1, burn_in 0, and the acceptance between 0 and 1."""
+    for name, count, least in (*((name, count, 1) for name, count in counts.items()), ("burn_in", burn_in, 0)):
+        if not (count >= least and count == int(count)):
+            raise ValueError(f"{name} is {count}; expected a whole number, at least {least}")
+    if not 0 < target_acceptance < 1:
+        raise ValueError(f"target_acceptance is {target_acceptance}; expected a probability between 0 and 1, 0.8 say")
+
+
+def _check_start(guide) -> None:
+    if guide is not None and (not hasattr(guide, "posterior") or getattr(guide, "per_point", False)):
+        raise TypeError(
+            f"start_from is a {type(guide).__name__}, which says no q for new points; expected an Amortized guide, or "
+            "None for the prior"
+        )

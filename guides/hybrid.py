@@ -1,0 +1,124 @@
+r"""An encoder whose draws a few transitions of HMC improve: Hoffman's hybrid of variational and Monte Carlo EM."""
+
+import pyro
+import torch
+from pyro.nn import pyro_method
+from torch import Tensor
+
+from .. import hmc
+from .chain import Chain, check_settings
+from .guide import Guide, Shared
+from .kernel import DECAY, Kernel, Tuning
+from .states import States
+
+
+class Hybrid(Guide):
+    r"""Creates the law of t behind a few transitions of HMC on log p(x, · | w) that begin at draws of q(t | x).
+
+    The M-step ascends log p(x, t | w) at the chain's end. The encoder ascends its own ELBO: its gradient
+
+        ∇_φ E_q [log p(x, t | w) − log q(t | x)]
+
+    enters through a factor of the guide, with w held fixed, and costs no evaluation: the gradient of log p(x, t | w) at
+    the chain's beginning is what HMC asks for first. The factor adds 0 to the loss, whose value is −log p(x, t | w).
+
+    The parameters are those of the encoder. The end of the chain has no density that one could evaluate; the encoder's
+    own F is that of ``guide``. One step size, in units of q's scales, serves all points and follows their acceptance in
+    training mode. The model is kept outside the module tree, as `Exact` keeps it.
+
+    Arguments:
+        model: a `DLGM`.
+        guide: an `Amortized` guide.
+        num_states: draws of q for each point, each the beginning of a chain.
+        num_transitions: of each chain.
+        num_leapfrog: gradient evaluations of a transition.
+        target_acceptance: the acceptance to which the step size adapts.
+
+    Attributes:
+        gradients: gradient evaluations of log p(x, t | w) since the guide was made.
+
+    Raises:
+        ValueError: on numbers that make no sense.
+        TypeError: if ``guide`` has rows for points of its own, or no density.
+
+    References:
+        Hoffman, "Learning deep latent Gaussian models with Markov chain Monte Carlo" (2017), Algorithm 1.
+        https://proceedings.mlr.press/v70/hoffman17a.html
+    """
+
+    has_density = False
+
+    def __init__(
+        self,
+        model,
+        guide: Guide,
+        *,
+        num_states: int = 1,
+        num_transitions: int = 3,
+        num_leapfrog: int = 5,
+        target_acceptance: float = 0.8,
+    ):
+        super().__init__(latent=model.latent, plate=model.plate)
+        counts = {"num_states": num_states, "num_transitions": num_transitions, "num_leapfrog": num_leapfrog}
+        check_settings(burn_in=0, target_acceptance=target_acceptance, **counts)
+        _check(guide)
+        self.num_states, self.num_transitions, self.num_leapfrog = num_states, num_transitions, num_leapfrog
+        self.target_acceptance, self.gradients = target_acceptance, 0
+        self.guide, self._model = guide, Shared((model,))
+        dim = model.prior().event_shape[0]
+        self.register_buffer("log_step", torch.tensor(hmc.first_step(dim)).log())
+        self.register_buffer("visits", torch.tensor(0))
+
+    def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> States:
+        r"""The empirical distribution over the ends of ``num_states`` new chains; the index is ignored."""
+        return self._moved(x, mask)[0]
+
+    @pyro_method
+    def datum(self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        r"""Samples t at the end of the chains; in training mode with the factor that trains the encoder."""
+        ends, bound, acceptance = self._moved(x, mask)
+        if self.training:
+            self._adapt(acceptance)
+            pyro.factor(f"{self.latent}_encoder", bound.detach() - bound, has_rsample=True)
+        return pyro.sample(self.latent, ends, infer={"analytic_kl": False})
+
+    def cost(self, visits: int) -> int:
+        r"""Those of the chains, and one for each M-step; the encoder's gradient is the chain's first."""
+        return visits * (self.num_states * (1 + self.num_transitions * self.num_leapfrog) + 1)
+
+    def start(self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> Chain:
+        r"""Creates chains for x that start at the encoder's q."""
+        D = self._model[0].prior().event_shape[0]
+        return Chain(self._model[0], len(x), D, start_from=self.guide).to(self.log_step)
+
+    def _moved(self, x: Tensor | None, mask: Tensor | None) -> tuple[States, Tensor, Tensor]:
+        r"""The ends of the chains; a number (B,) with the gradient of the encoder's ELBO; the last acceptance (B,)."""
+        q = self.guide.posterior(x, None, mask)
+        t = q.rsample((self.num_states,))
+        kernel = self._kernel(x, mask, q)
+        with pyro.validation_enabled(False):
+            state = kernel.start(t.detach())
+            bound = ((state.grads[0] * t).sum(-1) - q.log_prob(t)).mean(0)
+            for _ in range(self.num_transitions):
+                state, info = kernel.step(state)
+        self.gradients += kernel.gradients
+        return States(state.t), bound, info.acceptance
+
+    def _kernel(self, x: Tensor, mask: Tensor | None, q) -> Kernel:
+        model = self._model[0]
+        with torch.no_grad():
+            tuning = Tuning.start(q.stddev)
+        tuning.log_step = self.log_step.expand(len(x))
+        return Kernel(lambda t: model.log_joint(x, t, mask), tuning, self.num_leapfrog, self.target_acceptance)
+
+    def _adapt(self, acceptance: Tensor) -> None:
+        self.visits = self.visits + 1
+        rate = self.visits.to(self.log_step) ** -DECAY
+        self.log_step = hmc.adapted(self.log_step, acceptance, target=self.target_acceptance, rate=rate)
+
+
+def _check(guide) -> None:
+    if not hasattr(guide, "posterior") or getattr(guide, "per_point", False) or not guide.has_density:
+        raise TypeError(
+            f"guide is a {type(guide).__name__}; expected an Amortized guide, which computes a q with a density from x"
+        )

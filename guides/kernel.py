@@ -1,0 +1,121 @@
+r"""Hamiltonian Monte Carlo that learns the step sizes of each point.
+
+References:
+    Andrieu and Thoms, "A tutorial on adaptive MCMC" (2008), section 4.2, on the step size.
+    Carpenter et al., "Stan: a probabilistic programming language" (2017), on scales from windows that double. Journal
+    of Statistical Software 76(1).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import hmc
+
+DECAY = 0.6  # of the gain n^(-DECAY) of the n-th transition, between ½ and 1
+WINDOW = 20  # transitions of the first window
+JITTER = 0.5  # of ε to both sides: with less, trajectories of some lengths come back in easy posteriors
+NARROWEST = 1e-4  # a scale; ε makes up for the rest
+
+
+@dataclass
+class Tuning:
+    r"""What is known of B points; all of it is learned by moving.
+
+    A step has the length ε · scale in each dimension. ε follows the acceptance at each transition, with a gain that
+    goes to 0. The scales must not follow so closely: a chain whose steps depend on where it just was is narrower than
+    its target, by tens of percent. They come from the states of windows of 20, 40, 80, ... transitions, and stay as
+    they are within a window.
+
+    Attributes:
+        log_step: log ε, (B,).
+        scale: (B, D).
+        mean, variance: of the states of the window so far, (B, D).
+        seen, window: how many transitions are in it, and how many it takes, (B,).
+        transitions: how many each chain has made, (B,).
+        diverged: how many proposals diverged, all chains together, (B,).
+    """
+
+    log_step: Tensor
+    scale: Tensor
+    mean: Tensor
+    variance: Tensor
+    seen: Tensor
+    window: Tensor
+    transitions: Tensor
+    diverged: Tensor
+
+    @staticmethod
+    def start(scale: Tensor) -> "Tuning":
+        r"""What to begin with where the states come from a distribution with these scales (B, D)."""
+        B, D = scale.shape
+        log_step = torch.full_like(scale[:, 0], hmc.first_step(D)).log()
+        zero = torch.zeros(B, dtype=torch.long, device=scale.device)
+        moments = torch.zeros_like(scale), torch.zeros_like(scale)
+        return Tuning(log_step, scale.clone(), *moments, zero, zero + WINDOW, zero.clone(), zero.clone())
+
+    def learn(self, t: Tensor, info: hmc.Info, target: float) -> None:
+        r"""Follows the states t (M, B, D) and acceptances behind a transition."""
+        rate = self.transitions.to(t) ** -DECAY
+        self.log_step = hmc.adapted(self.log_step, info.acceptance, target=target, rate=rate)
+        self.seen = self.seen + 1
+        part = (1 / self.seen.to(t)).unsqueeze(-1)
+        # Welford's recursion, with the M states of a transition at once.
+        variance, now = torch.var_mean(t, 0, correction=0)
+        before, self.mean = self.mean, self.mean.lerp(now, part)
+        self.variance = self.variance.lerp(variance + (now - before) * (now - self.mean), part)
+        self._close(self.seen == self.window)
+
+    def _close(self, full: Tensor) -> None:
+        r"""Ends the windows that are full (B,): what they saw gives the scales from here on."""
+        self.scale = torch.where(full.unsqueeze(-1), self.variance.sqrt().clamp_min(NARROWEST), self.scale)
+        self.seen = self.seen.masked_fill(full, 0)
+        self.window = torch.where(full, 2 * self.window, self.window)
+
+
+@dataclass
+class Kernel:
+    r"""Moves the M chains of B points on log p(x, · | w).
+
+    Attributes:
+        log_joint: (M, B, D) -> (M, B).
+        tuning: of these points.
+        num_leapfrog: leapfrog steps of a transition.
+        target: the acceptance to which ε adapts.
+        gradients: gradient evaluations so far, all chains and points together.
+    """
+
+    log_joint: hmc.LogDensity
+    tuning: Tuning
+    num_leapfrog: int
+    target: float
+    gradients: int = 0
+
+    def start(self, t: Tensor) -> hmc.State:
+        r"""The state at t (M, B, D)."""
+        self.gradients += t[..., 0].numel()
+        return hmc.start([self.log_joint], t)
+
+    def step(self, state: hmc.State) -> tuple[hmc.State, hmc.Info]:
+        r"""One transition of each chain, from which nothing is learned."""
+        tuning = self.tuning
+        step_size = hmc.jittered(tuning.log_step, state, JITTER).unsqueeze(-1) * tuning.scale
+        state, info = hmc.hmc([self.log_joint], state, step_size, num_leapfrog=self.num_leapfrog)
+        tuning.transitions = tuning.transitions + 1
+        tuning.diverged = tuning.diverged + info.diverged.sum(0)
+        self.gradients += self.num_leapfrog * info.diverged.numel()
+        return state, info
+
+    def transition(self, state: hmc.State) -> hmc.State:
+        r"""One transition of each chain; what it tells of the step sizes serves the next one."""
+        state, info = self.step(state)
+        self.tuning.learn(state.t, info, self.target)
+        return state
+
+    def run(self, t: Tensor, num: int) -> Tensor:
+        r"""Where the chains are ``num`` transitions behind t (M, B, D)."""
+        state = self.start(t)
+        for _ in range(num):
+            state = self.transition(state)
+        return state.t

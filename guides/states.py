@@ -1,0 +1,58 @@
+r"""The empirical distribution over states of a Markov chain."""
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+
+class States(dist.TorchDistribution):
+    r"""Creates (1/M) Σ_s δ(t − T_s) for each point of a batch: a draw is one of its M states.
+
+    K draws, of whatever shape, take the states in random order, again and again: each comes equally often if K is a
+    multiple of M. It has no density. As a point mass does, it says log q = 0 at a state and −∞ elsewhere, so that what
+    a loss climbs is the mean of log p(x, T_s | w). A draw is a constant: nothing is differentiated through it.
+
+    Arguments:
+        states: T_s (M, B, D).
+    """
+
+    arg_constraints: ClassVar = {"states": constraints.independent(constraints.real, 3)}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, states: Tensor, *, batch_shape: torch.Size | None = None, validate_args: bool | None = None):
+        self.states = states.detach()
+        shape = self.states.shape[1:2] if batch_shape is None else batch_shape
+        super().__init__(shape, self.states.shape[2:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None) -> "States":
+        r"""The same states with more axes on the left, or one point's for every point."""
+        batch_shape = torch.Size(batch_shape)
+        states = self.states.expand(-1, batch_shape[-1], -1)
+        return States(states, batch_shape=batch_shape, validate_args=False)
+
+    def rsample(self, sample_shape=()) -> Tensor:
+        r"""Draws of the shape ``sample_shape`` + batch shape + (D,)."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        M, B, D = self.states.shape
+        K = shape[:-2].numel()
+        order = torch.rand(-(-K // M), M, B, device=self.states.device).argsort(1).flatten(0, 1)[:K]
+        return self.states.gather(0, order.unsqueeze(-1).expand(K, B, D)).reshape(shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""0 at a state, −∞ elsewhere; of the value's shape without its last axis."""
+        at_one = (value.unsqueeze(-3) == self.states.movedim(0, -3)).all(-1).any(-2)
+        return value.new_zeros(at_one.shape).masked_fill(~at_one, -torch.inf)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""The mean of the states."""
+        return self.states.mean(0).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        r"""The variance of the states, that of M equally likely values."""
+        return self.states.var(0, correction=0).expand(self.batch_shape + self.event_shape)

@@ -1,0 +1,161 @@
+r"""log p(x | w) of models with one to three latents by quadrature on a grid: no sampling, no q.
+
+    p(x | w) = ∫ p(x, t | w) dt ≈ Σ_c h^D p(x, t_c | w)
+
+over the midpoints t_c of cells of width h. On smooth densities the midpoint rule converges faster than any power of h
+as soon as h is below the width of the posterior. Where the posterior is narrow, only cells near its mass are split.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .quiet import check_points, quiet
+
+MOST = 3  # latents; the number of cells is exponential in it
+HALF_WIDTH = 6.0  # of the first grid, in units of the prior's scale
+WIDEST = 4 * HALF_WIDTH
+FINEST = 2.0**-9  # the smallest h
+TAIL = 10.0  # nats below the mode, behind which no mass is looked for
+NARROW = 0.05  # the smallest scale of a mode, in units of the prior's, for which none of its mass is cut off
+NEAR = 0.5  # nats: a change that is small by chance comes behind one that is large
+NUMBERS = 2**21  # values of x that are compared with their distribution at a time
+POINTS = 16  # of a block: a point may have 100,000 cells
+
+
+def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-3) -> Tensor:
+    r"""log p(x | w) of each point, for a model with at most three latents.
+
+    The grid covers ±6 prior scales, and more where the posterior reaches its edge. Cells are split in 2^D until a
+    point's value changes by less than ``tol`` behind a change that was small as well.
+    Cells that lie far below the highest one are not split; how far allows for modes that lie between the nodes, with
+    a scale of 0.05 of the prior's or more.
+
+    Arguments:
+        model: a `DLGM` with a prior that is concentrated about its mean.
+        x: data (B, ...).
+        mask: boolean, True where observed, of x's shape or (B,).
+        tol: nats.
+
+    Returns:
+        Nats (B,), in float64, without gradients. Points that did not settle are counted in a warning.
+
+    Raises:
+        ValueError: if the model has more latents, or x, mask or ``tol`` makes no sense.
+    """
+    check_points(x, mask=mask)
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
+    with quiet(model), torch.no_grad():
+        (D,) = model.prior().event_shape
+        if D > MOST:
+            raise ValueError(
+                f"the model has {D} latents; expected at most {MOST} for a grid: use evaluate.ais, which has no such "
+                "bound, and evaluate.bdmc, which says what it is worth"
+            )
+        blocks = zip(x.split(POINTS), [None] * len(x) if mask is None else mask.split(POINTS), strict=False)
+        values, settled = zip(*(_widened(model, x_b, m_b, tol) for x_b, m_b in blocks), strict=True)
+    late = int((~torch.cat(settled)).sum())
+    if late:
+        warnings.warn(
+            f"quadrature has not settled to {tol:g} nats at {late} of {len(x)} points: raise tol, or use evaluate.ais",
+            stacklevel=2,
+        )
+    return torch.cat(values)
+
+
+@dataclass
+class _Cells:
+    r"""Cells of one width: whose they are (n,), their midpoints u (n, D) in prior units, log p(x, t) there (n,)."""
+
+    owner: Tensor
+    u: Tensor
+    value: Tensor
+    width: float
+
+    def __getitem__(self, which: Tensor) -> "_Cells":
+        return _Cells(self.owner[which], self.u[which], self.value[which], self.width)
+
+    def mass(self, num_points: int) -> Tensor:
+        r"""log Σ_c h^D exp value_c of each point, (B,)."""
+        return _logsumexp(self.value, self.owner, num_points) + self.u.shape[1] * math.log(self.width)
+
+    def top(self, num_points: int) -> Tensor:
+        r"""The highest value of each point, (B,)."""
+        low = self.value.new_full((num_points,), -math.inf)
+        return low.scatter_reduce(0, self.owner, self.value, "amax")
+
+    def split(self) -> tuple[Tensor, Tensor, float]:
+        r"""Owners, midpoints and width of the 2^D children of each cell."""
+        D, half = self.u.shape[1], self.width / 2
+        corners = _product(torch.tensor([-half / 2, half / 2], dtype=self.u.dtype, device=self.u.device), D)
+        children = (self.u.unsqueeze(1) + corners).flatten(0, 1)
+        return self.owner.repeat_interleave(len(corners)), children, half
+
+
+def _widened(model, x: Tensor, mask: Tensor | None, tol: float) -> tuple[Tensor, Tensor]:
+    r"""Values and whether they settled, on a grid that is widened for the points that reach its edge."""
+    value, settled, edge = _integral(model, x, mask, tol, HALF_WIDTH)
+    reach = 2 * HALF_WIDTH
+    while edge.any() and reach <= WIDEST:
+        again = edge.nonzero().flatten()
+        part = _integral(model, x[again], None if mask is None else mask[again], tol, reach)
+        value[again], settled[again], edge[again] = part
+        reach *= 2
+    return value, settled & ~edge
+
+
+def _integral(model, x: Tensor, mask: Tensor | None, tol: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Values (B,), whether they settled, and whether mass lies at the edge of [−reach, reach]^D."""
+    B, cells = len(x), _first(model, x, mask, reach)
+    D = cells.u.shape[1]
+    value, rest, change = cells.mass(B), cells.value.new_full((B,), -math.inf), cells.value.new_full((B,), math.inf)
+    settled = edge = torch.zeros(B, dtype=torch.bool, device=x.device)
+    while not settled.all() and cells.width > FINEST:
+        # A node of a cell that holds mass may be that far from the mode, in scales, and another node be on it.
+        deep = (math.sqrt(2 * TAIL) + math.sqrt(D) * cells.width / 2 / NARROW) ** 2 / 2
+        near = (cells.value > cells.top(B)[cells.owner] - deep) & ~settled[cells.owner]
+        rest = torch.where(settled, rest, torch.logaddexp(rest, cells[~near].mass(B)))
+        owner, u, width = cells[near].split()
+        cells = _Cells(owner, u, _log_joint(model, x, mask, owner, u), width)
+        before, value = value, torch.where(settled, value, torch.logaddexp(rest, cells.mass(B)))
+        before, change = change, (value - before).abs()
+        outside = cells[u.abs().amax(1) > reach - 1].mass(B)
+        edge = torch.where(settled, edge, outside > value + math.log(tol))
+        settled = settled | ((change < tol) & (before < NEAR))
+    return value, settled, edge
+
+
+def _first(model, x: Tensor, mask: Tensor | None, reach: float) -> _Cells:
+    r"""All cells of width 1, for all points."""
+    B, (D,) = len(x), model.prior().event_shape
+    middle = torch.arange(0.5 - reach, reach, dtype=torch.float64, device=x.device)
+    u = _product(middle, D)
+    owner = torch.arange(B, device=x.device).repeat_interleave(len(u))
+    u = u.repeat(B, 1)
+    return _Cells(owner, u, _log_joint(model, x, mask, owner, u), 1.0)
+
+
+def _log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, u: Tensor) -> Tensor:
+    r"""log p(x, t) dt/du of the point ``owner`` at t = mean + scale · u, for each row of u, (n,), in blocks."""
+    prior, rows = model.prior(), max(1, NUMBERS // x[0].numel())
+    parts = []
+    for i, u_b in zip(owner.split(rows), u.split(rows), strict=True):
+        t = prior.mean + prior.stddev * u_b.to(prior.mean)
+        parts.append(model.log_joint(x[i], t, None if mask is None else mask[i]).double())
+    return torch.cat([*parts, u.new_zeros(0)]) + prior.stddev.double().log().sum()
+
+
+def _logsumexp(value: Tensor, owner: Tensor, num_points: int) -> Tensor:
+    r"""log Σ exp of the values of each owner, (B,); −∞ where there are none."""
+    top = value.new_full((num_points,), -math.inf).scatter_reduce(0, owner, value, "amax")
+    top = torch.where(top.isfinite(), top, 0.0)
+    return top + value.new_zeros(num_points).index_add(0, owner, (value - top[owner]).exp()).log()
+
+
+def _product(axis: Tensor, D: int) -> Tensor:
+    r"""The points of the grid axis^D, (len(axis)^D, D)."""
+    return torch.cartesian_prod(*[axis] * D).reshape(-1, D)
