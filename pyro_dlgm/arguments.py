@@ -17,11 +17,11 @@ def check(epochs, steps, e_steps, warmup, patience, x_val, positive: dict[str, f
     if (epochs is None) == (steps is None):
         raise ValueError(f"epochs is {epochs} and steps is {steps}; expected exactly one of them")
     for name, value in {"epochs": epochs, "steps": steps, "e_steps": e_steps, "patience": patience}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} is {value!r}; expected a whole number, at least 1")
     for name, value in positive.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} is {value}; expected a finite number > 0")
+        if not (isinstance(value, float | int) and value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} is {value!r}; expected a finite number > 0")
     if x_val is not None and len(x_val) == 0:
         raise ValueError(f"x_val has shape {tuple(x_val.shape)}: there are no points")
     if warmup < 0:
@@ -36,6 +36,45 @@ def check_objective(objective, warmup: int) -> None:
         raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
     if warmup and not isinstance(objective, ELBO):
         raise ValueError(f"warmup is {warmup}, but {type(objective).__name__} has no beta; use objectives.ELBO")
+
+
+def check_kinds(model, guide, objective, tensors: dict[str, Tensor | None]) -> None:
+    r"""Raises a `TypeError` that names the first argument which is something else than it has to be."""
+    for name, program in {"model": model, "guide": guide, "objective": objective}.items():
+        if isinstance(program, type) or program is None:
+            said = f"the class {program.__name__}" if isinstance(program, type) else "None"
+            raise TypeError(f"{name} is {said}; expected an instance: make one first")
+    for name, value in tensors.items():
+        if value is not None and not hasattr(value, "is_floating_point"):  # streamed images are no tensor
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor: torch.as_tensor({name})")
+
+
+def check_pairs(*, x_val, mask_val, out, resume: bool) -> None:
+    r"""Raises a `ValueError` if an argument stands without the one that it needs."""
+    if mask_val is not None and x_val is None:
+        raise ValueError("mask_val was given without x_val; expected both: give the validation points, too")
+    if resume and out is None:
+        raise ValueError("resume is True and out is None; expected the folder of the run: out='runs/x'")
+
+
+def device(asked: str | torch.device | None) -> torch.device | None:
+    r"""The device that was asked for.
+
+    Raises:
+        ValueError: if there is none of that name, or torch does not see it.
+    """
+    if asked is None:
+        return None
+    try:
+        found = torch.device(asked)
+    except RuntimeError:
+        raise ValueError(f"device is {asked!r}; expected 'cpu', 'cuda' or 'cuda:0'") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"device is {str(asked)!r} and torch sees {count} CUDA devices; expected one of those, or 'cpu'"
+        )
+    return found
 
 
 def check_labels(labels: Tensor | None, N: int) -> None:
@@ -69,6 +108,8 @@ def check_data(name: str, model, x: Tensor, mask: Tensor | None, transform) -> N
         raise ValueError(
             f"{name} has values that are not finite in rows {bad[:10]}; expected numbers: mask them, or drop the rows"
         )
+    if hasattr(transform, "check"):
+        transform.check(getattr(seen, "extremes", seen))  # streamed images say what they may be
     if transform is None and hasattr(model, "check"):
         with quiet(model):
             model.check(seen)

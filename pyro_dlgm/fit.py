@@ -94,6 +94,10 @@ def fit(
         checkpoint.RunError: if ``out`` holds a run already, or one with another configuration.
     """
     objective = objective or ELBO()
+    tensors = {"x": x, "mask": mask, "x_val": x_val, "mask_val": mask_val}
+    arguments.check_kinds(model, guide, objective, tensors)
+    arguments.check_pairs(x_val=x_val, mask_val=mask_val, out=out, resume=resume)
+    device = arguments.device(device)
     arguments.check(epochs, steps, e_steps, warmup, patience, x_val, {"lr": lr, "row_lr": row_lr})
     arguments.check_objective(objective, warmup)
     x, mask, x_val, mask_val = _placed(device, (model, guide), (x, mask, x_val, mask_val))

@@ -42,6 +42,12 @@ DATA = parsing.options(
         help="Size to which the images of a folder are scaled and cropped; a folder needs it.  [default: none]",
     ),
     click.option("--grey", is_flag=True, help="Read the images of a folder in grey."),
+    click.option(
+        "--binarization",
+        type=click.Choice(["dynamic", "static", "threshold"]),
+        help="Of MNIST and Fashion-MNIST for bernoulli: at each access afresh; one draw that is kept; 1 above 1/2.  "
+        "[default: dynamic]",
+    ),
     click.option("--num-test", type=COUNT, help="Test points of a file or folder.  [default: a tenth]"),
     click.option(
         "--num-val",

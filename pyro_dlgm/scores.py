@@ -15,7 +15,7 @@ from .files import whole
 
 BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step has its own cost for each block
 QUANTILES = (0.05, 0.5, 0.95)
-NO_DENSITY = "q is a point mass or a chain: it has no density, so there is no bound F(q); log_joint is no bound on log p(x)"
+NO_DENSITY = "q is a point mass or a chain: it has no density, so no F(q) either; log_joint is no bound on log p(x)"
 
 
 def blocks(guide, x: Tensor) -> tuple[Tensor, ...]:

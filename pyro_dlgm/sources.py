@@ -15,8 +15,8 @@ PARTS = ("num_test", "num_val", "split_seed")
 # The options that a source takes; "file" and "folder" stand for all that have no name of their own.
 TAKES = {
     "digits": (),
-    "mnist": ("num_val",),
-    "fashion-mnist": ("num_val",),
+    "mnist": ("num_val", "binarization"),
+    "fashion-mnist": ("num_val", "binarization"),
     "cifar10": ("num_val",),
     "file": ("key", "labels", "layout", *PARTS),
     "folder": ("size", "grey", *PARTS, "workers"),
@@ -50,7 +50,7 @@ def dataset(
 ) -> data.Dataset:
     r"""The data set, with its values as the likelihood takes them.
 
-    8-bit values are binarized afresh at each access for "bernoulli", put on the grid k/255 for
+    8-bit values are binarized for "bernoulli" (by default afresh at each access), put on the grid k/255 for
     "discretized-logistic", and dequantized otherwise. Real values are taken as they are; "bernoulli" binarizes those
     in [0, 1].
 
@@ -97,7 +97,9 @@ def _official(read: Callable, binary: bool) -> Callable:
     def reader(root, likelihood: str, validate: bool, download: bool, given: dict) -> data.Dataset:
         num_val = given.get("num_val", VALIDATION if validate else 0)
         if binary and likelihood == "bernoulli":
-            return read(root, num_val=num_val, download=download, binarization="dynamic")
+            return read(root, num_val=num_val, download=download, binarization=given.get("binarization", "dynamic"))
+        if "binarization" in given:
+            raise ValueError(f"--binarization is for the likelihood bernoulli, and it is {likelihood}; leave it out")
         check_fits(likelihood, "8-bit images", root)
         kept = {"binarization": None} if binary else {}
         return read(root, num_val=num_val, download=download, transform=of_bytes(likelihood), **kept)

@@ -248,6 +248,20 @@ WRONG = [
     # When it is called
     ("patience", lambda: train(patience=2), "patience is 2 | no validation points | give x_val"),
     ("epochs-and-steps", lambda: train(steps=3), "epochs is 1 and steps is 3 | expected | exactly one"),
+    ("epochs-real", lambda: train(epochs=1.5), "epochs is 1.5 | a whole number | at least 1"),
+    ("lr-text", lambda: train(lr="0.1"), "lr is '0.1' | a finite number | > 0"),
+    ("device-name", lambda: train(device="tpu9"), "device is 'tpu9' | expected | 'cpu'"),
+    ("resume-nowhere", lambda: train(resume=True), "resume is True and out is None | expected the folder | out="),
+    (
+        "mask-of-nothing",
+        lambda: train(mask_val=torch.ones(3).bool()),
+        "mask_val was given without x_val | expected both | give the validation points",
+    ),
+    (
+        "binarize-beyond-one",
+        lambda: train(x=3 * rand(N, *SHAPE) + 1, likelihood="bernoulli", transform=data.Binarize()),
+        "values go from | Binarize expects | [0, 1]",
+    ),
     ("few-weights", lambda: evaluate.pareto_k(rand(5, 3)), "5 weights | at least 25 | tail of 5"),
 ]
 
@@ -284,6 +298,14 @@ OTHERS = [
         RuntimeError,
         "inference_mode() | needs gradients | leave it",
     ),
+    ("fit-array", lambda: train(np.ones((N, *SHAPE))), TypeError, "x is a ndarray | expected a tensor | as_tensor(x)"),
+    (
+        "fit-class",
+        lambda: train(guide=guides.MeanField),
+        TypeError,
+        "guide is the class MeanField | instance | make one",
+    ),
+    ("objective-class", lambda: train(objective=objectives.ELBO), TypeError, "the class ELBO | an instance | make one"),
     (
         "fit-inference-mode",
         torch.inference_mode()(train),
@@ -475,6 +497,11 @@ def test_cuda_where_there_is_none_gets_one_line_and_status_2(command, run, tmp_p
     test_a_wrong_command_gets_one_line_and_status_2(
         f"{command} --device cuda", "sees 0 CUDA devices | use | --device cpu", run, tmp_path
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none_is_named_by_fit():
+    check(ValueError, "device is 'cuda' | torch sees 0 CUDA devices | 'cpu'", lambda: train(device="cuda"))
 
 
 def test_a_refused_configuration_leaves_the_run_as_it_was(tmp_path):

@@ -3,11 +3,11 @@ r"""The inference gap on PPCA, where each part of it is known, and in a comparis
 import cases
 import pytest
 import torch
+from pyro_dlgm.guides import families
 
 from pyro_dlgm import PPCA, compare, evaluate, guides
 from pyro_dlgm.certify import Certify
 from pyro_dlgm.gap_pictures import bars, posterior_on_grid, posteriors
-from pyro_dlgm.guides import families
 
 POINTS, D, P = 30, 5, 12
 QUICK = {"num_chains": 8, "num_temperatures": 60, "num_samples": 2000, "seed": 0}

@@ -171,3 +171,21 @@ def test_low_rank_has_the_rank_that_the_help_says():
     m = recipes.model("low-rank", 2, (1, 8, 8))
     assert isinstance(m.likelihood, LowRankNormal) and m.likelihood.rank == recipes.RANK
     assert m.likelihood(torch.zeros(3, 2)).factor.shape == (3, 1, 8, 8, recipes.RANK)
+
+
+def test_binarization_is_as_asked_and_for_bernoulli_alone(monkeypatch):
+    asked = []
+
+    def read(root, **settings):
+        asked.append(settings["binarization"])
+        return data.digits()
+
+    monkeypatch.setitem(sources.READERS, "mnist", sources._official(read, binary=True))
+    sources.dataset("mnist", "/somewhere", "bernoulli")
+    sources.dataset("mnist", "/somewhere", "bernoulli", binarization="static")
+    sources.dataset("mnist", "/somewhere", "fixed")
+    assert asked == ["dynamic", "static", None]
+    with pytest.raises(ValueError, match="binarization is for the likelihood bernoulli, and it is fixed"):
+        sources.dataset("mnist", "/somewhere", "fixed", binarization="static")
+    with pytest.raises(ValueError, match="--binarization: not for digits"):
+        sources.dataset("digits", None, "fixed", binarization="static")
