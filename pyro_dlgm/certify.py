@@ -9,7 +9,8 @@ from . import evaluate
 from .scores import standard_error
 from .table import Row
 
-CERTIFIED = ("test_log_px", "test_bdmc_gap", "approximation_gap", "amortization_gap")
+GAPS = ("approximation_gap", "amortization_gap", "gaps")
+CERTIFIED = ("test_log_px", "test_bdmc_gap", "certified_points", *GAPS)
 NO_GAPS = "gaps were not asked for"
 NO_DENSITY = "a point mass or a chain has no F(q), and so no gap"
 
@@ -56,7 +57,7 @@ class Certify:
             self._take_apart(row, model, q, x, index, seed)
             return {}
         self._anneal(row, model, judge, x, index, seed)
-        return dict.fromkeys(("approximation_gap", "amortization_gap"), NO_DENSITY if self.gaps else NO_GAPS)
+        return dict.fromkeys(GAPS, NO_DENSITY if self.gaps else NO_GAPS)
 
     def _take_apart(self, row: Row, model, q, x, index, seed) -> None:
         gaps = evaluate.gaps(

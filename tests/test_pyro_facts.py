@@ -40,6 +40,11 @@ def same_draw(program, *args, **kwargs):
     return program(*args, **kwargs)
 
 
+def weights(*modules) -> list[torch.Tensor]:
+    r"""Copies of all parameters, without buffers, in which the states of a chain are."""
+    return [p.detach().clone() for module in modules for p in module.parameters()]
+
+
 def kl_to_prior(case, mask=None) -> float:
     r"""Σ_i KL(q_i ‖ p) by torch, in nats."""
     q = case.guide.posterior(*case.args, mask)
@@ -186,11 +191,11 @@ def test_no_two_programs_share_a_name(twins):
 def test_what_is_frozen_stays_frozen(case, trainer, freeze):
     frozen, other = (case.model, case.guide) if freeze == "model" else (case.guide, case.model)
     frozen.requires_grad_(False)
-    before, moving = cases.tensors(frozen), cases.tensors(other)
+    before, moving = weights(frozen), cases.tensors(other)
     svi = trainer(case.model, case.guide)
     for _ in range(2):
         svi.step(*case.args)
-    assert cases.same(before, cases.tensors(frozen))
+    assert cases.same(before, weights(frozen))
     assert not any(p.requires_grad for p in frozen.parameters())
     assert cases.unmoved(other, moving) == []
 
@@ -207,7 +212,7 @@ def test_frozen_model_stays_frozen(case):
 
 
 @pytest.mark.filterwarnings("ignore:.*was not registered in the param store because requires_grad=False")
-@pytest.mark.parametrize("name", cases.NAMES[1:])
+@pytest.mark.parametrize("name", [name for name in cases.NAMES[1:] if name != "chain"])
 def test_an_e_step_leaves_what_is_frozen_in_the_guide(name):
     case = cases.make(name)
     first, *rest = case.guide.parameters()
@@ -220,7 +225,7 @@ def test_an_e_step_leaves_what_is_frozen_in_the_guide(name):
 
 @pytest.mark.filterwarnings("ignore:.*was not registered in the param store because requires_grad=False")
 def test_an_e_step_on_a_frozen_guide_does_nothing(case):
-    case.guide.requires_grad_(False)
+    case.guide.requires_grad_(False).eval()  # in training mode a chain moves without gradients
     before = cases.tensors(case.model, case.guide)
     assert SVI(case.model, case.guide).e_step(*case.args).isfinite()
     assert cases.same(before, cases.tensors(case.model, case.guide))
@@ -273,7 +278,7 @@ def test_predictive_returns_the_data_unless_x_is_unconditioned(name):
     assert not (x == case.x).any()
 
 
-@pytest.mark.parametrize("name", cases.NAMES)
+@pytest.mark.parametrize("name", [name for name in cases.NAMES if name != "hybrid"])  # whose q is drawn at each call
 def test_reconstructions_are_no_copies_of_the_data(name):
     case = cases.make(name)
     q = case.guide.posterior(*case.args)
@@ -305,6 +310,7 @@ def test_beta_scales_both_sides(name, beta):
 @pytest.mark.parametrize("name", cases.NAMES)
 def test_beta_scales_the_sampled_term_of_both_sides(name):
     case = cases.make(name)
+    case.guide.eval()  # in training mode a chain moves at each call
     losses = [
         same_draw(ELBO(beta=b, analytic_kl=False).loss, case.model, case.guide, *case.args) for b in (0.0, 0.3, 1.0)
     ]
@@ -331,7 +337,7 @@ def test_deep_copy_trains_apart_from_its_original(case, trainer):
 
 def test_a_copied_guide_is_the_same_q_and_shares_its_model(case):
     guide = copy.deepcopy(case.guide)
-    assert torch.equal(*(same_draw(g.posterior(*case.args).sample) for g in (guide, case.guide)))
+    assert torch.equal(*(same_draw(lambda g=g: g.posterior(*case.args).sample()) for g in (guide, case.guide)))
     assert torch.equal(*(same_draw(g, *case.args) for g in (guide, case.guide)))
     if hasattr(guide, "_model"):
         assert guide._model[0] is case.model
@@ -348,11 +354,11 @@ def test_a_reference_to_the_model_adds_no_parameters(case):
 def test_steps_without_gradients_do_not_train(case):
     svi = SVI(case.model, case.guide)
     svi.step(*case.args)
-    before = cases.tensors(case.model, case.guide)
+    before = weights(case.model, case.guide)
     with torch.no_grad():
         svi.step(*case.args), svi.e_step(*case.args)
     svi.evaluate_loss(*case.args)
-    assert cases.same(before, cases.tensors(case.model, case.guide))
+    assert cases.same(before, weights(case.model, case.guide))
 
 
 def test_evaluation_runs_in_eval_mode():
@@ -476,11 +482,13 @@ def pair(name: str, kind: str | None):
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_masked_pixels_change_neither_loss_nor_gradients(name, kind, objective):
     case = pair(name, kind)
+    before = copy.deepcopy(case.guide.state_dict())
     for mask in (torch.rand_like(case.x) < 0.5, torch.tensor([True, False, True, True])):
         missing = ~mask.reshape(*mask.shape, *[1] * (case.x.dim() - mask.dim())).expand_as(case.x)
         outcomes = []
         for value in (0.0, float("nan"), float("inf"), -float("inf"), 1e30, -7.0, 0.5):
             x = case.x.masked_fill(missing, value)
+            case.guide.load_state_dict(before)  # chains move
             parameters = [*case.model.parameters(), *case.guide.parameters()]
             for p in parameters:
                 p.grad = None
@@ -502,7 +510,7 @@ def test_masked_pixels_change_no_evaluation(name, kind):
 
 
 @pytest.mark.filterwarnings("ignore:.*have not converged")
-@pytest.mark.parametrize(("name", "kind"), PAIRS)
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] != "hybrid"])  # whose E-step is a chain's
 def test_masked_pixels_change_no_inference(name, kind):
     case = pair(name, kind)
     mask = torch.rand_like(case.x) < 0.5
