@@ -22,6 +22,7 @@ from pyro_dlgm.seeding import forked
 
 LATENTS, BATCH, LR, ROW_LR = 64, 100, 1e-3, 1e-1
 NETWORK = {"widths": (32, 64, 64, 64), "norm": True}  # GroupNorm: no point sees its batch
+PROTOCOL = ("epochs", "images", "points", "chains", "temperatures", "seed")  # one for all results of a file
 GUIDES = {
     "amortized": lambda N, shape: guides.Amortized(nets.ConvEncoder(shape, **NETWORK), LATENTS),
     "mean-field": lambda N, shape: guides.MeanField(N, LATENTS),
@@ -81,6 +82,17 @@ def machine() -> dict:
     return {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()} | versions
 
 
+def begun(file: Path, a: argparse.Namespace) -> dict:
+    r"""The record in that file, which holds one protocol, or a new one."""
+    if not file.exists():
+        return {"machine": machine(), "protocol": vars(a), "result": {}}
+    record = json.loads(file.read_text())
+    other = [name for name in PROTOCOL if record["protocol"][name] != getattr(a, name)]
+    if other:
+        raise SystemExit(f"{file} has other values of {', '.join(other)}; give another --out, or move it away")
+    return record
+
+
 def line(name: str, part: str, gaps: dict) -> str:
     r"""One line of the table, in nats per image."""
     cells = [f"{gaps[key]['mean']:8.2f} ± {gaps[key]['standard_error']:.2f}" for key in SHOWN]
@@ -98,9 +110,7 @@ def main() -> None:
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "inference_gap.json"
-    record = (
-        json.loads(file.read_text()) if file.exists() else {"machine": machine(), "protocol": vars(a), "result": {}}
-    )
+    record = begun(file, a)
     mnist = data.mnist(a.data_root, binarization="static")
     for name in a.guides:
         if name not in record["result"]:

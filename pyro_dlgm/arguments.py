@@ -128,3 +128,9 @@ def described(thing) -> str:
     if isinstance(thing, ELBO):
         return f"ELBO(num_particles={thing.num_particles}, analytic_kl={thing.analytic_kl}, beta={thing.beta})"
     return getattr(thing, "__qualname__", None) or (type(thing).__name__ if " at 0x" in repr(thing) else str(thing))
+
+
+def bound(said: str | None) -> str:
+    r"""What a run was trained on, from what `described` said of it: "ELBO" for that bound however it is estimated."""
+    plain = said is None or (said.startswith("ELBO(") and said.endswith("beta=1.0)"))
+    return "ELBO" if plain or said in ("Trace_ELBO", "TraceMeanField_ELBO") else said

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from . import evaluate
-from .scores import standard_error
+from .evaluate.evidence import check
 from .table import Row
 
 GAPS = ("approximation_gap", "amortization_gap", "gaps")
 CERTIFIED = ("test_log_px", "test_bdmc_gap", "certified_points", *GAPS)
+CELLS = {"test_log_px": "log_px", "approximation_gap": "approximation", "amortization_gap": "amortization"}
 NO_GAPS = "gaps were not asked for"
 NO_DENSITY = "a point mass or a chain has no F(q), and so no gap"
 
@@ -20,7 +21,7 @@ class Certify:
     r"""Creates what certifies the rows of `compare`.
 
     log p(x) has one estimator in all rows, so that it scores w apart from q: AIS from a full-rank E-step on the test
-    points, or IWAE with it where that is larger.
+    points, or IWAE with it, whichever has the larger mean (`evaluate.evidence`).
 
     Attributes:
         gaps: whether log p(x) − F(q) is taken apart, too.
@@ -38,8 +39,14 @@ class Certify:
     def __post_init__(self):
         if self.points < 2:
             raise ValueError(f"points is {self.points}; expected at least 2 points to certify")
+        check(self.num_samples, self.num_chains, self.num_temperatures, self.points)
 
-    def __call__(self, row: Row, model, q, judge, x: Tensor, seed: int) -> dict[str, str]:
+    def settings(self, seed: int, *, progress: bool) -> dict:
+        r"""The arguments of `evaluate.evidence` of the same names."""
+        settings = {"num_samples": self.num_samples, "num_chains": self.num_chains, "seed": seed, "progress": progress}
+        return settings | {"num_temperatures": self.num_temperatures, "num_simulated": self.points}
+
+    def __call__(self, row: Row, model, q, judge, x: Tensor, seed: int, *, progress: bool = False) -> dict[str, str]:
         r"""Fills the cells of a row; returns the reasons of those that stay empty.
 
         Arguments:
@@ -49,33 +56,18 @@ class Certify:
             judge: a full-rank guide fitted to x.
             x: test points (M, ...), of which the first are taken.
             seed: of all that is random.
+            progress: whether annealing shows a bar.
         """
-        x = x[: self.points]
-        index = torch.arange(len(x), device=x.device)
-        row.certified_points = len(x)
-        if self.gaps and getattr(q, "has_density", True):
-            self._take_apart(row, model, q, x, index, seed)
-            return {}
-        self._anneal(row, model, judge, x, index, seed)
-        return dict.fromkeys(GAPS, NO_DENSITY if self.gaps else NO_GAPS)
-
-    def _take_apart(self, row: Row, model, q, x, index, seed) -> None:
-        gaps = evaluate.gaps(
-            model, q, x, index, families=("full_rank",), num_samples=self.num_samples, **self._annealing(seed)
-        )
-        row.gaps = gaps.summary()
-        row.test_log_px, row.test_bdmc_gap = row.gaps["log_px"]["mean"], row.gaps["bdmc"]["gap"]
-        row.approximation_gap, row.amortization_gap = (row.gaps[n]["mean"] for n in ("approximation", "amortization"))
-        cells = {"test_log_px": "log_px", "approximation_gap": "approximation", "amortization_gap": "amortization"}
-        row.standard_errors |= {cell: row.gaps[name]["standard_error"] for cell, name in cells.items()}
-
-    def _anneal(self, row: Row, model, judge, x, index, seed) -> None:
-        settings = self._annealing(seed)
-        simulated = settings.pop("num_simulated")
-        log_px = evaluate.ais(model, judge, x, index, **settings).log_px
-        row.test_log_px, row.standard_errors["test_log_px"] = float(log_px.mean()), standard_error(log_px)
-        row.test_bdmc_gap = evaluate.bdmc(model, judge, simulated, **settings).gap
-
-    def _annealing(self, seed: int) -> dict:
-        settings = {"num_chains": self.num_chains, "num_temperatures": self.num_temperatures, "seed": seed}
-        return settings | {"num_simulated": self.points}
+        x, settings = x[: self.points], self.settings(seed, progress=progress)
+        dense = getattr(q, "has_density", True)
+        if self.gaps and dense:
+            index = torch.arange(len(x), device=x.device)
+            row.gaps = found = evaluate.gaps(model, q, x, index, judge=judge, **settings).summary()
+        else:
+            found = evaluate.evidence(model, judge, x, **settings).summary()
+        row.certified_points, row.test_bdmc_gap = len(x), found["bdmc"]["gap"]
+        for cell, name in CELLS.items():
+            if name in found:
+                setattr(row, cell, found[name]["mean"])
+                row.standard_errors[cell] = found[name]["standard_error"]
+        return {} if row.gaps is not None else dict.fromkeys(GAPS, NO_DENSITY if self.gaps else NO_GAPS)

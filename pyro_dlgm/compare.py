@@ -16,7 +16,7 @@ from .certify import CERTIFIED, Certify
 from .fit import fit
 from .guides.per_point import FullRank
 from .ppca import PPCA
-from .scores import e_step, standard_error
+from .scores import e_step, full_rank, standard_error
 from .seeding import forked
 from .table import Row
 
@@ -69,7 +69,7 @@ def rows(
         frozen: whether the first row's w serves all rows, which then train q alone, so that F(q) and the gaps compare
             what the guides can do at one w. Otherwise each method trains a w of its own.
         seed: of w, of each training and of each scoring.
-        progress: whether each training shows a bar.
+        progress: whether each training, and annealing, shows a bar.
 
     Yields:
         A `Row` as soon as it is there, its pair (model, guide for the test points) in ``row.pair``.
@@ -89,7 +89,7 @@ def rows(
         result = fit(model, guide, x_train, epochs=_epochs(guide, gradients), **settings)
         row.history, row.seconds = result.history, result.history[-1]["seconds"]
         row.gradients_per_point = result.history[-1]["gradients_per_point"]
-        scores[name] = _score(row, model, guide, x_test, num_samples, certify, seed)
+        scores[name] = _score(row, model, guide, x_test, num_samples, certify, seed, progress)
         reference = reference or name
         row.difference = _paired(scores[name], scores[reference]) | {"to": reference}
         yield row
@@ -127,7 +127,7 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
     return row
 
 
-def _score(row: Row, model, guide, x: Tensor, K: int, certify: Certify | None, seed: int) -> Tensor:
+def _score(row: Row, model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool) -> Tensor:
     r"""Fills the row's scores on the test points; returns those of w, (M,), for paired differences."""
     start = time.perf_counter()
     index, late = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -143,22 +143,20 @@ def _score(row: Row, model, guide, x: Tensor, K: int, certify: Certify | None, s
         row.ess, row.pareto_k = _medians(table)
     else:
         row.reasons |= dict.fromkeys(("test_elbo", "test_iwae", "ess", "pareto_k"), NO_DENSITY)
-    judge = q if isinstance(q, FullRank) else e_step(model, _full_rank(model, x), x, seed)
+    judge = q if isinstance(q, FullRank) else full_rank(model, x, seed)
     late |= ~judge.convergence.converged
     table = evaluate.log_weights(model, judge, x, index, K, seed=seed)
     score = evaluate.log_mean_exp(table)
     row.test_iwae_full_rank, row.standard_errors["test_iwae_full_rank"] = _mean_and_error(score)
     row.ess_full_rank, row.pareto_k_full_rank = _medians(table)
     row.scales_at_floor = _scales_at_floor(model, judge.posterior(index=index).mean)
-    row.reasons |= dict.fromkeys(CERTIFIED, NOT_ASKED) if certify is None else certify(row, model, q, judge, x, seed)
+    if certify is None:
+        row.reasons |= dict.fromkeys(CERTIFIED, NOT_ASKED)
+    else:
+        row.reasons |= certify(row, model, q, judge, x, seed, progress=progress)
     row.test_unconverged, row.pair = int(late.sum()), (model, q)
     row.test_seconds = time.perf_counter() - start
     return score
-
-
-def _full_rank(model, x: Tensor) -> FullRank:
-    with forked():
-        return FullRank(len(x), model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
 
 
 def _medians(table: Tensor) -> tuple[float, float]:

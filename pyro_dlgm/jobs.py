@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
-from . import certificates, recipes, report, scores
+from . import arguments, certificates, recipes, report, scores
 from .certify import Certify
 from .checkpoint import LOG, Run, RunError
 from .data.dataset import Dataset
@@ -147,11 +147,13 @@ def certify(run: Path, how: Certify, *, seed: int, root: Path | None, device: st
         progress: whether annealing shows a bar.
 
     Returns:
-        Sections of ``evaluation.json`` by name, "gaps" or "ais".
+        Sections of ``evaluation.json`` by name, as `certificates.sections` says.
     """
     model, guide, config = load(run)
     dataset = data_of(run, config, root)
-    found = certificates.sections(model.to(device), guide.to(device), dataset, how, seed, progress=progress)
+    objective = arguments.bound(config.get("fit", {}).get("objective"))
+    said = {"objective": objective, "progress": progress}
+    found = certificates.sections(model.to(device), guide.to(device), dataset, how, seed, **said)
     for name, section in found.items():
         scores.add(run / "evaluation.json", name, section | {"step": Run(run).load()["step"], "unit": "nats per point"})
     report.write(run, report.of_run(run, dataset))

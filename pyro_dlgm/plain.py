@@ -1,6 +1,7 @@
 r"""Plain values: what a run on disk is made of."""
 
 import json
+import math
 from collections import OrderedDict
 
 import torch
@@ -26,6 +27,15 @@ def differences(saved: dict, given: dict, but: tuple[str, ...] = ()) -> list[str
     saved, given = _flat(saved), _flat(json.loads(json.dumps(given)))
     pairs = {key: (_said(saved, key), _said(given, key)) for key in sorted(saved.keys() | given.keys())}
     return [f"{key} was {old}, now {new}" for key, (old, new) in pairs.items() if old != new and key not in but]
+
+
+def finite(value):
+    r"""Plain values with `None` in place of each number that is not finite: JSON has no word for those."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def line(error: Exception) -> str:

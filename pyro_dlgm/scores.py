@@ -12,6 +12,9 @@ from . import evaluate
 from .checkpoint import RunError
 from .data.transforms import Dequantize
 from .files import whole
+from .guides.per_point import FullRank
+from .plain import finite
+from .seeding import forked
 
 BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step has its own cost for each block
 QUANTILES = (0.05, 0.5, 0.95)
@@ -28,6 +31,13 @@ def e_step(model, guide, x: Tensor, seed: int):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return evaluate.infer(model, guide, x, seed=seed)
+
+
+def full_rank(model, x: Tensor, seed: int) -> FullRank:
+    r"""A full-rank q by an E-step on the points x (M, ...), which judges w: it starts anew, apart from any guide."""
+    with forked():
+        start = FullRank(1, model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
+    return e_step(model, start, x, seed)
 
 
 def standard_error(values: Tensor) -> float | None:
@@ -139,7 +149,7 @@ def add(file: Path, section: str, result: dict) -> None:
     """
     try:
         there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        text = json.dumps({**there, section: result}, indent=1, ensure_ascii=False)
+        text = json.dumps({**there, section: finite(result)}, indent=1, ensure_ascii=False)
         with whole(file) as path:
             path.write_text(text, encoding="utf-8")
     except (ValueError, TypeError):

@@ -128,6 +128,8 @@ def _scored(name: str, section: dict):
             bits, error = value.get("bits_per_dim"), value.get("standard_error")
             cells = ["–" if error is None else f"{error:.2f}", "–" if bits is None else f"{bits:.3f}"]
             yield [points, title, f"{value['mean']:.2f}", *cells]
+        elif key == "bdmc":
+            yield [points, "BDMC gap", f"{value['gap']:.2f}", f"{value['standard_error']:.2f}", "–"]
         elif isinstance(value, dict) and len(value) == 3 and key in ("ess", "pareto_k"):
             low, middle, high = value.values()
             yield [points, f"{title}, median", f"{middle:.2f}", f"{low:.2f} to {high:.2f}", "–"]

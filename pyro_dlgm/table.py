@@ -1,11 +1,11 @@
 r"""The table of a comparison: its rows, and the lines of text that show them one at a time while it grows."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 from .data.dataset import Dataset
 from .data.transforms import Dequantize
+from .plain import finite
 
 
 @dataclass
@@ -68,15 +68,7 @@ class Row:
     def plain(self) -> dict:
         r"""The row as plain values, for JSON, which has no word for what is not finite: `None` stands there."""
         row = replace(self, pair=None)
-        return {name: _plain(value) for name, value in asdict(row).items() if name != "pair"}
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return {name: finite(value) for name, value in asdict(row).items() if name != "pair"}
 
 
 def _number(value: float | None, error: float | None = None) -> str:
@@ -156,8 +148,9 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     certified = [row for row in rows if row.certified_points is not None]
     if certified:
         notes.append(
-            f"log p(x) and the gaps: means over the first {certified[0].certified_points} test points. log p(x) is AIS "
-            "from a fitted q, a lower bound in expectation; BDMC: the bound on its error at the row's model."
+            f"log p(x) and the gaps: means over the first {certified[0].certified_points} test points (exact ones over "
+            "all). log p(x) is AIS or IWAE from a fitted full-rank q, the larger mean, lower bounds in expectation; "
+            "BDMC: what bounds the error of AIS on points that the row's model makes."
         )
         notes.append("approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q).")
     frozen = [row.w for row in rows if row.w != "own"]
@@ -174,6 +167,9 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     touched = [f"{row.guide} {row.scales_at_floor}" for row in rows if row.scales_at_floor]
     late = [f"{row.guide} {row.test_unconverged}" for row in rows if row.test_unconverged]
     notes.append(f"Test points whose E-step had not converged: {', '.join(late) or 'none'}.")
+    slow = [f"{row.guide} {row.gaps['unconverged']}" for row in rows if row.gaps and row.gaps["unconverged"]]
+    if slow:
+        notes.append(f"Points at which the climb to q* had not converged: {', '.join(slow)}.")
     notes.append(f"Scales at their floor: {', '.join(touched) or 'none'}.")
     return notes + [f"–: {note}." for note in _reasons(rows)]
 

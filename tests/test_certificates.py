@@ -4,8 +4,11 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from pyro.infer import RenyiELBO, Trace_ELBO
 
+from pyro_dlgm.arguments import bound, described
 from pyro_dlgm.cli import main
+from pyro_dlgm.objectives import ELBO
 
 SMALL = ["--certified", "4", "--chains", "2", "--temperatures", "5"]
 
@@ -68,6 +71,13 @@ def test_gaps_in_a_comparison(tmp_path):
     assert hard["w"] == "amortized"
     assert json.loads((tmp_path / "config.json").read_text())["certify"]["points"] == 4
     assert "Inference gap" in (tmp_path / "report.html").read_text()
+
+
+def test_what_a_run_was_trained_on():
+    assert bound(described(ELBO())) == bound(described(ELBO(3, analytic_kl=False))) == bound(None) == "ELBO"
+    assert bound(described(Trace_ELBO())) == "ELBO"
+    assert "beta=4" in bound(described(ELBO(beta=4.0)))
+    assert "Renyi" in bound(described(RenyiELBO()))
 
 
 @pytest.mark.parametrize("option", [("--certified", "1"), ("--chains", "0"), ("--temperatures", "0"), ("--w", "mine")])

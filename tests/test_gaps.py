@@ -1,5 +1,8 @@
 r"""The inference gap on PPCA, where each part of it is known, and in a comparison."""
 
+import importlib
+import json
+
 import cases
 import pytest
 import torch
@@ -112,6 +115,53 @@ def test_missing_pixels(model, x):
     assert close(found.total, 0.0)
 
 
+def test_missing_points(model, x):
+    mask = torch.arange(POINTS) % 3 > 0
+    guide = guides.MeanField(POINTS, D).double()
+    settings = QUICK | {"num_temperatures": 5, "num_samples": 50}
+    found = evaluate.gaps(model, guide, x, torch.arange(POINTS), mask=mask, num_simulated=6, **settings)
+    # A point of which nothing is seen has p(x) = 1; the simulated points are masked in turn.
+    assert found.log_px.value[~mask].abs().max() < 0.1 < found.log_px.value[mask].abs().min()
+    unseen = ~mask[:6]
+    assert found.certificate.upper[unseen].abs().max() < 0.1 < found.certificate.upper[~unseen].abs().min()
+
+
+def test_a_judge_makes_one_estimator_of_all_guides(model, x):
+    judge = guides.FullRank(POINTS, D).double().set_rows(families.full_rank.of(model.posterior(x)).detach())
+    settings = QUICK | {"num_temperatures": 5, "num_simulated": 2}
+    alone = evaluate.evidence(model, judge, x, **settings)
+    for shift in (0.0, 0.5):
+        guide = best_mean_field(model, x, shift)
+        found = evaluate.gaps(model, guide, x, torch.arange(POINTS), judge=judge, **settings)
+        assert torch.equal(found.log_px.value, alone.log_px.value)
+        assert found.certificate.gap == alone.certificate.gap
+
+
+def test_where_climbing_brings_nothing_q_is_kept(model, x, monkeypatch):
+    from pyro_dlgm.evaluate import inference
+
+    guide, index = best_mean_field(model, x), torch.arange(POINTS)
+    climb = inference.climb
+
+    def lost(model, guide, x, mask):
+        found = climb(model, guide, x, mask, max_steps=1, window=1)
+        guide.rows.weight.data[:7] += 1.0
+        return found
+
+    monkeypatch.setattr(importlib.import_module("pyro_dlgm.evaluate.gaps"), "climb", lost)
+    found = evaluate.gaps(model, guide, x, index, num_simulated=0, **QUICK | {"num_temperatures": 5})
+    assert found.kept[:7].all()
+    assert found.amortization.value[found.kept].abs().max() < 1e-9
+    assert found.families["mean_field"].value[:7].tolist() == pytest.approx(found.reached.value[:7].tolist())
+
+
+def test_unknown_errors_are_no_numbers_of_json(model, x):
+    settings = QUICK | {"num_chains": 1, "num_temperatures": 3, "num_simulated": 0, "num_samples": 2}
+    found = evaluate.gaps(model, best_mean_field(model, x[:1]), x[:1], torch.arange(1), **settings).summary()
+    json.dumps(found, allow_nan=False)
+    assert found["ais"]["monte_carlo_error"] is None and found["reached"]["standard_error"] is None
+
+
 def test_another_objective_is_labelled(model, x):
     guide = best_mean_field(model, x)
     settings = QUICK | {"num_temperatures": 5, "num_simulated": 0}
@@ -125,7 +175,9 @@ def test_late_points_are_listed(model, x):
 
     one = Estimate(torch.zeros(3), torch.zeros(3))
     late = torch.tensor([True, False, False])
-    found = Gaps(one, {"mean_field": one}, "mean_field", one, one, one, 1, None, ~late, late, "ELBO")
+    parts = {"reached": one, "families": {"mean_field": one}, "amortization": one, "annealed": one, "weighted": one}
+    rest = {"own": "mean_field", "num_samples": 1, "certificate": None, "objective": "ELBO"}
+    found = Gaps(**parts, **rest, kept=~late, converged=late)
     assert found.late == [1, 2]
     assert "2 of 3 points" in found.notes[0]
 
@@ -136,6 +188,12 @@ def test_refusals(model, x):
         evaluate.gaps(model, guides.PointEstimate(POINTS, D), x, index)
     with pytest.raises(ValueError, match="'flow'"):
         evaluate.gaps(model, best_mean_field(model, x), x, index, families=("flow",))
+    with pytest.raises(ValueError, match="30 points and index 4"):
+        evaluate.gaps(model, best_mean_field(model, x), x, index[:4])
+    for wrong in ({"num_samples": 1}, {"num_simulated": 1}, {"num_temperatures": 0}, {"num_chains": 0}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            evaluate.gaps(model, best_mean_field(model, x), x, index, **wrong)
     with pytest.raises(ValueError, match="no points"):
         evaluate.gaps(model, best_mean_field(model, x), x[:0], index[:0])
 
@@ -153,8 +211,14 @@ def small_comparison(**settings):
     )
 
 
-def test_comparison_fills_the_certified_cells():
-    amortized, hard = small_comparison()
+@pytest.fixture(scope="module")
+def free():
+    r"""The comparison in which each row has a w of its own."""
+    return small_comparison()
+
+
+def test_comparison_fills_the_certified_cells(free):
+    amortized, hard = free
     assert amortized.test_log_px is not None and amortized.certified_points == 4
     assert amortized.gaps["points"] == 4 and amortized.test_bdmc_gap is not None
     total = amortized.approximation_gap + amortized.amortization_gap
@@ -164,13 +228,14 @@ def test_comparison_fills_the_certified_cells():
     assert amortized.w == hard.w == "own"
 
 
-def test_one_w_in_all_rows():
+def test_one_w_in_all_rows(free):
     amortized, hard = small_comparison(frozen=True)
     assert cases.same(cases.tensors(amortized.pair[0]), cases.tensors(hard.pair[0]))
     assert hard.w == "amortized" and amortized.w == "own"
     assert len(hard.history) == 2
-    free, moved = small_comparison()
-    assert not cases.same(cases.tensors(free.pair[0]), cases.tensors(moved.pair[0]))
+    # One w, one judge, one number: the row without a density has the log p(x) of the row with one.
+    assert hard.test_log_px == amortized.test_log_px and hard.test_bdmc_gap == amortized.test_bdmc_gap
+    assert not cases.same(*(cases.tensors(row.pair[0]) for row in free))
 
 
 def test_posterior_on_a_grid_is_the_posterior():

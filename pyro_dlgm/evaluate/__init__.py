@@ -6,6 +6,7 @@ from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
 from .calibration import Calibration, Coverage, check_calibration
 from .decomposition import Gaps
 from .diagnostics import Diagnosis, diagnose
+from .evidence import Evidence, evidence
 from .gaps import gaps
 from .inference import Convergence, infer
 from .predict import impute, reconstruct
@@ -19,6 +20,7 @@ __all__ = [
     "Convergence",
     "Coverage",
     "Diagnosis",
+    "Evidence",
     "Gaps",
     "ais",
     "bdmc",
@@ -26,6 +28,7 @@ __all__ = [
     "diagnose",
     "elbo",
     "ess",
+    "evidence",
     "gaps",
     "impute",
     "infer",

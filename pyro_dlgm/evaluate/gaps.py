@@ -18,11 +18,12 @@ from torch.distributions import MultivariateNormal
 from .. import gaussian
 from ..guides.families import FAMILIES
 from ..guides.per_point import PER_POINT, PerPoint
-from .ais import ais
-from .annealers import check_points, check_start
-from .bdmc import bdmc
+from ..seeding import seeds
+from .annealers import check_points, check_rows, check_start
 from .bounds import log_weights
-from .decomposition import Estimate, Gaps
+from .decomposition import Gaps
+from .errors import Estimate
+from .evidence import STREAMS, check, evidence
 from .inference import climb
 from .quiet import quiet
 
@@ -34,13 +35,14 @@ def gaps(
     index: Tensor | None = None,
     *,
     families: tuple[str, ...] = (),
+    judge: PerPoint | None = None,
     num_samples: int = 2000,
     num_chains: int = 16,
     num_temperatures: int = 500,
     num_simulated: int = 64,
     objective: str = "ELBO",
     mask: Tensor | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: bool = False,
 ) -> Gaps:
     r"""Takes log p(x) − F(q) apart for each point, with w as it is.
@@ -48,7 +50,7 @@ def gaps(
     log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it, whichever has the larger
     mean over points, since both are lower bounds in expectation; `bdmc` with the same settings says what it is worth at
     this model. q* is climbed from q itself; where that brings nothing, q is kept. F(q) and F(q*) use the same random
-    numbers.
+    numbers, which are not those of climbing and choosing.
 
     Arguments:
         model: a `DLGM`.
@@ -56,6 +58,8 @@ def gaps(
         x: data (B, ...).
         index: which points these are (B,), for guides with a row for each.
         families: further families to fit to these points, "mean_field" and "full_rank".
+        judge: a guide with rows for x, from which log p(x) is estimated instead: in a comparison log p(x) must not
+            depend on the guide that is judged.
         num_samples: the number K of samples of each F and of IWAE-K.
         num_chains, num_temperatures: of `ais` and `bdmc`.
         num_simulated: points of `bdmc`; 0 leaves it out.
@@ -70,38 +74,36 @@ def gaps(
 
     Raises:
         TypeError: if the guide has no `posterior`, one without a density, or one that is not Gaussian.
-        ValueError: on an unknown family, or points that the model does not take.
+        ValueError: on an unknown family, numbers that make no sense, or if x, index or mask does not fit.
     """
     _check(families)
+    check(num_samples, num_chains, num_temperatures, num_simulated)
     check_start(guide)
     check_points(model, x, mask)
+    check_rows(guide, x, index, mask)
+    climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
     with quiet(model, guide), torch.no_grad():
         q = guide.posterior(x, index, mask)
     own, rows = _family(guide, q), torch.arange(len(x), device=x.device)
-    fitted = {name: _best(model, q, name, x, mask, seed) for name in dict.fromkeys((own, *families))}
+    fitted = {name: _best(model, q, name, x, mask, climbed) for name in dict.fromkeys((own, *families))}
 
     def weigh(guide, index, seed):
         return log_weights(model, guide, x, index, num_samples, mask, seed=seed)
 
     # Other random numbers choose between q and q*: under the same ones a choice would flatter what it chooses.
-    kept = weigh(guide, index, seed + 1).mean(0) >= weigh(fitted[own], rows, seed + 1).mean(0)
-    reached, tables = weigh(guide, index, seed), {name: weigh(best, rows, seed) for name, best in fitted.items()}
-    tables[own] = torch.where(kept, reached, tables[own])
-    # The richest family that was fitted, so that one estimator of log p(x) serves all guides of a comparison.
-    best = "full_rank" if "full_rank" in fitted else own
-    settings = {"num_chains": num_chains, "num_temperatures": num_temperatures, "seed": seed, "progress": progress}
-    walks = ais(model, fitted[best], x, rows, mask=mask, **settings)
-    # Simulated points miss what the points miss.
-    dealt = None if mask is None else mask[torch.arange(num_simulated, device=x.device) % len(x)]
+    kept = weigh(guide, index, chosen).mean(0) >= weigh(fitted[own], rows, chosen).mean(0)
+    fitted[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), fitted[own].rows.weight.detach()))
+    reached = weigh(guide, index, reported)
+    tables = {name: weigh(best, rows, reported) for name, best in fitted.items()}
+    settings = {"num_samples": num_samples, "num_chains": num_chains, "num_temperatures": num_temperatures}
+    settings |= {"num_simulated": num_simulated, "seed": seed, "progress": progress}
+    found = evidence(model, judge or fitted.get("full_rank", fitted[own]), x, mask, **settings)
     return Gaps(
+        **vars(found),
         reached=Estimate.mean(reached),
         families={name: Estimate.mean(table) for name, table in tables.items()},
         own=own,
         amortization=Estimate.mean(tables[own] - reached),
-        annealed=Estimate(walks.log_px, walks.stderr),
-        weighted=Estimate.log_mean_exp(tables[best]),
-        num_samples=num_samples,
-        certificate=bdmc(model, fitted[best], num_simulated, mask=dealt, **settings) if num_simulated else None,
         kept=kept,
         converged=torch.stack([best.convergence.converged for best in fitted.values()]).all(0),
         objective=objective,
