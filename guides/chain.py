@@ -125,7 +125,7 @@ class Chain(Guide):
         self._begin(x, index, mask)
         self._move(x, index, mask, self.settings["num_transitions"])
 
-    def start(self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> "Chain":
+    def start(self, x: Tensor, mask: Tensor | None = None) -> "Chain":
         r"""Creates a guide of the same settings with fresh chains for x, at least four for each point."""
         settings = self.settings | {"num_states": max(CHAINS, self.settings["num_states"])}
         start_from = self._start_from[0]

@@ -86,7 +86,7 @@ class Hybrid(Guide):
         r"""Those of the chains, and one for each M-step; the encoder's gradient is the chain's first."""
         return visits * (self.num_states * (1 + self.num_transitions * self.num_leapfrog) + 1)
 
-    def start(self, x: Tensor, mask: Tensor | None = None, index: Tensor | None = None) -> Chain:
+    def start(self, x: Tensor, mask: Tensor | None = None) -> Chain:
         r"""Creates chains for x that start at the encoder's q."""
         D = self._model[0].prior().event_shape[0]
         return Chain(self._model[0], len(x), D, start_from=self.guide).to(self.log_step)

@@ -16,6 +16,11 @@ def pixelwise(mask: Tensor, ndim: int) -> Tensor:
     return mask
 
 
+def dealt(mask: Tensor | None, num: int) -> Tensor | None:
+    r"""Masks for ``num`` simulated points, which miss what the points miss: those of the points (B, ...), in turn."""
+    return None if mask is None else mask[torch.arange(num, device=mask.device) % len(mask)]
+
+
 def observed(x: Tensor, mask: Tensor | None) -> Tensor:
     r"""x with 0 in place of what is missing.
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import masks
 from ..seeding import forked
 from . import verdicts
 from .aggregate import log_aggregate, tabulate
@@ -142,8 +143,8 @@ def diagnose(
         with_own, without = log_aggregate(guide, table["t"], table["log_q"], x, index, mask)
     calibration = None
     if num_simulated:
-        rows = None if mask is None else mask[torch.arange(num_simulated, device=mask.device) % len(mask)]
-        calibration = check_calibration(model, guide, num_points=num_simulated, mask=rows, seed=seed)
+        dealt = masks.dealt(mask, num_simulated)
+        calibration = check_calibration(model, guide, num_points=num_simulated, mask=dealt, seed=seed)
     return Diagnosis(
         num_points=len(x),
         **_kl(table),

@@ -92,9 +92,8 @@ def evidence(
     walks = ais(model, judge, x, rows, mask=mask, seed=walked, **settings)
     bounds = None
     if num_simulated:
-        # Simulated points miss what the points miss.
-        turns = torch.arange(num_simulated, device=x.device) % len(x)
-        dealt = None if mask is None else masks.pixelwise(mask, x.dim())[turns]
+        pixels = None if mask is None else masks.pixelwise(mask, x.dim())
+        dealt = masks.dealt(pixels, num_simulated)
         bounds = bdmc(model, judge, num_simulated, mask=dealt, seed=simulated, **settings)
     return Evidence(
         annealed=Estimate(walks.log_px, walks.stderr),
