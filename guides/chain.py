@@ -172,7 +172,8 @@ class Chain(Guide):
                 q = self._start_from[0].posterior(x, None, mask)
                 self.states[index] = q.sample((self.states.shape[1],)).transpose(0, 1)
                 self._store(Tuning.start(q.stddev), index)
-        self._move(x, index, mask, self.settings["burn_in"])
+        if self.settings["burn_in"]:
+            self._move(x, index, mask, self.settings["burn_in"])
 
     def _move(self, x: Tensor, index: Tensor, mask: Tensor | None, num: int) -> None:
         kernel, t = self._kernel(x, index, mask), self.states[index].transpose(0, 1)

@@ -86,7 +86,7 @@ def rows(
         with forked(seed):
             guide = factory(model, len(x_train))
         row = Row(name, model_name, w=reference if frozen and reference else "own")
-        result = fit(model, guide, x_train, epochs=_epochs(guide, gradients), **settings)
+        result = fit(model, guide, x_train, epochs=epochs(guide, gradients), **settings)
         row.history, row.seconds = result.history, result.history[-1]["seconds"]
         row.gradients_per_point = result.history[-1]["gradients_per_point"]
         scores[name] = _score(row, model, guide, x_test, num_samples, certify, seed, progress)
@@ -95,7 +95,7 @@ def rows(
         yield row
 
 
-def _epochs(guide, gradients: int) -> int:
+def epochs(guide, gradients: int) -> int:
     r"""How many epochs the budget pays for, at least one."""
     cost = getattr(guide, "cost", lambda visits: visits)
     return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
