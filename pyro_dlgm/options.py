@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from . import parsing, recipes, sources
 from .certify import Certify
@@ -108,8 +109,18 @@ CLIMB = parsing.options(
 
 
 def certifying(ais: bool, gaps: bool, points: int, chains: int, temperatures: int) -> Certify | None:
-    r"""What the options of `CERTIFY` ask for; `None` for nothing."""
-    return Certify(gaps, points, chains, temperatures) if ais or gaps else None
+    r"""What the options of `CERTIFY` ask for; `None` for nothing.
+
+    Raises:
+        click.UsageError: if one says how log p(x) is to be certified, and none that it is.
+    """
+    if ais or gaps:
+        return Certify(gaps, points, chains, temperatures)
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in ("certified", "chains", "temperatures") if source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"--{given[0]} is for AIS, and nobody asked for that: add --ais, or --gaps")
+    return None
 
 
 def kept_of(certify: Certify | None) -> dict:
