@@ -49,7 +49,12 @@ class MeanFieldFamily:
 
 
 class FullRankFamily:
-    r"""q(t) = N(m, L Lᵀ), from raw numbers (m, log diag L, L below its diagonal) of shape (..., 2D + D(D−1)/2)."""
+    r"""q(t) = N(m, L Lᵀ), L = diag(s) (I + A/√D), from raw numbers (m, log s, A) of shape (..., 2D + D(D−1)/2).
+
+    A is strictly lower triangular. One optimizer serves all raw numbers: a step of the same length in each of them
+    changes q by about the same amount, relative to its scales, whatever they are and however many dimensions there are.
+    Were L itself below its diagonal the raw numbers, a few steps would make it too ill-conditioned for a density.
+    """
 
     name, has_density = "full_rank", True
 
@@ -67,17 +72,19 @@ class FullRankFamily:
     def of(self, q) -> Tensor:
         r"""Raw numbers of the q with the mean and the covariance (or the scales) of another distribution."""
         L = q.scale_tril if isinstance(q, MultivariateNormal) else q.stddev.diag_embed()
-        i, j = torch.tril_indices(L.shape[-1], L.shape[-1], -1, device=L.device)
-        return torch.cat([q.mean, L.diagonal(dim1=-2, dim2=-1).log(), L[..., i, j]], -1)
+        D, scale = L.shape[-1], L.diagonal(dim1=-2, dim2=-1)
+        i, j = torch.tril_indices(D, D, -1, device=L.device)
+        return torch.cat([q.mean, scale.log(), math.sqrt(D) * L[..., i, j] / scale[..., i]], -1)
 
     def __call__(self, raw: Tensor) -> dist.MultivariateNormal:
         r"""The distribution, of batch shape (...) and event shape (D,)."""
         # width = D(D + 3)/2, hence D
         D = int(((9 + 8 * raw.shape[-1]) ** 0.5 - 3) / 2 + 0.5)
-        mean, log_diagonal, below = raw.split([D, D, D * (D - 1) // 2], -1)
+        mean, log_scale, below = raw.split([D, D, D * (D - 1) // 2], -1)
         i, j = torch.tril_indices(D, D, -1, device=raw.device)
-        L = log_diagonal.exp().diag_embed()
-        L[..., i, j] = below
+        scale = log_scale.exp()
+        L = scale.diag_embed()
+        L[..., i, j] = scale[..., i] * below / math.sqrt(D)
         return dist.MultivariateNormal(mean, scale_tril=L)
 
 

@@ -20,7 +20,7 @@ import torch
 from .files import discard_unfinished, lock, whole
 from .plain import check_plain, differences, line
 
-FORMAT = "pyro_dlgm-run-1"
+FORMAT = "pyro_dlgm-run-2"
 PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write says where there is no room
 LOG = logging.getLogger(__name__)

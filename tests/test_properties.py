@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
+from pyro.distributions import Normal
 from pyro_dlgm.guides import families
 from torch.distributions import MultivariateNormal
 
@@ -253,11 +254,32 @@ def test_a_family_starts_at_the_mean_and_scale_that_were_asked_for(family, D, le
     assert (q.batch_shape, q.event_shape) == (lead, (D,)) and torch.equal(q.mean, mean)
     if family.has_density:
         torch.testing.assert_close(q.stddev, torch.full_like(mean, scale))
-    if family is families.full_rank:
-        below = torch.tril_indices(D, D, -1)
-        raw[..., 2 * D :] = torch.arange(1.0, 1 + below.shape[1])
-        L = family(raw).scale_tril
-        assert torch.equal(L[..., below[0], below[1]], raw[..., 2 * D :]) and torch.equal(L, L.tril())
+
+
+@few
+@given(st.integers(1, 24), leads, seeds)
+def test_full_rank_rows_are_scales_times_a_unit_triangle(D, lead, seed):
+    """L = diag(s) (I + A/√D), and the raw numbers of A go row by row."""
+    torch.manual_seed(seed)
+    mean, log_scale, below = (torch.randn(*lead, n).double() for n in (D, D, D * (D - 1) // 2))
+    q = families.full_rank(torch.cat([mean, log_scale, below], -1))
+    A, numbers = torch.zeros(*lead, D, D).double(), iter(below.unbind(-1))
+    for i in range(D):
+        for j in range(i):
+            A[..., i, j] = next(numbers)
+    torch.testing.assert_close(q.scale_tril, log_scale.exp().diag_embed() @ (torch.eye(D) + A / math.sqrt(D)))
+    assert torch.equal(q.mean, mean)
+
+
+@few
+@given(st.integers(1, 24), leads, st.booleans(), seeds)
+def test_full_rank_rows_of_any_gaussian_give_it_back(D, lead, dense, seed):
+    torch.manual_seed(seed)
+    mean, scale = torch.randn(*lead, D).double(), torch.randn(*lead, D).double().exp()
+    L = scale.diag_embed() + dense * 3 * torch.randn(*lead, D, D).double().tril(-1)
+    q = MultivariateNormal(mean, scale_tril=L) if dense else Normal(mean, scale).to_event(1)
+    found = families.full_rank(families.full_rank.of(q))
+    torch.testing.assert_close((found.mean, found.scale_tril), (mean, L), rtol=1e-12, atol=1e-12)
 
 
 # Values

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .annealers import Settings, annealers, annealing, check_points, check_rows, check_start
+from .annealers import Annealer, Settings, annealers, annealing, check_points, check_rows, check_start
 from .annealing import Walk
 from .bounds import log_mean_exp
 from .errors import log_mean_exp_error
@@ -83,7 +83,8 @@ def ais(
         progress: whether to show a bar.
 
     Returns:
-        An `AIS` with ``log_px`` (B,), ``stderr`` (B,) and ``log_weights`` (K, B), in nats.
+        An `AIS` with ``log_px`` (B,), ``stderr`` (B,) and ``log_weights`` (K, B), in nats. Points where a Gaussian q
+        is too ill-conditioned for its precision are counted in a warning.
 
     Raises:
         TypeError: if the guide has no `posterior`, or one without a density.
@@ -95,7 +96,7 @@ def ais(
     check_rows(guide, x, index, mask)
     with annealing(model, guide, seed=seed):
         work = annealers(model, guide, x, index, mask, settings, progress=progress)
-        walks = [annealer.upwards() for annealer in work]
+        walks = list(map(Annealer.upwards, work))
     count = max(1, num_temperatures - 1)
     return AIS(
         joined(walks, "log_weights"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..masks import observed
 from ..program import unregistered
 from ..progress import Bar
-from . import quiet
+from . import quiet, rounding
 from .annealing import TUNING, Path, Walk, schedule
 from .chunks import blocks, rows_that_fit
 
@@ -65,7 +65,9 @@ class Annealer:
         self.path, self.q, self.counts = path, q, counts
         self.betas = schedule(settings.num_temperatures)
         self.num_points = len(path.scale)
-        self.steps = path.tune(self._draws(counts[0]), settings.tuning)
+        t = self._draws(counts[0])
+        self.strays = rounding.strays(q, q.log_prob(t))
+        self.steps = path.tune(t, settings.tuning)
 
     def upwards(self) -> list[Walk]:
         r"""Walks from draws of q, group by group."""
@@ -84,11 +86,14 @@ class Annealer:
 def annealers(
     model, guide, x: Tensor, index, mask, settings: Settings, *, sweeps: int = 1, progress: bool = False
 ) -> Iterator[Annealer]:
-    r"""The annealers of all points x (N, ...), block by block, behind a bar if one is wanted."""
+    r"""The annealers of all points x (N, ...), block by block, behind a bar if one is wanted.
+
+    At the end it warns of the points where q is too ill-conditioned for its precision.
+    """
     t = model.prior().sample((1, 1))
     rows = rows_that_fit(lambda t: model.log_joint(x[:1], t, _at(mask, slice(1))), t, settings.memory)
     todo = list(blocks(len(x), settings.num_chains, rows))
-    total = sum(settings.transitions(sweeps, len(counts)) for _, counts in todo)
+    total, strays = sum(settings.transitions(sweeps, len(counts)) for _, counts in todo), []
     with Bar(total, shown=progress, name="anneal") as bar:
         for here, counts in todo:
             q = start_of(model, guide, x[here], _at(index, here), _at(mask, here))
@@ -99,7 +104,10 @@ def annealers(
                 settings.target_acceptance,
                 bar.tick,
             )
-            yield Annealer(path, q, counts, settings)
+            annealer = Annealer(path, q, counts, settings)
+            strays.append(annealer.strays)
+            yield annealer
+    rounding.report(torch.cat(strays), stacklevel=3)
 
 
 def start_of(model, guide, x: Tensor, index: Tensor | None, mask: Tensor | None):

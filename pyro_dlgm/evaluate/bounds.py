@@ -14,6 +14,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from . import rounding
 from .quiet import blocks, check_points, quiet
 from .traces import traced_log_weights
 from .weights import FEWEST, UNRELIABLE, pareto_k
@@ -44,19 +45,14 @@ def log_weights(
 
     Returns:
         A tensor (K, B), in nats, without gradients. Nothing else changes: no parameter, generator or train/eval flag.
+        Points where a Gaussian q is too ill-conditioned for its precision are counted in a warning.
 
     Raises:
         TypeError: if q has no density (a point mass), so that there are no weights.
         ValueError: if x, index, mask or the number of samples makes no sense, or the program has latent sites outside
             the plate, whose weight belongs to no point.
     """
-    if not getattr(guide, "has_density", True):
-        raise TypeError(
-            f"{type(guide).__name__} is a point mass, or draws of a chain: it has no density, so there is no F(q). "
-            "Ask for evaluate.log_joint, or fit a q with a density to this w: "
-            "evaluate.infer(model, guides.FullRank(len(x), D), x)"
-        )
-    return _table(model, guide, x, index, num_samples, mask, seed)
+    return _weights(model, guide, x, index, num_samples, mask, seed)
 
 
 def elbo(
@@ -70,7 +66,7 @@ def elbo(
     seed: int | None = None,
 ) -> Tensor:
     r"""The ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
-    return log_weights(model, guide, x, index, num_samples, mask, seed=seed).mean(0)
+    return _weights(model, guide, x, index, num_samples, mask, seed).mean(0)
 
 
 def iwae(
@@ -88,7 +84,7 @@ def iwae(
     It is a bound in expectation, and loose where the weights are heavy-tailed: read `ess` and `pareto_k` beside it.
     From K = 25 on it warns where k̂ > 0.7 at more than a twentieth of the points.
     """
-    table = log_weights(model, guide, x, index, num_samples, mask, seed=seed)
+    table = _weights(model, guide, x, index, num_samples, mask, seed)
     if num_samples >= FEWEST:
         _warn_of_heavy_tails(pareto_k(table))
     return log_mean_exp(table)
@@ -113,6 +109,19 @@ def log_mean_exp(table: Tensor) -> Tensor:
     return table.logsumexp(0) - math.log(len(table))
 
 
+def _weights(model, guide, x, index, num_samples, mask, seed) -> Tensor:
+    r"""What `log_weights` returns, for those who are called as it is: a warning names their caller."""
+    if not getattr(guide, "has_density", True):
+        raise TypeError(
+            f"{type(guide).__name__} is a point mass, or draws of a chain: it has no density, so there is no F(q). "
+            "Ask for evaluate.log_joint, or fit a q with a density to this w: "
+            "evaluate.infer(model, guides.FullRank(len(x), D), x)"
+        )
+    table, off = _watched(model, guide, x, index, num_samples, mask, seed, with_q=True)
+    rounding.report(off, stacklevel=3)
+    return table
+
+
 def _warn_of_heavy_tails(k: Tensor) -> None:
     heavy = int((k > UNRELIABLE).sum())
     if heavy > NEGLIGIBLE * len(k):
@@ -123,25 +132,37 @@ def _warn_of_heavy_tails(k: Tensor) -> None:
         )
 
 
-@torch.no_grad()
 def _table(model, guide, x, index, num_samples, mask, seed, with_q: bool = True) -> Tensor:
+    return _watched(model, guide, x, index, num_samples, mask, seed, with_q)[0]
+
+
+@torch.no_grad()
+def _watched(model, guide, x, index, num_samples, mask, seed, with_q: bool) -> tuple[Tensor, Tensor]:
+    r"""Log-weights (K, B), and how far log q strays at each point, (B,)."""
     check_points(x, index, mask)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")
     says = hasattr(guide, "posterior") and hasattr(model, "log_joint")
-    weigh = _from_posterior if says else traced_log_weights
+    weigh = _from_posterior if says else _from_traces
+    columns, strays = [], []
     with quiet(model, guide, seed=seed):
-        return torch.cat(
-            [
-                torch.cat([weigh(model, guide, x_b, i_b, k, m_b, with_q) for k in counts])
-                for x_b, i_b, m_b, counts in blocks(x, index, mask, num_samples)
-            ],
-            dim=1,
-        )
+        for x_b, i_b, m_b, counts in blocks(x, index, mask, num_samples):
+            parts = [weigh(model, guide, x_b, i_b, k, m_b, with_q) for k in counts]
+            columns.append(torch.cat([weights for weights, _ in parts]))
+            strays.append(torch.stack([off for _, off in parts]).amax(0))
+    return torch.cat(columns, 1), torch.cat(strays)
 
 
-def _from_posterior(model, guide, x, index, num_samples, mask, with_q) -> Tensor:
+def _from_posterior(model, guide, x, index, num_samples, mask, with_q) -> tuple[Tensor, Tensor]:
     q = guide.posterior(x, index, mask)
     t = q.sample((num_samples,))
     weights = model.log_joint(x, t, mask)
-    return weights - q.log_prob(t) if with_q else weights
+    if not with_q:
+        return weights, torch.zeros_like(weights[0])
+    log_q = q.log_prob(t)
+    return weights - log_q, rounding.strays(q, log_q)
+
+
+def _from_traces(*args) -> tuple[Tensor, Tensor]:
+    weights = traced_log_weights(*args)
+    return weights, torch.zeros_like(weights[0])
