@@ -8,15 +8,18 @@ import cases
 import pyro
 import pytest
 import torch
+from pyro_dlgm.guides import families
 
-from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, masks, nets, priors
 from pyro_dlgm.evaluate.ais import AIS, ais
 from pyro_dlgm.evaluate.annealing import schedule
 from pyro_dlgm.evaluate.bdmc import bdmc
 from pyro_dlgm.evaluate.chunks import blocks, rows_that_fit
 from pyro_dlgm.evaluate.quadrature import quadrature
 
-annealers, bdmc_module = (importlib.import_module(f"pyro_dlgm.evaluate.{name}") for name in ("annealers", "bdmc"))
+annealers, bdmc_module, grid, nodes = (
+    importlib.import_module(f"pyro_dlgm.evaluate.{name}") for name in ("annealers", "bdmc", "quadrature", "nodes")
+)
 N, D = 60, 6
 
 
@@ -515,6 +518,158 @@ def test_quadrature_refuses_what_it_cannot_do_and_says_what_it_did_not_reach():
         quadrature(ppca, x)
 
 
+# Quadrature by tables: behind a Bernoulli a node is decoded once for all points of a block
+
+
+class Pairwise(likelihoods.Bernoulli):
+    """The same density; a class of one's own has no table."""
+
+
+def twins(latents, pixels=12, gain=3.0, prior=priors.StandardNormal):
+    """A Bernoulli model, the same one pair by pair, and what both share: the network and the prior."""
+    net = nets.MLP(latents, (pixels,), (8,))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(gain)
+    kinds = likelihoods.Bernoulli, Pairwise
+    return [DLGM(prior(latents), kind(net)).double() for kind in kinds]
+
+
+STANDARD = priors.StandardNormal
+
+
+@pytest.mark.parametrize(
+    ("latents", "num", "prior"), [(1, 23, STANDARD), (2, 23, STANDARD), (3, 3, STANDARD), (2, 9, Wide)]
+)
+@pytest.mark.parametrize("missing", [None, "pixels", "points"])
+def test_tables_change_no_value(latents, num, prior, missing, monkeypatch):
+    monkeypatch.setattr(grid, "POINTS", 4 if num > 4 else 2)
+    monkeypatch.setattr(nodes, "NODES", 50 if latents < 3 else 500)
+    model, pairwise = twins(latents, prior=prior)
+    x = model(size=num).detach()
+    mask = {None: None, "pixels": torch.rand_like(x) > 0.3, "points": torch.arange(num) % 4 != 1}[missing]
+    hole = x if mask is None else x.masked_fill(~masks.pixelwise(mask, 2), math.nan)
+    found, expected = quadrature(model, hole, mask), quadrature(pairwise, hole, mask)
+    assert expected.unique().numel() > num // 4
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    order = torch.randperm(num)
+    again = quadrature(model, hole[order], None if mask is None else mask[order])
+    torch.testing.assert_close(again, found[order], rtol=0, atol=1e-8)
+
+
+class Steep(torch.nn.Module):
+    """l_j = 4 (t_1 − 9) for all pixels, and nothing of the other latents."""
+
+    heads = 1
+
+    def forward(self, t):
+        return (4 * (t[..., :1] - 9)).expand(*t.shape[:-1], 30)
+
+
+@pytest.mark.parametrize("latents", [1, 2])
+def test_tables_follow_a_posterior_beyond_the_grid(latents, monkeypatch):
+    reaches, integral = [], grid._integral
+    monkeypatch.setattr(grid, "_integral", lambda *args: reaches.append(args[-1]) or integral(*args))
+    models = [
+        DLGM(priors.StandardNormal(latents), kind(Steep())).double() for kind in (likelihoods.Bernoulli, Pairwise)
+    ]
+    x = torch.stack([torch.ones(30), torch.zeros(30), torch.ones(30)]).double()
+    x[2, :15] = 0.0
+    found, expected = (quadrature(model, x) for model in models)
+    assert max(reaches) > grid.HALF_WIDTH
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    one = DLGM(priors.StandardNormal(1), models[0].likelihood).double()
+    torch.testing.assert_close(found, summed(one, x), rtol=0, atol=1e-3)
+
+
+def summed(model, x):
+    """log p(x | w) of a model with one latent, on a fine grid."""
+    axis = torch.linspace(-20, 20, 40_001, dtype=torch.float64).reshape(-1, 1, 1).expand(-1, len(x), 1)
+    return model.log_joint(x, axis).logsumexp(0).detach() + math.log(40 / 40_000)
+
+
+class Tempered(likelihoods.Bernoulli):
+    """Half of the logits."""
+
+    def pixels(self, t):
+        return pyro.distributions.Bernoulli(logits=self.net(t) / 2)
+
+
+class Weighted(DLGM):
+    """The prior counts twice."""
+
+    def log_joint(self, x, t, mask=None):
+        return super().log_joint(x, t, mask) + self.prior().log_prob(t)
+
+
+def test_what_has_another_density_gets_its_own_answer():
+    model, _ = twins(1)
+    x = model(size=6).detach()
+    tempered = DLGM(model.prior, Tempered(model.likelihood.net))
+    weighted = Weighted(model.prior, model.likelihood)
+    assigned = DLGM(model.prior, model.likelihood)
+    assigned.log_joint = weighted.log_joint
+    values = [summed(model, x)]
+    for other in (tempered, weighted, assigned):
+        values.append(summed(other, x))
+        torch.testing.assert_close(quadrature(other, x), values[-1], rtol=0, atol=1e-3)
+    assert ((values[0] - torch.stack(values[1:])).abs() > 0.1).any(1).all()
+
+
+def test_a_node_is_decoded_once_for_the_points_of_a_block(monkeypatch):
+    def decoded(model):
+        rows = []
+        handle = model.likelihood.net.register_forward_hook(lambda net, inputs, output: rows.append(len(inputs[0])))
+        quadrature(model, x)
+        handle.remove()
+        return sum(rows), max(rows)
+
+    model, pairwise = twins(2)
+    x = model(size=40).detach()
+    assert 5 * decoded(model)[0] < decoded(pairwise)[0]
+    monkeypatch.setattr(nodes, "NUMBERS", 60 * x.shape[1])
+    assert decoded(model)[1] <= 60 and decoded(pairwise)[1] <= 60
+
+
+@pytest.mark.parametrize("latents", [1, 2, 3])
+def test_each_cell_has_a_place_of_its_own_and_those_of_a_cube_stand_together(latents):
+    most = round(grid.WIDEST / grid.FINEST)
+    edge = torch.tensor([-most, -most + 1, -17, -16, -1, 0, 1, 15, 16, most - 1])
+    cells = [
+        torch.cartesian_prod(*[edge] * latents).reshape(-1, latents),
+        torch.randint(-most, most, (50_000, latents)),
+    ]
+    cells = torch.cat(cells).unique(dim=0)
+    places = nodes._places(cells)
+    assert places.min() >= 0 and places.unique().numel() == len(cells)
+    cubes, within = cells.div(nodes.SIDE, rounding_mode="floor"), places // nodes.SIDE**latents
+    assert cubes.unique(dim=0).shape[0] == within.unique().numel()
+    assert (cubes[within.argsort(stable=True)].diff(dim=0) != 0).any(1).sum() == within.unique().numel() - 1
+
+
+@pytest.mark.parametrize("make", [lambda: twins(1)[0], lambda: twins(1)[1]])
+def test_quadrature_refuses_points_that_the_likelihood_does_not_take(make):
+    model = make()
+    x = model(size=4).detach()
+    half, nan, wide = x.clone(), x.clone(), x[:, :5]
+    half[2, 3], nan[1, 0] = 0.5, math.nan
+    for points, words in (
+        (half, r"outside the support of \w+ in rows \[2\] \(x goes from 0 to 1\): binarize x"),
+        (nan, r"rows \[1\], NaN"),
+        (wide, r"x has shape \(4, 5\); this likelihood expects points of shape \(12,\)"),
+        (x.unsqueeze(1), r"x has shape \(4, 1, 12\)"),
+        (x[0], r"x has shape \(12,\)"),
+        (x.bool(), "dtype torch.bool"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            quadrature(model, points)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[2, 3] = False
+    assert quadrature(model, half, mask).isfinite().all()
+    with pytest.raises(ValueError, match="mask has shape"):
+        quadrature(model, x, mask[:, :5])
+
+
 # Estimators that fail say so
 
 
@@ -522,9 +677,8 @@ def narrow(s, latents=1, num=20):
     """PPCA with q = the posterior narrowed to s of its scale."""
     ppca, x, exact = linear(latents, 6, num)
     q = ppca.posterior(x)
-    L = s * q.scale_tril.detach()
-    i, j = torch.tril_indices(latents, latents, -1)
-    rows = torch.cat([q.mean.detach(), L.diagonal(dim1=-2, dim2=-1).log(), L[:, i, j]], 1)
+    narrowed = pyro.distributions.MultivariateNormal(q.mean, scale_tril=s * q.scale_tril)
+    rows = families.full_rank.of(narrowed).detach()
     return ppca, guides.FullRank(num, latents).double().set_rows(rows), x, torch.arange(num), exact
 
 

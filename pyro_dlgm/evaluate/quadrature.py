@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .quiet import check_points, quiet
+from .annealers import check_points
+from .nodes import log_joint
+from .quiet import quiet
 
 MOST = 3  # latents; the number of cells is exponential in it
 HALF_WIDTH = 6.0  # of the first grid, in units of the prior's scale
@@ -22,8 +24,8 @@ FINEST = 2.0**-9  # the smallest h
 TAIL = 10.0  # nats below the mode, behind which no mass is looked for
 NARROW = 0.05  # the smallest scale of a mode, in units of the prior's, for which none of its mass is cut off
 NEAR = 0.5  # nats: a change that is small by chance comes behind one that is large
-NUMBERS = 2**21  # values of x that are compared with their distribution at a time
-POINTS = 16  # of a block: a point may have 100,000 cells
+POINTS = 256  # of a block, at most
+CELLS = 2**16  # of width 1 for a block: a point's may become a hundred times as many
 
 
 def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-3) -> Tensor:
@@ -46,7 +48,7 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     Raises:
         ValueError: if the model has more latents, or x, mask or ``tol`` makes no sense.
     """
-    check_points(x, mask=mask)
+    check_points(model, x, mask)
     if not 0 < tol < math.inf:
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
     with quiet(model), torch.no_grad():
@@ -56,15 +58,18 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
                 f"the model has {D} latents; expected at most {MOST} for a grid: use evaluate.ais, which has no such "
                 "bound, and evaluate.bdmc, which says what it is worth"
             )
-        blocks = zip(x.split(POINTS), [None] * len(x) if mask is None else mask.split(POINTS), strict=False)
-        values, settled = zip(*(_widened(model, x_b, m_b, tol) for x_b, m_b in blocks), strict=True)
-    late = int((~torch.cat(settled)).sum())
+        values = x.new_empty(len(x), dtype=torch.float64)
+        settled = torch.empty_like(values, dtype=torch.bool)
+        size = min(POINTS, CELLS // round(2 * HALF_WIDTH) ** D)
+        for here in _neighbours(model, x, mask, size).split(size):
+            values[here], settled[here] = _widened(model, x[here], None if mask is None else mask[here], tol)
+    late = int((~settled).sum())
     if late:
         warnings.warn(
             f"quadrature has not settled to {tol:g} nats at {late} of {len(x)} points: raise tol, or use evaluate.ais",
             stacklevel=2,
         )
-    return torch.cat(values)
+    return values
 
 
 @dataclass
@@ -96,6 +101,15 @@ class _Cells:
         return self.owner.repeat_interleave(len(corners)), children, half
 
 
+def _neighbours(model, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
+    r"""The points (B,) in the order of where their mass is: those of a block share cells."""
+    places = []
+    for here in torch.arange(len(x), device=x.device).split(size):
+        cells = _first(model, x[here], None if mask is None else mask[here], HALF_WIDTH)
+        places.append(cells.value.view(len(here), -1).argmax(1))
+    return torch.cat(places).argsort(stable=True)
+
+
 def _widened(model, x: Tensor, mask: Tensor | None, tol: float) -> tuple[Tensor, Tensor]:
     r"""Values and whether they settled, on a grid that is widened for the points that reach its edge."""
     value, settled, edge = _integral(model, x, mask, tol, HALF_WIDTH)
@@ -120,7 +134,7 @@ def _integral(model, x: Tensor, mask: Tensor | None, tol: float, reach: float) -
         near = (cells.value > cells.top(B)[cells.owner] - deep) & ~settled[cells.owner]
         rest = torch.where(settled, rest, torch.logaddexp(rest, cells[~near].mass(B)))
         owner, u, width = cells[near].split()
-        cells = _Cells(owner, u, _log_joint(model, x, mask, owner, u), width)
+        cells = _Cells(owner, u, log_joint(model, x, mask, owner, u, width), width)
         before, value = value, torch.where(settled, value, torch.logaddexp(rest, cells.mass(B)))
         before, change = change, (value - before).abs()
         outside = cells[u.abs().amax(1) > reach - 1].mass(B)
@@ -136,17 +150,7 @@ def _first(model, x: Tensor, mask: Tensor | None, reach: float) -> _Cells:
     u = _product(middle, D)
     owner = torch.arange(B, device=x.device).repeat_interleave(len(u))
     u = u.repeat(B, 1)
-    return _Cells(owner, u, _log_joint(model, x, mask, owner, u), 1.0)
-
-
-def _log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, u: Tensor) -> Tensor:
-    r"""log p(x, t) dt/du of the point ``owner`` at t = mean + scale · u, for each row of u, (n,), in blocks."""
-    prior, rows = model.prior(), max(1, NUMBERS // x[0].numel())
-    parts = []
-    for i, u_b in zip(owner.split(rows), u.split(rows), strict=True):
-        t = prior.mean + prior.stddev * u_b.to(prior.mean)
-        parts.append(model.log_joint(x[i], t, None if mask is None else mask[i]).double())
-    return torch.cat([*parts, u.new_zeros(0)]) + prior.stddev.double().log().sum()
+    return _Cells(owner, u, log_joint(model, x, mask, owner, u, 1.0), 1.0)
 
 
 def _logsumexp(value: Tensor, owner: Tensor, num_points: int) -> Tensor:

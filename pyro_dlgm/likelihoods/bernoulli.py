@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from ..masks import observed, pixelwise
 from .likelihood import Likelihood, check_heads
 
 
@@ -24,6 +25,27 @@ class Bernoulli(Likelihood):
 
     def pixels(self, t: Tensor) -> dist.Bernoulli:
         return dist.Bernoulli(logits=self.net(t))
+
+    def table(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""log p(x_b | t_c, w) for all pairs of a point and a code, by matrix products.
+
+        log p(x | t) = Σ_j x_j l_j − log(1 + e^{l_j}) is linear in x: each code is decoded once for all points. x is
+        taken as it is; `DLGM.check` says whether it is one for this likelihood.
+
+        Arguments:
+            x: data (B, ...).
+            t: codes (C, D).
+            mask: boolean, True where observed, of x's shape or (B,).
+
+        Returns:
+            Nats (C, B), in float64: large terms of both signs cancel.
+        """
+        logits, ones = (v.flatten(1).double() for v in (self.net(t), observed(x, mask)))
+        zeros = nn.functional.logsigmoid(-logits)
+        if mask is None:
+            return logits @ ones.mT + zeros.sum(1, keepdim=True)
+        seen = pixelwise(mask, x.dim()).expand_as(x).flatten(1).double()
+        return logits @ ones.mT + zeros @ seen.mT
 
 
 class ContinuousBernoulli(Likelihood):
