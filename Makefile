@@ -45,10 +45,13 @@ bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/streamed_ppca.py
 	$(BIN)/python tests/benchmarks/ais.py
 	$(BIN)/python tests/benchmarks/kill.py
+	$(BIN)/python examples/monte_carlo_em.py --data digits
 	$(if $(DATA),$(BIN)/python tests/benchmarks/bdmc.py --data-root $(DATA),@echo "MNIST is left out: make bench DATA=folder-that-holds-MNIST")
 	$(if $(DATA),$(BIN)/python tests/benchmarks/chain_ess.py --data-root $(DATA))
 	$(if $(DATA),$(BIN)/python examples/mnist_conv.py --data-root $(DATA))
 	$(if $(DATA),$(BIN)/python examples/inference_gap.py --data-root $(DATA))
+	$(if $(DATA),$(BIN)/python examples/monte_carlo_em.py --data mnist --data-root $(DATA) --budgets 200)
+	$(if $(DATA),$(BIN)/python examples/kingma_welling.py --data-root $(DATA))
 
 clean:
 	rm -rf $(VENV) build docs/_build *.egg-info
