@@ -5,9 +5,9 @@ r"""Whether samples of the posterior train a better w than its mode, or than a q
 
 Every row of a seed starts from the same w and spends the same number of gradient evaluations of log p(x, t | w) per
 training point, those of HMC included: chains pay with steps on w. With several rates in --lr each row chooses its own
-for each budget, on validation points and with a seed that no result has. MNIST is binarized once, by one seeded draw that is
-kept: a row, or a chain, belongs to one image. The score is of w alone: log p(x | w) of the same test points by annealed
-importance sampling from a full-rank q that knows nothing of the row's guide.
+for each budget, on validation points and with a seed that no result has. MNIST is binarized once, by one seeded draw
+that is kept: a row, or a chain, belongs to one image. The score is of w alone: log p(x | w) of the same test points by
+annealed importance sampling from a full-rank q that knows nothing of the row's guide.
 """
 
 import argparse
