@@ -118,12 +118,13 @@ def curve(name: str, N: int, mnist: data.Dataset, known: dict, a: argparse.Names
     file = Path(a.out, f"{name}_{N}.pt")
     if "lr" not in known:
         known |= {"lr": rate(name, sets["train"], a.seed + 1), "looks": []}
+    done = known["looks"][-1]["gradients"] if known["looks"] else 0
+    todo = sorted(g for g in a.gradients if g > done)
     with forked(a.seed):
         training = start(name, mnist.train[:N], known["lr"])
-        if known["looks"]:
+        if todo and done:
             training.load_state_dict(torch.load(file, weights_only=True))
-        done = known["looks"][-1]["gradients"] if known["looks"] else 0
-        for gradients in sorted(g for g in a.gradients if g > done):
+        for gradients in todo:
             train(training, gradients)
             known["looks"].append(looked(training, sets, a.seed))
             with whole(file) as path:
