@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, NullFormatter
 from torch import Tensor, nn
 
 from pyro_dlgm import DLGM, data, evaluate, guides, likelihoods, nets, priors
@@ -146,6 +147,8 @@ def picture(curves: dict[str, dict[str, dict]]) -> Figure:
                     values = [p[part]["log_px"]["mean"] for p in points]
                     axis.plot([p[key] for p in points], values, f"C{color}{style}", marker="o", markersize=3)
             axis.set(xscale="log", xlabel=title, title=f"N = {int(N):,}")
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
         pair[0].set_ylabel("log p(x), nats per image")
     lines = [Line2D([], [], color=f"C{color}", label=TITLES[name]) for color, name in enumerate(GUIDES)]
