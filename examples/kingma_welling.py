@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pyro_dlgm import DLGM, data, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.data.batches import Batches
 from pyro_dlgm.files import whole
+from pyro_dlgm.scores import standard_error
 from pyro_dlgm.seeding import forked
 from pyro_dlgm.svi import SVI, adam
 from pyro_dlgm.training import Training
@@ -110,7 +111,7 @@ def looked(training: Training, sets: dict[str, Tensor], seed: int) -> dict:
 
 def mean(values: Tensor) -> dict[str, float]:
     r"""Mean and standard error over images."""
-    return {"mean": float(values.mean()), "standard_error": float(values.std() / len(values) ** 0.5)}
+    return {"mean": float(values.mean()), "standard_error": standard_error(values)}
 
 
 def curve(name: str, N: int, mnist: data.Dataset, known: dict, a: argparse.Namespace):
@@ -121,9 +122,11 @@ def curve(name: str, N: int, mnist: data.Dataset, known: dict, a: argparse.Names
         known |= {"lr": rate(name, sets["train"], a.seed + 1), "looks": []}
     done = known["looks"][-1]["gradients"] if known["looks"] else 0
     todo = sorted(g for g in a.gradients if g > done)
+    if not todo:
+        return
     with forked(a.seed):
         training = start(name, mnist.train[:N], known["lr"])
-        if todo and done:
+        if done:
             training.load_state_dict(torch.load(file, weights_only=True))
         for gradients in todo:
             train(training, gradients)

@@ -14,6 +14,15 @@ SIDE = 16  # cells; neighbours are decoded together, since much the same points 
 CUBES = 2**12  # in a row, on the widest grid with the finest cells
 
 
+def shares(model) -> bool:
+    r"""Whether log p(x, t | w) is log p(t) and an entry of the likelihood's table.
+
+    What is derived from either class may have changed its density without its table, and then goes pair by pair.
+    """
+    own = getattr(model.log_joint, "__func__", None) is DLGM.log_joint
+    return own and type(model.likelihood) is Bernoulli
+
+
 def log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, u: Tensor, width: float) -> Tensor:
     r"""log p(x, t | w) dt/du of the point owner_c at t = mean + scale · u_c, for each row of u, in blocks.
 
@@ -29,17 +38,8 @@ def log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, u: Tensor, w
         Nats (n,), in float64.
     """
     prior = model.prior()
-    how = _shared if _has_table(model) else _alone
+    how = _shared if shares(model) else _alone
     return how(model, prior, x, mask, owner, u, width) + prior.stddev.double().log().sum()
-
-
-def _has_table(model) -> bool:
-    r"""Whether log p(x, t | w) is log p(t) and an entry of the likelihood's table.
-
-    What is derived from either class may have changed its density without its table, and then goes pair by pair.
-    """
-    own = getattr(model.log_joint, "__func__", None) is DLGM.log_joint
-    return own and type(model.likelihood) is Bernoulli
 
 
 def _alone(model, prior, x: Tensor, mask: Tensor | None, owner: Tensor, u: Tensor, width: float) -> Tensor:

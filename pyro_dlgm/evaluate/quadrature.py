@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .annealers import check_points
-from .nodes import log_joint
+from .nodes import log_joint, shares
 from .quiet import quiet
 
 MOST = 3  # latents; the number of cells is exponential in it
@@ -102,7 +102,12 @@ class _Cells:
 
 
 def _neighbours(model, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
-    r"""The points (B,) in the order of where their mass is: those of a block share cells."""
+    r"""The points (B,) in the order of where their mass is: those of a block share cells.
+
+    Where there is one block, or nothing to share, any order will do.
+    """
+    if len(x) <= size or not shares(model):
+        return torch.arange(len(x), device=x.device)
     places = []
     for here in torch.arange(len(x), device=x.device).split(size):
         cells = _first(model, x[here], None if mask is None else mask[here], HALF_WIDTH)

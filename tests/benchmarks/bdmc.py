@@ -77,24 +77,19 @@ def rates(model, a: argparse.Namespace) -> dict[str, list[float]]:
         hmc.hmc([log_joint], state, torch.tensor(0.05), num_leapfrog=LEAPFROG)
 
     def with_density():
-        for _ in range(LEAPFROG):
-            likelihood_gradient()
-
-    def decoder():
-        for _ in range(LEAPFROG):
-            decoder_gradient()
-
-    def likelihood_gradient():
         v = t.reshape(rows, LATENTS).clone().requires_grad_()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(net(v), target, reduction="sum")
         torch.autograd.grad(loss, v)
 
-    def decoder_gradient():
+    def decoder():
         v = t.reshape(rows, LATENTS).clone().requires_grad_()
         torch.autograd.grad(net(v), v, ones)
 
+    def repeated(gradient):
+        return lambda: [gradient() for _ in range(LEAPFROG)]
+
     # Each makes as many gradients in a turn: what disturbs a long one more than a short one would tilt the ratio.
-    contenders = {"hmc": transition, "decoder and density": with_density, "decoder": decoder}
+    contenders = {"hmc": transition, "decoder and density": repeated(with_density), "decoder": repeated(decoder)}
     with annealing(model, None, seed=a.seed), torch.enable_grad():
         state = hmc.start([log_joint], t)
         found = measure.rounds(contenders, num_rounds=a.rounds, steps=5, warmup=3)
