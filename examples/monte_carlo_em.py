@@ -20,6 +20,7 @@ from torch import Tensor
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.compare import epochs
 from pyro_dlgm.files import whole
+from pyro_dlgm.recipes import CHAIN, HYBRID
 from pyro_dlgm.scores import full_rank, standard_error
 from pyro_dlgm.seeding import forked, seeds
 
@@ -27,8 +28,6 @@ LATENTS, BATCH, ROW_LR, RATES = 16, 100, 1e-1, (2e-3,)
 IMAGES, SIMULATED = 10_000, 32  # training images, at most; points that BDMC simulates
 CHOOSING, VALIDATION = 100, 64  # the seed and the points with which a learning rate is chosen
 ANNEALED = {"num_chains": 4, "num_temperatures": 100, "num_leapfrog": 5}
-CHAIN = {"num_states": 1, "burn_in": 0, "num_leapfrog": 3}
-HYBRID = {"num_states": 1, "num_transitions": 1, "num_leapfrog": 1}
 WIDTHS = (32, 64)
 LIKELIHOODS = {"digits": lambda net: likelihoods.FixedNormal(net, 0.3), "mnist": likelihoods.Bernoulli}
 GUIDES = {
