@@ -557,6 +557,25 @@ def test_tables_change_no_value(latents, num, prior, missing, monkeypatch):
     torch.testing.assert_close(again, found[order], rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_block_with_too_many_cells_goes_on_in_halves_and_changes_no_value(missing, monkeypatch):
+    def recorded(model, x, mask, owner, u, width):
+        calls.append((len(owner), owner.unique().numel()) if width < 1 else (0, 0))
+        return nodes.log_joint(model, x, mask, owner, u, width)
+
+    calls = []
+    model, _ = twins(2)
+    x = model(size=21).detach()
+    mask = torch.rand_like(x) > 0.3 if missing else None
+    expected = quadrature(model, x, mask)
+    monkeypatch.setattr(grid, "log_joint", recorded)
+    assert torch.equal(quadrature(model, x, mask), expected) and max(calls)[0] > 1000
+    calls.clear()
+    monkeypatch.setattr(grid, "CELLS", 1000)
+    torch.testing.assert_close(quadrature(model, x, mask), expected, rtol=0, atol=1e-8)
+    assert all(cells <= 1000 or points == 1 for cells, points in calls)
+
+
 class Steep(torch.nn.Module):
     """l_j = 4 (t_1 − 9) for all pixels, and nothing of the other latents."""
 

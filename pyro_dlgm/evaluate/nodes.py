@@ -9,7 +9,7 @@ from ..likelihoods.bernoulli import Bernoulli
 from ..model import DLGM
 
 NUMBERS = 2**21  # values of x that are compared with their distribution, or decoded, at a time
-NODES = 2**10  # that are decoded at a time, at most
+NODES = 2**8  # that are decoded at a time, at most
 SIDE = 16  # cells; neighbours are decoded together, since much the same points ask for them
 CUBES = 2**12  # in a row, on the widest grid with the finest cells
 

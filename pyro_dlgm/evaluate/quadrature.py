@@ -8,12 +8,12 @@ as soon as h is below the width of the posterior. Where the posterior is narrow,
 
 import math
 import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .annealers import check_points
+from .cells import Cells, Points, product
 from .nodes import log_joint, shares
 from .quiet import quiet
 
@@ -24,8 +24,8 @@ FINEST = 2.0**-9  # the smallest h
 TAIL = 10.0  # nats below the mode, behind which no mass is looked for
 NARROW = 0.05  # the smallest scale of a mode, in units of the prior's, for which none of its mass is cut off
 NEAR = 0.5  # nats: a change that is small by chance comes behind one that is large
-POINTS = 256  # of a block, at most
-CELLS = 2**16  # of width 1 for a block: a point's may become a hundred times as many
+POINTS = 1024  # of a block, at most: the more there are, the more nodes they share
+CELLS = 2**23  # of a block of several points, at most; a cell takes some 170 bytes on its way
 
 
 def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-3) -> Tensor:
@@ -60,8 +60,7 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
             )
         values = x.new_empty(len(x), dtype=torch.float64)
         settled = torch.empty_like(values, dtype=torch.bool)
-        size = min(POINTS, CELLS // round(2 * HALF_WIDTH) ** D)
-        for here in _neighbours(model, x, mask, size).split(size):
+        for here in _neighbours(model, x, mask).split(POINTS):
             values[here], settled[here] = _widened(model, x[here], None if mask is None else mask[here], tol)
     late = int((~settled).sum())
     if late:
@@ -72,44 +71,15 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     return values
 
 
-@dataclass
-class _Cells:
-    r"""Cells of one width: whose they are (n,), their midpoints u (n, D) in prior units, log p(x, t) there (n,)."""
-
-    owner: Tensor
-    u: Tensor
-    value: Tensor
-    width: float
-
-    def __getitem__(self, which: Tensor) -> "_Cells":
-        return _Cells(self.owner[which], self.u[which], self.value[which], self.width)
-
-    def mass(self, num_points: int) -> Tensor:
-        r"""log Σ_c h^D exp value_c of each point, (B,)."""
-        return _logsumexp(self.value, self.owner, num_points) + self.u.shape[1] * math.log(self.width)
-
-    def top(self, num_points: int) -> Tensor:
-        r"""The highest value of each point, (B,)."""
-        low = self.value.new_full((num_points,), -math.inf)
-        return low.scatter_reduce(0, self.owner, self.value, "amax")
-
-    def split(self) -> tuple[Tensor, Tensor, float]:
-        r"""Owners, midpoints and width of the 2^D children of each cell."""
-        D, half = self.u.shape[1], self.width / 2
-        corners = _product(torch.tensor([-half / 2, half / 2], dtype=self.u.dtype, device=self.u.device), D)
-        children = (self.u.unsqueeze(1) + corners).flatten(0, 1)
-        return self.owner.repeat_interleave(len(corners)), children, half
-
-
-def _neighbours(model, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
+def _neighbours(model, x: Tensor, mask: Tensor | None) -> Tensor:
     r"""The points (B,) in the order of where their mass is: those of a block share cells.
 
     Where there is one block, or nothing to share, any order will do.
     """
-    if len(x) <= size or not shares(model):
+    if len(x) <= POINTS or not shares(model):
         return torch.arange(len(x), device=x.device)
     places = []
-    for here in torch.arange(len(x), device=x.device).split(size):
+    for here in torch.arange(len(x), device=x.device).split(POINTS):
         cells = _first(model, x[here], None if mask is None else mask[here], HALF_WIDTH)
         places.append(cells.value.view(len(here), -1).argmax(1))
     return torch.cat(places).argsort(stable=True)
@@ -117,12 +87,14 @@ def _neighbours(model, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
 
 def _widened(model, x: Tensor, mask: Tensor | None, tol: float) -> tuple[Tensor, Tensor]:
     r"""Values and whether they settled, on a grid that is widened for the points that reach its edge."""
+    (D,) = model.prior().event_shape
     value, settled, edge = _integral(model, x, mask, tol, HALF_WIDTH)
     reach = 2 * HALF_WIDTH
     while edge.any() and reach <= WIDEST:
-        again = edge.nonzero().flatten()
-        part = _integral(model, x[again], None if mask is None else mask[again], tol, reach)
-        value[again], settled[again], edge[again] = part
+        size = max(1, CELLS // round(2 * reach) ** D)
+        for again in edge.nonzero().flatten().split(size):
+            part = _integral(model, x[again], None if mask is None else mask[again], tol, reach)
+            value[again], settled[again], edge[again] = part
         reach *= 2
     return value, settled & ~edge
 
@@ -130,41 +102,39 @@ def _widened(model, x: Tensor, mask: Tensor | None, tol: float) -> tuple[Tensor,
 def _integral(model, x: Tensor, mask: Tensor | None, tol: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     r"""Values (B,), whether they settled, and whether mass lies at the edge of [−reach, reach]^D."""
     B, cells = len(x), _first(model, x, mask, reach)
-    D = cells.u.shape[1]
-    value, rest, change = cells.mass(B), cells.value.new_full((B,), -math.inf), cells.value.new_full((B,), math.inf)
-    settled = edge = torch.zeros(B, dtype=torch.bool, device=x.device)
-    while not settled.all() and cells.width > FINEST:
+    far, no = cells.value.new_full((B,), math.inf), torch.zeros(B, dtype=torch.bool, device=x.device)
+    points = Points(x, mask, value=cells.mass(B), rest=-far, change=far, settled=no, edge=no)
+    points = _refined(model, points, cells, tol, reach)
+    return points.value, points.settled, points.edge
+
+
+def _refined(model, p: Points, cells: Cells, tol: float, reach: float) -> Points:
+    r"""The points when cells with mass have been split until the values settle, in halves where there are too many."""
+    B, D = len(p.x), cells.u.shape[1]
+    while not p.settled.all() and cells.width > FINEST:
         # A node of a cell that holds mass may be that far from the mode, in scales, and another node be on it.
         deep = (math.sqrt(2 * TAIL) + math.sqrt(D) * cells.width / 2 / NARROW) ** 2 / 2
-        near = (cells.value > cells.top(B)[cells.owner] - deep) & ~settled[cells.owner]
-        rest = torch.where(settled, rest, torch.logaddexp(rest, cells[~near].mass(B)))
+        near = (cells.value > cells.top(B)[cells.owner] - deep) & ~p.settled[cells.owner]
+        if B > 1 and int(near.sum()) * 2**D > CELLS:
+            halves = torch.arange(B, device=near.device).chunk(2)
+            return Points.joined([_refined(model, p[half], cells.of(half), tol, reach) for half in halves])
+        rest = torch.where(p.settled, p.rest, torch.logaddexp(p.rest, cells[~near].mass(B)))
         owner, u, width = cells[near].split()
-        cells = _Cells(owner, u, log_joint(model, x, mask, owner, u, width), width)
-        before, value = value, torch.where(settled, value, torch.logaddexp(rest, cells.mass(B)))
-        before, change = change, (value - before).abs()
+        cells = Cells(owner, u, log_joint(model, p.x, p.mask, owner, u, width), width)
+        value = torch.where(p.settled, p.value, torch.logaddexp(rest, cells.mass(B)))
+        change = (value - p.value).abs()
         outside = cells[u.abs().amax(1) > reach - 1].mass(B)
-        edge = torch.where(settled, edge, outside > value + math.log(tol))
-        settled = settled | ((change < tol) & (before < NEAR))
-    return value, settled, edge
+        edge = torch.where(p.settled, p.edge, outside > value + math.log(tol))
+        settled = p.settled | ((change < tol) & (p.change < NEAR))
+        p = Points(p.x, p.mask, value, rest, change, settled, edge)
+    return p
 
 
-def _first(model, x: Tensor, mask: Tensor | None, reach: float) -> _Cells:
+def _first(model, x: Tensor, mask: Tensor | None, reach: float) -> Cells:
     r"""All cells of width 1, for all points."""
     B, (D,) = len(x), model.prior().event_shape
     middle = torch.arange(0.5 - reach, reach, dtype=torch.float64, device=x.device)
-    u = _product(middle, D)
+    u = product(middle, D)
     owner = torch.arange(B, device=x.device).repeat_interleave(len(u))
     u = u.repeat(B, 1)
-    return _Cells(owner, u, log_joint(model, x, mask, owner, u, 1.0), 1.0)
-
-
-def _logsumexp(value: Tensor, owner: Tensor, num_points: int) -> Tensor:
-    r"""log Σ exp of the values of each owner, (B,); −∞ where there are none."""
-    top = value.new_full((num_points,), -math.inf).scatter_reduce(0, owner, value, "amax")
-    top = torch.where(top.isfinite(), top, 0.0)
-    return top + value.new_zeros(num_points).index_add(0, owner, (value - top[owner]).exp()).log()
-
-
-def _product(axis: Tensor, D: int) -> Tensor:
-    r"""The points of the grid axis^D, (len(axis)^D, D)."""
-    return torch.cartesian_prod(*[axis] * D).reshape(-1, D)
+    return Cells(owner, u, log_joint(model, x, mask, owner, u, 1.0), 1.0)

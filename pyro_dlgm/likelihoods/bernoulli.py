@@ -41,11 +41,21 @@ class Bernoulli(Likelihood):
             Nats (C, B), in float64: large terms of both signs cancel.
         """
         logits, ones = (v.flatten(1).double() for v in (self.net(t), observed(x, mask)))
-        zeros = nn.functional.logsigmoid(-logits)
+        linear = logits @ ones.mT
         if mask is None:
-            return logits @ ones.mT + zeros.sum(1, keepdim=True)
+            return linear - _softplus_sum(logits)
         seen = pixelwise(mask, x.dim()).expand_as(x).flatten(1).double()
-        return logits @ ones.mT + zeros @ seen.mT
+        return linear + nn.functional.logsigmoid(-logits) @ seen.mT
+
+
+FACTORS = 16  # in [1, 2], for one logarithm
+
+
+def _softplus_sum(l: Tensor) -> Tensor:
+    r"""Σ_j log(1 + e^{l_j}) = Σ_j max(l_j, 0) + Σ log ∏ (1 + e^{−|l_j|}), (C, 1)."""
+    factors = nn.functional.pad(l.abs().neg_().exp_().add_(1), (0, -l.shape[1] % FACTORS), value=1.0)
+    logs = factors.unflatten(1, (FACTORS, -1)).prod(1).log_()
+    return l.relu().sum(1, keepdim=True) + logs.sum(1, keepdim=True)
 
 
 class ContinuousBernoulli(Likelihood):
