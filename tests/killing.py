@@ -26,9 +26,19 @@ def pair(kind):
     r"""A small model with the guide of that kind, always from the same start."""
     torch.manual_seed(1)
     model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, SHAPE, (8,)), 0.5))
-    if kind == "amortized":
-        return model, guides.Amortized(nets.MLP(SHAPE, 8, (8,)), D)
-    return model, guides.MeanField(N, D) if kind == "mean_field" else guides.auto(model, "AutoNormal", N)
+    make = {
+        "mean_field": lambda: guides.MeanField(N, D),
+        "auto_normal": lambda: guides.auto(model, "AutoNormal", N),
+        "amortized": encoder,
+        "chain": lambda: guides.Chain(model, N, D, num_states=2, num_leapfrog=2),
+        "hybrid": lambda: guides.Hybrid(model, encoder(), num_leapfrog=2),
+    }
+    return model, make[kind]()
+
+
+def encoder():
+    r"""q(t | x)."""
+    return guides.Amortized(nets.MLP(SHAPE, 8, (8,)), D)
 
 
 def points():

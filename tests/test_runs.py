@@ -48,8 +48,9 @@ def test_killed_three_times_and_resumed_is_as_if_never_interrupted(kind, tmp_pat
     assert faults(kind, tmp_path, kills=3) == []
 
 
-def test_ctrl_c_saves_between_epochs_and_goes_on(tmp_path, monkeypatch):
-    train("amortized", tmp_path / "a", epochs=4)
+@pytest.mark.parametrize("kind", ["amortized", "chain", "hybrid"])
+def test_ctrl_c_saves_within_an_epoch_and_goes_on(kind, tmp_path, monkeypatch):
+    train(kind, tmp_path / "a", epochs=4)
     count = Training._count
 
     def interrupted(self, step):
@@ -60,9 +61,9 @@ def test_ctrl_c_saves_between_epochs_and_goes_on(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="saved at step 5"):
         patch.setattr(Training, "_count", interrupted)
-        train("amortized", tmp_path / "b", epochs=4)
+        train(kind, tmp_path / "b", epochs=4)
     assert Run(tmp_path / "b").load()["step"] == 5 and signal.getsignal(signal.SIGINT) is before
-    result = train("amortized", tmp_path / "b", epochs=4, resume=True)
+    result = train(kind, tmp_path / "b", epochs=4, resume=True)
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert [h["epoch"] for h in result.history] == [1, 2, 3, 4]
     assert logged(tmp_path / "b")["train/loss"] == [3, 6, 9, 12]
