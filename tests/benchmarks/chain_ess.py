@@ -75,7 +75,9 @@ def ours(model, x: Tensor, leapfrog: int, a: argparse.Namespace) -> dict:
     with pyro.validation_enabled(False):
         state = kernel.start(guide.samples(index))
         draws = settling.draw(kernel, state, a.draws)[1]
-    return summary(worst(draws), (time.perf_counter() - start) * POINTS / len(x))
+    seconds = time.perf_counter() - start
+    print(f"Chain, {leapfrog} leapfrog: {len(x)} points, {seconds:.0f} s", flush=True)
+    return summary(worst(draws), seconds * POINTS / len(x))
 
 
 def theirs(make: Callable, model, x: Tensor, a: argparse.Namespace) -> dict:
@@ -93,6 +95,7 @@ def theirs(make: Callable, model, x: Tensor, a: argparse.Namespace) -> dict:
             mcmc.run()
         seconds += time.perf_counter() - start
         # (S, D) -> (S/2, 2, 1, D): ArviZ splits a chain in any case, and asks for two.
+        print(f"{make.__name__}: point {i + 1} of {a.pyro_points}, {seconds:.0f} s so far", flush=True)
         each.append(worst(mcmc.get_samples()["t"].unflatten(0, (2, -1)).transpose(0, 1).unsqueeze(2)))
     return summary(torch.cat(each), seconds * POINTS / a.pyro_points) | {"points": a.pyro_points}
 
