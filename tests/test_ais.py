@@ -469,6 +469,17 @@ def test_quadrature_follows_a_posterior_beyond_the_grid():
     assert (quadrature(ppca, far) - ppca.log_prob(far)).abs().max() < 1e-3
 
 
+def test_quadrature_refines_no_grid_that_is_too_small(monkeypatch):
+    """Mass that the edge cuts in two would be refined to the finest cells, in vain."""
+    seen, integral = [], grid._integral
+    monkeypatch.setattr(grid, "_integral", lambda *args: seen.append(args[-1]) or integral(*args))
+    monkeypatch.setattr(grid, "log_joint", lambda *args: seen.append(-args[-1]) or nodes.log_joint(*args))
+    ppca, _, _ = linear(2, 8, 4, scale=0.3)
+    far = torch.tensor([[9.0, -1.0]]).double() @ ppca.W.detach().mT + ppca.mu.detach()
+    assert (quadrature(ppca, far) - ppca.log_prob(far)).abs().max() < 1e-3
+    assert seen[:4] == [6, -1, -0.5, 12] and 24 not in seen
+
+
 class Square(torch.nn.Module):
     """μ = t², which has two modes of the posterior on each axis, far apart and narrow."""
 

@@ -111,21 +111,22 @@ def _integral(model, x: Tensor, mask: Tensor | None, tol: float, reach: float) -
 def _refined(model, p: Points, cells: Cells, tol: float, reach: float) -> Points:
     r"""The points when cells with mass have been split until the values settle, in halves where there are too many."""
     B, D = len(p.x), cells.u.shape[1]
-    while not p.settled.all() and cells.width > FINEST:
+    # Mass that is cut off at the edge settles slowly, and is integrated again on a wider grid where there is one.
+    while not (done := p.settled | p.edge if reach < WIDEST else p.settled).all() and cells.width > FINEST:
         # A node of a cell that holds mass may be that far from the mode, in scales, and another node be on it.
         deep = (math.sqrt(2 * TAIL) + math.sqrt(D) * cells.width / 2 / NARROW) ** 2 / 2
-        near = (cells.value > cells.top(B)[cells.owner] - deep) & ~p.settled[cells.owner]
+        near = (cells.value > cells.top(B)[cells.owner] - deep) & ~done[cells.owner]
         if B > 1 and int(near.sum()) * 2**D > CELLS:
             halves = torch.arange(B, device=near.device).chunk(2)
             return Points.joined([_refined(model, p[half], cells.of(half), tol, reach) for half in halves])
-        rest = torch.where(p.settled, p.rest, torch.logaddexp(p.rest, cells[~near].mass(B)))
+        rest = torch.where(done, p.rest, torch.logaddexp(p.rest, cells[~near].mass(B)))
         owner, u, width = cells[near].split()
         cells = Cells(owner, u, log_joint(model, p.x, p.mask, owner, u, width), width)
-        value = torch.where(p.settled, p.value, torch.logaddexp(rest, cells.mass(B)))
+        value = torch.where(done, p.value, torch.logaddexp(rest, cells.mass(B)))
         change = (value - p.value).abs()
         outside = cells[u.abs().amax(1) > reach - 1].mass(B)
-        edge = torch.where(p.settled, p.edge, outside > value + math.log(tol))
-        settled = p.settled | ((change < tol) & (p.change < NEAR))
+        edge = torch.where(done, p.edge, outside > value + math.log(tol))
+        settled = p.settled | (~done & (change < tol) & (p.change < NEAR))
         p = Points(p.x, p.mask, value, rest, change, settled, edge)
     return p
 
