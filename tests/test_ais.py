@@ -17,8 +17,9 @@ from pyro_dlgm.evaluate.bdmc import bdmc
 from pyro_dlgm.evaluate.chunks import blocks, rows_that_fit
 from pyro_dlgm.evaluate.quadrature import quadrature
 
-annealers, bdmc_module, grid, nodes = (
-    importlib.import_module(f"pyro_dlgm.evaluate.{name}") for name in ("annealers", "bdmc", "quadrature", "nodes")
+annealers, bdmc_module, whole, grid, nodes = (
+    importlib.import_module(f"pyro_dlgm.evaluate.{name}")
+    for name in ("annealers", "bdmc", "quadrature", "grid", "nodes")
 )
 N, D = 60, 6
 
@@ -469,10 +470,56 @@ def test_quadrature_follows_a_posterior_beyond_the_grid():
     assert (quadrature(ppca, far) - ppca.log_prob(far)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("tol", [1e-3, 1.0, 20.0])
+def test_no_tolerance_hides_mass_beyond_the_grid(tol):
+    ppca, _, _ = linear(2, 8, 2)
+    far = torch.tensor([[14.0, 0.5], [9.0, 0.0]]).double() @ ppca.W.detach().mT + ppca.mu.detach()
+    assert (quadrature(ppca, far, tol=tol) - ppca.log_prob(far)).abs().max() < tol
+
+
+def test_a_point_without_density_is_reported_and_leaves_the_others_alone():
+    ppca, x, exact = linear(1, 3, 4)
+    x[2] = 1e160
+    with pytest.warns(UserWarning, match="at 1 of 4"):
+        found = quadrature(ppca, x)
+    assert found[2] == -math.inf and (found - exact)[[0, 1, 3]].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("scale", "share"), [(0.05, 0), (0.03, 0.05), (0.02, 0.05), (0.01, 0.05)])
+def test_ridges_between_the_nodes_keep_their_mass(scale, share, monkeypatch):
+    """One number says where t is across a ridge: nodes that lie on it by chance are far above those beside the mode.
+
+    Nothing is promised of the narrow ones. Done once, more than half of them are wrong.
+    """
+    angles = torch.linspace(0, math.pi, 16, dtype=torch.float64)[:-1]
+    x = torch.tensor([[0.1], [-0.73], [1.9]]).double()
+
+    def wrong():
+        errors = []
+        for angle in angles:
+            ridge = PPCA(2, 1, 1.0).double()
+            direction = torch.stack([angle.cos(), angle.sin()]).unsqueeze(0)
+            ridge.set(direction, torch.zeros(1).double(), torch.tensor(scale**2).double())
+            errors.append(quadrature(ridge, x) - ridge.log_prob(x))
+        return (torch.cat(errors).abs() > 1e-3).double().mean()
+
+    assert wrong() <= share
+    monkeypatch.setattr(whole, "RESOLVED", 0)
+    assert wrong() > 0.5 if share else wrong() == 0
+
+
+def test_one_point_with_too_many_cells_is_left_and_reported(monkeypatch):
+    monkeypatch.setattr(grid, "CELLS", 2000)
+    ppca, x, _ = linear(2, 8, 3, scale=0.02)
+    with pytest.warns(UserWarning, match="not settled"):
+        found = quadrature(ppca, x)
+    assert found.isfinite().all()
+
+
 def test_quadrature_refines_no_grid_that_is_too_small(monkeypatch):
     """Mass that the edge cuts in two would be refined to the finest cells, in vain."""
-    seen, integral = [], grid._integral
-    monkeypatch.setattr(grid, "_integral", lambda *args: seen.append(args[-1]) or integral(*args))
+    seen, integral = [], grid.Grid.integral
+    monkeypatch.setattr(grid.Grid, "integral", lambda g, *args: seen.append(g.reach) or integral(g, *args))
     monkeypatch.setattr(grid, "log_joint", lambda *args: seen.append(-args[-1]) or nodes.log_joint(*args))
     ppca, _, _ = linear(2, 8, 4, scale=0.3)
     far = torch.tensor([[9.0, -1.0]]).double() @ ppca.W.detach().mT + ppca.mu.detach()
@@ -554,7 +601,7 @@ STANDARD = priors.StandardNormal
 )
 @pytest.mark.parametrize("missing", [None, "pixels", "points"])
 def test_tables_change_no_value(latents, num, prior, missing, monkeypatch):
-    monkeypatch.setattr(grid, "POINTS", 4 if num > 4 else 2)
+    monkeypatch.setattr(whole, "POINTS", 4 if num > 4 else 2)
     monkeypatch.setattr(nodes, "NODES", 50 if latents < 3 else 500)
     model, pairwise = twins(latents, prior=prior)
     x = model(size=num).detach()
@@ -571,7 +618,7 @@ def test_tables_change_no_value(latents, num, prior, missing, monkeypatch):
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_block_with_too_many_cells_goes_on_in_halves_and_changes_no_value(missing, monkeypatch):
     def recorded(model, x, mask, owner, u, width):
-        calls.append((len(owner), owner.unique().numel()) if width < 1 else (0, 0))
+        calls.append(len(owner) if width < 1 else 0)
         return nodes.log_joint(model, x, mask, owner, u, width)
 
     calls = []
@@ -580,11 +627,12 @@ def test_a_block_with_too_many_cells_goes_on_in_halves_and_changes_no_value(miss
     mask = torch.rand_like(x) > 0.3 if missing else None
     expected = quadrature(model, x, mask)
     monkeypatch.setattr(grid, "log_joint", recorded)
-    assert torch.equal(quadrature(model, x, mask), expected) and max(calls)[0] > 1000
+    assert torch.equal(quadrature(model, x, mask), expected)
+    most = max(calls) // 3
     calls.clear()
-    monkeypatch.setattr(grid, "CELLS", 1000)
+    monkeypatch.setattr(grid, "CELLS", most)
     torch.testing.assert_close(quadrature(model, x, mask), expected, rtol=0, atol=1e-8)
-    assert all(cells <= 1000 or points == 1 for cells, points in calls)
+    assert most // 4 < max(calls) <= most
 
 
 class Steep(torch.nn.Module):
@@ -598,8 +646,8 @@ class Steep(torch.nn.Module):
 
 @pytest.mark.parametrize("latents", [1, 2])
 def test_tables_follow_a_posterior_beyond_the_grid(latents, monkeypatch):
-    reaches, integral = [], grid._integral
-    monkeypatch.setattr(grid, "_integral", lambda *args: reaches.append(args[-1]) or integral(*args))
+    reaches, integral = [], grid.Grid.integral
+    monkeypatch.setattr(grid.Grid, "integral", lambda g, *args: reaches.append(g.reach) or integral(g, *args))
     models = [
         DLGM(priors.StandardNormal(latents), kind(Steep())).double() for kind in (likelihoods.Bernoulli, Pairwise)
     ]
@@ -663,7 +711,7 @@ def test_a_node_is_decoded_once_for_the_points_of_a_block(monkeypatch):
 
 @pytest.mark.parametrize("latents", [1, 2, 3])
 def test_each_cell_has_a_place_of_its_own_and_those_of_a_cube_stand_together(latents):
-    most = round(grid.WIDEST / grid.FINEST)
+    most = round(whole.WIDEST / grid.FINEST)
     edge = torch.tensor([-most, -most + 1, -17, -16, -1, 0, 1, 15, 16, most - 1])
     cells = [
         torch.cartesian_prod(*[edge] * latents).reshape(-1, latents),

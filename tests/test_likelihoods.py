@@ -201,6 +201,16 @@ def test_the_table_of_a_bernoulli_has_the_log_prob_of_all_pairs(dtype, missing):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("num", [1, 15, 16, 17, 784])
+def test_the_table_of_any_number_of_pixels_has_gradients(num):
+    p, t = likelihoods.Bernoulli(nn.Linear(D, num)).double(), torch.randn(7, D, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(B, num).bernoulli().double()
+    found, expected = p.table(x, t), torch.stack([p(row.expand(B, D)).log_prob(x) for row in t])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    one, other = (torch.autograd.grad(v.square().sum(), t)[0] for v in (found, expected))
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_table_of_a_bernoulli_is_accurate_at_large_logits(dtype):
     """Σ_j −log(1 + e^∓l) of 1,000 pixels with logits up to ±40: float32 sums would be off by 1e-3."""

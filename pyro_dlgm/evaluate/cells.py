@@ -21,12 +21,15 @@ class Cells:
 
     def of(self, points: Tensor) -> "Cells":
         r"""The cells of consecutive points, the first of which is called 0 from here on."""
-        part = self[(self.owner >= points[0]) & (self.owner <= points[-1])]
-        return Cells(part.owner - points[0], part.u, part.value, part.width)
+        a, b = torch.searchsorted(self.owner, points[[0, -1]] + torch.tensor([0, 1], device=points.device)).tolist()
+        return Cells(self.owner[a:b] - points[0], self.u[a:b], self.value[a:b], self.width)
 
     def mass(self, num_points: int) -> Tensor:
-        r"""log Σ_c h^D exp value_c of each point, (B,)."""
-        return _logsumexp(self.value, self.owner, num_points) + self.u.shape[1] * math.log(self.width)
+        r"""log Σ_c h^D exp value_c of each point, (B,); −∞ where there are none."""
+        top = self.top(num_points)
+        top = torch.where(top.isfinite(), top, 0.0)
+        sums = torch.zeros_like(top).index_add(0, self.owner, (self.value - top[self.owner]).exp())
+        return top + sums.log() + self.u.shape[1] * math.log(self.width)
 
     def top(self, num_points: int) -> Tensor:
         r"""The highest value of each point, (B,)."""
@@ -50,27 +53,28 @@ class Points:
     value: Tensor  # log p(x | w)
     rest: Tensor  # the part of it in cells that are split no more
     change: Tensor  # of the value, when cells were split last
+    width: Tensor  # of those
     settled: Tensor
     edge: Tensor  # whether mass lies at the edge of the grid
 
     def __getitem__(self, which: Tensor) -> "Points":
-        parts = (getattr(self, f.name) for f in fields(self))
-        return Points(*(None if part is None else part[which] for part in parts))
+        return Points(*(None if part is None else part[which] for part in self._parts()))
+
+    def __setitem__(self, which: Tensor, points: "Points") -> None:
+        for part, new in zip(self._parts(), points._parts(), strict=True):
+            if part is not None:
+                part[which] = new
+
+    def _parts(self) -> list[Tensor | None]:
+        return [getattr(self, f.name) for f in fields(self)]
 
     @classmethod
     def joined(cls, parts: "list[Points]") -> "Points":
         r"""The points of several blocks as one."""
-        columns = ([getattr(part, f.name) for part in parts] for f in fields(cls))
+        columns = zip(*(part._parts() for part in parts), strict=True)
         return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 def product(axis: Tensor, D: int) -> Tensor:
     r"""The points of the grid axis^D, (len(axis)^D, D)."""
     return torch.cartesian_prod(*[axis] * D).reshape(-1, D)
-
-
-def _logsumexp(value: Tensor, owner: Tensor, num_points: int) -> Tensor:
-    r"""log Σ exp of the values of each owner, (B,); −∞ where there are none."""
-    top = value.new_full((num_points,), -math.inf).scatter_reduce(0, owner, value, "amax")
-    top = torch.where(top.isfinite(), top, 0.0)
-    return top + value.new_zeros(num_points).index_add(0, owner, (value - top[owner]).exp()).log()

@@ -51,7 +51,7 @@ def _alone(model, prior, x: Tensor, mask: Tensor | None, owner: Tensor, u: Tenso
 
 
 def _shared(model, prior, x: Tensor, mask: Tensor | None, owner: Tensor, u: Tensor, width: float) -> Tensor:
-    r"""By tables of neighbouring nodes and of the points that ask for any of them; most entries are asked for."""
+    r"""By tables of neighbouring nodes and of the points that ask for any of them."""
     code, order = _places((u / width - 0.5).round().long()).sort()
     node = code.unique_consecutive(return_inverse=True)[1]
     size = max(1, min(NODES, NUMBERS // x[0].numel()))

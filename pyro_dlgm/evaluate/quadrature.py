@@ -8,24 +8,22 @@ as soon as h is below the width of the posterior. Where the posterior is narrow,
 
 import math
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .annealers import check_points
-from .cells import Cells, Points, product
-from .nodes import log_joint, shares
+from .cells import Points
+from .grid import CELLS, FINEST, HALF_WIDTH, Grid
+from .nodes import shares
 from .quiet import quiet
 
 MOST = 3  # latents; the number of cells is exponential in it
-HALF_WIDTH = 6.0  # of the first grid, in units of the prior's scale
 WIDEST = 4 * HALF_WIDTH
-FINEST = 2.0**-9  # the smallest h
-TAIL = 10.0  # nats below the mode, behind which no mass is looked for
-NARROW = 0.05  # the smallest scale of a mode, in units of the prior's, for which none of its mass is cut off
-NEAR = 0.5  # nats: a change that is small by chance comes behind one that is large
 POINTS = 1024  # of a block, at most: the more there are, the more nodes they share
-CELLS = 2**23  # of a block of several points, at most; a cell takes some 170 bytes on its way
+NUMBERS = 2**24  # values of x of a block, at most
+RESOLVED = 0.65  # what settles on cells that are narrower than that, in scales, is looked at again
 
 
 def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-3) -> Tensor:
@@ -34,7 +32,9 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     The grid covers ±6 prior scales, and more where the posterior reaches its edge. Cells are split in 2^D until a
     point's value changes by less than ``tol`` behind a change that was small as well.
     Cells that lie far below the highest one are not split; how far allows for modes that lie between the nodes, with
-    a scale of 0.05 of the prior's or more.
+    a scale of 0.1 of the prior's or more. Where the posterior proves to be narrow the integral is done again, allowing
+    for scales half as large, until that changes less than ``tol``. Below a ``tol`` of about 1e-5, tails and rounding
+    count.
 
     Arguments:
         model: a `DLGM` with a prior that is concentrated about its mean.
@@ -60,8 +60,10 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
             )
         values = x.new_empty(len(x), dtype=torch.float64)
         settled = torch.empty_like(values, dtype=torch.bool)
-        for here in _neighbours(model, x, mask).split(POINTS):
-            values[here], settled[here] = _widened(model, x[here], None if mask is None else mask[here], tol)
+        size = max(1, min(POINTS, NUMBERS // x[0].numel()))
+        for here in _neighbours(model, x, mask, size).split(size):
+            found = _resolved(Grid(model, tol), x[here], None if mask is None else mask[here])
+            values[here], settled[here] = found.value, found.settled & ~found.edge
     late = int((~settled).sum())
     if late:
         warnings.warn(
@@ -71,71 +73,39 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     return values
 
 
-def _neighbours(model, x: Tensor, mask: Tensor | None) -> Tensor:
+def _neighbours(model, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
     r"""The points (B,) in the order of where their mass is: those of a block share cells.
 
     Where there is one block, or nothing to share, any order will do.
     """
-    if len(x) <= POINTS or not shares(model):
+    if len(x) <= size or not shares(model):
         return torch.arange(len(x), device=x.device)
     places = []
-    for here in torch.arange(len(x), device=x.device).split(POINTS):
-        cells = _first(model, x[here], None if mask is None else mask[here], HALF_WIDTH)
+    for here in torch.arange(len(x), device=x.device).split(size):
+        cells = Grid(model, 1.0).first(x[here], None if mask is None else mask[here])
         places.append(cells.value.view(len(here), -1).argmax(1))
     return torch.cat(places).argsort(stable=True)
 
 
-def _widened(model, x: Tensor, mask: Tensor | None, tol: float) -> tuple[Tensor, Tensor]:
-    r"""Values and whether they settled, on a grid that is widened for the points that reach its edge."""
-    (D,) = model.prior().event_shape
-    value, settled, edge = _integral(model, x, mask, tol, HALF_WIDTH)
-    reach = 2 * HALF_WIDTH
-    while edge.any() and reach <= WIDEST:
-        size = max(1, CELLS // round(2 * reach) ** D)
-        for again in edge.nonzero().flatten().split(size):
-            part = _integral(model, x[again], None if mask is None else mask[again], tol, reach)
-            value[again], settled[again], edge[again] = part
-        reach *= 2
-    return value, settled & ~edge
+def _resolved(grid: Grid, x: Tensor, mask: Tensor | None) -> Points:
+    r"""The integrals; for points that are narrower than the grid allows for, until more split cells change nothing."""
+    found = _widened(grid, x, mask)
+    again = (found.settled & (found.width < RESOLVED * grid.narrow)).nonzero().flatten()
+    while len(again) and grid.narrow > FINEST:
+        grid = replace(grid, narrow=grid.narrow / 2)
+        finer = _widened(grid, x[again], None if mask is None else mask[again])
+        changed = (finer.value - found.value[again]).abs() >= grid.tol
+        found[again], again = finer, again[finer.settled & changed]
+    found.settled[again] = False
+    return found
 
 
-def _integral(model, x: Tensor, mask: Tensor | None, tol: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Values (B,), whether they settled, and whether mass lies at the edge of [−reach, reach]^D."""
-    B, cells = len(x), _first(model, x, mask, reach)
-    far, no = cells.value.new_full((B,), math.inf), torch.zeros(B, dtype=torch.bool, device=x.device)
-    points = Points(x, mask, value=cells.mass(B), rest=-far, change=far, settled=no, edge=no)
-    points = _refined(model, points, cells, tol, reach)
-    return points.value, points.settled, points.edge
-
-
-def _refined(model, p: Points, cells: Cells, tol: float, reach: float) -> Points:
-    r"""The points when cells with mass have been split until the values settle, in halves where there are too many."""
-    B, D = len(p.x), cells.u.shape[1]
-    # Mass that is cut off at the edge settles slowly, and is integrated again on a wider grid where there is one.
-    while not (done := p.settled | p.edge if reach < WIDEST else p.settled).all() and cells.width > FINEST:
-        # A node of a cell that holds mass may be that far from the mode, in scales, and another node be on it.
-        deep = (math.sqrt(2 * TAIL) + math.sqrt(D) * cells.width / 2 / NARROW) ** 2 / 2
-        near = (cells.value > cells.top(B)[cells.owner] - deep) & ~done[cells.owner]
-        if B > 1 and int(near.sum()) * 2**D > CELLS:
-            halves = torch.arange(B, device=near.device).chunk(2)
-            return Points.joined([_refined(model, p[half], cells.of(half), tol, reach) for half in halves])
-        rest = torch.where(done, p.rest, torch.logaddexp(p.rest, cells[~near].mass(B)))
-        owner, u, width = cells[near].split()
-        cells = Cells(owner, u, log_joint(model, p.x, p.mask, owner, u, width), width)
-        value = torch.where(done, p.value, torch.logaddexp(rest, cells.mass(B)))
-        change = (value - p.value).abs()
-        outside = cells[u.abs().amax(1) > reach - 1].mass(B)
-        edge = torch.where(done, p.edge, outside > value + math.log(tol))
-        settled = p.settled | (~done & (change < tol) & (p.change < NEAR))
-        p = Points(p.x, p.mask, value, rest, change, settled, edge)
-    return p
-
-
-def _first(model, x: Tensor, mask: Tensor | None, reach: float) -> Cells:
-    r"""All cells of width 1, for all points."""
-    B, (D,) = len(x), model.prior().event_shape
-    middle = torch.arange(0.5 - reach, reach, dtype=torch.float64, device=x.device)
-    u = product(middle, D)
-    owner = torch.arange(B, device=x.device).repeat_interleave(len(u))
-    u = u.repeat(B, 1)
-    return Cells(owner, u, log_joint(model, x, mask, owner, u, 1.0), 1.0)
+def _widened(grid: Grid, x: Tensor, mask: Tensor | None) -> Points:
+    r"""The integrals, on a wider grid for the points that reach its edge."""
+    found, (D,) = grid.integral(x, mask), grid.model.prior().event_shape
+    while found.edge.any() and grid.reach < WIDEST:
+        grid = replace(grid, reach=2 * grid.reach)
+        size = max(1, CELLS // round(2 * grid.reach) ** D)
+        for again in found.edge.nonzero().flatten().split(size):
+            found[again] = grid.integral(x[again], None if mask is None else mask[again])
+    return found

@@ -40,11 +40,11 @@ class Bernoulli(Likelihood):
         Returns:
             Nats (C, B), in float64: large terms of both signs cancel.
         """
-        logits, ones = (v.flatten(1).double() for v in (self.net(t), observed(x, mask)))
+        logits, ones = (v.double().reshape(len(v), -1) for v in (self.net(t), observed(x, mask)))
         linear = logits @ ones.mT
         if mask is None:
             return linear - _softplus_sum(logits)
-        seen = pixelwise(mask, x.dim()).expand_as(x).flatten(1).double()
+        seen = pixelwise(mask, x.dim()).expand_as(x).double().reshape(len(x), -1)
         return linear + nn.functional.logsigmoid(-logits) @ seen.mT
 
 
@@ -53,8 +53,10 @@ FACTORS = 16  # in [1, 2], for one logarithm
 
 def _softplus_sum(l: Tensor) -> Tensor:
     r"""Σ_j log(1 + e^{l_j}) = Σ_j max(l_j, 0) + Σ log ∏ (1 + e^{−|l_j|}), (C, 1)."""
-    factors = nn.functional.pad(l.abs().neg_().exp_().add_(1), (0, -l.shape[1] % FACTORS), value=1.0)
-    logs = factors.unflatten(1, (FACTORS, -1)).prod(1).log_()
+    factors = (-l.abs()).exp() + 1
+    if short := -l.shape[1] % FACTORS:
+        factors = nn.functional.pad(factors, (0, short), value=1.0)
+    logs = factors.unflatten(1, (FACTORS, -1)).prod(1).log()
     return l.relu().sum(1, keepdim=True) + logs.sum(1, keepdim=True)
 
 
