@@ -27,7 +27,7 @@ from pyro_dlgm.svi import SVI, adam
 from pyro_dlgm.training import Training
 
 LATENTS, HIDDEN, SHAPE, BATCH = 3, 100, (1, 28, 28), 100
-RATES, TRIAL, ROW_LR = (1e-3, 3e-3, 1e-2), 3e5, 1e-1  # of w; gradient evaluations after which one of them is chosen
+TRIAL, ROW_LR = 3e5, 1e-1  # gradient evaluations after which the rate of w is chosen; the rate of rows
 HMC = {"num_states": 1, "num_transitions": 1, "num_leapfrog": 10, "target_acceptance": 0.9}  # as in the paper
 GUIDES = {
     "amortized": lambda model, N: encoder(),
@@ -56,6 +56,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--guides", nargs="+", choices=list(GUIDES), default=list(GUIDES), help="which ways")
     parser.add_argument(
         "--gradients", type=float, nargs="+", default=[3e5, 1e6, 3e6, 1e7], help="gradient evaluations at which to look"
+    )
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], help="learning rates of w to choose from"
     )
     parser.add_argument("--points", type=int, default=1000, help="training and test images to look at, the first ones")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
@@ -86,10 +89,12 @@ def train(training: Training, gradients: float) -> None:
             return
 
 
-def rate(name: str, x: Tensor, seed: int) -> float:
+def rate(name: str, x: Tensor, rates: list[float], seed: int) -> float:
     r"""The learning rate of w that is best in the beginning and on training images, as the paper chose its own."""
+    if len(rates) == 1:
+        return rates[0]
     scores = {}
-    for lr in RATES:
+    for lr in rates:
         with forked(seed):
             training = start(name, x, lr)
             train(training, TRIAL)
@@ -119,7 +124,7 @@ def curve(name: str, N: int, mnist: data.Dataset, known: dict, a: argparse.Names
     sets = {"train": mnist.train[:N][: a.points], "test": mnist.test[: a.points]}
     file = Path(a.out, f"{name}_{N}.pt")
     if "lr" not in known:
-        known |= {"lr": rate(name, mnist.train[:N], a.seed + 1), "looks": []}
+        known |= {"lr": rate(name, mnist.train[:N], a.rates, a.seed + 1), "looks": []}
     done = known["looks"][-1]["gradients"] if known["looks"] else 0
     todo = sorted(g for g in a.gradients if g > done)
     if not todo:
@@ -171,7 +176,7 @@ def line(N: str, name: str, lr: float, found: dict) -> str:
 
 def begun(file: Path, a: argparse.Namespace) -> dict:
     r"""The record in that file, which holds one protocol, or a new one."""
-    protocol = {"points": a.points, "seed": a.seed}
+    protocol = {"points": a.points, "rates": a.rates, "seed": a.seed}
     record = json.loads(file.read_text()) if file.exists() else {"protocol": protocol, "curves": {}}
     if record["protocol"] != protocol:
         raise SystemExit(f"{file} has {record['protocol']}, not {protocol}: give another --out, or move it away")

@@ -19,7 +19,7 @@ def run(monkeypatch, tmp_path):
     spec = importlib.util.spec_from_file_location("kingma_welling", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    small = {"SHAPE": (1, 4, 4), "LATENTS": 2, "HIDDEN": 4, "BATCH": 10, "TRIAL": 200, "RATES": (1e-9, 1e-2)}
+    small = {"SHAPE": (1, 4, 4), "LATENTS": 2, "HIDDEN": 4, "BATCH": 10, "TRIAL": 200}
     for constant, value in small.items():
         monkeypatch.setattr(module, constant, value)
     x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)).lt(0.3).float()
@@ -27,7 +27,7 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "mnist", lambda root, binarization: images)
 
     def run(*options):
-        out = ["--data-root", ".", "--sizes", 20, "--points", 5, "--out", tmp_path]
+        out = ["--data-root", ".", "--sizes", 20, "--points", 5, "--out", tmp_path, "--rates", 1e-9, 1e-2]
         monkeypatch.setattr(sys, "argv", ["x", *map(str, [*out, *options])])
         module.main()
         return json.loads((tmp_path / "kingma_welling.json").read_text())
@@ -50,8 +50,9 @@ def test_it_goes_on_where_it_was(run, tmp_path):
         for first, again in zip(known["looks"], parts[name]["looks"], strict=True):
             assert first | {"seconds": 0} == again | {"seconds": 0}
     assert run("--gradients", 400, 800)["curves"]["20"] == parts  # all is there: nothing is done again
-    with pytest.raises(SystemExit, match="another --out"):
-        run("--seed", 1)
+    for other in (("--seed", 1), ("--rates", 1e-3)):
+        with pytest.raises(SystemExit, match="another --out"):
+            run(*other)
 
 
 def test_a_visit_of_a_chain_costs_its_leapfrog_steps(run):
