@@ -1,7 +1,7 @@
 r"""Integrals of p(x, t | w) over a cube of t, on cells that are split where the mass is."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,18 +56,19 @@ class Grid:
         # Mass that is cut off at the edge settles slowly: it is for a wider grid.
         while not (done := p.settled | p.edge).all() and cells.width > FINEST:
             near = (cells.value > cells.top(B)[cells.owner] - self._deep(D, cells.width)) & ~done[cells.owner]
-            if not near.any():  # a density that is 0, or not a number, at all nodes
-                break
-            if int(near.sum()) * 2**D > CELLS:
+            too_many = int(near.sum()) * 2**D > CELLS
+            if too_many and B > 1:
                 halves = torch.arange(B, device=near.device).chunk(2)
-                parts = [self._refined(p[half], cells.of(half)) for half in halves] if B > 1 else [p]
-                return Points.joined(parts)
+                return Points.joined([self._refined(p[half], cells.of(half)) for half in halves])
+            if too_many or not near.any():  # none are near where the density is 0, or not a number, at all nodes
+                break
             p, cells = self._split(p, cells, near, done)
         return p
 
     def _split(self, p: Points, cells: Cells, near: Tensor, done: Tensor) -> tuple[Points, Cells]:
         r"""The points when the near cells have been split, and the children of those."""
-        B, rest = len(p.x), torch.where(done, p.rest, torch.logaddexp(p.rest, cells[~near].mass(len(p.x))))
+        B = len(p.x)
+        rest = torch.where(done, p.rest, torch.logaddexp(p.rest, cells[~near].mass(B)))
         owner, u, width = cells[near].split()
         cells = Cells(owner, u, log_joint(self.model, p.x, p.mask, owner, u, width), width)
         value = torch.where(done, p.value, torch.logaddexp(rest, cells.mass(B)))
@@ -75,8 +76,8 @@ class Grid:
         outside = cells[u.abs().amax(1) > self.reach - 1].mass(B)
         edge = torch.where(done, p.edge, outside > value + math.log(min(self.tol, EDGE)))
         settled = p.settled | ((change < self.tol) & (p.change < NEAR))
-        width = torch.where(done, p.width, width)
-        return Points(p.x, p.mask, value, rest, change, width, settled, edge), cells
+        widths = torch.where(done, p.width, width)
+        return replace(p, value=value, rest=rest, change=change, width=widths, settled=settled, edge=edge), cells
 
     def _deep(self, D: int, width: float) -> float:
         r"""Nats below the highest node of a point, behind which a node's cell of that width holds no mass.

@@ -61,8 +61,9 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
         values = x.new_empty(len(x), dtype=torch.float64)
         settled = torch.empty_like(values, dtype=torch.bool)
         size = max(1, min(POINTS, NUMBERS // x[0].numel()))
-        for here in _neighbours(model, x, mask, size).split(size):
-            found = _resolved(Grid(model, tol), x[here], None if mask is None else mask[here])
+        grid = Grid(model, tol)
+        for here in _neighbours(grid, x, mask, size).split(size):
+            found = _resolved(grid, x[here], None if mask is None else mask[here])
             values[here], settled[here] = found.value, found.settled & ~found.edge
     late = int((~settled).sum())
     if late:
@@ -73,16 +74,16 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     return values
 
 
-def _neighbours(model, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
+def _neighbours(grid: Grid, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
     r"""The points (B,) in the order of where their mass is: those of a block share cells.
 
     Where there is one block, or nothing to share, any order will do.
     """
-    if len(x) <= size or not shares(model):
+    if len(x) <= size or not shares(grid.model):
         return torch.arange(len(x), device=x.device)
     places = []
     for here in torch.arange(len(x), device=x.device).split(size):
-        cells = Grid(model, 1.0).first(x[here], None if mask is None else mask[here])
+        cells = grid.first(x[here], None if mask is None else mask[here])
         places.append(cells.value.view(len(here), -1).argmax(1))
     return torch.cat(places).argsort(stable=True)
 
@@ -93,8 +94,9 @@ def _resolved(grid: Grid, x: Tensor, mask: Tensor | None) -> Points:
     again = (found.settled & (found.width < RESOLVED * grid.narrow)).nonzero().flatten()
     while len(again) and grid.narrow > FINEST:
         grid = replace(grid, narrow=grid.narrow / 2)
-        finer = _widened(grid, x[again], None if mask is None else mask[again])
-        changed = (finer.value - found.value[again]).abs() >= grid.tol
+        before = found[again]
+        finer = _widened(grid, before.x, before.mask)
+        changed = (finer.value - before.value).abs() >= grid.tol
         found[again], again = finer, again[finer.settled & changed]
     found.settled[again] = False
     return found
@@ -107,5 +109,6 @@ def _widened(grid: Grid, x: Tensor, mask: Tensor | None) -> Points:
         grid = replace(grid, reach=2 * grid.reach)
         size = max(1, CELLS // round(2 * grid.reach) ** D)
         for again in found.edge.nonzero().flatten().split(size):
-            found[again] = grid.integral(x[again], None if mask is None else mask[again])
+            part = found[again]
+            found[again] = grid.integral(part.x, part.mask)
     return found

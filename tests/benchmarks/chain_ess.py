@@ -94,8 +94,8 @@ def theirs(make: Callable, model, x: Tensor, a: argparse.Namespace) -> dict:
             warnings.simplefilter("ignore")
             mcmc.run()
         seconds += time.perf_counter() - start
-        # (S, D) -> (S/2, 2, 1, D): ArviZ splits a chain in any case, and asks for two.
         print(f"{make.__name__}: point {i + 1} of {a.pyro_points}, {seconds:.0f} s so far", flush=True)
+        # (S, D) -> (S/2, 2, 1, D): ArviZ splits a chain in any case, and asks for two.
         each.append(worst(mcmc.get_samples()["t"].unflatten(0, (2, -1)).transpose(0, 1).unsqueeze(2)))
     return summary(torch.cat(each), seconds * POINTS / a.pyro_points) | {"points": a.pyro_points}
 
