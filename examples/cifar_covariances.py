@@ -22,8 +22,9 @@ import torch
 from rich.progress import track
 from torchvision.utils import save_image
 
-from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors, scores
-from pyro_dlgm.pictures import grid
+from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.comparison import pair
+from pyro_dlgm.plots.images import grid
 
 LATENTS, BATCH, LR, CLIP = 64, 64, 1e-3, 100.0
 NETWORK = {"widths": (32, 64, 64), "norm": True}
@@ -66,11 +67,11 @@ def train_and_score(images: data.Dataset, rank: int, a: argparse.Namespace, pict
     options |= {"transform": images.transform, "x_val": images.val, "patience": a.patience}
     run = fit(model, guide, images.train, progress=True, **options)
     start, parts = time.perf_counter(), images.test.split(50)
-    work = track(scores.block_scores(model, guide, parts, a.samples, a.seed), f"IWAE-{a.samples}", len(parts))
+    work = track(pair.block_scores(model, guide, parts, a.samples, a.seed), f"IWAE-{a.samples}", len(parts))
     tables = list(work)
-    bits = scores.bits_per_dim(model.likelihood, images.transform, images.test[0].numel())
+    bits = pair.bits_per_dim(model.likelihood, images.transform, images.test[0].numel())
     best = max(run.history, key=lambda record: record["val_elbo"])
-    result = scores.summary(tables, bits) | {"epochs": len(run.history), "best_epoch": best["epoch"]}
+    result = pair.summary(tables, bits) | {"epochs": len(run.history), "best_epoch": best["epoch"]}
     result |= {"train_elbo": best["elbo"], "val_elbo": best["val_elbo"]}
     result["parameters"] = sum(p.numel() for p in [*model.parameters(), *guide.parameters()])
     result["seconds"] = {"fit": run.history[-1]["seconds"], "evaluate": time.perf_counter() - start}
@@ -106,9 +107,9 @@ def main() -> None:
         results[name], elbo = train_and_score(images, rank, a, out / f"cifar_{name}.png")
         elbos.append(elbo.double())
         print(f"\n{name}, rank {rank}: epoch {results[name]['best_epoch']} of {results[name]['epochs']}")
-        print("\n".join(scores.lines(results[name], a.samples)), flush=True)
+        print("\n".join(pair.lines(results[name], a.samples)), flush=True)
     gain = elbos[1] - elbos[0]
-    difference = {"mean": float(gain.mean()), "standard_error": scores.standard_error(gain)}
+    difference = {"mean": float(gain.mean()), "standard_error": pair.standard_error(gain)}
     print(f"\nELBO, low-rank − diagonal: {difference['mean']:.2f} ± {difference['standard_error']:.2f} nats per image")
     record = {"machine": machine(), "arguments": vars(a), "protocol": images.protocol}
     record |= {"results": results, "elbo_difference": difference}

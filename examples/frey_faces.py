@@ -23,8 +23,9 @@ import pyro
 import torch
 from torchvision.utils import save_image
 
-from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors, scores
-from pyro_dlgm.pictures import grid
+from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.comparison import pair
+from pyro_dlgm.plots.images import grid
 
 LATENTS, BATCH, LR = 16, 64, 1e-3
 NETWORK = {"widths": (32, 64, 64, 64), "norm": True}
@@ -64,11 +65,11 @@ def train_and_score(faces: data.Dataset, a: argparse.Namespace, picture: Path) -
     options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "transform": faces.transform, "seed": a.seed}
     run = fit(model, guide, faces.train, x_val=faces.val, patience=a.patience, progress=True, **options)
     start = time.perf_counter()
-    bits = scores.bits_per_dim(model.likelihood, faces.transform, faces.test[0].numel())
-    refined = scores.e_step(model, guide, faces.test, a.seed)
+    bits = pair.bits_per_dim(model.likelihood, faces.transform, faces.test[0].numel())
+    refined = pair.e_step(model, guide, faces.test, a.seed)
     result = {
-        "encoder": scores.summary([judge(model, guide, faces.test, a)], bits),
-        "e-step": scores.summary([judge(model, refined, faces.test, a)], bits),
+        "encoder": pair.summary([judge(model, guide, faces.test, a)], bits),
+        "e-step": pair.summary([judge(model, refined, faces.test, a)], bits),
         "unconverged": int((~refined.convergence.converged).sum()),
     }
     best = max(run.history, key=lambda record: record["val_elbo"])
@@ -111,7 +112,7 @@ def main() -> None:
         results[name] = train_and_score(faces, a, out / f"frey_faces_{name}.png")
         print(f"\n{name} split: {faces.protocol}; epoch {results[name]['best_epoch']}")
         for q in ("encoder", "e-step"):
-            print("\n".join([f"q of the {q}:", *scores.lines(results[name][q], a.samples)]), flush=True)
+            print("\n".join([f"q of the {q}:", *pair.lines(results[name][q], a.samples)]), flush=True)
     record = {"machine": machine(), "arguments": vars(a), "results": results}
     (out / "frey_faces.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"\nWritten: {out / 'frey_faces.json'}, and a picture of each split")

@@ -17,7 +17,7 @@ import pyro
 import torch
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.files import whole
+from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked
 
 LATENTS, BATCH, LR, ROW_LR = 64, 100, 1e-3, 1e-1

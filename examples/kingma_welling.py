@@ -19,12 +19,12 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from torch import Tensor, nn
 
 from pyro_dlgm import DLGM, data, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm.comparison.pair import standard_error
 from pyro_dlgm.data.batches import Batches
-from pyro_dlgm.files import whole
-from pyro_dlgm.scores import standard_error
+from pyro_dlgm.optim.svi import SVI, adam
+from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked
-from pyro_dlgm.svi import SVI, adam
-from pyro_dlgm.training import Training
+from pyro_dlgm.training.loop import Training
 
 LATENTS, HIDDEN, SHAPE, BATCH = 3, 100, (1, 28, 28), 100
 TRIAL, ROW_LR = 3e5, 1e-1  # gradient evaluations after which the rate of w is chosen; the rate of rows

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.compare import epochs
-from pyro_dlgm.files import whole
-from pyro_dlgm.recipes import CHAIN, HYBRID
-from pyro_dlgm.scores import full_rank, standard_error
+from pyro_dlgm.comparison.comparison import epochs
+from pyro_dlgm.comparison.pair import full_rank, standard_error
+from pyro_dlgm.recipes.pairs import CHAIN, HYBRID
+from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked, seeds
 
 LATENTS, BATCH, ROW_LR, RATES = 16, 100, 1e-1, (2e-3,)

@@ -1,10 +1,10 @@
 r"""Guides: where q comes from. Each is a Pyro program that samples t, and swaps for any other."""
 
 from .amortized import Amortized
-from .auto import Auto, auto
+from .autoguides import Auto, auto
+from .base import Guide
 from .chain import Chain
 from .exact import Exact
-from .guide import Guide
 from .hybrid import Hybrid
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
 

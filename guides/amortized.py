@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from ..masks import observed, pixelwise
+from .base import Guide
 from .families import FAMILIES, log_scale
-from .guide import Guide
 from .per_point import PER_POINT, PerPoint
 
 

@@ -4,11 +4,11 @@ import pyro
 import torch
 from torch import Tensor
 
-from .guide import Guide, Shared
+from .base import Guide, Shared
+from .empirical import States
 from .kernel import Kernel, Tuning
 from .per_point import check_index, check_size
 from .settling import KEPT, converged, draw, rounds
-from .states import States
 
 CHAINS = 4  # at least, where convergence is asked for: R-hat compares chains
 

@@ -3,7 +3,7 @@ r"""The exact posterior as a guide, where the model has one."""
 import pyro.distributions as dist
 from torch import Tensor
 
-from .guide import Guide, Shared
+from .base import Guide, Shared
 
 
 class Exact(Guide):

@@ -6,10 +6,10 @@ from pyro.nn import pyro_method
 from torch import Tensor
 
 from .. import hmc
+from .base import Guide, Shared
 from .chain import Chain, check_settings
-from .guide import Guide, Shared
+from .empirical import States
 from .kernel import DECAY, Kernel, Tuning
-from .states import States
 
 
 class Hybrid(Guide):

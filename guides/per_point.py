@@ -6,9 +6,9 @@ from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 
 from .. import program
-from ..rows import Rows
 from . import families
-from .guide import Guide
+from .base import Guide
+from .rows import Rows
 
 
 def check_index(guide: Guide, index: Tensor | None) -> None:

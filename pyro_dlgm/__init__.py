@@ -4,12 +4,12 @@ p(x | w) = ∫ p(x | t, w) p(t) dt,    p(t) = N(0, I),    p(x | t, w) = N(μ(t, 
 """
 
 from . import data, evaluate, guides, likelihoods, nets, objectives, priors
-from .compare import compare
-from .fit import Result, fit
-from .loading import load
+from .comparison.comparison import compare
 from .model import DLGM
-from .ppca import PPCA
-from .svi import SVI
+from .optim.svi import SVI
+from .ppca.model import PPCA
+from .runs.load import load
+from .training.fit import Result, fit
 
 __all__ = [
     "DLGM",

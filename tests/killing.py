@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pyro_dlgm import DLGM, fit, guides, keeper, likelihoods, nets, priors
-from pyro_dlgm.checkpoint import Run, RunError
-from pyro_dlgm.training import Training
+from pyro_dlgm import DLGM, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.runs.run import Run, RunError
+from pyro_dlgm.training import autosave
+from pyro_dlgm.training.loop import Training
 
 N, D, SHAPE, EPOCHS, BATCHES = 60, 2, (1, 5, 4), 40, 3
 KINDS = ("mean_field", "amortized", "auto_normal")
@@ -59,7 +60,7 @@ def jitter(x):
 
 def aloud(kind, out, epochs):
     r"""What the processes do that are killed: a training that says each step, with checkpoints all the time."""
-    count, keeper.EVERY = Training._count, PAUSE
+    count, autosave.EVERY = Training._count, PAUSE
 
     def said(self, step):
         count(self, step)
@@ -155,7 +156,7 @@ def on_a_full_disk(disk, step):
         if done.step == step:
             fill(filler)
 
-    keeper.EVERY, Training._count = 0.0, filling
+    autosave.EVERY, Training._count = 0.0, filling
     try:
         train("mean_field", out, epochs=6)
     except RunError as error:

@@ -11,15 +11,15 @@ import torch
 from pyro_dlgm.guides import families
 
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, masks, nets, priors
-from pyro_dlgm.evaluate.ais import AIS, ais
-from pyro_dlgm.evaluate.annealing import schedule
-from pyro_dlgm.evaluate.bdmc import bdmc
-from pyro_dlgm.evaluate.chunks import blocks, rows_that_fit
-from pyro_dlgm.evaluate.quadrature import quadrature
+from pyro_dlgm.evaluate.marginal.ais import AIS, ais
+from pyro_dlgm.evaluate.marginal.bdmc import bdmc
+from pyro_dlgm.evaluate.marginal.chunks import blocks, rows_that_fit
+from pyro_dlgm.evaluate.marginal.path import schedule
+from pyro_dlgm.evaluate.marginal.quadrature import quadrature
 
 annealers, bdmc_module, whole, grid, nodes = (
-    importlib.import_module(f"pyro_dlgm.evaluate.{name}")
-    for name in ("annealers", "bdmc", "quadrature", "grid", "nodes")
+    importlib.import_module(f"pyro_dlgm.evaluate.marginal.{name}")
+    for name in ("blocks", "bdmc", "quadrature", "grid", "nodes")
 )
 N, D = 60, 6
 

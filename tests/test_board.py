@@ -11,9 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from pyro_dlgm import DLGM, PPCA, board, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.checkpoint import Run, RunError
-from pyro_dlgm.pictures import squares
+from pyro_dlgm import DLGM, PPCA, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.plots.images import squares
+from pyro_dlgm.runs.run import Run, RunError
+from pyro_dlgm.training import tensorboard
 
 N, D, SHAPE = 40, 3, (1, 5, 4)
 LABELS = torch.arange(N) % 4
@@ -139,7 +140,7 @@ def test_hyper_parameters_are_there_once_in_the_same_run(logged):
 
 def test_a_resumed_run_says_nothing_twice(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(board.Board, "_close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tensorboard.Board, "_close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):  # after the last step is logged, before it is in a checkpoint
             train(amortized(), tmp_path)
     assert Run(tmp_path).load()["step"] == 0
@@ -242,7 +243,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_it_can_go_on(tmp_path, monke
         monkeypatch.context() as patch,
         pytest.raises(RunError, match="make room and resume"),
     ):
-        patch.setattr(board.SummaryWriter, "add_embedding", full)
+        patch.setattr(tensorboard.SummaryWriter, "add_embedding", full)
         train(amortized(), tmp_path)
     assert train(amortized(), tmp_path, resume=True).history[-1]["epoch"] == 3
 

@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 from pyro.infer import RenyiELBO, Trace_ELBO
 
-from pyro_dlgm.arguments import bound, described
-from pyro_dlgm.cli import main
+from pyro_dlgm.cli.main import main
 from pyro_dlgm.objectives import ELBO
+from pyro_dlgm.training.checks import bound, described
 
 SMALL = ["--certified", "4", "--chains", "2", "--temperatures", "5"]
 

@@ -10,11 +10,11 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro_dlgm.guides import settling
-from pyro_dlgm.guides.states import States
+from pyro_dlgm.guides.empirical import States
 
 from pyro_dlgm import PPCA, SVI, evaluate, fit, guides
 from pyro_dlgm.objectives import ELBO
-from pyro_dlgm.svi import adam
+from pyro_dlgm.optim.svi import adam
 
 N, B, D, P = 200, 4, 2, 6
 ROWS = torch.arange(N)

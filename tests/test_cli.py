@@ -17,10 +17,12 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from PIL import Image
 
-from pyro_dlgm import data, evaluate, jobs, nets, recipes, settings, sources
-from pyro_dlgm.checkpoint import Run
-from pyro_dlgm.cli import main
-from pyro_dlgm.loading import load
+from pyro_dlgm import data, evaluate, nets
+from pyro_dlgm.cli import config, jobs
+from pyro_dlgm.cli.main import main
+from pyro_dlgm.recipes import datasets, pairs
+from pyro_dlgm.runs.load import load
+from pyro_dlgm.runs.run import Run
 
 TINY = ["--epochs", "2", "--latents", "2", "--likelihood", "factor-analysis"]
 
@@ -106,7 +108,7 @@ def test_sample_writes_a_picture_and_the_same_one_again(run, tmp_path):
 
 def test_resume_needs_only_the_folder_and_ends_where_an_uninterrupted_run_does(run, tmp_path):
     out = tmp_path / "x"
-    command = [sys.executable, "-m", "pyro_dlgm.cli", "fit", *TINY, "--epochs", "40", "--out", str(out)]
+    command = [sys.executable, "-m", "pyro_dlgm.cli.main", "fit", *TINY, "--epochs", "40", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
@@ -312,7 +314,7 @@ def options_file(tmp_path):
     def fitted(held, *arguments):
         (tmp_path / "fit.json").write_text(held if isinstance(held, str) else json.dumps(held))
         result = call("fit", "--config", tmp_path / "fit.json", *arguments)
-        return result.stderr if result.exit_code else settings.options_of(tmp_path / "x")
+        return result.stderr if result.exit_code else config.options_of(tmp_path / "x")
 
     return fitted
 
@@ -327,7 +329,7 @@ def test_the_command_line_goes_before_the_file_and_the_file_before_the_defaults(
 
 def test_the_config_of_a_run_makes_it_again(run, options_file, tmp_path):
     options = options_file((run[0] / "config.json").read_text(), "--out", tmp_path / "x")
-    assert options == settings.options_of(run[0])
+    assert options == config.options_of(run[0])
     assert all(torch.equal(a, b) for a, b in zip(weights(run[0]), weights(tmp_path / "x"), strict=True))
 
 
@@ -335,7 +337,7 @@ def test_the_config_of_a_run_on_a_file_makes_it_again(places, options_file, tmp_
     given = [*places["colours.npz"], "--epochs", "1", "--latents", "2"]
     succeed("fit", "--data", tmp_path / "colours.npz", *given, "--out", tmp_path / "first")
     options = options_file((tmp_path / "first" / "config.json").read_text(), "--out", tmp_path / "x")
-    assert options == settings.options_of(tmp_path / "first")
+    assert options == config.options_of(tmp_path / "first")
 
 
 def test_a_file_counts_as_given_on_resume(options_file, tmp_path):
@@ -401,10 +403,10 @@ def test_each_likelihood_gets_the_pixels_that_it_takes(name, likelihood, data_fi
     folder = "MNIST" if name == "mnist" else "FashionMNIST"
     root = data_file(folder).parent
     shutil.copytree(root / folder, tmp_path / folder)  # torchvision unpacks beside the packed files
-    dataset = sources.dataset(name, str(tmp_path), likelihood, validate=True, download=True)
+    dataset = datasets.dataset(name, str(tmp_path), likelihood, validate=True, download=True)
     x = dataset.test[:50]
-    assert len(dataset.val) == sources.VALIDATION and len(dataset.train) == 55_000
-    recipes.model(likelihood, 3, dataset.image_shape).check(x)
+    assert len(dataset.val) == datasets.VALIDATION and len(dataset.train) == 55_000
+    pairs.model(likelihood, 3, dataset.image_shape).check(x)
     assert set(x.unique().tolist()) == {0.0, 1.0} if likelihood == "bernoulli" else len(x.unique()) > 2
 
 

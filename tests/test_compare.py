@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner
 
 from pyro_dlgm import DLGM, compare, data, guides, likelihoods, nets, priors
-from pyro_dlgm.cli import main
-from pyro_dlgm.compare import _mean_and_error, _paired, _scales_at_floor
+from pyro_dlgm.cli.main import main
+from pyro_dlgm.comparison.comparison import _mean_and_error, _paired, _scales_at_floor
 
 D, SHAPE = 2, (1, 5, 4)
 FACTORIES = {
@@ -161,13 +161,13 @@ def test_help_teaches():
 
 def test_the_module_runs_as_a_command():
     run = subprocess.run(
-        [sys.executable, "-m", "pyro_dlgm.cli", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pyro_dlgm.cli.main", "--version"], capture_output=True, text=True, check=True
     )
     assert "0.1.0" in run.stdout
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
-    from pyro_dlgm.files import whole
+    from pyro_dlgm.runs.files import whole
 
     (tmp_path / "a.json").write_text("old")
     with pytest.raises(RuntimeError), whole(tmp_path / "a.json") as path:
@@ -177,11 +177,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_digits_fit_the_recipes():
-    from pyro_dlgm import recipes
+    from pyro_dlgm.recipes import pairs
 
     dataset = data.digits()
-    for name in recipes.LIKELIHOODS:
-        m = recipes.model(name, 3, dataset.image_shape)
-        for guide in recipes.GUIDES:
-            q = recipes.guide(guide, 3, dataset.image_shape)(m, 5)
+    for name in pairs.LIKELIHOODS:
+        m = pairs.model(name, 3, dataset.image_shape)
+        for guide in pairs.GUIDES:
+            q = pairs.guide(guide, 3, dataset.image_shape)(m, 5)
             assert q(dataset.test[:5], torch.arange(5)).shape == (5, 3)

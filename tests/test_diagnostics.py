@@ -9,9 +9,11 @@ import pytest
 import scipy.stats
 import torch
 
-from pyro_dlgm import PPCA, diagrams, evaluate, guides
-from pyro_dlgm.evaluate import aggregate, uniformity
-from pyro_dlgm.evaluate.calibration import LEVELS
+from pyro_dlgm import PPCA, evaluate, guides
+from pyro_dlgm.evaluate.diagnostics import aggregate
+from pyro_dlgm.evaluate.diagnostics import ranks as uniformity
+from pyro_dlgm.evaluate.diagnostics.calibration import LEVELS
+from pyro_dlgm.plots import diagnostics as diagrams
 
 # W with correlated columns, and columns of zeros.
 W = torch.tensor([[1.0, 0.8], [0.2, 1.0], [-0.5, 0.3], [0.4, 0.4], [0.9, -0.1]])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_dlgm import DLGM, PPCA, SVI, finite, fit, guides, likelihoods, nets, objectives, priors
-from pyro_dlgm.svi import adam
+from pyro_dlgm import DLGM, PPCA, SVI, fit, guides, likelihoods, nets, objectives, priors
+from pyro_dlgm.optim import nan_guard
+from pyro_dlgm.optim.svi import adam
 
 N, P, D = 40, 6, 2
 KINDS = ("mean_field", "full_rank", "amortized", "auto_normal")
@@ -82,7 +83,7 @@ def test_bad_data_stop_the_run_at_that_step_with_the_parameters_before_it(kind):
 @pytest.mark.parametrize("at", [3, 5, 6])
 def test_a_flag_that_is_read_later_ends_with_the_same_parameters_and_words(kind, settings, at, monkeypatch):
     at_once, _, modules = broken(kind, at, batch_size=4, **settings)
-    monkeypatch.setitem(finite.INTERVALS, "cpu", 5)
+    monkeypatch.setitem(nan_guard.INTERVALS, "cpu", 5)
     later, spoil, masked = broken(kind, at, batch_size=4, **settings)
     assert later == at_once and same(weights(*modules), weights(*masked))
     if not settings:

@@ -9,8 +9,8 @@ import torch
 from pyro_dlgm.guides import families
 
 from pyro_dlgm import PPCA, compare, evaluate, guides
-from pyro_dlgm.certify import Certify
-from pyro_dlgm.gap_pictures import bars, posterior_on_grid, posteriors
+from pyro_dlgm.comparison.certify import Certify
+from pyro_dlgm.plots.gaps import bars, posterior_on_grid, posteriors
 
 POINTS, D, P = 30, 5, 12
 QUICK = {"num_chains": 8, "num_temperatures": 60, "num_samples": 2000, "seed": 0}
@@ -138,17 +138,17 @@ def test_a_judge_makes_one_estimator_of_all_guides(model, x):
 
 
 def test_where_climbing_brings_nothing_q_is_kept(model, x, monkeypatch):
-    from pyro_dlgm.evaluate import inference
+    from pyro_dlgm.evaluate import e_step
 
     guide, index = best_mean_field(model, x), torch.arange(POINTS)
-    climb = inference.climb
+    climb = e_step.climb
 
     def lost(model, guide, x, mask):
         found = climb(model, guide, x, mask, max_steps=1, window=1)
         guide.rows.weight.data[:7] += 1.0
         return found
 
-    monkeypatch.setattr(importlib.import_module("pyro_dlgm.evaluate.gaps"), "climb", lost)
+    monkeypatch.setattr(importlib.import_module("pyro_dlgm.evaluate.inference_gap"), "climb", lost)
     found = evaluate.gaps(model, guide, x, index, num_simulated=0, **QUICK | {"num_temperatures": 5})
     assert found.kept[:7].all()
     assert found.amortization.value[found.kept].abs().max() < 1e-9

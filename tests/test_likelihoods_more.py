@@ -10,7 +10,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from pyro_dlgm import DLGM, SVI, data, guides, likelihoods, nets, priors
 from pyro_dlgm.likelihoods.bernoulli import ContinuousBernoulliPixels
-from pyro_dlgm.likelihoods.logistic import DiscretizedLogisticPixels
+from pyro_dlgm.likelihoods.discretized_logistic import DiscretizedLogisticPixels
 
 SHAPE, P, B, D, R = (2, 4, 5), 40, 3, 2, 3
 LEADS = pytest.mark.parametrize("lead", [(), (B,), (4, B)])

@@ -5,8 +5,9 @@ import torch
 from cases import NAMES, conv, make, ppca, same, tensors
 from sklearn.decomposition import PCA
 
-from pyro_dlgm import PPCA, evaluate, gaussian, guides, latents, priors
-from pyro_dlgm.looks import Look
+from pyro_dlgm import PPCA, evaluate, gaussian, guides, priors
+from pyro_dlgm.evaluate import latents
+from pyro_dlgm.evaluate.snapshot import Look
 
 N, D, P = 50, 3, 8
 
@@ -100,7 +101,7 @@ def test_the_rate_is_sampled_where_it_has_no_closed_form(monkeypatch):
     model, x = linear()
     look = Look(model, guides.MeanField(N, D, init_scale=0.5).double(), x)
     closed = look.bounds()["rate"]
-    monkeypatch.setattr("pyro_dlgm.looks.gaussian.kl", lambda q, p: None)
+    monkeypatch.setattr("pyro_dlgm.evaluate.snapshot.gaussian.kl", lambda q, p: None)
     sampled = look.bounds()["rate"]
     assert sampled == pytest.approx(closed, abs=0.2) and sampled != closed
 

@@ -13,13 +13,16 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_dlgm import DLGM, compare, data, evaluate, figures, fit, guides, likelihoods, nets, priors, report, table
-from pyro_dlgm.checkpoint import RunError
-from pyro_dlgm.cli import main
+from pyro_dlgm import DLGM, compare, data, evaluate, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.cli.main import main
+from pyro_dlgm.comparison import table
+from pyro_dlgm.comparison.table import Row
 from pyro_dlgm.data.dataset import Dataset
-from pyro_dlgm.pictures import grid, sheet, strip
-from pyro_dlgm.sections import Section, drawing
-from pyro_dlgm.table import Row
+from pyro_dlgm.plots import curves
+from pyro_dlgm.plots.images import grid, sheet, strip
+from pyro_dlgm.report import page as report
+from pyro_dlgm.report.sections import Section, drawing
+from pyro_dlgm.runs.run import RunError
 
 N, D, SHAPE = 40, 3, (1, 5, 4)
 TITLES = ["Learning curves", "Reconstructions", "Samples", "Latent traversals", "Latent space"]
@@ -274,7 +277,7 @@ def test_the_sheet_of_points_that_are_no_images_is_its_curves(rows, dataset):
 def test_curves_are_cut_to_what_can_be_read():
     history = [{"gradients_per_point": float(n), "elbo": -1e6 if n == 0 else n / 100} for n in range(100)]
     figure = Figure()
-    figures.curves(figure, {"a": history}, {})
+    curves.curves(figure, {"a": history}, {})
     low, high = figure.axes[0].get_ylim()
     assert -1 < low < 0.06 and 0.99 < high < 1.1
 

@@ -15,7 +15,7 @@ from torch.distributions import Independent, Laplace, LowRankMultivariateNormal
 from pyro_dlgm import DLGM, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.rounding import report, strays
 from pyro_dlgm.objectives import ELBO
-from pyro_dlgm.svi import SVI, adam
+from pyro_dlgm.optim.svi import SVI, adam
 
 B, D = 6, 64
 WORDS = r"log q is wrong by up to .* nats .* at 2 of 6 points \(rows 1, 4\).*double\(\)"

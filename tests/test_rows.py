@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
+from pyro_dlgm.guides.rows import RowAdam, Rows, sparse_gradients
 from torch import nn
-
-from pyro_dlgm.rows import RowAdam, Rows, sparse_gradients
 
 
 def visit(rows, optimizer, index, g):

@@ -17,12 +17,15 @@ import pytest
 import torch
 from killing import KINDS, SHAPE, D, N, faults, logged, pair, records, same, train, weights
 
-from pyro_dlgm import checkpoint, finite, fit, guides, keeper
-from pyro_dlgm.checkpoint import Run, RunError
-from pyro_dlgm.files import whole
-from pyro_dlgm.loading import load
-from pyro_dlgm.recipes import Recipe
-from pyro_dlgm.training import Training
+from pyro_dlgm import fit, guides
+from pyro_dlgm.optim import nan_guard
+from pyro_dlgm.recipes.pairs import Recipe
+from pyro_dlgm.runs import run as checkpoint
+from pyro_dlgm.runs.files import whole
+from pyro_dlgm.runs.load import load
+from pyro_dlgm.runs.run import Run, RunError
+from pyro_dlgm.training import autosave
+from pyro_dlgm.training.loop import Training
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +215,7 @@ def broken_off(out, step, monkeypatch, **settings):
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(keeper, "EVERY", 0.0)
+        patch.setattr(autosave, "EVERY", 0.0)
         patch.setattr(Training, "_count", stopped)
         train("amortized", out, **settings)
 
@@ -335,8 +338,8 @@ def spoilt_at(step):
 
 @pytest.mark.parametrize("interval", [1, 50])
 def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(interval, tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper, "EVERY", 0.0)
-    monkeypatch.setitem(finite.INTERVALS, "cpu", interval)
+    monkeypatch.setattr(autosave, "EVERY", 0.0)
+    monkeypatch.setitem(nan_guard.INTERVALS, "cpu", interval)
     with pytest.raises(FloatingPointError, match="at step 8"):
         train("mean_field", tmp_path / "run", transform=spoilt_at(8), schedule="constant")
     # Read every 50 steps, the flag is still read before a checkpoint: none is of a state behind it.
@@ -347,14 +350,14 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(interval, tmp
 
 
 def test_no_record_is_made_of_an_epoch_with_a_flag(tmp_path, monkeypatch):
-    monkeypatch.setitem(finite.INTERVALS, "cpu", 50)
+    monkeypatch.setitem(nan_guard.INTERVALS, "cpu", 50)
     with pytest.raises(FloatingPointError, match="at step 4"):
         train("mean_field", tmp_path / "run", transform=spoilt_at(4))
     assert [r["step"] for r in records(tmp_path / "run")] == [3] and Run(tmp_path / "run").load()["step"] == 0
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper, "EVERY", 0.0)
+    monkeypatch.setattr(autosave, "EVERY", 0.0)
     count = Training._count
 
     def broken(self, step):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_dlgm import data, nets, recipes, settings, sources
+from pyro_dlgm import data, nets
+from pyro_dlgm.cli import config
 from pyro_dlgm.likelihoods import LowRankNormal
+from pyro_dlgm.recipes import datasets, pairs
 
 rng = np.random.default_rng(0)
 BYTES = rng.integers(0, 256, (30, 5, 4), dtype=np.uint8)
@@ -20,7 +22,7 @@ def file(tmp_path):
 
     def save(array):
         np.save(tmp_path / "v.npy", array)
-        return sources.locate(tmp_path / "v.npy", None)
+        return datasets.locate(tmp_path / "v.npy", None)
 
     return save
 
@@ -39,14 +41,14 @@ def test_a_place_is_a_name_or_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("mine.npy", UNIT)
     (tmp_path / "digits").mkdir()
-    assert sources.locate("mnist", "here") == ("mnist", str(tmp_path / "here"))
-    assert sources.locate("digits", None) == ("digits", None)
-    assert sources.locate("mine.npy", None) == ("file", str(tmp_path / "mine.npy"))
-    assert sources.locate("./digits", None) == ("folder", str(tmp_path / "digits"))
+    assert datasets.locate("mnist", "here") == ("mnist", str(tmp_path / "here"))
+    assert datasets.locate("digits", None) == ("digits", None)
+    assert datasets.locate("mine.npy", None) == ("file", str(tmp_path / "mine.npy"))
+    assert datasets.locate("./digits", None) == ("folder", str(tmp_path / "digits"))
     with pytest.raises(ValueError, match="leave out --data-root"):
-        sources.locate("mine.npy", "here")
+        datasets.locate("mine.npy", "here")
     with pytest.raises(FileNotFoundError, match=r"'letters', which is not there; expected digits, .* or a folder"):
-        sources.locate("letters", None)
+        datasets.locate("letters", None)
 
 
 FITS = [
@@ -65,11 +67,11 @@ FITS = [
 
 @pytest.mark.parametrize(("array", "likelihood", "transform"), FITS)
 def test_each_likelihood_gets_the_values_that_it_takes(file, array, likelihood, transform):
-    d = sources.dataset(*file(array), likelihood, num_test=5)
+    d = datasets.dataset(*file(array), likelihood, num_test=5)
     assert d.transform == transform and len(d.train) == 25 and str(transform or "as they are") in d.protocol
     x = d.train if transform is None else d.transform(d.train)
     for values in (x, d.test):
-        recipes.model(likelihood, 2, d.image_shape).check(values)
+        pairs.model(likelihood, 2, d.image_shape).check(values)
     assert set(x.unique().tolist()) == {0, 1} if likelihood == "bernoulli" else len(x.unique()) > 2
 
 
@@ -87,24 +89,24 @@ def test_each_likelihood_gets_the_values_that_it_takes(file, array, likelihood, 
 )
 def test_a_likelihood_that_does_not_fit_names_those_that_do(file, array, likelihood, words):
     with pytest.raises(ValueError, match=words):
-        sources.dataset(*file(array), likelihood)
+        datasets.dataset(*file(array), likelihood)
 
 
 @pytest.mark.parametrize(
     ("likelihood", "transform"), [("fixed", data.Dequantize(256)), ("discretized-logistic", data.Grid(256))]
 )
 def test_a_folder_becomes_images_of_the_size(folder, likelihood, transform):
-    d = sources.dataset(*sources.locate(folder, None), likelihood, size="6x4", validate=True, grey=True)
+    d = datasets.dataset(*datasets.locate(folder, None), likelihood, size="6x4", validate=True, grey=True)
     assert d.image_shape == (1, 6, 4) and [len(p) for p in (d.train, d.val, d.test)] == [16, 2, 2]
     assert d.transform == transform and "resized to 6x4" in d.protocol and "grey" in d.protocol
-    assert sources.dataset("folder", str(folder), likelihood, size="5").image_shape == (3, 5, 5)
+    assert datasets.dataset("folder", str(folder), likelihood, size="5").image_shape == (3, 5, 5)
 
 
 def test_what_does_not_fit_a_folder_is_named(folder):
     with pytest.raises(ValueError, match="say it with --size"):
-        sources.dataset("folder", str(folder), "fixed")
+        datasets.dataset("folder", str(folder), "fixed")
     with pytest.raises(ValueError, match="bernoulli does not fit"):
-        sources.dataset("folder", str(folder), "bernoulli", size="5")
+        datasets.dataset("folder", str(folder), "bernoulli", size="5")
 
 
 @pytest.mark.parametrize(
@@ -123,44 +125,44 @@ def test_what_does_not_fit_a_folder_is_named(folder):
 )
 def test_options_that_do_not_apply_are_named(name, given, words):
     with pytest.raises(ValueError, match=words):
-        sources.dataset(name, "/nowhere", "fixed", **given)
+        datasets.dataset(name, "/nowhere", "fixed", **given)
 
 
 def test_the_split_is_as_asked_and_does_not_move_with_validation(file):
     source = file(REAL)
-    default = sources.dataset(*source, "fixed")
+    default = datasets.dataset(*source, "fixed")
     assert [len(p) for p in (default.train, default.val, default.test)] == [27, 0, 3]
-    validated = sources.dataset(*source, "fixed", validate=True)
+    validated = datasets.dataset(*source, "fixed", validate=True)
     assert [len(p) for p in (validated.train, validated.val, validated.test)] == [24, 3, 3]
     assert torch.equal(default.test, validated.test)
-    kept = sources.dataset(*source, "fixed", num_test=4, num_val=2, split_seed="none")
+    kept = datasets.dataset(*source, "fixed", num_test=4, num_val=2, split_seed="none")
     assert np.allclose(torch.cat([kept.train, kept.val, kept.test]), REAL) and len(kept.val) == 2
-    other = sources.dataset(*source, "fixed", split_seed=1)
+    other = datasets.dataset(*source, "fixed", split_seed=1)
     assert not torch.equal(other.test, default.test)
     with pytest.raises(ValueError, match="no points validate"):
-        sources.dataset(*source, "fixed", validate=True, num_val=0)
+        datasets.dataset(*source, "fixed", validate=True, num_val=0)
 
 
 def test_colour_images_of_cifar_are_not_binarized():
     with pytest.raises(ValueError, match="bernoulli does not fit"):
-        sources.dataset("cifar10", "/nowhere", "bernoulli")
+        datasets.dataset("cifar10", "/nowhere", "bernoulli")
 
 
 def test_a_run_of_an_older_form_is_read(file):
     name, root = file(REAL)
-    options = settings.options_in({"data": {"name": name, "root": root}, "recipe": {"likelihood": "fixed"}})
+    options = config.options_in({"data": {"name": name, "root": root}, "recipe": {"likelihood": "fixed"}})
     assert options["name"] == root and options["data_root"] is None and options["num_test"] is None
 
 
 # Networks
 
 
-@pytest.mark.parametrize("likelihood", recipes.LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", pairs.LIKELIHOODS)
 @pytest.mark.parametrize("shape", [(6,), (1, 3, 9), (3, 5, 4)])
 def test_points_of_any_shape_get_networks(likelihood, shape):
-    m = recipes.model(likelihood, 2, shape)
-    for name in recipes.GUIDES:
-        q = recipes.guide(name, 2, shape)(m, 5)
+    m = pairs.model(likelihood, 2, shape)
+    for name in pairs.GUIDES:
+        q = pairs.guide(name, 2, shape)(m, 5)
         assert q(torch.zeros(5, *shape), torch.arange(5)).shape == (5, 2)
     found = {type(net) for net in m.modules() if isinstance(net, nets.Net)}
     dense = {nets.Linear} if likelihood == "factor-analysis" else {nets.MLP}
@@ -168,9 +170,9 @@ def test_points_of_any_shape_get_networks(likelihood, shape):
 
 
 def test_low_rank_has_the_rank_that_the_help_says():
-    m = recipes.model("low-rank", 2, (1, 8, 8))
-    assert isinstance(m.likelihood, LowRankNormal) and m.likelihood.rank == recipes.RANK
-    assert m.likelihood(torch.zeros(3, 2)).factor.shape == (3, 1, 8, 8, recipes.RANK)
+    m = pairs.model("low-rank", 2, (1, 8, 8))
+    assert isinstance(m.likelihood, LowRankNormal) and m.likelihood.rank == pairs.RANK
+    assert m.likelihood(torch.zeros(3, 2)).factor.shape == (3, 1, 8, 8, pairs.RANK)
 
 
 def test_binarization_is_as_asked_and_for_bernoulli_alone(monkeypatch):
@@ -180,12 +182,12 @@ def test_binarization_is_as_asked_and_for_bernoulli_alone(monkeypatch):
         asked.append(settings["binarization"])
         return data.digits()
 
-    monkeypatch.setitem(sources.READERS, "mnist", sources._official(read, binary=True))
-    sources.dataset("mnist", "/somewhere", "bernoulli")
-    sources.dataset("mnist", "/somewhere", "bernoulli", binarization="static")
-    sources.dataset("mnist", "/somewhere", "fixed")
+    monkeypatch.setitem(datasets.READERS, "mnist", datasets._official(read, binary=True))
+    datasets.dataset("mnist", "/somewhere", "bernoulli")
+    datasets.dataset("mnist", "/somewhere", "bernoulli", binarization="static")
+    datasets.dataset("mnist", "/somewhere", "fixed")
     assert asked == ["dynamic", "static", None]
     with pytest.raises(ValueError, match="binarization is for the likelihood bernoulli, and it is fixed"):
-        sources.dataset("mnist", "/somewhere", "fixed", binarization="static")
+        datasets.dataset("mnist", "/somewhere", "fixed", binarization="static")
     with pytest.raises(ValueError, match="--binarization: not for digits"):
-        sources.dataset("digits", None, "fixed", binarization="static")
+        datasets.dataset("digits", None, "fixed", binarization="static")

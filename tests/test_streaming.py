@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_dlgm import PPCA
-from pyro_dlgm.streaming import fit_streamed, mean_log_prob
+from pyro_dlgm.ppca.streaming import fit_streamed, mean_log_prob
 
 N, P, D = 301, 12, 4
 
@@ -90,7 +90,7 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 import numpy as np, torch
-from pyro_dlgm.streaming import fit_streamed, mean_log_prob
+from pyro_dlgm.ppca.streaming import fit_streamed, mean_log_prob
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 torch.set_num_threads(1)
 fit_streamed(np.random.default_rng(0).standard_normal((600, 256), dtype=np.float32), 8, chunk=512)  # the libraries

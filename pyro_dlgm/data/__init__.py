@@ -18,10 +18,10 @@ References:
 
 from .array_files import arrays
 from .batches import Batches
+from .builtin import cifar10, digits, fashion_mnist, mnist
 from .dataset import Dataset
-from .image_files import Streamed
 from .image_folder import images
-from .known import cifar10, digits, fashion_mnist, mnist
+from .streamed_images import Streamed
 from .transforms import Binarize, Dequantize, Grid, Threshold, seeded
 
 __all__ = [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import masks
-from .image_files import Streamed
+from .streamed_images import Streamed
 
 
 class Batches:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .image_files import Streamed
+from .streamed_images import Streamed
 from .transforms import Transform, real, seeded
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .dataset import Dataset, split
-from .image_files import MODES, Files, Streamed
+from .streamed_images import MODES, Files, Streamed
 from .transforms import Grid, Transform
 
 

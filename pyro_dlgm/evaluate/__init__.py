@@ -1,17 +1,17 @@
 r"""What judges a pair (model, guide): bounds on log p(x | w), the E-step alone, diagnostics, predictions."""
 
-from .ais import AIS, ais
-from .bdmc import BDMC, bdmc
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
-from .calibration import Calibration, Coverage, check_calibration
 from .decomposition import Gaps
-from .diagnostics import Diagnosis, diagnose
-from .evidence import Evidence, evidence
-from .gaps import gaps
-from .inference import Convergence, infer
+from .diagnostics.calibration import Calibration, Coverage, check_calibration
+from .diagnostics.diagnose import Diagnosis, diagnose
+from .e_step import Convergence, infer
+from .importance import ess, pareto_k
+from .inference_gap import gaps
+from .marginal.ais import AIS, ais
+from .marginal.bdmc import BDMC, bdmc
+from .marginal.estimate import Evidence, evidence
+from .marginal.quadrature import quadrature
 from .predict import impute, reconstruct
-from .quadrature import quadrature
-from .weights import ess, pareto_k
 
 __all__ = [
     "AIS",

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from . import rounding
+from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import blocks, check_points, quiet
 from .traces import traced_log_weights
-from .weights import FEWEST, UNRELIABLE, pareto_k
 
 NEGLIGIBLE = 0.05  # the share of points with heavy tails of which nobody is warned
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .errors import Estimate
-from .evidence import Evidence
+from .estimates import Estimate
+from .marginal.estimate import Evidence
 
 MIXES = (
     "q was trained on {objective}, not on the ELBO: what is called amortization gap mixes what the guide's parameters "

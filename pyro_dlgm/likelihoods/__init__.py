@@ -13,9 +13,9 @@ Which one fits which x:
 Where Pyro's validation is on, a model refuses x outside the support of its likelihood.
 """
 
+from .base import Likelihood
 from .bernoulli import Bernoulli, ContinuousBernoulli
-from .likelihood import Likelihood
-from .logistic import DiscretizedLogistic
+from .discretized_logistic import DiscretizedLogistic
 from .low_rank import LowRankNormal
 from .normal import DiagonalNormal, FixedNormal
 

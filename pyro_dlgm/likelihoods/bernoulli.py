@@ -8,7 +8,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from ..masks import observed, pixelwise
-from .likelihood import Likelihood, check_heads
+from .base import Likelihood, check_heads
 
 
 class Bernoulli(Likelihood):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..masks import pixelwise
-from .likelihood import check_heads, heads
+from .base import check_heads, heads
 
 
 class LowRankNormal(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from .likelihood import MEAN, PAIR, Likelihood, check_heads, heads
+from .base import MEAN, PAIR, Likelihood, check_heads, heads
 
 
 class FixedNormal(Likelihood):

@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_dlgm import DLGM, SVI, guides, likelihoods, nets, priors
-from pyro_dlgm.svi import adam
+from pyro_dlgm.optim.svi import adam
 
 IMAGE, NUM_POINTS, LR = (1, 28, 28), 60_000, 1e-3
 OURS, HAND = "pyro_dlgm.SVI", "hand-written"

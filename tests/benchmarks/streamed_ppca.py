@@ -10,7 +10,7 @@ import measure
 import numpy as np
 import torch
 
-from pyro_dlgm.streaming import fit_streamed, mean_log_prob
+from pyro_dlgm.ppca.streaming import fit_streamed, mean_log_prob
 
 ROWS = 10_000
 

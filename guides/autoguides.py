@@ -1,0 +1,112 @@
+r"""Pyro's autoguides as guides of this package, those that are right for local latents with subsampling."""
+
+from operator import attrgetter
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import autoguide
+from torch import Tensor
+
+from .base import Guide, Shared
+from .per_point import check_index, check_size
+
+SUPPORTED = ("AutoNormal", "AutoDelta")
+_BATCH_SIZED = "it makes parameters of the batch's size and reuses them by position for other points, without an error"
+REFUSED = {
+    "AutoDiagonalNormal": _BATCH_SIZED,
+    "AutoMultivariateNormal": _BATCH_SIZED,
+    "AutoLowRankMultivariateNormal": _BATCH_SIZED,
+    "AutoIAFNormal": _BATCH_SIZED,
+    "AutoNormalizingFlow": _BATCH_SIZED,
+    "AutoLaplaceApproximation": _BATCH_SIZED,
+    "AutoGaussian": _BATCH_SIZED,
+    "AutoNormalMessenger": "the messenger autoguides break with parameters that are local to a plate",
+    "AutoHierarchicalNormalMessenger": "the messenger autoguides break with parameters that are local to a plate",
+    "AutoDiscreteParallel": "it is for discrete latents, and t is continuous",
+    "AutoStructured": _BATCH_SIZED,
+}
+
+
+class Auto(Guide):
+    r"""Creates one of Pyro's autoguides with a row for each of N points; `auto` makes it by name.
+
+    An autoguide has its parameters under the plate that it was made with, so its plate has N points always. Where
+    the model's plate has the batch's length (no ``size``), the scale N/B is taken back, so that both sides agree.
+    Its tables are dense: a step costs O(N).
+
+    Arguments:
+        model: the model, for its prior and names; kept as `Exact` keeps it.
+        name: "AutoNormal" or "AutoDelta".
+        num_points: the number N of points.
+    """
+
+    per_point = True
+
+    def __init__(self, model, name: str, num_points: int):
+        super().__init__(latent=model.latent, plate=model.plate)
+        self.name, self.num_points = name, num_points
+        self._model = Shared((model,))
+        self.autoguide = getattr(autoguide, name)(self._latents, create_plates=self._plates)
+        # Made once with all rows, in a scope that leaves the global parameter store as it was.
+        with pyro.get_param_store().scope():
+            self.autoguide(None, torch.arange(num_points))
+        # It has run, but under no name that matters: a larger module may still adopt it.
+        self._pyro_context.used = False
+
+    @property
+    def has_density(self) -> bool:
+        r"""Whether q has a density, so that F(q) exists."""
+        return self.name != "AutoDelta"
+
+    def posterior(self, x=None, index: Tensor | None = None, mask=None) -> dist.TorchDistribution:
+        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). x and mask are ignored."""
+        check_index(self, index)
+        if self.has_density:
+            loc, scale = (self._rows(table, index) for table in (self.autoguide.locs, self.autoguide.scales))
+            return dist.Normal(loc, scale).to_event(1)
+        return dist.Delta(self._rows(self.autoguide, index), event_dim=1)
+
+    def forward(self, x=None, index=None, *, mask=None, size: int | None = None) -> Tensor:
+        r"""Samples t (B, D) as the autoguide does, with an auxiliary site where it has one."""
+        check_index(self, index)
+        check_size(self, size)
+        self._batch_length(x, index, size)
+        scale = 1.0 if size is not None else len(index) / self.num_points
+        with pyro.poutine.scale(scale=scale):
+            return self.autoguide(x, index)[self.latent]
+
+    def start(self, x: Tensor, mask: Tensor | None = None) -> "Auto":
+        r"""Creates the same autoguide with fresh rows for x."""
+        return Auto(self._model[0], self.name, len(x))
+
+    def _rows(self, table, index: Tensor) -> Tensor:
+        return attrgetter(self.latent)(table).index_select(0, index)
+
+    def _plates(self, x=None, index=None):
+        return pyro.plate(self.plate, self.num_points, subsample=index, dim=-1)
+
+    def _latents(self, x=None, index=None):
+        with self._plates(x, index):
+            pyro.sample(self.latent, self._model[0].prior())
+
+
+def auto(model, name: str, num_points: int) -> Auto:
+    r"""Creates Pyro's autoguide ``name`` with a row for each of N points.
+
+    Arguments:
+        model: a `DLGM`.
+        name: "AutoNormal" or "AutoDelta".
+        num_points: the number N of points.
+
+    Raises:
+        ValueError: for any other autoguide, with the reason.
+    """
+    if name not in SUPPORTED:
+        reason = REFUSED.get(name, "it is not known to be right for local latents with subsampling")
+        raise ValueError(
+            f"auto got {name!r}: {reason}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank"
+        )
+    if num_points < 1:
+        raise ValueError(f"num_points is {num_points}; expected at least 1 point")
+    return Auto(model, name, num_points)

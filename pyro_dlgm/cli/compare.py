@@ -1,0 +1,134 @@
+r"""The command ``pyro-dlgm compare``."""
+
+import json
+import platform
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import torch
+
+from .. import data
+from ..comparison import table as text
+from ..comparison.comparison import Row, rows
+from ..plots.images import sheet
+from ..recipes import pairs
+from ..report import page
+from ..runs.files import whole
+from . import config as settings
+from . import types
+from .options import CERTIFY, COUNT, DATA, LADDER, certifying, kept_of
+
+HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
+
+
+@click.command("compare")
+@DATA
+@click.option(
+    "--guides",
+    default=HEADLINE,
+    callback=types.names,
+    help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}.",
+)
+@click.option(
+    "--likelihood",
+    type=click.Choice(pairs.GAUSSIAN),
+    default="fixed",
+    help=f"p(x|t,w) = N(μ(t), Σ). {LADDER}",
+)
+@click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
+@click.option(
+    "--gradients",
+    type=click.IntRange(1),
+    default=100,
+    help="Budget of each row, in gradient evaluations per training point.",
+)
+@click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@CERTIFY
+@click.option(
+    "--w",
+    type=click.Choice(["own", "frozen"]),
+    default="own",
+    help="own: each method trains its w. frozen: the first guide's w serves all rows, which train q alone, so that "
+    "F(q) and the gaps compare what the guides can do at one w.",
+)
+@click.option("--samples", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of w, of each training and of each scoring.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="runs/compare",
+    callback=types.folder,
+    help="Folder for compare.json, compare.png and report.html.",
+)
+def compare_command(
+    guides,
+    likelihood,
+    latents,
+    gradients,
+    points,
+    ais,
+    gaps,
+    certified,
+    chains,
+    temperatures,
+    w,
+    samples,
+    seed,
+    out,
+    download,
+    **source,
+) -> None:
+    """The main job: several guides on one generative model, one table.
+
+    Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first. Guides
+    with parameters for each point score the test set after an E-step there, with w frozen.
+
+    \b
+    --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
+    --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
+    """
+    dataset, kept = settings.dataset(source | {"likelihood": likelihood}, download=download)
+    shape = dataset.image_shape
+    if len(shape) != 3:
+        raise ValueError(f"the points of {dataset.name} have shape {shape}; compare draws images (C, H, W): use fit")
+    labels = None if dataset.test_labels is None else dataset.test_labels[:points]
+    dataset = replace(dataset, test=dataset.test[:points], test_labels=labels)
+    budget = {"gradients": gradients, "num_samples": samples, "ppca": latents, "seed": seed}
+    certify = certifying(ais, gaps, min(certified, len(dataset.test)), chains, temperatures)
+    wide = certify is not None
+    work = rows(
+        lambda: pairs.model(likelihood, latents, shape),
+        {guide: pairs.guide(guide, latents, shape) for guide in guides},
+        dataset.train,
+        dataset.test,
+        transform=dataset.transform,
+        model_name=f"conv-{likelihood}" if likelihood != "factor-analysis" else likelihood,
+        certify=certify,
+        frozen=w == "frozen",
+        progress=sys.stderr.isatty(),
+        **budget,
+    )
+    done = []
+    click.secho(text.header(wide), bold=True)
+    for row in work:
+        click.echo(text.line(row, wide))
+        done.append(row)
+    click.echo("\n" + "\n".join(text.footnotes(done, dataset, samples)))
+    config = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget, **kept_of(certify)}
+    _write(out, done, dataset, config)
+    click.echo(f"\nWritten: {out / 'compare.json'}, {out / 'compare.png'}, {out / page.NAME}")
+
+
+def _write(out: Path, done: list[Row], dataset: data.Dataset, config: dict) -> None:
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    machine |= {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}
+    with whole(out / "compare.json") as path:
+        path.write_text(json.dumps([row.plain() for row in done], indent=1, ensure_ascii=False))
+    with whole(out / "config.json") as path:
+        path.write_text(json.dumps(config | {"machine": machine}, indent=1))
+    with whole(out / "compare.png") as path:
+        sheet(done, dataset.test).savefig(path, dpi=130, format="png")
+    page.write(out, page.of_comparison(done, dataset, config["num_samples"]))

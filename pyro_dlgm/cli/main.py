@@ -1,0 +1,33 @@
+r"""The command line, ``pyro-dlgm``: the front door, which knows every name and is known by none."""
+
+import click
+
+from . import types
+from .compare import compare_command
+from .fit import evaluate_command, fit_command, sample_command
+
+
+@click.group(cls=types.OneLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="pyro_dlgm")
+def main() -> None:
+    """Deep latent Gaussian models: one generative model, guides that swap.
+
+    \b
+    p(x|w) = ∫ p(x|t,w) p(t) dt        p(t) = N(0, I), p(x|t,w) = N(μ(t,w), Σ(t,w))
+    F(q,w) = E_q [log p(x,t|w) - log q(t)] <= log p(x|w)
+
+    Learning w is climbing F in q (E-step) and in w (M-step); what distinguishes the methods is only q. Start with
+    `pyro-dlgm compare`; a run of your own is
+
+    \b
+    pyro-dlgm fit --data digits --guide amortized --out runs/x
+    pyro-dlgm evaluate runs/x
+    pyro-dlgm sample runs/x --out samples.png
+    """
+
+
+for command in (compare_command, fit_command, evaluate_command, sample_command):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

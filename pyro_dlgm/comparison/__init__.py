@@ -1,0 +1,1 @@
+r"""Comparison of several guides on one generative model."""

@@ -1,0 +1,1 @@
+r"""Diagnostics of q: KL by dimension, active units, information, calibration; with verdicts in words."""

@@ -1,0 +1,182 @@
+r"""Whether q means what it says, where the truth is known: t* ~ p(t), x ~ p(x | t*, w), and q(t | x) against t*.
+
+If q(t | x) is p(t | x, w), then t* and samples of q are exchangeable: the rank of t*_d among L samples is uniform on
+0..L, and a central interval of q of probability c holds t*_d with the frequency c. The converse is false. The prior
+itself passes both, since it is the average of the posteriors. The rank of log p(x, t* | w) among those of the samples
+is uniform, too, if q is exact, and it sees a q that ignores x.
+
+References:
+    Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian inference algorithms with simulation-based
+    calibration" (2018). https://arxiv.org/abs/1804.06788
+    Modrák, Moon, Kim, Bürkner, Huurre, Faltejsková, Gelman, Vehtari, "Simulation-based calibration checking for
+    Bayesian computation: the choice of test quantities shapes sensitivity" (2023). https://arxiv.org/abs/2211.02383
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from ..e_step import infer
+from ..quiet import blocks, check_points, quiet
+from . import verdicts
+from .ranks import chi_square_p
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+LEAST = 50  # simulated points: fewer leave no test
+
+
+@dataclass(frozen=True)
+class Coverage:
+    r"""How often central intervals of q hold the truth.
+
+    Attributes:
+        levels: the nominal probabilities (4,): 0.5, 0.8, 0.9, 0.95.
+        found: the frequencies (4, D).
+        stderr: their binomial standard error (4,) if q is exact, √(c (1 − c) / n).
+        pooled: the frequencies over all dimensions (4,).
+        pooled_stderr: their standard errors (4,), over points: the dimensions of one point are not independent.
+    """
+
+    levels: Tensor
+    found: Tensor
+    stderr: Tensor
+    pooled: Tensor
+    pooled_stderr: Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    r"""What n simulated points say about q.
+
+    Attributes:
+        ranks: the rank of t*_d among the samples of q, (n, D), integers 0..L.
+        joint_ranks: the rank of log p(x, t* | w) among those of the samples, (n,), integers 0..L.
+        pit: q(t_d <= t*_d | x), (n, D), uniform on (0, 1) if q is exact; from the ranks where q is not Gaussian.
+        num_samples: the number L of samples.
+    """
+
+    ranks: Tensor
+    joint_ranks: Tensor
+    pit: Tensor
+    num_samples: int
+
+    @property
+    def p_values(self) -> Tensor:
+        r"""Chi-square p-values (D,) of uniform ranks, one for each dimension."""
+        return chi_square_p(self.ranks, self.num_samples)
+
+    @property
+    def joint_p_value(self) -> float:
+        r"""The chi-square p-value of uniform ranks of log p(x, t | w)."""
+        return float(chi_square_p(self.joint_ranks.unsqueeze(-1), self.num_samples))
+
+    @property
+    def coverage(self) -> Coverage:
+        r"""Coverage of the central intervals of q."""
+        n = len(self.pit)
+        levels = torch.tensor(LEVELS, dtype=torch.float64, device=self.pit.device)
+        inside = ((2 * self.pit.double() - 1).abs() <= levels.reshape(-1, 1, 1)).double()  # (4, n, D)
+        of_point = inside.mean(-1)
+        stderr = (levels * (1 - levels) / n).sqrt()
+        return Coverage(levels, inside.mean(1), stderr, of_point.mean(-1), of_point.std(-1) / n**0.5)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        r"""What the ranks, the ranks of log p(x, t) and the coverage say, in words."""
+        return {
+            "ranks": verdicts.ranks(self.ranks, self.num_samples),
+            "joint ranks": verdicts.joint_ranks(self.joint_ranks, self.num_samples),
+            "coverage": verdicts.coverage(self.coverage, len(self.pit)),
+        }
+
+    def __str__(self) -> str:
+        return verdicts.listed(self.verdicts)
+
+
+@torch.no_grad()
+def check_calibration(
+    model,
+    guide,
+    *,
+    num_points: int = 1000,
+    num_samples: int = 199,
+    mask: Tensor | None = None,
+    seed: int | None = None,
+) -> Calibration:
+    r"""Simulates points from the model, and ranks each one's code t* among samples of q(t | x).
+
+    A guide that is a function of x is asked directly. One with rows for each point gets rows for the simulated
+    points by `infer`, with a gradient ascent: what is checked is then its family with this E-step. Points come from
+    the model, not from the data: an encoder that was trained on other points may do better there.
+
+    Arguments:
+        model: a `DLGM`.
+        guide: a guide with a ``posterior`` that has a density.
+        num_points: the number n of simulated points.
+        num_samples: the number L of samples for each. 199 makes all four intervals of `Coverage` exact also where
+            they come from ranks.
+        mask: boolean, True where observed, of the simulated points' shape or (n,).
+        seed: seed of all that is random here. The global generator stays as it was in any case.
+
+    Returns:
+        A `Calibration`: ranks and coverage, and a verdict in words on each.
+
+    Raises:
+        TypeError: if q has no density, or the guide no ``posterior``.
+        ValueError: if there are fewer than 50 points, or no samples, or the mask does not fit.
+    """
+    check_density(guide)
+    if num_points < LEAST or num_samples < 1:
+        raise ValueError(
+            f"num_points is {num_points}, num_samples {num_samples}; expected at least {LEAST} simulated points, "
+            "fewer leave nothing to test, and at least 1 sample"
+        )
+    with quiet(model, guide, seed=seed):
+        t = model.prior().sample((num_points,))
+        x = model.likelihood(t).sample()
+        check_points(x, mask=mask)
+        if getattr(guide, "per_point", False):
+            # A seed of its own: the samples below must not repeat the noise of the ascent.
+            guide = infer(model, guide, x, mask=mask, seed=int(torch.randint(2**31, ())))
+        index = torch.arange(num_points, device=x.device)
+        parts = [_place(model, guide, t, *block) for block in blocks(x, index, mask, num_samples)]
+    return Calibration(*(torch.cat(part) for part in zip(*parts, strict=True)), num_samples)
+
+
+def check_density(guide) -> None:
+    r"""Raises a `TypeError` unless the guide says its q, and q has a density."""
+    if not hasattr(guide, "posterior"):
+        raise TypeError(
+            f"{type(guide).__name__} has no posterior(x, index, mask); the diagnostics of q need one: wrap it in a "
+            "guides.Guide, or use guides.auto"
+        )
+    if not getattr(guide, "has_density", True):
+        raise TypeError(
+            f"{type(guide).__name__} has no density: there is neither a KL divergence nor an interval to check. "
+            "Fit a q with a density to this w: evaluate.infer(model, guides.FullRank(len(x), D), x)"
+        )
+
+
+def marginals(q) -> Normal | None:
+    r"""The marginals q(t_d) of a Gaussian q as one `Normal` of batch shape (B, D), else `None`."""
+    if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
+        return q.base_dist
+    if isinstance(q, MultivariateNormal):
+        return Normal(q.loc, q.variance.sqrt())
+    return None
+
+
+def _place(model, guide, t, x, index, mask, counts) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Ranks (B, D), joint ranks (B,) and PIT (B, D) of one block."""
+    q, t = guide.posterior(x, index, mask), t[index]
+    joint = model.log_joint(x, t, mask)
+    ranks, joint_ranks = torch.zeros_like(t, dtype=torch.long), torch.zeros_like(joint, dtype=torch.long)
+    for count in counts:
+        samples = q.sample((count,))
+        ranks += (samples < t).sum(0)
+        joint_ranks += (model.log_joint(x, samples, mask) < joint).sum(0)
+    normal = marginals(q)
+    pit = normal.cdf(t) if normal is not None else ((ranks + 0.5) / (sum(counts) + 1)).to(t)
+    return ranks, joint_ranks, pit

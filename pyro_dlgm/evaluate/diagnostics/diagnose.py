@@ -1,0 +1,197 @@
+r"""What q looks like over a data set: where the KL goes, what t knows of x, and whether codes fill the prior.
+
+The rate, E_x KL(q(t | x) ‖ p(t)), is what the ELBO pays for the code. It has two parts,
+
+    rate = I(x; t) + KL(q(t) ‖ p(t)),      q(t) = (1/N) Σ_i q(t | x_i),
+
+the first of which is information, and the second a mismatch of the aggregate posterior q(t) and the prior.
+
+References:
+    Hoffman and Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound" (2016).
+    NIPS workshop on advances in approximate Bayesian inference.
+    Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016), section 5.2, on active units.
+    https://arxiv.org/abs/1509.00519
+    Lucas, Tucker, Grosse, Norouzi, "Don't blame the ELBO! A linear VAE perspective on posterior collapse" (2019), on
+    (ε, δ)-collapse. https://arxiv.org/abs/1911.02469
+    Poole, Ozair, van den Oord, Alemi, Tucker, "On variational bounds of mutual information" (2019), on the bounds
+    with and without a sample's own component. https://arxiv.org/abs/1905.06922
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ... import masks
+from ...seeding import forked
+from ..marginal.blocks import check_points, check_rows
+from ..quiet import quiet
+from . import verdicts
+from .aggregate import log_aggregate, tabulate
+from .calibration import Calibration, check_calibration, check_density
+
+ACTIVE = 0.01  # Burda's threshold for the variance of the posterior mean, and ε, δ of (ε, δ)-collapse
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    r"""What N points say about q. ``str()`` of it is one verdict a line.
+
+    Attributes:
+        num_points: N.
+        rate, rate_stderr: E_x KL(q(t | x) ‖ p(t)), the total, in nats per point.
+        kl: E_x KL(q(t_d | x) ‖ p(t_d)) for each dimension (D,), in nats per point; `None` without a closed form. For
+            a q with correlations these are the KL divergences of its marginals. Their sum is less than the total, by
+            the KL divergence of q from the product of its marginals.
+        factorized: whether q has no correlations, so that ``kl`` adds up to the total.
+        collapsed: the part of the points (D,) with a KL of less than 0.01 nats in that dimension, or `None`.
+        mean_variance: the variance over the points of E_q[t_d | x], (D,).
+        information: I(x; t) under q, in nats, with q(t) of these N points: at most log N, and in expectation a lower
+            bound on I for the distribution that the points come from.
+        information_upper: the same with the own component left out of q(t): in expectation an upper bound.
+        information_stderr: the standard error of ``information`` over the points.
+        aggregate_kl, aggregate_kl_stderr: KL(q(t) ‖ p(t)) = rate − I, in nats, with q(t) of these N points.
+        aggregate_mean, aggregate_std: of the marginals q(t_d), (D,).
+        prior_mean, prior_std: of p(t_d), (D,).
+        calibration: what `check_calibration` found on simulated points, or `None`.
+    """
+
+    num_points: int
+    rate: float
+    rate_stderr: float
+    kl: Tensor | None
+    factorized: bool
+    collapsed: Tensor | None
+    mean_variance: Tensor
+    information: float
+    information_upper: float
+    information_stderr: float
+    aggregate_kl: float
+    aggregate_kl_stderr: float
+    aggregate_mean: Tensor
+    aggregate_std: Tensor
+    prior_mean: Tensor
+    prior_std: Tensor
+    calibration: Calibration | None
+
+    @property
+    def active_by_variance(self) -> Tensor:
+        r"""Active units (D,) after Burda et al. (2016): the variance over the data of E_q[t_d | x] exceeds 0.01."""
+        return self.mean_variance > ACTIVE
+
+    @property
+    def active_by_kl(self) -> Tensor | None:
+        r"""Active units (D,) after Lucas et al. (2019): less than 99% of the points have a KL below 0.01 nats."""
+        return None if self.collapsed is None else self.collapsed < 1 - ACTIVE
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        r"""What each number says, in words."""
+        return {
+            "KL(q || p)": verdicts.kl(self),
+            "active units": verdicts.active(self),
+            "I(x; t)": verdicts.information(self),
+            "KL(q(t) || p(t))": verdicts.aggregate(self),
+            "marginals of q(t)": verdicts.aggregate_marginals(self),
+        } | (self.calibration.verdicts if self.calibration else {})
+
+    def __str__(self) -> str:
+        return verdicts.listed(self.verdicts)
+
+
+@torch.no_grad()
+def diagnose(
+    model,
+    guide,
+    x: Tensor,
+    index: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    num_samples: int = 10,
+    num_simulated: int = 1000,
+    seed: int | None = None,
+) -> Diagnosis:
+    r"""Looks at q over the points x, and at simulated points where the truth is known.
+
+    Arguments:
+        model: a `DLGM`.
+        guide: a guide with a ``posterior`` that has a density.
+        x: data (N, ...). Costs N² densities of q for each sample.
+        index: which points these are (N,), for guides with a row for each.
+        mask: boolean, True where observed, of x's shape or (N,). Simulated points take its rows in turn.
+        num_samples: samples of q for each point of x.
+        num_simulated: points for `check_calibration`, 0 for none. A guide with rows for each point needs an E-step
+            on them.
+        seed: seed of all that is random here. The global generator stays as it was in any case.
+
+    Returns:
+        A `Diagnosis`: numbers, and a verdict in words on each.
+
+    Raises:
+        TypeError: if q has no density, or the guide no ``posterior``.
+        ValueError: if x, index or mask makes no sense, or there are fewer than two points or samples.
+    """
+    check_density(guide)
+    check_points(model, x, mask)
+    check_rows(guide, x, index, mask)
+    if len(x) < 2 or num_samples < 2:
+        raise ValueError(f"x has {len(x)} points, num_samples is {num_samples}; expected at least 2 of both")
+    # A stream of its own: points that somebody simulated with this seed would share their noise with samples of q.
+    with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):
+        p = model.prior()
+        table = tabulate(guide, p, x, index, mask, num_samples)
+        with_own, without = log_aggregate(guide, table["t"], table["log_q"], x, index, mask)
+    calibration = None
+    if num_simulated:
+        dealt = masks.dealt(mask, num_simulated)
+        calibration = check_calibration(model, guide, num_points=num_simulated, mask=dealt, seed=seed)
+    return Diagnosis(
+        num_points=len(x),
+        **_kl(table),
+        **_moments(table),
+        **_surgery(table, with_own, without),
+        prior_mean=p.mean,
+        prior_std=p.stddev,
+        calibration=calibration,
+    )
+
+
+def _kl(table: dict) -> dict:
+    rate, rate_stderr = _mean_and_error(table["rate"])
+    kl = None if table["kl"] is None else table["kl"][0]
+    return {
+        "rate": rate,
+        "rate_stderr": rate_stderr,
+        "kl": None if kl is None else kl.mean(0),
+        "factorized": table["factorized"],
+        "collapsed": None if kl is None else (kl < ACTIVE).to(kl).mean(0),
+    }
+
+
+def _moments(table: dict) -> dict:
+    means, N = table["means"], table["means"].shape[1]
+    mean = means.mean((0, 1))
+    return {
+        "mean_variance": (means - means.mean(1, keepdim=True)).prod(0).sum(0) / (N - 1),
+        "aggregate_mean": mean,
+        "aggregate_std": (table["second"].mean((0, 1)) - mean.square()).sqrt(),
+    }
+
+
+def _surgery(table: dict, with_own: Tensor, without: Tensor) -> dict:
+    r"""The two parts of the rate, from log q(t) with and without a sample's own component."""
+    information, information_stderr = _mean_and_error(table["log_q"] - with_own)
+    aggregate_kl, aggregate_kl_stderr = _mean_and_error(with_own - table["log_p"])
+    return {
+        "information": information,
+        "information_upper": float((table["log_q"] - without).mean()),
+        "information_stderr": information_stderr,
+        "aggregate_kl": aggregate_kl,
+        "aggregate_kl_stderr": aggregate_kl_stderr,
+    }
+
+
+def _mean_and_error(table: Tensor) -> tuple[float, float]:
+    r"""The mean of (S, N) and its standard error over the N points."""
+    of_point = table.mean(0)
+    return float(of_point.mean()), float(of_point.std()) / len(of_point) ** 0.5

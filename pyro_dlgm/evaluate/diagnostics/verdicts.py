@@ -1,0 +1,142 @@
+r"""What the numbers of `diagnostics` and `calibration` say, in words.
+
+A departure is named where a test sees it with a family-wise error of at most 1% for the dimensions together, and,
+for what no test decides, where it is large enough to matter.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .ranks import shapes
+
+ALPHA = 0.01
+CEILING = 0.5  # nats below log N from which on an estimate of I(x; t) is held for cut off
+MATTERS = 0.1  # nats, or prior standard deviations, that are worth a word
+ERRORS = 4  # standard errors
+
+RANKS = {
+    "narrow": "too narrow (ranks gather at both ends, a U), or misplaced differently from point to point, in {}",
+    "wide": "too wide (ranks gather in the middle, a hump) in {}",
+    "low": "shifted, too low (ranks gather at the upper end) in {}",
+    "high": "shifted, too high (ranks gather at the lower end) in {}",
+    "odd": "not uniform in another way in {}",
+}
+JOINT = {
+    "low": "the truth is more probable under p(x, t) than samples of q: q is too wide, misplaced, or blind to x",
+    "high": "samples of q are more probable under p(x, t) than the truth: q is too narrow",
+}
+
+
+def listed(lines: dict[str, str]) -> str:
+    r"""One line a verdict, with its name in front."""
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+
+
+def dimensions(chosen: list[int], D: int) -> str:
+    r"""Names dimensions: "all 16 dimensions", "dimension 3", "dimensions 0, 4, 7"."""
+    if len(chosen) == D:
+        return f"all {D} dimensions" if D > 1 else "the one dimension"
+    shown = ", ".join(map(str, chosen[:10])) + (", ..." if len(chosen) > 10 else "")
+    return f"dimension{'s' if len(chosen) > 1 else ''} {shown}"
+
+
+def ranks(found: Tensor, L: int) -> str:
+    r"""The verdict on ranks (n, D) of t*."""
+    words, (n, D) = shapes(found, L, ALPHA), found.shape
+    parts = [text.format(dimensions(_where(words, word), D)) for word, text in RANKS.items() if word in words]
+    return "q is " + "; ".join(parts) if parts else f"no departure seen in {n} ranks"
+
+
+def joint_ranks(found: Tensor, L: int) -> str:
+    r"""The verdict on ranks (n,) of log p(x, t*)."""
+    (word,) = shapes(found.unsqueeze(-1), L, ALPHA)
+    other = "the ranks of log p(x, t) are not uniform: q is not the posterior"
+    return JOINT.get(word, other) if word else f"no departure seen in {len(found)} ranks of log p(x, t)"
+
+
+def coverage(c, n: int) -> str:
+    r"""The verdict on a `calibration.Coverage` from n points."""
+    D = c.found.shape[1]
+    # Under an exact q pooling cannot be better than with independent dimensions.
+    error = torch.maximum(c.pooled_stderr, c.stderr / D**0.5)
+    z = torch.cat([(c.found - c.levels[:, None]) / c.stderr[:, None], ((c.pooled - c.levels) / error)[:, None]], 1)
+    threshold = -float(torch.special.ndtri(torch.tensor(ALPHA / (2 * z.numel()), dtype=torch.float64)))
+    numbers = ", ".join(f"{a:.0%}: {b:.1%} ± {s:.1%}" for a, b, s in zip(c.levels, c.pooled, error, strict=True))
+    found = {"too low (q too narrow, or misplaced)": z < -threshold, "too high (q too wide)": z > threshold}
+    parts = []
+    for word, off in found.items():
+        where = _true(off[:, :D].any(0))
+        if off.any():
+            parts.append(f"{word} in {dimensions(where, D) if where else 'the dimensions together'}")
+    return f"{'; '.join(parts) or f'as nominal in {n} points'} [{numbers}]"
+
+
+def kl(d) -> str:
+    r"""The verdict on the KL divergences of a `diagnostics.Diagnosis`."""
+    if d.kl is None:
+        return f"total {d.rate:.2f} ± {d.rate_stderr:.2f}; no closed form for single dimensions of this q"
+    total = float(d.kl.sum())
+    text = f"total {d.rate:.2f}; dimension {int(d.kl.argmax())} has the most, {float(d.kl.max()):.2f}"
+    if d.factorized:
+        return f"{text}; the dimensions add up to the total"
+    rest = max(0.0, d.rate - total)
+    return f"{text}; the dimensions are marginals and add up to {total:.2f}: q's correlations make up {rest:.2f}"
+
+
+def active(d) -> str:
+    r"""The verdict on active units."""
+    D = len(d.mean_variance)
+    by_variance = d.active_by_variance
+    text = f"{int(by_variance.sum())} of {D} by the variance of E_q[t | x] (> 0.01)"
+    if d.active_by_kl is not None:
+        text += f", {int(d.active_by_kl.sum())} by KL (>= 0.01 nats at more than 1% of the points)"
+    idle = _true(~by_variance)
+    return f"{text}; the mean of q stays where it is in {dimensions(idle, D)}" if idle else text
+
+
+def information(d) -> str:
+    r"""The verdict on I(x; t)."""
+    ceiling = math.log(d.num_points)
+    if ceiling - d.information < CEILING:
+        return (
+            f"I >= {d.information:.2f}, at the ceiling log N = {ceiling:.2f} of an estimate from N points: "
+            f"no more than a lower bound; all that is known above is I <= {min(d.information_upper, d.rate):.2f}"
+        )
+    if d.information_upper - d.information > max(MATTERS, ERRORS * d.information_stderr):
+        return f"between {d.information:.2f} and {d.information_upper:.2f}: more points would narrow this"
+    return f"{d.information:.2f} ± {d.information_stderr:.2f} nats, well below log N = {ceiling:.2f}"
+
+
+def aggregate(d) -> str:
+    r"""The verdict on KL(q(t) ‖ p(t))."""
+    # With finitely many points q(t) is lumpy, which adds to the KL no more than the two bounds on I differ by.
+    least = max(0.0, d.aggregate_kl - (d.information_upper - d.information))
+    seen = max(MATTERS, ERRORS * d.aggregate_kl_stderr)
+    if least > seen:
+        return f"q(t) is not the prior, KL {least:.2f} to {d.aggregate_kl:.2f}: samples of p(t) fall elsewhere"
+    if d.aggregate_kl > seen:
+        return f"undecided, KL {least:.2f} to {d.aggregate_kl:.2f}: N = {d.num_points} points do not fill q(t)"
+    return f"no departure from the prior by {seen:.2f} or more, KL {d.aggregate_kl:.3f} ± {d.aggregate_kl_stderr:.3f}"
+
+
+def aggregate_marginals(d) -> str:
+    r"""The verdict on mean and standard deviation of the marginals q(t_d) against those of the prior."""
+    N, D = d.num_points, len(d.aggregate_mean)
+    ratio = d.aggregate_std / d.prior_std
+    mean, log_std = (d.aggregate_mean - d.prior_mean) / d.prior_std, ratio.log()
+    off_mean = mean.abs() > (ERRORS / N**0.5 * ratio).clamp_min(MATTERS)
+    off_std = log_std.abs() > max(MATTERS, ERRORS / (2 * N) ** 0.5)
+    found = {"mean off": off_mean, "too narrow": off_std & (log_std < 0), "too wide": off_std & (log_std > 0)}
+    parts = [f"{word} in {dimensions(_true(off), D)}" for word, off in found.items() if off.any()]
+    return "; ".join(parts) or f"no mean or standard deviation seen off by {MATTERS:.0%} of the prior's or more"
+
+
+def _true(chosen: Tensor) -> list[int]:
+    return chosen.nonzero().flatten().tolist()
+
+
+def _where(words: list[str], word: str) -> list[int]:
+    return [d for d, w in enumerate(words) if w == word]

@@ -1,0 +1,136 @@
+r"""The inference gap, taken apart: how far q is from the posterior, and why.
+
+    log p(x) − F(q) = [log p(x) − F(q*)]  +  [F(q*) − F(q)]
+                       approximation gap      amortization gap
+
+with q* the best q of the guide's own family for this point and this w: what its family cannot do, and what its
+parameters (an encoder, rows that have not converged) do not reach of it.
+
+References:
+    Cremer, Li, Duvenaud, "Inference suboptimality in variational autoencoders" (2018), equation 5.
+    https://arxiv.org/abs/1801.03558
+"""
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from .. import gaussian
+from ..guides.families import FAMILIES
+from ..guides.per_point import PER_POINT, PerPoint
+from ..seeding import seeds
+from .bounds import log_weights
+from .decomposition import Gaps
+from .e_step import climb
+from .estimates import Estimate
+from .marginal.blocks import check_points, check_rows, check_start
+from .marginal.estimate import STREAMS, check, evidence
+from .quiet import quiet
+
+
+def gaps(
+    model,
+    guide,
+    x: Tensor,
+    index: Tensor | None = None,
+    *,
+    families: tuple[str, ...] = (),
+    judge: PerPoint | None = None,
+    num_samples: int = 2000,
+    num_chains: int = 16,
+    num_temperatures: int = 500,
+    num_simulated: int = 64,
+    objective: str = "ELBO",
+    mask: Tensor | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Gaps:
+    r"""Takes log p(x) − F(q) apart for each point, with w as it is.
+
+    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it, whichever has the larger
+    mean over points, since both are lower bounds in expectation; `bdmc` with the same settings says what it is worth at
+    this model. q* is climbed from q itself; where that brings nothing, q is kept. F(q) and F(q*) use the same random
+    numbers, which are not those of climbing and choosing.
+
+    Arguments:
+        model: a `DLGM`.
+        guide: a guide whose q is Gaussian: amortized or per point, or `AutoNormal`.
+        x: data (B, ...).
+        index: which points these are (B,), for guides with a row for each.
+        families: further families to fit to these points, "mean_field" and "full_rank".
+        judge: a guide with rows for x, from which log p(x) is estimated instead: in a comparison log p(x) must not
+            depend on the guide that is judged.
+        num_samples: the number K of samples of each F and of IWAE-K.
+        num_chains, num_temperatures: of `ais` and `bdmc`.
+        num_simulated: points of `bdmc`; 0 leaves it out.
+        objective: what the guide was trained on. Behind anything but the ELBO the amortization gap mixes what the
+            encoder cannot do with what it was never asked to do, and says so.
+        mask: boolean, True where observed, of x's shape or (B,).
+        seed: seed of all that is random. The global generator stays as it was in any case.
+        progress: whether annealing shows a bar.
+
+    Returns:
+        A `Gaps`; per point and in nats, with standard errors, and with the points that did not converge.
+
+    Raises:
+        TypeError: if the guide has no `posterior`, one without a density, or one that is not Gaussian.
+        ValueError: on an unknown family, numbers that make no sense, or if x, index or mask does not fit.
+    """
+    _check(families)
+    check(num_samples, num_chains, num_temperatures, num_simulated)
+    check_start(guide)
+    check_points(model, x, mask)
+    check_rows(guide, x, index, mask)
+    climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
+    with quiet(model, guide), torch.no_grad():
+        q = guide.posterior(x, index, mask)
+    own, rows = _family(guide, q), torch.arange(len(x), device=x.device)
+    fitted = {name: _best(model, q, name, x, mask, climbed) for name in dict.fromkeys((own, *families))}
+
+    def weigh(guide, index, seed):
+        return log_weights(model, guide, x, index, num_samples, mask, seed=seed)
+
+    # Other random numbers choose between q and q*: under the same ones a choice would flatter what it chooses.
+    kept = weigh(guide, index, chosen).mean(0) >= weigh(fitted[own], rows, chosen).mean(0)
+    fitted[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), fitted[own].rows.weight.detach()))
+    reached = weigh(guide, index, reported)
+    tables = {name: weigh(best, rows, reported) for name, best in fitted.items()}
+    settings = {"num_samples": num_samples, "num_chains": num_chains, "num_temperatures": num_temperatures}
+    settings |= {"num_simulated": num_simulated, "seed": seed, "progress": progress}
+    found = evidence(model, judge or fitted.get("full_rank", fitted[own]), x, mask, **settings)
+    return Gaps(
+        **vars(found),
+        reached=Estimate.mean(reached),
+        families={name: Estimate.mean(table) for name, table in tables.items()},
+        own=own,
+        amortization=Estimate.mean(tables[own] - reached),
+        kept=kept,
+        converged=torch.stack([best.convergence.converged for best in fitted.values()]).all(0),
+        objective=objective,
+    )
+
+
+def _best(model, q, family: str, x: Tensor, mask: Tensor | None, seed: int) -> PerPoint:
+    r"""q* of a family for the points x, climbed from the member nearest to q."""
+    with quiet(model, seed=seed), torch.enable_grad():
+        guide = PER_POINT[family](len(x), q.event_shape[0], latent=model.latent, plate=model.plate)
+        guide = guide.to(q.mean).set_rows(FAMILIES[family].of(q))
+        guide.convergence = climb(model, guide, x, mask)
+    return guide
+
+
+def _family(guide, q) -> str:
+    if isinstance(q, MultivariateNormal):
+        return "full_rank"
+    if gaussian.diagonal(q):
+        return "mean_field"
+    raise TypeError(
+        f"q of {type(guide).__name__} is a {type(q).__name__}; expected a Gaussian, whose family has a best member: "
+        "for others take log p(x) from evaluate.ais and F(q) from evaluate.elbo"
+    )
+
+
+def _check(families: tuple[str, ...]) -> None:
+    for name in families:
+        if name not in FAMILIES:
+            raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")

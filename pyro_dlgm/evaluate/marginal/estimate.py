@@ -1,0 +1,103 @@
+r"""log p(x | w) with its certificate: the larger of two estimates from one q, and BDMC at the same settings."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ... import masks
+from ...seeding import seeds
+from ..bounds import log_weights
+from ..estimates import Estimate
+from .ais import ais
+from .bdmc import BDMC, bdmc
+from .blocks import Settings
+
+STREAMS = 3  # of random numbers, which share nothing: IWAE, AIS, BDMC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    r"""What `evidence` returns.
+
+    Attributes:
+        annealed, weighted: AIS and IWAE-K from one q, per point and in nats.
+        num_samples: K.
+        certificate: what `bdmc` says of AIS at this model, or `None`.
+    """
+
+    annealed: Estimate
+    weighted: Estimate
+    num_samples: int
+    certificate: BDMC | None
+
+    @property
+    def log_px(self) -> Estimate:
+        r"""log p(x | w): of two lower bounds in expectation the one with the larger mean over points.
+
+        Where they are about the same, the choice may lift it by a part of their Monte Carlo error.
+        """
+        return self.annealed if self.annealed_is_larger else self.weighted
+
+    @property
+    def annealed_is_larger(self) -> bool:
+        r"""Whether that is AIS."""
+        return bool(self.annealed.value.mean() >= self.weighted.value.mean())
+
+    def summary(self) -> dict:
+        r"""Means over the points with standard errors, as plain values."""
+        result: dict = {"log_px": self.log_px.summary(), "points": len(self.annealed.value)}
+        result["log_px_by"] = "AIS" if self.annealed_is_larger else f"IWAE-{self.num_samples}"
+        result["ais"], result["iwae"] = self.annealed.summary(), self.weighted.summary()
+        if self.certificate is not None:
+            result["bdmc"] = {"gap": self.certificate.gap, "standard_error": self.certificate.stderr}
+        return result
+
+
+def check(num_samples: int, num_chains: int, num_temperatures: int, num_simulated: int) -> None:
+    r"""Raises a `ValueError` on numbers that make no sense, before anything is spent on them."""
+    if num_samples < 2:
+        raise ValueError(f"num_samples is {num_samples}; expected at least 2, for a standard error")
+    if num_simulated == 1 or num_simulated < 0:
+        raise ValueError(f"num_simulated is {num_simulated}; expected at least 2 points, or 0 for no BDMC")
+    Settings(num_chains, num_temperatures, num_leapfrog=1, target_acceptance=0.5, memory=1)
+
+
+def evidence(
+    model,
+    judge,
+    x: Tensor,
+    mask: Tensor | None = None,
+    *,
+    num_samples: int = 2000,
+    num_chains: int = 16,
+    num_temperatures: int = 500,
+    num_simulated: int = 64,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Evidence:
+    r"""Estimates log p(x | w) from a q that was fitted to x.
+
+    Arguments:
+        model: a `DLGM`.
+        judge: a guide with rows for x, from 0 on.
+        x: data (B, ...).
+        mask: boolean, True where observed, of x's shape or (B,).
+        num_samples, num_chains, num_temperatures, num_simulated, seed, progress: as in `gaps`.
+    """
+    check(num_samples, num_chains, num_temperatures, num_simulated)
+    weighed, walked, simulated = seeds(STREAMS, seed)
+    rows = torch.arange(len(x), device=x.device)
+    settings = {"num_chains": num_chains, "num_temperatures": num_temperatures, "progress": progress}
+    walks = ais(model, judge, x, rows, mask=mask, seed=walked, **settings)
+    bounds = None
+    if num_simulated:
+        pixels = None if mask is None else masks.pixelwise(mask, x.dim())
+        dealt = masks.dealt(pixels, num_simulated)
+        bounds = bdmc(model, judge, num_simulated, mask=dealt, seed=simulated, **settings)
+    return Evidence(
+        annealed=Estimate(walks.log_px, walks.stderr),
+        weighted=Estimate.log_mean_exp(log_weights(model, judge, x, rows, num_samples, mask, seed=weighed)),
+        num_samples=num_samples,
+        certificate=bounds,
+    )

@@ -1,0 +1,175 @@
+r"""What is not finite: kept from the parameters, and named.
+
+A step whose loss or gradient is not finite raises a flag on the device, and no update is made while it is raised.
+Reading the flag waits for the device: on the CPU it is read at each step, elsewhere now and then.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..program import unregistered
+from ..runs.plain import line
+from ..seeding import forked
+
+INTERVALS = {"cpu": 1}  # steps from one reading of the flag to the next, by kind of device
+ELSEWHERE = 50
+SHOWN = 10  # rows that an error names
+ADVICE = "lower lr and row_lr, set clip_norm, raise the floor of the scale, or mask or drop such rows"
+
+
+def interval(device: str | torch.device) -> int:
+    r"""The number of steps between two readings of the flag there."""
+    return INTERVALS.get(torch.device(device).type, ELSEWHERE)
+
+
+def generators() -> list[Tensor]:
+    r"""The states of the global generators: of the CPU, then of the CUDA devices in use."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    r"""The norm of all gradients, seen as one vector."""
+    if hasattr(nn.utils, "get_total_norm"):  # torch >= 2.6; on a GPU it takes few kernels
+        return nn.utils.get_total_norm(gradients)
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+
+
+@dataclass
+class Attempt:
+    r"""A step on one batch, as far as the gradients: it can be tried again, to see what went wrong.
+
+    Attributes:
+        name: which step it is.
+        modules: model and guide, by these names.
+        backward: computes the loss and the gradients, and returns the loss.
+        traces: pairs (model trace, guide trace), as the loss takes them.
+        program: the model on this batch.
+        generators: the state from which it drew.
+    """
+
+    name: str
+    modules: dict[str, nn.Module]
+    backward: Callable[[], Tensor]
+    traces: Callable[[], list]
+    program: Callable[[], object]
+    generators: list[Tensor]
+
+    def first(self) -> Tensor:
+        r"""Computes the loss and the gradients.
+
+        Raises:
+            FloatingPointError: if a matrix has no factors, which is how numbers that are not finite end there.
+        """
+        try:
+            return self.backward()
+        except torch.linalg.LinAlgError as error:
+            raise self._said(f"the loss at {self.name} does not exist ({line(error)})") from error
+
+    def error(self) -> FloatingPointError:
+        r"""What to raise: it names the step, the site, the rows and the first parameter."""
+        with self._again(), torch.no_grad():
+            site = _bad_site(self.traces(), self.program)
+        with self._again():
+            loss = self.backward().detach()
+            what = "the gradient is not finite" if loss.isfinite() else f"the loss is {float(loss)}"
+            return self._said(f"{what} at {self.name}: {site}")
+
+    def _said(self, what: str) -> FloatingPointError:
+        return FloatingPointError(f"{what}; {_bad_parameter(self.modules)}. This step was not taken: {ADVICE}")
+
+    @contextlib.contextmanager
+    def _again(self):
+        # The same draws as then; what the programs write into their buffers, and the gradients, are put back.
+        before = {kind: copy.deepcopy(module.state_dict()) for kind, module in self.modules.items()}
+        cpu, *cuda = self.generators
+        with forked(), pyro.validation_enabled(False), unregistered(), torch.enable_grad():
+            torch.set_rng_state(cpu)
+            if cuda:
+                torch.cuda.set_rng_state_all(cuda)
+            yield
+        for kind, module in self.modules.items():
+            module.zero_grad(set_to_none=True)
+            module.load_state_dict(before[kind])
+
+
+class Watch:
+    r"""Creates the watch over the steps of a training.
+
+    Arguments:
+        every: steps from one reading of the flag to the next. The batches in between are kept, for the error.
+    """
+
+    def __init__(self, every: int):
+        self.every, self._flag, self._seen = every, None, []
+
+    def see(self, attempt: Attempt, numbers: list[Tensor]) -> Tensor | None:
+        r"""Raises the flag unless all numbers, scalar tensors, are finite.
+
+        Returns:
+            The flag, 1 where no update is to be made, as fused optimizers of torch take it (``found_inf``); `None`
+            after a reading.
+
+        Raises:
+            FloatingPointError: at a reading, if the flag is up.
+        """
+        bad = (~torch.isfinite(sum(numbers))).float()
+        self._seen.append((attempt, bad))
+        self._flag = bad if self._flag is None else torch.maximum(self._flag, bad)
+        if len(self._seen) < self.every:
+            return self._flag
+        return self.read()
+
+    def read(self) -> None:
+        r"""Waits for the device.
+
+        Raises:
+            FloatingPointError: if the flag is up; it names the first step since the last reading that was bad.
+        """
+        flag, seen, self._flag, self._seen = self._flag, self._seen, None, []
+        if flag is not None and bool(flag):
+            raise next(attempt for attempt, bad in seen if bool(bad)).error()
+
+
+def _bad_parameter(modules: dict[str, nn.Module]) -> str:
+    named = [(f"{kind}.{name}", p) for kind, module in modules.items() for name, p in module.named_parameters()]
+    values = [name for name, p in named if not p.isfinite().all()]
+    if values:
+        return f"the first parameter that is not finite is {values[0]}"
+    gradients = [name for name, p in named if p.grad is not None and not _values(p.grad).isfinite().all()]
+    if gradients:
+        return f"all parameters are finite, the first gradient that is not is that of {gradients[0]}"
+    return "all parameters and their gradients are finite"
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient._values() if gradient.is_sparse else gradient
+
+
+def _bad_site(traces: list, program: Callable[[], object]) -> str:
+    for pair in traces:
+        for trace in reversed(pair):  # the guide runs first
+            sites = [
+                n for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)
+            ]
+            trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
+            for name in sites:
+                bad = ~trace.nodes[name]["log_prob"].isfinite()
+                if bad.any():
+                    return f"the log-density of site {name!r} is not finite{_rows(trace.nodes[name], bad, program)}"
+    return "the log-densities of all sites are finite"
+
+
+def _rows(site: dict, bad: Tensor, program: Callable[[], object]) -> str:
+    plate = next((f.name for f in site["cond_indep_stack"] if f.dim == -1), None)
+    if plate is None or bad.dim() == 0:
+        return ""
+    index = poutine.trace(program).get_trace().nodes[plate]["value"]
+    rows = index[bad.reshape(-1, bad.shape[-1]).any(0)].sort().values.tolist()
+    return f" in rows {rows[:SHOWN]}{f' and {len(rows) - SHOWN} more' if len(rows) > SHOWN else ''}"

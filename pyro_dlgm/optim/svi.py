@@ -1,0 +1,188 @@
+r"""Pyro's SVI for torch optimizers.
+
+`pyro.optim` makes one optimizer for each parameter. Here one fused Adam serves all dense parameters, the gradient
+may be clipped by its global norm, schedulers of torch apply, and tables of rows get an Adam that touches the rows of
+the batch only.
+"""
+
+import contextlib
+from functools import partial
+
+import pyro
+import pyro.infer
+import torch
+from torch import Tensor
+
+from ..guides.rows import RowAdam, Rows, sparse_gradients
+from ..objectives import ELBO
+from ..program import unregistered
+from .nan_guard import Attempt, Watch, generators, total_norm
+
+
+def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -> list[torch.optim.Optimizer]:
+    r"""Creates the optimizers of w and q: a fused Adam for what is dense, a `RowAdam` for tables of rows.
+
+    Arguments:
+        modules: model and guide; what is frozen (``requires_grad=False``) is left out.
+        lr: learning rate of models and networks.
+        row_lr: learning rate of all that a guide has for each point. A row is visited once an epoch, a network at
+            each step: rows want more.
+        betas: decay rates of Adam's moments.
+    """
+    tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, Rows)}
+    groups, rows, seen = [], [], set()
+    for module in modules:
+        trainable = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in trainable}
+        rows += [p for p in trainable if id(p) in tables]
+        dense = [p for p in trainable if id(p) not in tables]
+        if dense:
+            groups.append({"params": dense, "lr": row_lr if getattr(module, "per_point", False) else lr})
+    made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
+    return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
+
+
+class SVI(pyro.infer.SVI):
+    r"""Creates stochastic variational inference with torch optimizers.
+
+    The first step runs with Pyro's validation as it is set; the later ones without it, since its checks wait for the
+    device at each site.
+
+    Arguments:
+        model, guide: Pyro modules with one signature.
+        optimizers: torch optimizers over their parameters; `adam` makes them.
+        loss: the objective, by default `objectives.ELBO`.
+        clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
+        check_every: steps between two looks whether loss and gradients are finite, each of which waits for the
+            device. A step where they are not is never taken, nor is any behind it. `None`: nobody looks.
+
+    Attributes:
+        gradient_norm: the global norm of the dense gradients in the last step, before clipping, a scalar tensor; `None`
+            where there are none, or nobody asked (neither ``clip_norm`` nor ``check_every``).
+
+    Raises:
+        TypeError: if one of the optimizers is Pyro's.
+    """
+
+    def __init__(
+        self,
+        model,
+        guide,
+        optimizers=None,
+        loss=None,
+        *,
+        clip_norm: float | None = None,
+        check_every: int | None = None,
+    ):
+        optimizers = adam(model, guide) if optimizers is None else optimizers
+        for optimizer in optimizers:
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise TypeError(
+                    f"{type(optimizer).__name__} is no torch optimizer; use svi.adam(model, guide), or pyro.infer.SVI"
+                )
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm is {clip_norm}; expected a number > 0, or None for no clipping")
+        self.model, self.guide, self.optimizers = model, guide, optimizers
+        self.objective, self.clip_norm = ELBO() if loss is None else loss, clip_norm
+        self.loss = self.objective.loss
+        self._validated, self.backward_passes, self.steps, self.gradient_norm = False, 0, 0, None
+        self.watch = None
+        if check_every is not None:
+            # An optimizer that cannot leave out an update by itself must not be asked for one that is bad.
+            masked = all(getattr(o, "_step_supports_amp_scaling", False) for o in optimizers)
+            self.watch = Watch(check_every if masked else 1)
+
+    def run(self, *args, **kwargs):
+        r"""Refused: Pyro has deprecated it."""
+        raise NotImplementedError("SVI.run is deprecated in Pyro; call step in a loop, or use pyro_dlgm.training.fit")
+
+    def step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
+        r"""One joint step on w and q; arguments go to model and guide.
+
+        Arguments:
+            weight: factor of the loss, 1/N for a loss per point.
+
+        Returns:
+            The loss before the step, a detached scalar tensor in nats: reading its value waits for the device.
+        """
+        loss = self._step(None, weight, args, kwargs)
+        self.steps += 1
+        return loss
+
+    def check(self) -> None:
+        r"""Waits for the device, if there is a ``check_every``.
+
+        Raises:
+            FloatingPointError: if the loss or a gradient was not finite in one of the steps; it names step, site, rows
+                and parameter. All parameters are as before that step.
+        """
+        if self.watch is not None:
+            self.watch.read()
+
+    def e_step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
+        r"""One step on q alone; w gets no gradient. Arguments and result as those of `step`."""
+        return self._step([p for p in self.guide.parameters() if p.requires_grad], weight, args, kwargs)
+
+    def _step(self, only, weight, args, kwargs) -> Tensor:
+        self._clear()
+        backward = partial(self._backward, only, weight, args, kwargs)
+        if self.watch is None:
+            loss = backward()
+            self._norms()
+        else:
+            loss = self._watched(self._attempt(only, backward, args, kwargs))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._clear()
+        return loss.detach()
+
+    def _watched(self, attempt: Attempt) -> Tensor:
+        loss = attempt.first()
+        skip = self.watch.see(attempt, [loss.detach(), *self._norms()])
+        for optimizer in self.optimizers:
+            optimizer.found_inf = skip
+        return loss
+
+    def _backward(self, only, weight, args, kwargs) -> Tensor:
+        with self._validation(), sparse_gradients(), unregistered():
+            loss = weight * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
+            self._validated = True
+            if loss.requires_grad and only != []:
+                loss.backward(inputs=only)
+                self.backward_passes += 1
+        return loss
+
+    def _attempt(self, only, backward, args, kwargs) -> Attempt:
+        name = f"step {self.steps + 1}" if only is None else f"an E-step of step {self.steps + 1}"
+        modules = {"model": self.model, "guide": self.guide}
+        traces, program = partial(self._traces, args, kwargs), partial(self.model, *args, **kwargs)
+        return Attempt(name, modules, backward, traces, program, generators())
+
+    def _traces(self, args, kwargs):
+        return self.objective._get_traces(self.model, self.guide, args, kwargs)
+
+    def _clear(self) -> None:
+        # Before a step, since Pyro's own SVI leaves dense zeros, to which no sparse gradient can be added; behind it,
+        # since Pyro's own adds to what it finds.
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    def _validation(self):
+        return pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
+
+    def _norms(self) -> list[Tensor]:
+        r"""The norm of the dense gradients, which are clipped, and that of each table's; none that nobody asked for."""
+        if self.clip_norm is None and self.watch is None:
+            return []
+        given = [p for o in self.optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
+        dense = [p for p in given if not p.grad.is_sparse]
+        self.gradient_norm = self._clipped(dense) if dense else None
+        rows = [torch.linalg.vector_norm(p.grad._values()) for p in given if p.grad.is_sparse]
+        return rows + ([self.gradient_norm] if dense else [])
+
+    def _clipped(self, dense: list[Tensor]) -> Tensor:
+        if self.clip_norm is None:
+            return total_norm([p.grad for p in dense])
+        return torch.nn.utils.clip_grad_norm_(dense, self.clip_norm)

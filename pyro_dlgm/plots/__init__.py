@@ -1,0 +1,1 @@
+r"""Plots: learning curves, images, inference gaps, diagnostics."""

@@ -1,0 +1,64 @@
+r"""Pictures of a diagnosis: where the KL goes, whether ranks are uniform, whether intervals hold what they promise."""
+
+import torch
+from matplotlib.figure import Figure
+
+from ..evaluate.diagnostics.calibration import Calibration
+from ..evaluate.diagnostics.diagnose import Diagnosis
+from ..evaluate.diagnostics.ranks import ecdf_band, ecdf_difference
+
+
+def calibration(found: Calibration) -> Figure:
+    r"""Left: ECDF of the ranks minus that of uniform ranks, with a simultaneous 95% band. Right: coverage.
+
+    Each thin line is a dimension, the thick one log p(x, t). The band holds for one line: of 20 lines of an exact q,
+    one leaves it. A line that rises above the band and then falls below it is a q that is too narrow, the mirror
+    image one that is too wide, one side only a shift.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _ranks(left, found)
+    _coverage(right, found)
+    return figure
+
+
+def latents(found: Diagnosis) -> Figure:
+    r"""Left: KL of each dimension, in nats per point. Right: mean ± standard deviation of q(t_d), prior in grey."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    dimensions = range(len(found.mean_variance))
+    if found.kl is not None:
+        active = found.active_by_variance.tolist()
+        left.bar(dimensions, found.kl.tolist(), color=["C0" if a else "0.7" for a in active])
+    left.set(xlabel="dimension (grey: variance of the means <= 0.01)", ylabel="KL, nats per point")
+    low, high = (found.prior_mean - found.prior_std).cpu(), (found.prior_mean + found.prior_std).cpu()
+    right.bar(dimensions, (high - low).tolist(), bottom=low.tolist(), color="0.88", width=0.9)
+    right.errorbar(dimensions, found.aggregate_mean.tolist(), found.aggregate_std.tolist(), fmt="o", capsize=3)
+    right.set(xlabel="dimension", ylabel="aggregate posterior q(t)")
+    return figure
+
+
+def _ranks(axis, found: Calibration) -> None:
+    n, L = found.ranks.shape[0], found.num_samples
+    z = torch.arange(1, L + 1) / (L + 1)
+    low, high = ecdf_band(n, L)
+    axis.fill_between(z, low, high, color="0.88", step="mid", label="95% band")
+    axis.plot(z, ecdf_difference(found.ranks, L).cpu(), color="C0", linewidth=0.8)
+    axis.plot(
+        z, ecdf_difference(found.joint_ranks.unsqueeze(-1), L).cpu(), color="C1", linewidth=2, label="log p(x, t)"
+    )
+    axis.set(xlabel=f"rank of the truth among {L} samples of q, scaled", ylabel="ECDF − uniform")
+    axis.legend(fontsize=8)
+
+
+def _coverage(axis, found: Calibration) -> None:
+    c = found.coverage
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    for column in c.found.T.cpu():
+        axis.plot(c.levels.cpu(), column, color="C0", linewidth=0.8)
+    axis.errorbar(
+        c.levels.cpu(), c.pooled.cpu(), 2 * c.pooled_stderr.cpu(), color="k", fmt="o", markersize=4, capsize=3
+    )
+    axis.set(
+        xlabel="nominal probability of the interval", ylabel="part of the truths inside", xlim=(0.4, 1), ylim=(0, 1)
+    )

@@ -1,0 +1,106 @@
+r"""Pictures of the inference gap: bars from F(q) over F(q*) to log p(x), and each q over the exact posterior."""
+
+import math
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..evaluate.quiet import quiet
+from ..gaussian import diagonal
+
+PIECES = (("reached", "F(q)"), ("amortization", "amortization gap"), ("approximation", "approximation gap"))
+WIDE, CELLS, RESOLVED = 5.0, 161, 1e-3  # the grid of two latents, and the share of the peak where it may end
+LEVELS = (1.0, 2.0)  # standard deviations of the ellipses
+
+
+def bars(found: dict[str, dict]) -> Figure:
+    r"""A bar for each method from F(q) over F(q*) to log p(x), in nats per point.
+
+    Arguments:
+        found: by name, the `summary` of what `evaluate.gaps` returned.
+    """
+    figure = Figure(figsize=(9.5, 0.9 + 0.5 * len(found)), layout="constrained")
+    axis = figure.subplots()
+    for place, gaps in enumerate(found.values()):
+        left = gaps["reached"]["mean"]
+        for number, (name, _) in enumerate(PIECES[1:]):
+            # A gap can be a little below zero, by Monte Carlo error: it is drawn as it is.
+            axis.barh(place, gaps[name]["mean"], left=left, color=f"C{number}", height=0.6)
+            left += gaps[name]["mean"]
+        axis.errorbar(left, place, xerr=_certified(gaps), fmt="|", color="0.5", capsize=4, markersize=18)
+        axis.annotate(f"{gaps['total']['mean']:.2f}", (left, place), (6, 0), textcoords="offset points", va="center")
+    for number, (_, title) in enumerate(PIECES[1:]):
+        axis.barh(0, 0, color=f"C{number}", label=title)
+    low = min(gaps["reached"]["mean"] for gaps in found.values())
+    high = max(gaps["log_px"]["mean"] for gaps in found.values())
+    axis.set_xlim(low - 0.05 * (high - low) - 1e-3, high + 0.15 * (high - low) + 1e-3)
+    axis.set_yticks(range(len(found)), list(found))
+    axis.invert_yaxis()
+    axis.set_xlabel("nats per point: from F(q) on the left to log p(x) on the right")
+    axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    return figure
+
+
+def _certified(gaps: dict) -> list[list[float]]:
+    r"""What BDMC allows log p(x) to be above its estimate; nothing below."""
+    return [[0.0], [max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))]]
+
+
+def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor) -> Figure:
+    r"""For two latents: the exact posterior of each point on a grid, with every q drawn over it.
+
+    Arguments:
+        model: a `DLGM` with two latents.
+        qs: Gaussian q of batch shape (B,) by name; drawn at one and two standard deviations.
+        x: points (B, ...).
+
+    Raises:
+        ValueError: unless there are two latents.
+    """
+    if model.prior().event_shape != (2,):
+        raise ValueError(f"the prior has event shape {tuple(model.prior().event_shape)}; expected two latents, (2,)")
+    figure = Figure(figsize=(2.6 * len(x), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(x), squeeze=False)[0]
+    for point, axis in enumerate(axes):
+        corners, density = posterior_on_grid(model, x[point : point + 1])
+        (left, right), (low, high) = corners.tolist()
+        axis.imshow(density.T, origin="lower", extent=(left, right, low, high), cmap="Greys", aspect="auto")
+        for number, (name, q) in enumerate(qs.items()):
+            for level in LEVELS:
+                curve = _ellipse(q, point, level)
+                label = name if point == 0 and level == LEVELS[0] else None
+                axis.plot(*curve.T, color=f"C{number}", linewidth=1.2, label=label)
+        axis.set(xlabel="$t_1$", xlim=(left, right), ylim=(low, high), title=f"point {point}")
+    axes[0].set_ylabel("$t_2$")
+    figure.legend(loc="outside lower center", ncols=len(qs), fontsize=8, frameon=False)
+    return figure
+
+
+@torch.no_grad()
+def posterior_on_grid(model, x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The posterior of one point (1, ...) on a square grid that is zoomed in to where it is.
+
+    Returns:
+        The corners ((left, right), (low, high)), (2, 2), and the density there, (n, n), its peak 1.
+    """
+    corners = torch.tensor([[-WIDE, WIDE], [-WIDE, WIDE]]).to(x)
+    with quiet(model):
+        for _ in range(3):
+            axes = [torch.linspace(float(a), float(b), CELLS).to(x) for a, b in corners]
+            t = torch.cartesian_prod(*axes).unflatten(0, (CELLS, CELLS))
+            log_p = torch.stack([model.log_joint(x, row.unsqueeze(1)).squeeze(1) for row in t])
+            density = (log_p - log_p.max()).exp()
+            there = (density > RESOLVED).nonzero()
+            cell = (corners[:, 1] - corners[:, 0]) / (CELLS - 1)
+            near = torch.stack([there.amin(0) - 2, there.amax(0) + 2], 1).to(x)
+            shown, corners = corners, corners[:, :1] + near * cell.unsqueeze(1)
+    return shown.cpu(), density.cpu()
+
+
+def _ellipse(q, point: int, level: float) -> Tensor:
+    r"""The curve on which a Gaussian is that many standard deviations from its mean, (n, 2)."""
+    angle = torch.linspace(0, 2 * math.pi, 100)
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    L = q.stddev.diag_embed() if diagonal(q) else q.scale_tril
+    return (q.mean[point].cpu() + level * circle @ L[point].cpu().float().mT).detach()

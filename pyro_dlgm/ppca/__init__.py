@@ -1,0 +1,1 @@
+r"""Probabilistic PCA, the linear case: everything is exact."""

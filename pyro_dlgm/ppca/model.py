@@ -1,0 +1,220 @@
+r"""Probabilistic PCA, the linear case: p(x | t, w) = N(W t + μ, σ² I). Everything is exact.
+
+With M = WᵀW + σ² I (D x D), posterior and evidence are
+
+    p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹),      p(x | w) = N(μ, W Wᵀ + σ² I),
+
+and all of it is computed through M: no P x P matrix is built. A missing pixel takes its row out of W and x.
+
+References:
+    Tipping and Bishop, "Probabilistic principal component analysis" (1999). JRSS B 61(3).
+    Ilin and Raiko, "Practical approaches to principal component analysis in the presence of missing values" (2010).
+    https://www.jmlr.org/papers/v11/ilin10a.html
+"""
+
+import math
+import warnings
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import is_validation_enabled
+from torch import Tensor
+
+from ..likelihoods.normal import FixedNormal
+from ..masks import observed
+from ..model import DLGM
+from ..nets.dense import Linear
+from ..priors import StandardNormal
+from ..seeding import forked
+from . import closed_form
+
+
+class PPCA(DLGM):
+    r"""Creates probabilistic PCA: a `DLGM` with linear μ, one σ, and a closed form for all that the others sample.
+
+    Arguments:
+        latent_dim: the number of latents D.
+        num_features: the number of features P.
+        scale: σ at the start.
+
+    `PPCA.fit` makes one from data by maximum likelihood. ``W`` (P, D) and ``mu`` (P,) are parameters, ``sigma2``
+    follows from one, and nothing derived is cached: gradients of all of them are right at any time.
+    """
+
+    def __init__(self, latent_dim: int, num_features: int, scale: float = 1.0):
+        prior = StandardNormal(latent_dim)
+        super().__init__(prior, FixedNormal(Linear(latent_dim, num_features), scale, floor=0.0))
+
+    @property
+    def W(self) -> Tensor:
+        r"""The loadings W, of shape (P, D)."""
+        return self.likelihood.net.body[-1].weight
+
+    @property
+    def mu(self) -> Tensor:
+        r"""The mean μ, of shape (P,)."""
+        return self.likelihood.net.body[-1].bias
+
+    @property
+    def sigma2(self) -> Tensor:
+        r"""The noise variance σ², a scalar."""
+        return self.likelihood.scale.square()
+
+    def _parts(self, x: Tensor, mask: Tensor | None):
+        r"""M (D, D) or (B, D, D), Wᵀ(x − μ) (B, D), |x − μ|² (B,) and the number of observed pixels (B,)."""
+        mask = _pixels(x, mask)
+        self._check_points(x, mask)
+        W, residual = self.W, observed(x, mask) - self.mu
+        eye = self.sigma2 * torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
+        if mask is None:
+            return W.mT @ W + eye, residual @ W, residual.square().sum(-1), x.shape[-1]
+        # The mask goes on once more: what stands for a missing pixel is 0 - μ here.
+        residual, m = torch.where(mask, residual, 0.0), mask.to(W.dtype)
+        gram = (m @ (W.unsqueeze(2) * W.unsqueeze(1)).flatten(1)).unflatten(-1, (W.shape[1],) * 2)
+        return gram + eye, residual @ W, residual.square().sum(-1), m.sum(-1)
+
+    def _check_points(self, x: Tensor, mask: Tensor | None) -> None:
+        mu = self.mu
+        # Without the first, one pixel would pass for all.
+        if x.shape[-1:] != mu.shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; expected (B, {len(mu)}), points of {len(mu)} features: "
+                "use x.flatten(1) on images"
+            )
+        if x.dtype != mu.dtype:
+            raise ValueError(f"x has dtype {x.dtype}; this model has {mu.dtype}: use x.to({mu.dtype})")
+        if is_validation_enabled() and not bool(observed(x, mask).isfinite().all()):
+            raise ValueError("x has NaN or infinite values; expected finite numbers: mask them, mask=~x.isnan()")
+
+    def posterior(self, x: Tensor, mask: Tensor | None = None) -> dist.MultivariateNormal:
+        r"""p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹), of batch shape (B,) and event shape (D,).
+
+        Arguments:
+            x: data (B, P).
+            mask: boolean, True where observed, (B, P) or (B,).
+        """
+        M, Wx, _, _ = self._parts(x, mask)
+        mean = torch.cholesky_solve(Wx.unsqueeze(-1), torch.linalg.cholesky(M)).squeeze(-1)
+        return dist.MultivariateNormal(mean, precision_matrix=M / self.sigma2)
+
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""The evidence log p(x | w) of each point, in nats, of shape (B,): exact, over the observed pixels.
+
+        log N(x; μ, C) with log det C = (P − D) log σ² + log det M and
+        (x − μ)ᵀ C⁻¹ (x − μ) = (|x − μ|² − |L⁻¹ Wᵀ (x − μ)|²) / σ², where M = L Lᵀ.
+        """
+        M, Wx, square, count = self._parts(x, mask)
+        L = torch.linalg.cholesky(M)
+        z = torch.linalg.solve_triangular(L, Wx.unsqueeze(-1), upper=False).squeeze(-1)
+        half_log_det = 0.5 * (count - Wx.shape[-1]) * self.sigma2.log() + L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * count * math.log(2 * math.pi) - half_log_det - 0.5 * (square - z.square().sum(-1)) / self.sigma2
+
+    @classmethod
+    @torch.no_grad()
+    def fit(
+        cls, X: Tensor, latent_dim: int, *, mask: Tensor | None = None, tol: float = 1e-9, max_steps: int = 10_000
+    ) -> "PPCA":
+        r"""Creates the maximum-likelihood PPCA of X: in closed form if X is complete, else by EM.
+
+        Closed form (Tipping and Bishop, equations 7 and 8): W = U_D (Λ_D − σ² I)^½ with the leading eigenpairs of
+        the covariance (1/N), σ² the mean of the P − D eigenvalues left out. The rotation is that of PCA (R = I).
+
+        Arguments:
+            X: data (N, P); NaN counts as missing.
+            latent_dim: the number of latents D, 1 <= D < P.
+            mask: boolean, True where observed, (N, P).
+            tol: EM stops when a step brings less than this in nats per point.
+            max_steps: EM stops with a warning after this many steps.
+
+        Raises:
+            ValueError: if X is no matrix, has fewer than two points, D is not in 1..P−1, a column of X has no
+                observed entry, or X has no variance outside the leading D directions.
+        """
+        mask = None if mask is None else _pixels(X, mask)
+        closed_form.check(observed(X, mask), latent_dim, missing=mask is None)
+        mask = ~X.isnan() if mask is None else mask
+        with forked():
+            ppca = cls(latent_dim, X.shape[1]).double().to(X.device)
+        if mask.all():
+            ppca.set(*closed_form.maximum_likelihood(X, latent_dim))
+        else:
+            ppca._fit_missing(X.double(), mask, tol, max_steps)
+        return ppca.to(X)
+
+    def _fit_missing(self, X: Tensor, mask: Tensor, tol: float, max_steps: int) -> None:
+        count = mask.sum(0)
+        if not bool(count.all()):
+            raise ValueError(
+                f"columns {count.eq(0).nonzero().flatten().tolist()} of X have no observed entry: drop them"
+            )
+        mean = observed(X, mask).sum(0) / count
+        self.set(*closed_form.maximum_likelihood(torch.where(mask, X, mean), self.W.shape[1]))
+        before = -math.inf
+        for _ in range(max_steps):
+            now = float(self.em_step(X, mask))
+            if now - before < tol:
+                return
+            before = now
+        warnings.warn(
+            f"EM for PPCA has not converged to {tol:g} nats per point in {max_steps} steps: raise max_steps",
+            stacklevel=3,
+        )
+
+    @torch.no_grad()
+    def set(self, W: Tensor, mu: Tensor, sigma2: Tensor) -> None:
+        r"""Sets the parameters: W (P, D), μ (P,), σ² ().
+
+        Raises:
+            ValueError: if one has another shape, or σ² is not above 0.
+        """
+        for name, given, own in (("W", W, self.W), ("mu", mu, self.mu), ("sigma2", sigma2, self.sigma2)):
+            if given.shape != own.shape:
+                raise ValueError(f"{name} has shape {tuple(given.shape)}; expected {tuple(own.shape)}: reshape it")
+        if not sigma2 > 0:
+            raise ValueError(f"sigma2 is {sigma2:g}; expected a variance > 0: choose fewer latents, or float64")
+        self.W.copy_(W)
+        self.mu.copy_(mu)
+        self.likelihood.u.copy_(0.5 * sigma2.log())
+
+    @torch.no_grad()
+    def em_step(self, X: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""One step of EM, in place; it never lowers the evidence (float64; in float32 but for rounding).
+
+        E: p(t_i | x_i, w) for each row. M: each row (w_j, μ_j) of (W, μ) is a least-squares fit of the observed x_ij
+        on (t_i, 1) under the posterior; σ² is the mean expected squared residual. The prior is fitted along,
+        N(a, A) with the moments of t, and put back to N(0, I) by W ← W A^½, μ ← μ + W a (PX-EM: Liu, Rubin, Wu, 1998,
+        Biometrika 85): the same fixed points and as monotone, but not slow where σ² is small.
+
+        Arguments:
+            X: data (N, P).
+            mask: boolean, True where observed, (N, P).
+
+        Returns:
+            The mean of log p(x | w) over the points *before* the step, in nats per point.
+        """
+        evidence = self.log_prob(X, mask).mean()
+        q = self.posterior(X, mask)
+        mask = torch.ones_like(X, dtype=torch.bool) if mask is None else _pixels(X, mask)
+        # Centred at μ: the differences of squares below would cancel otherwise.
+        m, x = mask.to(X.dtype), torch.where(mask, observed(X, mask) - self.mu, 0.0)
+        # E[t tᵀ] and E[t] of the augmented code (t, 1)
+        t = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], -1)
+        second = t.unsqueeze(2) * t.unsqueeze(1)
+        second[:, :-1, :-1] += q.covariance_matrix
+        D1 = t.shape[1]
+        gram = (m.mT @ second.flatten(1)).unflatten(-1, (D1, D1))  # (P, D+1, D+1)
+        b = x.mT @ t  # (P, D+1)
+        coefficients = torch.linalg.solve(gram, b)
+        # Σ_i E (x_ij − w_j t_i − μ_j)² = Σ_i x_ij² − c_j b_j at the least-squares solution c_j
+        sigma2 = (x.square().sum() - (coefficients * b).sum()) / m.sum()
+        W, (a, moment) = coefficients[:, :-1], (t[:, :-1].mean(0), second[:, :-1, :-1].mean(0))
+        A = torch.linalg.cholesky(moment - a.outer(a))
+        self.set(W @ A, self.mu + coefficients[:, -1] + W @ a, sigma2)
+        return evidence
+
+
+def _pixels(x: Tensor, mask: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return None
+    observed(x, mask)  # checks dtype and shape
+    return mask if mask.dim() == x.dim() else mask.unsqueeze(-1).expand_as(x)

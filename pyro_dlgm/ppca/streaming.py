@@ -1,0 +1,133 @@
+r"""Probabilistic PCA of arrays larger than memory: one pass, chunk by chunk.
+
+The closed form needs the mean and the scatter S = Σ_i (x_i − μ)(x_i − μ)ᵀ alone. Those of two sets merge exactly,
+
+    n = n₁ + n₂,    δ = μ₂ − μ₁,    μ = μ₁ + δ n₂/n,    S = S₁ + S₂ + δ δᵀ n₁ n₂/n,
+
+and no sum of squares is taken about any other point than a mean of its own chunk.
+
+References:
+    Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf
+"""
+
+import mmap
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..progress import Bar
+from ..seeding import forked
+from .closed_form import loadings
+from .model import PPCA
+
+LARGEST = 8192  # features: a scatter of half a gigabyte
+CHUNK = 8192  # points
+
+
+@torch.no_grad()
+def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress: bool = False) -> PPCA:
+    r"""Creates the maximum-likelihood PPCA of X in one pass, in memory of O(chunk · P + P²) whatever N is.
+
+    What `PPCA.fit` gives, to rounding: the mean, the scatter and its spectrum are computed in float64.
+
+    Arguments:
+        X: complete data (N, P), whole or real numbers: an array that NumPy slices, ``numpy.load(..., mmap_mode="r")``
+            or ``numpy.memmap`` say. What was read of a memory map is given back to the system chunk by chunk.
+        latent_dim: the number of latents D, 1 <= D < P.
+        chunk: how many points are in memory at once.
+        progress: whether to show a bar.
+
+    Returns:
+        A `PPCA` in the dtype of X, float32 or float64, and in the default dtype where X holds others.
+
+    Raises:
+        ValueError: if X is no matrix of numbers of two points or more, P is above 8,192, D is not in 1..P−1, the
+            chunk is below 1, an entry is NaN or infinite, or X has no variance outside the leading D directions.
+    """
+    N, P = _check(X, latent_dim, chunk)
+    mu, S = torch.zeros(P, dtype=torch.float64), torch.zeros(P, P, dtype=torch.float64)
+    for done, x in _chunks(X, chunk, progress, "mean and scatter"):
+        mean = x.mean(0)
+        x -= mean
+        delta, n = mean - mu, done + len(x)
+        S.addmm_(x.mT, x).addr_(delta, delta, alpha=done * len(x) / n)
+        mu += delta * (len(x) / n)
+    values, vectors = torch.linalg.eigh(S / N)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)[:, :latent_dim]
+    W, sigma2 = loadings(values[:latent_dim], vectors, values[latent_dim:].mean())
+    with forked():
+        ppca = PPCA(latent_dim, P).to(_dtype(X))
+    ppca.set(W, mu, sigma2)
+    return ppca
+
+
+@torch.no_grad()
+def mean_log_prob(ppca: PPCA, X: np.ndarray, *, chunk: int = CHUNK, progress: bool = False) -> float:
+    r"""The mean of log p(x | w) over the rows of X, in nats per point, in memory of O(chunk · P).
+
+    Arguments:
+        ppca: a `PPCA`; its dtype is that of the evaluation of each point, their sum is in float64.
+        X: complete data (N, P), as for `fit_streamed`.
+        chunk: how many points are in memory at once.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: if X is no matrix of numbers, has another number of columns than the model, the chunk is below 1,
+            or an entry is NaN or infinite.
+    """
+    N, P = _check(X, 1, chunk)
+    if len(ppca.mu) != P:
+        raise ValueError(f"X has shape {tuple(X.shape)}; this model has {len(ppca.mu)} features, so expected (N, that)")
+    total = 0.0
+    for _, x in _chunks(X, chunk, progress, "log p(x)"):
+        total += float(ppca.log_prob(x.to(ppca.mu)).sum(dtype=torch.float64))
+    return total / N
+
+
+def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tuple[int, Tensor]]:
+    r"""How many points came before, and the next ones, copied to float64 and checked."""
+    with Bar(-(-len(X) // chunk), shown=progress, name=name) as bar:
+        for start in range(0, len(X), chunk):
+            x = torch.from_numpy(np.array(X[start : start + chunk], dtype=np.float64))
+            _forget(X)
+            if not bool(x.isfinite().all()):
+                row, column = (~x.isfinite()).nonzero()[0].tolist()
+                raise ValueError(
+                    f"X[{start + row}, {column}] is {float(x[row, column])}; expected complete, finite data: "
+                    "PPCA.fit takes missing entries, in memory"
+                )
+            yield start, x
+            bar.tick()
+
+
+def _forget(X: np.ndarray) -> None:
+    r"""Gives the pages that were read of a memory map back: else they count as ours until the system is short."""
+    modes, base = set(), X
+    while isinstance(base, np.ndarray):
+        modes.add(getattr(base, "mode", None))
+        base = base.base
+    # Only of maps that are their file: what was changed in a private one ("c") exists in memory alone.
+    if modes & {"r", "r+", "w+"} and isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def _dtype(X: np.ndarray) -> torch.dtype:
+    return {"f4": torch.float32, "f8": torch.float64}.get(X.dtype.str[1:], torch.get_default_dtype())
+
+
+def _check(X, latent_dim: int, chunk: int) -> tuple[int, int]:
+    if not isinstance(X, np.ndarray) or X.dtype.kind not in "fiu":
+        what = X.dtype if isinstance(X, np.ndarray) else type(X).__name__
+        raise ValueError(f"X is {what}; expected a NumPy array of numbers, numpy.load(path, mmap_mode='r') say")
+    if X.ndim != 2 or len(X) < 2:
+        raise ValueError(f"X has shape {X.shape}; expected (N, P) with N >= 2: use X.reshape(len(X), -1) on images")
+    if X.shape[1] > LARGEST:
+        raise ValueError(f"X has P = {X.shape[1]:,} features; expected at most {LARGEST:,}, since P x P are in memory")
+    if not 1 <= latent_dim < X.shape[1]:
+        raise ValueError(f"latent_dim is {latent_dim}; expected 1 <= latent_dim < P = {X.shape[1]}")
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; expected at least 1 point")
+    return X.shape

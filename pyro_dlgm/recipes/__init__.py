@@ -1,0 +1,1 @@
+r"""Recipes: models, guides and data sets by name."""

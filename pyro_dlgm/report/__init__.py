@@ -1,0 +1,1 @@
+r"""Reports: one self-contained HTML page for a run or a comparison."""

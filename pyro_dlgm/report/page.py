@@ -1,0 +1,129 @@
+r"""Reports: one page of HTML that needs nothing else, of a comparison or of a run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..comparison.table import Row
+from ..data.dataset import Dataset
+from ..data.transforms import seeded
+from ..evaluate.snapshot import Look
+from ..plots.images import called, histories, levels, look
+from ..runs.files import whole
+from ..runs.load import load
+from ..runs.run import Run, RunError
+from . import sections, views
+from .sections import PAGES, Section
+
+NAME = "report.html"
+POINTS = 1000  # that are looked at, at most
+IN_COMPARISON, IN_RUN = 3, 6  # latents that are traversed
+
+
+def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Sequence[Section] = ()) -> str:
+    r"""The report of a comparison, as HTML.
+
+    Arguments:
+        rows: of `compare.rows`, with their pairs.
+        dataset: whose test points they were scored on.
+        num_samples: K of IWAE-K.
+        more: further sections, which come last.
+    """
+    labels = None if dataset.test_labels is None else dataset.test_labels[:POINTS]
+    looks = {called(row): look(row, dataset.test[:POINTS], labels) for row in rows if row.pair is not None}
+    shown = [sections.results(rows, dataset, num_samples), sections.learning(histories(rows), levels(rows))]
+    shown += sections.gaps({row.guide: row.gaps for row in rows if row.gaps is not None})
+    shown += _seen(looks, "test", IN_COMPARISON)
+    facts = [f"{dataset.name}: {dataset.protocol}", f"{len(rows)} methods, {len(dataset.test)} test points"]
+    return _page(f"Comparison on {dataset.name}", facts, [*shown, *more])
+
+
+def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: Sequence[Section] = ()) -> str:
+    r"""The report of a run on disk, as HTML, with the scores of its ``evaluation.json`` if it has one.
+
+    A guide with rows is looked at through its training points, any other one through the test points.
+
+    Arguments:
+        run: folder of the run.
+        dataset: with which it was made.
+        model, guide: where the networks are one's own: as in `load`.
+        more: further sections, which come last.
+
+    Raises:
+        checkpoint.RunError: as `load`.
+    """
+    folder, state = Run(run), Run(run).load()
+    model, guide, config = load(run, model=model, guide=guide)
+    rows = getattr(guide, "per_point", False)
+    name = config.get("recipe", {}).get("guide", type(guide).__name__)
+    seen = {name: _look(model, guide, dataset, rows)}
+    found = _found(folder.folder)
+    shown = [sections.scores(found, folder.folder, state["step"])]
+    shown += [sections.learning({name: state["history"]}, {}, _stop(state)), *sections.gaps(_gaps(found))]
+    shown += _seen(seen, "training" if rows else "test", IN_RUN)
+    facts = [
+        f"{dataset.name}: {dataset.protocol}",
+        f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}",
+    ]
+    return _page(f"Run {folder.folder.name}: {name}", facts, [*shown, *more], json.dumps(config, indent=1))
+
+
+def write(folder: Path, text: str) -> None:
+    r"""Writes a report into the folder, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    try:
+        with whole(folder / NAME) as path:
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {folder / NAME} ({error.strerror})") from error
+
+
+def _look(model, guide, dataset: Dataset, rows: bool) -> Look:
+    x, labels = (dataset.train, dataset.train_labels) if rows else (dataset.test, dataset.test_labels)
+    x = x[torch.arange(min(POINTS, len(x)))]  # images that stay in files are read by index
+    if rows and dataset.transform is not None:
+        x = seeded(dataset.transform, x, 0)
+    return Look(model, guide, x, labels=None if labels is None else labels[:POINTS])
+
+
+def _seen(looks: dict[str, Look], of: str, num: int) -> list[Section]:
+    return [
+        views.reconstructions(looks, of),
+        views.samples(looks),
+        views.traversals(looks, of, num),
+        views.space(looks, of),
+    ]
+
+
+def _found(folder: Path) -> dict:
+    r"""What ``evaluation.json`` holds; nothing if there is none."""
+    try:
+        return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        raise RunError(f"{folder / 'evaluation.json'} is not JSON of this program; move it away") from None
+
+
+def _gaps(found: dict) -> dict[str, dict]:
+    return {part: found[f"{part}_gaps"] for part in ("train", "test") if f"{part}_gaps" in found}
+
+
+def _stop(state: dict) -> tuple[str, ...]:
+    if not state["stopped_early"]:
+        return ()
+    return ("The training stopped early; below, model and guide are at the best epoch on validation points.",)
+
+
+def _length(state: dict) -> str:
+    last = state["history"][-1] if state["history"] else {"epoch": 0, "seconds": 0.0}
+    return f"{state['step']} steps, {last['epoch']} epochs, {last['seconds']:.0f} s"
+
+
+def _page(title: str, facts: list[str], shown: list[Section], config: str | None = None) -> str:
+    return PAGES.get_template("report.html").render(title=title, facts=facts, sections=shown, config=config)

@@ -1,0 +1,149 @@
+r"""Sections of a report, each with two sentences on how to read it; here those that show numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from ..comparison import table
+from ..data.dataset import Dataset
+from ..plots import curves
+from ..plots import gaps as gap_pictures
+
+PAGES = jinja2.Environment(
+    loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+TITLES = {"elbo": "ELBO", "iwae": "IWAE", "log_joint": "log p(x, t), no bound", "ess": "ESS", "pareto_k": "Pareto k̂"}
+TITLES |= {"log_px": "log p(x)", "reached": "F(q)", "total": "KL(q ‖ posterior)", "ais": "AIS"}
+TITLES |= {"approximation": "approximation gap", "amortization": "amortization gap"}
+
+
+@dataclass(frozen=True)
+class Section:
+    r"""A part of a report.
+
+    Attributes:
+        title: what it is.
+        caption: how to read it, in two sentences.
+        body: its HTML: a table, an SVG, images as data.
+        notes: what is missing in it, and why.
+    """
+
+    title: str
+    caption: str
+    body: Markup
+    notes: tuple[str, ...] = ()
+
+
+def missing(title: str, caption: str, reason: str) -> Section:
+    r"""A section of which there is nothing to show."""
+    return Section(title, caption, Markup('<p class="missing">Not shown: {}.</p>').format(reason))
+
+
+def drawing(make: Callable[[], Figure], alt: str) -> Markup:
+    r"""The body of a section that is one figure: arguments as those of `figures.svg`."""
+    return Markup(curves.svg(make, alt))
+
+
+def results(rows: list[table.Row], dataset: Dataset, num_samples: int) -> Section:
+    r"""The table of a comparison, with its footnotes."""
+    columns = table.columns(any(row.certified_points for row in rows))
+    titles = [title for title, _, _ in columns]
+    cells = [[render(row) for _, _, render in columns] for row in rows]
+    return Section(
+        "Results",
+        "Every row starts from the same w and spends the same budget, so rows differ in q alone; a row of another "
+        "model is a baseline. Read IWAE(w) for how good w has become, and the ELBO below it for how well q follows.",
+        Markup(PAGES.get_template("table.html").render(titles=titles, rows=cells, texts=_texts())),
+        tuple(table.footnotes(rows, dataset, num_samples)),
+    )
+
+
+def _texts() -> int:
+    return sum(width < 0 for _, width, _ in table.COLUMNS)
+
+
+def learning(histories: dict[str, list[dict]], levels: dict[str, float], notes: tuple[str, ...] = ()) -> Section:
+    r"""Learning curves on training points, and on validation points where there are some."""
+    validated = {name: any(k.startswith("val_") for h in history for k in h) for name, history in histories.items()}
+    caption = (
+        "Solid lines are the mean of the objective over an epoch of training points, dashed lines are on validation "
+        "points. A dashed line that falls while the solid one rises says that w is memorizing its training points."
+    )
+    if not any(histories.values()):
+        return missing("Learning curves", caption, "no method was trained step by step")
+    unseen = tuple(f"No validation points: {name}" for name, seen in validated.items() if not seen)
+    if not any(validated.values()):
+        unseen = ("There is no validation curve: the training was given no validation points.",)
+
+    def make():
+        figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+        curves.curves(figure, histories, levels)
+        return figure
+
+    return Section("Learning curves", caption, drawing(make, "Learning curves"), notes + unseen)
+
+
+def gaps(found: dict[str, dict]) -> list[Section]:
+    r"""The inference gap of each method by name, as `evaluate.gaps` sums it up; no section if there is none."""
+    if not found:
+        return []
+    caption = (
+        "Each bar goes from F(q), what q reaches, over F(q*), what the best q of its family would reach, to log p(x): "
+        "nats per point, the whole gap in figures. The whisker is what BDMC allows log p(x) to be above its estimate; "
+        "a gap that is not much longer is not known."
+    )
+    notes = tuple(f"{name}: {note}." for name, result in found.items() for note in result["notes"])
+    return [Section("Inference gap", caption, drawing(lambda: gap_pictures.bars(found), "Inference gaps"), notes)]
+
+
+def scores(found: dict, folder: Path, step: int) -> Section:
+    r"""The scores of a run, all sections of its ``evaluation.json``.
+
+    Arguments:
+        found: what is in the file.
+        folder: of the run.
+        step: of its checkpoint.
+    """
+    caption = (
+        "Bounds are means over the points, in nats per point with the standard error of the mean: the higher, the "
+        "better. ELBO ≤ IWAE ≤ log p(x), so that their distance is a part of what q loses, and where k̂ is above 0.7 "
+        "the IWAE is not to be trusted."
+    )
+    rows = [cells for name, section in found.items() if isinstance(section, dict) for cells in _scored(name, section)]
+    if not rows:
+        return missing("Scores", caption, f"the run has not been scored; pyro-dlgm evaluate {folder} does it")
+    body = PAGES.get_template("table.html").render(
+        titles=["points", "score", "value", "± or 5% to 95% of points", "bits per dimension"], rows=rows, texts=2
+    )
+    return Section("Scores", caption, Markup(body), tuple(_remarks(found, step)))
+
+
+def _scored(name: str, section: dict):
+    points = f"{name}, {section['points']}" if "points" in section else name
+    for key, value in section.items():
+        title = f"IWAE-{section['num_samples']}" if key == "iwae" and "num_samples" in section else TITLES.get(key, key)
+        if isinstance(value, dict) and "mean" in value:
+            bits, error = value.get("bits_per_dim"), value.get("standard_error")
+            cells = ["–" if error is None else f"{error:.2f}", "–" if bits is None else f"{bits:.3f}"]
+            yield [points, title, f"{value['mean']:.2f}", *cells]
+        elif key == "bdmc":
+            yield [points, "BDMC gap", f"{value['gap']:.2f}", f"{value['standard_error']:.2f}", "–"]
+        elif isinstance(value, dict) and len(value) == 3 and key in ("ess", "pareto_k"):
+            low, middle, high = value.values()
+            yield [points, f"{title}, median", f"{middle:.2f}", f"{low:.2f} to {high:.2f}", "–"]
+
+
+def _remarks(found: dict, step: int):
+    for section in (s for s in found.values() if isinstance(s, dict)):
+        by_reason = {reason: name for name, reason in section.get("reasons", {}).items()}
+        for reason in by_reason:
+            names = ", ".join(TITLES.get(n, n) for n, r in section["reasons"].items() if r == reason)
+            yield f"No {names}: {reason}."
+        if section.get("unconverged"):
+            yield f"The E-step of {section['unconverged']} of {section['points']} points had not converged."
+        if section.get("step", step) != step:
+            yield f"Scored at step {section['step']}, and the run is at step {step} now: score it again."

@@ -1,0 +1,76 @@
+r"""`load`: a run on disk as a pair (model, guide)."""
+
+from pathlib import Path
+
+from torch import nn
+
+from .run import Run, RunError
+from ..recipes.pairs import Recipe
+from ..seeding import forked
+
+
+def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Module, dict]:
+    r"""The model and the guide of a run, with the weights of its checkpoint. Nothing in the file is executed.
+
+    The weights are those of the last checkpoint; in a run with ``patience`` those of the best epoch up to there, even
+    if the run was killed before its end.
+
+    Arguments:
+        run: folder of the run.
+        model, guide: where the networks are one's own: a pair built as the one that was trained, whose weights are
+            overwritten. Without them the pair is built from the run's recipe.
+
+    Returns:
+        ``(model, guide, config)``, on the CPU unless the given pair is elsewhere.
+
+    Raises:
+        checkpoint.RunError: if the folder is no run, its checkpoint is damaged or of another pair, or the run has no
+            recipe and no pair was given. A given pair is as it was then.
+    """
+    folder = Run(run)
+    config, state = folder.config(), folder.load()
+    if model is None or guide is None:
+        recipe = _recipe(folder, config)
+        with forked():
+            model = recipe.new_model() if model is None else model
+            guide = recipe.new_guide(model) if guide is None else guide
+    pair, saved = {"model": model, "guide": guide}, _weights(state)
+    for name, module in pair.items():
+        _check(folder, name, module, saved.get(name))
+    for name, module in pair.items():
+        module.load_state_dict(saved[name])
+    return model, guide, config
+
+
+def _weights(state: dict) -> dict:
+    r"""The state dicts of model and guide: those of the best epoch, if the run was looking for it and had one."""
+    best = (state.get("validation") or {}).get("states")
+    return state if best is None else dict(zip(("model", "guide"), best, strict=True))
+
+
+def _recipe(run: Run, config: dict) -> Recipe:
+    if "recipe" not in config:
+        raise RunError(
+            f"the networks of {run.folder} are your own: build the pair as it was and call "
+            f"load({str(run.folder)!r}, model=..., guide=...)"
+        )
+    try:
+        return Recipe(**config["recipe"])
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{run.config_file} has a recipe that cannot be read: {error}") from None
+
+
+def _check(run: Run, name: str, module: nn.Module, saved) -> None:
+    r"""Raises a `RunError` that names the first tensor which differs, before any is overwritten."""
+    given = {key: _said(value) for key, value in module.state_dict().items()}
+    there = {key: _said(value) for key, value in saved.items()} if isinstance(saved, dict) else {}
+    for key in [*given, *there]:
+        if given.get(key) != there.get(key):
+            raise RunError(
+                f"the {name} of {run.folder} is another one than the {type(module).__name__} given: {key} is "
+                f"{there.get(key, 'not there')} in the run, {given.get(key, 'not there')} in yours"
+            )
+
+
+def _said(value) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "shape") else type(value).__name__

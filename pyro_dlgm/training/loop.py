@@ -1,0 +1,171 @@
+r"""One training: the loop with its books, and a state from which it goes on as if never interrupted."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from ..data.batches import Batches
+from ..optim.em import Step, em
+from ..optim.svi import SVI
+from .validation import Validation
+
+
+@dataclass
+class Result:
+    r"""What `fit` returns.
+
+    Attributes:
+        model, guide: the trained pair, the very objects that went in.
+        history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``log_joint`` where q has no density; with
+            ``tempered_`` before it while β is not 1), the mean of the training objective over the epoch in nats per
+            point, ``gradient_norm``, the mean over the epoch's joint steps of the global norm of the dense gradients
+            before clipping (where there are any), ``gradients_per_point``, ``seconds``, ``points_per_second`` (of joint
+            steps), and where there are validation points what `Validation.scores` gives, with ``val_`` before it.
+        stopped_early: whether the validation bound stopped the run.
+    """
+
+    model: torch.nn.Module
+    guide: torch.nn.Module
+    history: list[dict] = field(default_factory=list)
+    stopped_early: bool = False
+
+
+STATE = ("step", "seen", "gradients", "seconds", "_loss", "_points", "_norm", "_steps")
+
+
+class Training:
+    r"""Creates a training of ``total`` joint steps; iterating takes the steps that are left.
+
+    Arguments:
+        svi: model and guide with optimizers and objective.
+        batches: the data.
+        total: the number of joint steps.
+        e_steps: steps on q for each step on w.
+        factor: the factor of the learning rates as a function of the fraction done.
+        warmup_steps: steps over which β rises from 0 to 1.
+        validation: the bound on validation points, or `None`.
+    """
+
+    def __init__(
+        self,
+        svi: SVI,
+        batches: Batches,
+        total: int,
+        *,
+        e_steps: int = 1,
+        factor: Callable[[float], float] = lambda done: 1.0,
+        warmup_steps: int = 0,
+        validation: Validation | None = None,
+    ):
+        self.svi, self.batches, self.total, self.e_steps = svi, batches, total, e_steps
+        self.factor, self.warmup_steps, self.validation = factor, warmup_steps, validation
+        self.rates = [[group["lr"] for group in o.param_groups] for o in svi.optimizers]
+        self.bound = "elbo" if getattr(svi.guide, "has_density", True) else "log_joint"
+        self.result = Result(svi.model, svi.guide)
+        self.step, self.seen, self.gradients, self.seconds = 0, 0, 0, 0.0
+        self.beta, self._moves = getattr(svi.objective, "beta", 1.0), getattr(svi.guide, "gradients", 0)
+        self._forget()
+
+    def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
+        r"""Yields each step, with a record of the history where an epoch (or the training) ends."""
+        if self.done:
+            return
+        self._set_rates()
+        start = time.perf_counter() - self.seconds
+        for step in em(self.svi, self.batches, e_steps=self.e_steps, done=self.step):
+            self.step, self.seconds = step.step, time.perf_counter() - start
+            self._count(step)
+            self._set_rates()
+            yield step, self._record(step) if step.ends_epoch or step.step == self.total else None
+            if self.done:
+                return
+
+    @property
+    def done(self) -> bool:
+        r"""Whether all steps are taken, or validation has said stop."""
+        return self.step >= self.total or self.result.stopped_early
+
+    def finish(self) -> Result:
+        r"""The result, at the best epoch if there is early stopping."""
+        self.restore_beta()
+        if self.validation is not None:
+            self.validation.restore_best()
+        return self.result
+
+    def restore_beta(self) -> None:
+        r"""Gives the objective back the β that it came with."""
+        if self.warmup_steps:
+            self.svi.objective.beta = self.beta
+
+    def state_dict(self) -> dict:
+        r"""All that the rest of the training depends on, as tensors and plain values.
+
+        Raises:
+            FloatingPointError: if the loss or a gradient was not finite in a step: such a state is not to be kept.
+        """
+        self.svi.check()
+        state = {name: getattr(self, name) for name in STATE}
+        state |= {"model": self.svi.model.state_dict(), "guide": self.svi.guide.state_dict()}
+        state |= {"optimizers": [o.state_dict() for o in self.svi.optimizers], "batches": self.batches.state_dict()}
+        state |= {"history": self.result.history, "stopped_early": self.result.stopped_early}
+        state["validation"] = None if self.validation is None else self.validation.state_dict()
+        cuda = torch.cuda.get_rng_state(self.batches.x.device) if self.batches.x.is_cuda else None
+        return state | {"generators": {"cpu": torch.get_rng_state(), "cuda": cuda}}
+
+    def load_state_dict(self, state: dict) -> None:
+        r"""Goes to where ``state`` was taken; the generators, too."""
+        for name in STATE:
+            setattr(self, name, state[name])
+        self.svi.model.load_state_dict(state["model"])
+        self.svi.guide.load_state_dict(state["guide"])
+        for optimizer, saved in zip(self.svi.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.batches.load_state_dict(state["batches"])
+        self.result.history, self.result.stopped_early = state["history"], state["stopped_early"]
+        if self.validation is not None:
+            self.validation.load_state_dict(state["validation"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if state["generators"]["cuda"] is not None:
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.batches.x.device)
+
+    def _set_rates(self) -> None:
+        # Functions of the step, so that they need no state.
+        factor = self.factor(min(1.0, self.step / self.total))
+        for optimizer, rates in zip(self.svi.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = factor * rate
+        if self.warmup_steps:
+            self.svi.objective.beta = self.beta * min(1.0, self.step / self.warmup_steps)
+
+    def _count(self, step: Step) -> None:
+        self._loss = self._loss.to(step.loss) + step.loss * step.points
+        self._points, self.seen = self._points + step.points, self.seen + step.points
+        self.gradients += step.passes * step.points * getattr(self.svi.objective, "num_particles", 1)
+        moves = getattr(self.svi.guide, "gradients", 0)  # of a q that moves by itself, a chain
+        self.gradients, self._moves = self.gradients + moves - self._moves, moves
+        if step.gradient_norm is not None:
+            self._norm, self._steps = self._norm.to(step.gradient_norm) + step.gradient_norm, self._steps + 1
+
+    def _forget(self) -> None:
+        # What is summed up over an epoch. Tensors, since reading a value waits for the device.
+        self._loss, self._points = torch.zeros(()), 0
+        self._norm, self._steps = torch.zeros(()), 0
+
+    def _record(self, step: Step) -> dict:
+        self.svi.check()
+        # With β ≠ 1 somewhere in the epoch the objective is no bound, and is not called one.
+        name = self.bound if self.beta == 1 and self.step > self.warmup_steps else f"tempered_{self.bound}"
+        record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss) / self._points}
+        if self._steps:
+            record["gradient_norm"] = float(self._norm) / self._steps
+        self._forget()
+        record["gradients_per_point"] = self.gradients / self.batches.num_points
+        record |= {"seconds": self.seconds, "points_per_second": self.seen / self.seconds}
+        if self.validation is not None:
+            scores = self.validation.scores(counts=self.step >= self.warmup_steps)
+            record |= {f"val_{name}": value for name, value in scores.items()}
+            self.result.stopped_early = self.validation.exhausted
+        self.result.history.append(record)
+        return record
