@@ -30,6 +30,7 @@ class Guide(Program):
     has_density = True  # whether q has a density, so that F(q) exists
     per_point = False  # whether q has parameters of its own for each point
     analytic_kl = True  # whether the closed form of KL(q ‖ p) is to be preferred to the sampled one
+    gradients = 0  # gradient evaluations of log p(x, t | w) that q has spent by itself, a chain's
 
     def __init__(self, *, latent: str = "t", plate: str = "data"):
         super().__init__(plate=plate)
@@ -52,7 +53,7 @@ class Guide(Program):
         r"""What `forward` does to q before it samples, in training mode: nothing, unless q moves by itself."""
 
     def cost(self, visits: int) -> int:
-        r"""Gradient evaluations of log p(x, t | w) that a point costs which is in a batch so many times."""
+        r"""Gradient evaluations of log p(x, t | w) spent on a point over ``visits`` visits."""
         return visits
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> "Guide":
@@ -87,3 +88,25 @@ class Guide(Program):
         r"""The same without the plate: for larger guides, under plates of their own. Its parameters train there."""
         q = self.posterior(x, index, mask)
         return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
+
+
+# What a guide that is not of this package need not say.
+DEFAULTS = {"has_density": True, "per_point": False, "gradients": 0, "posterior": None, "start": None}
+DEFAULTS["cost"] = lambda visits: visits
+
+
+class Adapter:
+    r"""Creates the view of any Pyro guide that answers for what the guide does not say: q has a density, no rows, and
+    no `posterior`.
+    """
+
+    def __init__(self, guide):
+        self._guide = guide
+
+    def __getattr__(self, name: str):
+        return getattr(self._guide, name, DEFAULTS[name])
+
+
+def adapted(guide) -> Guide | Adapter:
+    r"""Returns the guide itself if it is one of this package, else an `Adapter` of it."""
+    return guide if isinstance(guide, Guide) else Adapter(guide)

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from .base import Guide, Shared
 from .empirical import States
-from .kernel import Kernel, Tuning
+from .kernel import KEPT, Kernel, Tuning, converged, draw, rounds
 from .per_point import check_index, check_size
-from .settling import KEPT, converged, draw, rounds
 
 CHAINS = 4  # at least, where convergence is asked for: R-hat compares chains
 

@@ -1,11 +1,14 @@
-r"""Hamiltonian Monte Carlo that learns the step sizes of each point.
+r"""Hamiltonian Monte Carlo that learns the step sizes of each point, and runs until each point has converged.
 
 References:
     Andrieu and Thoms, "A tutorial on adaptive MCMC" (2008), section 4.2, on the step size.
     Carpenter et al., "Stan: a probabilistic programming language" (2017), on scales from windows that double. Journal
     of Statistical Software 76(1).
+    Vehtari, Gelman, Simpson, Carpenter, Bürkner, "Rank-normalization, folding, and localization: an improved R-hat for
+    assessing convergence of MCMC" (2021), with both thresholds. https://arxiv.org/abs/1903.08008
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +20,8 @@ DECAY = 0.6  # of the gain n^(-DECAY) of the n-th transition, between ½ and 1
 WINDOW = 20  # transitions of the first window
 JITTER = 0.5  # of ε to both sides: with less, trajectories of some lengths come back in easy posteriors
 NARROWEST = 1e-4  # a scale; ε makes up for the rest
+R_HAT, ESS = 1.01, 400  # at most and at least, of chains that have converged
+KEPT = 100  # draws of each chain; the first round takes as many
 
 
 @dataclass
@@ -56,7 +61,7 @@ class Tuning:
         return Tuning(log_step, scale.clone(), *moments, zero, zero + WINDOW, zero.clone(), zero.clone())
 
     def learn(self, t: Tensor, info: hmc.Info, target: float) -> None:
-        r"""Follows the states t (M, B, D) and acceptances behind a transition."""
+        r"""Follows the states t (M, B, D) and acceptances after a transition."""
         rate = self.transitions.to(t) ** -DECAY
         self.log_step = hmc.adapted(self.log_step, info.acceptance, target=target, rate=rate)
         self.seen = self.seen + 1
@@ -114,8 +119,56 @@ class Kernel:
         return state
 
     def run(self, t: Tensor, num: int) -> Tensor:
-        r"""Where the chains are ``num`` transitions behind t (M, B, D)."""
+        r"""Where the chains are ``num`` transitions after t (M, B, D)."""
         state = self.start(t)
         for _ in range(num):
             state = self.transition(state)
         return state.t
+
+
+def rounds(max_transitions: int) -> Iterator[int]:
+    r"""Numbers of draws n = 100, 200, 400, ..., each after n / 2 transitions that only learn, within a bound.
+
+    The first round is made in any case.
+    """
+    num, left = KEPT, max_transitions
+    while num == KEPT or num + num // 2 <= left:
+        yield num
+        left -= num + num // 2
+        num *= 2
+
+
+def draw(kernel: Kernel, state: hmc.State, num: int) -> tuple[hmc.State, Tensor]:
+    r"""``num`` draws of each chain, (num, M, B, D), after half as many transitions that only learn.
+
+    While it draws, the kernel stays as it is: only then the draws are those of a Markov chain.
+    """
+    for _ in range(num // 2):
+        state = kernel.transition(state)
+    draws = []
+    for _ in range(num):
+        state, _ = kernel.step(state)
+        draws.append(state.t)
+    return state, torch.stack(draws)
+
+
+def converged(draws: Tensor) -> Tensor:
+    r"""Whether the worst dimension of each point has split R-hat < 1.01 and a bulk ESS > 400.
+
+    Arguments:
+        draws: (S, M, B, D).
+
+    Returns:
+        Booleans (B,).
+    """
+    r_hat, ess = diagnostics(draws)
+    return (r_hat.amax(-1) < R_HAT) & (ess.amin(-1) > ESS)
+
+
+def diagnostics(draws: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Rank-normalized split R-hat and bulk ESS of each point and dimension, (B, D), of draws (S, M, B, D)."""
+    import arviz  # imported here: it is slow to import, and only chains need it
+
+    table = arviz.convert_to_dataset({"t": draws.transpose(0, 1).cpu().double().numpy()})
+    found = (arviz.rhat(table, method="rank"), arviz.ess(table, method="bulk"))
+    return tuple(torch.as_tensor(v["t"].values, device=draws.device) for v in found)

@@ -1,14 +1,8 @@
-r"""Tables with one row for each point, and the Adam that updates the rows of a batch only.
-
-A step costs O(B) for a batch of B rows, whatever N is: the backward pass leaves a sparse gradient, and the
-optimizer touches the rows it names. A dense Adam moves *all* rows at each step, by momentum, those out of the batch
-too, and reads and writes three N x D tables to do so.
-"""
+r"""Tables with one row for each point, whose gradients may be sparse."""
 
 import contextlib
 import contextvars
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,75 +36,3 @@ class Rows(nn.Module):
     def forward(self, index: Tensor) -> Tensor:
         # F.embedding rather than weight[index]: its backward pass is reproducible when a row comes twice.
         return F.embedding(index, self.weight, sparse=_sparse.get())
-
-
-class RowAdam(torch.optim.Optimizer):
-    r"""Creates Adam for `Rows`, in which each row counts its own visits.
-
-    A row that was never in a batch does not move, and the bias correction of a row's k-th visit uses k, so that its
-    first step has length lr, as in Adam. (`torch.optim.SparseAdam` counts all steps: it corrects too little.) As in
-    the fused Adam of torch, an attribute ``found_inf`` with a tensor 1 leaves the update out, without waiting for the
-    device.
-
-    Arguments:
-        params: parameters with sparse gradients of shape (N, width).
-        lr, betas, eps: as in Adam.
-
-    References:
-        Kingma and Ba, "Adam: a method for stochastic optimization" (2015), Algorithm 1.
-        https://arxiv.org/abs/1412.6980
-    """
-
-    _step_supports_amp_scaling = True  # torch's word for an optimizer that heeds found_inf
-
-    def __init__(self, params, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure=None) -> None:
-        r"""Updates the rows that have a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
-
-    def _update(self, weight: Tensor, group: dict) -> None:
-        if not weight.grad.is_sparse:
-            raise TypeError(
-                "RowAdam got a dense gradient; take the step under rows.sparse_gradients(), or use another Adam"
-            )
-        state = self.state[weight] or self._start(weight)
-        rows, g = _together(weight.grad._indices()[0], weight.grad._values())
-        (b1, b2), lr = group["betas"], group["lr"]
-        visits = state["visits"].index_select(0, rows) + 1
-        m = state["exp_avg"].index_select(0, rows).lerp_(g, 1 - b1)
-        v = state["exp_avg_sq"].index_select(0, rows).lerp_(g.square(), 1 - b2)
-        n = visits.unsqueeze(-1)
-        m_hat, v_hat = m / (1 - b1**n), v / (1 - b2**n)
-        moved = weight.index_select(0, rows) - lr * m_hat / (v_hat.sqrt() + group["eps"])
-        new = ((state["visits"], visits), (state["exp_avg"], m), (state["exp_avg_sq"], v), (weight, moved))
-        skip = getattr(self, "found_inf", None)
-        for table, values in new:
-            if skip is not None:
-                values = torch.where(skip > 0, table.index_select(0, rows), values)
-            table.index_copy_(0, rows, values)
-
-    def _start(self, weight: Tensor) -> dict:
-        state = self.state[weight]
-        state["visits"] = weight.new_zeros(len(weight))
-        state["exp_avg"] = torch.zeros_like(weight)
-        state["exp_avg_sq"] = torch.zeros_like(weight)
-        return state
-
-
-def _together(rows: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Rows sorted, each place with the sum of all gradients of its row: (B,), (B, width) -> the same shapes.
-
-    A row that comes twice keeps two places with the same sum, and is then written twice with the same numbers. Unlike
-    `coalesce`, this has a fixed shape, so nobody waits for the device to count the distinct rows.
-    """
-    rows, order = rows.sort(stable=True)
-    first = torch.ones_like(rows, dtype=torch.bool)
-    first[1:] = rows[1:] != rows[:-1]
-    group = first.cumsum(0) - 1
-    return rows, torch.zeros_like(g).index_add_(0, group, g[order]).index_select(0, group)

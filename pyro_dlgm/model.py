@@ -7,6 +7,7 @@ from pyro.distributions.util import is_validation_enabled
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
+from . import messages
 from .masks import observed, pixelwise
 from .program import Program
 
@@ -122,7 +123,7 @@ class DLGM(Program):
 
     def _check_support(self, p, x: Tensor) -> None:
         inside, finite = p.support.check(x), x.isfinite()
-        outside = f"x has values outside the support of {type(self.likelihood).__name__} in rows"
+        outside = f"x has values outside the support of {type(self.likelihood).__name__} in"
         if not bool(finite.all()):
             bad = ~finite.flatten(x.dim() - len(p.event_shape)).all(-1) if p.event_shape else ~finite
             raise ValueError(
@@ -146,9 +147,9 @@ def _check_type(p, x: Tensor) -> None:
         raise ValueError(f"x has dtype {x.dtype}; expected real numbers: use x.float(), or a transform (data.Grid)")
 
 
-def _rows(bad: Tensor) -> list[int]:
-    r"""The first ten points, along the last axis, that are bad."""
-    return bad.nonzero()[:, -1].unique().tolist()[:10] if bad.dim() else []
+def _rows(bad: Tensor) -> str:
+    r"""Names the points, along the last axis, that are bad."""
+    return messages.rows(bad.nonzero()[:, -1].unique().tolist() if bad.dim() else [])
 
 
 def _together(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -14,7 +14,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pyro_dlgm import DLGM, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.runs.run import Run, RunError
+from pyro_dlgm.runs.files import RunError
+from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import autosave
 from pyro_dlgm.training.loop import Training
 

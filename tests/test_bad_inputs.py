@@ -14,7 +14,7 @@ from PIL import Image
 from pyro_dlgm import DLGM, PPCA, data, evaluate, fit, guides, likelihoods, load, nets, objectives, priors
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.ppca.streaming import fit_streamed, mean_log_prob
-from pyro_dlgm.runs.run import RunError
+from pyro_dlgm.runs.files import RunError
 
 SHAPE = (1, 5, 7)
 NAN, INF = math.nan, math.inf

@@ -13,7 +13,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pyro_dlgm import DLGM, PPCA, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.plots.images import squares
-from pyro_dlgm.runs.run import Run, RunError
+from pyro_dlgm.runs.files import RunError
+from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import tensorboard
 
 N, D, SHAPE = 40, 3, (1, 5, 4)
@@ -132,7 +133,7 @@ def test_hyper_parameters_are_there_once_in_the_same_run(logged):
         "session_end_info": 1,
     }
     values = dict(found["session_start_info"][0].session_start_info.hparams)
-    assert values["fit.lr"].number_value == 1e-3 and values["fit.epochs"].number_value == 5
+    assert values["fit.lr"].number_value == 2e-3 and values["fit.epochs"].number_value == 5
     assert values["note"].string_value == "[1, 2]" and not {"fit.x", "fit.x_val", "fit.mask"} & values.keys()
     assert [m.name.tag for m in found["experiment"][0].experiment.metric_infos] == ["val/elbo"]
     assert not [p for p in folder.iterdir() if p.is_dir() and list(p.glob("events*"))]
@@ -140,7 +141,7 @@ def test_hyper_parameters_are_there_once_in_the_same_run(logged):
 
 def test_a_resumed_run_says_nothing_twice(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tensorboard.Board, "_close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tensorboard.TensorBoard, "_close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):  # after the last step is logged, before it is in a checkpoint
             train(amortized(), tmp_path)
     assert Run(tmp_path).load()["step"] == 0

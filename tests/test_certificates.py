@@ -8,7 +8,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.objectives import ELBO
-from pyro_dlgm.training.checks import bound, described
+from pyro_dlgm.runs.fingerprint import bound, described
 
 SMALL = ["--certified", "4", "--chains", "2", "--temperatures", "5"]
 

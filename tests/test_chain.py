@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro_dlgm.guides import settling
+from pyro_dlgm.guides import kernel as kernels
 from pyro_dlgm.guides.empirical import States
 
 from pyro_dlgm import PPCA, SVI, evaluate, fit, guides
@@ -412,7 +412,7 @@ def test_inference_runs_new_chains_to_the_posterior(truth, x):
     q = fitted.posterior(None, torch.arange(20))
     assert ((q.mean - exact.mean) / exact.stddev).abs().max() < 0.25  # 400 draws: 5 standard errors
     torch.testing.assert_close(q.stddev.mean(0), exact.stddev[0], rtol=0.05, atol=0)
-    _, ess = settling.diagnostics(draws.unflatten(0, (100, 4)))
+    _, ess = kernels.diagnostics(draws.unflatten(0, (100, 4)))
     assert ess.median() > 200
 
 
@@ -444,20 +444,20 @@ def test_convergence_is_judged_point_by_point_in_the_worst_dimension():
     for s in range(1, 500):
         walk[s] = 0.95 * walk[s - 1] + (1 - 0.95**2) ** 0.5 * walk[s]
     draws[:, :, 3, 0] = walk  # few effective draws
-    assert settling.converged(draws).tolist() == [True, False, True, False, True]
+    assert kernels.converged(draws).tolist() == [True, False, True, False, True]
 
 
 def test_both_thresholds_hold_in_the_worst_dimension(monkeypatch):
     found = torch.tensor([[1.0, 1.0], [1.02, 1.0], [1.0, 1.0]]), torch.tensor([[500.0, 900.0], [500, 900], [900, 300]])
-    monkeypatch.setattr(settling, "diagnostics", lambda draws: found)
-    assert settling.converged(torch.zeros(10, 4, 3, 2)).tolist() == [True, False, False]
+    monkeypatch.setattr(kernels, "diagnostics", lambda draws: found)
+    assert kernels.converged(torch.zeros(10, 4, 3, 2)).tolist() == [True, False, False]
 
 
 def test_diagnostics_are_those_of_arviz_for_one_point():
     import arviz
 
     draws = torch.randn(100, 4, 3, 2).cumsum(0) * 0.1 + torch.randn(100, 4, 3, 2)
-    r_hat, ess = settling.diagnostics(draws)
+    r_hat, ess = kernels.diagnostics(draws)
     one = draws[:, :, 2, 1].T.double().numpy()
     assert r_hat.shape == ess.shape == (3, 2)
     assert r_hat[2, 1].item() == pytest.approx(float(arviz.rhat(one, method="rank")))
@@ -466,7 +466,7 @@ def test_diagnostics_are_those_of_arviz_for_one_point():
 
 @pytest.mark.parametrize(("bound", "expected"), [(0, [100]), (449, [100]), (450, [100, 200]), (1050, [100, 200, 400])])
 def test_rounds_keep_to_their_bound(bound, expected):
-    assert list(settling.rounds(bound)) == expected
+    assert list(kernels.rounds(bound)) == expected
 
 
 # The hybrid

@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pyro_dlgm import data, evaluate, nets
-from pyro_dlgm.cli import config, jobs
+from pyro_dlgm.cli import config
+from pyro_dlgm.cli.fit import Lines
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.recipes import datasets, pairs
 from pyro_dlgm.runs.load import load
@@ -138,10 +139,10 @@ def test_patience_uses_validation_points(tmp_path):
 
 def test_a_long_training_takes_about_twenty_lines():
     said = []
-    handler = jobs.Lines(1000, said.append)
+    lines = Lines(1000, said.append)
     for epoch in range(1, 1001):
-        record = {"epoch": epoch, "step": epoch, "elbo": 0.0, "seconds": 1.0}
-        handler.emit(type("Record", (), {"args": record}))
+        lines.after(None, None)
+        lines.after(None, {"epoch": epoch, "step": epoch, "elbo": 0.0, "seconds": 1.0})
     assert len(said) == 21
 
 

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from pyro_dlgm import DLGM, compare, data, guides, likelihoods, nets, priors
 from pyro_dlgm.cli.main import main
-from pyro_dlgm.comparison.comparison import _mean_and_error, _paired, _scales_at_floor
+from pyro_dlgm.comparison.pair import scales_at_floor
+from pyro_dlgm.evaluate.estimates import Mean
 
 D, SHAPE = 2, (1, 5, 4)
 FACTORIES = {
@@ -81,10 +82,9 @@ def test_a_row_does_not_depend_on_those_before_it(rows):
 
 def test_standard_errors_are_those_of_the_mean_and_paired():
     a, b = torch.randn(40), torch.randn(40)
-    paired = _paired(a, b)
-    assert paired["standard_error"] == pytest.approx(float((a - b).std()) / 40**0.5)
-    assert _mean_and_error(a) == pytest.approx((float(a.mean()), float(a.std()) / 40**0.5))
-    assert _mean_and_error(a[:1])[1] is None
+    assert Mean.of(a - b).standard_error == pytest.approx(float((a - b).std()) / 40**0.5)
+    assert Mean.of(a) == pytest.approx((float(a.mean()), float(a.std()) / 40**0.5))
+    assert Mean.of(a[:1]).standard_error is None
 
 
 def test_training_points_go_through_the_transform():
@@ -98,7 +98,7 @@ def test_training_points_go_through_the_transform():
 @pytest.mark.parametrize(("scale", "count"), [(0.3, 0), (1.0005e-3, 20)])
 def test_scales_at_the_floor_are_counted(scale, count):
     likelihood = likelihoods.FixedNormal(nets.Linear(D, SHAPE), torch.full(SHAPE, scale), floor=1e-3)
-    assert _scales_at_floor(DLGM(priors.StandardNormal(D), likelihood), torch.zeros(3, D)) == count
+    assert scales_at_floor(DLGM(priors.StandardNormal(D), likelihood), torch.zeros(3, D)) == count
 
 
 def test_rows_are_plain_json(rows):

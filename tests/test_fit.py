@@ -176,11 +176,11 @@ def test_validation_says_what_there_is(x, model, kind):
         assert found["elbo"] == pytest.approx(-(found["rate"] + found["distortion"]))
 
 
-def test_a_batch_has_128_points_or_all(x, model):
+def test_a_batch_has_100_points_or_all(x, model):
     assert len(fit(model, guides.MeanField(N, D), x, epochs=1).history) == 1
     many = x.repeat(3, 1)
-    assert fit(model, guides.MeanField(3 * N, D), many, epochs=1).history[0]["step"] == 2
-    with pytest.raises(ValueError, match="leave it out for 128"):
+    assert fit(model, guides.MeanField(3 * N, D), many, epochs=1).history[0]["step"] == 3
+    with pytest.raises(ValueError, match="leave it out for 100"):
         fit(model, guides.MeanField(3 * N, D), many, epochs=1, batch_size=3 * N + 1)
 
 

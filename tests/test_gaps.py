@@ -9,7 +9,7 @@ import torch
 from pyro_dlgm.guides import families
 
 from pyro_dlgm import PPCA, compare, evaluate, guides
-from pyro_dlgm.comparison.certify import Certify
+from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.plots.gaps import bars, posterior_on_grid, posteriors
 
 POINTS, D, P = 30, 5, 12
@@ -171,7 +171,8 @@ def test_another_objective_is_labelled(model, x):
 
 
 def test_late_points_are_listed(model, x):
-    from pyro_dlgm.evaluate.decomposition import Estimate, Gaps
+    from pyro_dlgm.evaluate.estimates import Estimate
+    from pyro_dlgm.evaluate.inference_gap import Gaps
 
     one = Estimate(torch.zeros(3), torch.zeros(3))
     late = torch.tensor([True, False, False])

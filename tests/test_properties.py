@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from pyro import poutine
 from pyro.distributions import Normal
 from pyro_dlgm.guides import families
-from pyro_dlgm.guides.rows import RowAdam, Rows, sparse_gradients
+from pyro_dlgm.guides.rows import Rows, sparse_gradients
 from torch.distributions import MultivariateNormal
 
 from pyro_dlgm import DLGM, PPCA, data, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.objectives import ELBO
+from pyro_dlgm.optim.row_adam import RowAdam
 
 few = settings(max_examples=15, derandomize=True, deadline=None, database=None)
 seeds = st.integers(0, 2**16)

@@ -15,11 +15,12 @@ from pyro import poutine
 from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro_dlgm.guides.rows import RowAdam, Rows, sparse_gradients
+from pyro_dlgm.guides.rows import Rows, sparse_gradients
 from torch import nn
 
 from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.objectives import ELBO, Tempered
+from pyro_dlgm.optim.row_adam import RowAdam
 
 N, B = cases.N, cases.B
 TRAINERS = {"stock": cases.stock, "ours": SVI}

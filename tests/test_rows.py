@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
-from pyro_dlgm.guides.rows import RowAdam, Rows, sparse_gradients
+from pyro_dlgm.guides.rows import Rows, sparse_gradients
 from torch import nn
+
+from pyro_dlgm.optim.row_adam import RowAdam
 
 
 def visit(rows, optimizer, index, g):

@@ -20,10 +20,10 @@ from killing import KINDS, SHAPE, D, N, faults, logged, pair, records, same, tra
 from pyro_dlgm import fit, guides
 from pyro_dlgm.optim import nan_guard
 from pyro_dlgm.recipes.pairs import Recipe
-from pyro_dlgm.runs import run as checkpoint
-from pyro_dlgm.runs.files import whole
+from pyro_dlgm.runs import checkpoint
+from pyro_dlgm.runs.files import RunError, whole
 from pyro_dlgm.runs.load import load
-from pyro_dlgm.runs.run import Run, RunError
+from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import autosave
 from pyro_dlgm.training.loop import Training
 

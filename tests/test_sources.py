@@ -7,7 +7,7 @@ import torch
 from pyro_dlgm import data, nets
 from pyro_dlgm.cli import config
 from pyro_dlgm.likelihoods import LowRankNormal
-from pyro_dlgm.recipes import datasets, pairs
+from pyro_dlgm.recipes import datasets, pairs, sources
 
 rng = np.random.default_rng(0)
 BYTES = rng.integers(0, 256, (30, 5, 4), dtype=np.uint8)
@@ -22,7 +22,7 @@ def file(tmp_path):
 
     def save(array):
         np.save(tmp_path / "v.npy", array)
-        return datasets.locate(tmp_path / "v.npy", None)
+        return sources.locate(tmp_path / "v.npy", None)
 
     return save
 
@@ -41,14 +41,14 @@ def test_a_place_is_a_name_or_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("mine.npy", UNIT)
     (tmp_path / "digits").mkdir()
-    assert datasets.locate("mnist", "here") == ("mnist", str(tmp_path / "here"))
-    assert datasets.locate("digits", None) == ("digits", None)
-    assert datasets.locate("mine.npy", None) == ("file", str(tmp_path / "mine.npy"))
-    assert datasets.locate("./digits", None) == ("folder", str(tmp_path / "digits"))
+    assert sources.locate("mnist", "here") == ("mnist", str(tmp_path / "here"))
+    assert sources.locate("digits", None) == ("digits", None)
+    assert sources.locate("mine.npy", None) == ("file", str(tmp_path / "mine.npy"))
+    assert sources.locate("./digits", None) == ("folder", str(tmp_path / "digits"))
     with pytest.raises(ValueError, match="leave out --data-root"):
-        datasets.locate("mine.npy", "here")
+        sources.locate("mine.npy", "here")
     with pytest.raises(FileNotFoundError, match=r"'letters', which is not there; expected digits, .* or a folder"):
-        datasets.locate("letters", None)
+        sources.locate("letters", None)
 
 
 FITS = [
@@ -96,7 +96,7 @@ def test_a_likelihood_that_does_not_fit_names_those_that_do(file, array, likelih
     ("likelihood", "transform"), [("fixed", data.Dequantize(256)), ("discretized-logistic", data.Grid(256))]
 )
 def test_a_folder_becomes_images_of_the_size(folder, likelihood, transform):
-    d = datasets.dataset(*datasets.locate(folder, None), likelihood, size="6x4", validate=True, grey=True)
+    d = datasets.dataset(*sources.locate(folder, None), likelihood, size="6x4", validate=True, grey=True)
     assert d.image_shape == (1, 6, 4) and [len(p) for p in (d.train, d.val, d.test)] == [16, 2, 2]
     assert d.transform == transform and "resized to 6x4" in d.protocol and "grey" in d.protocol
     assert datasets.dataset("folder", str(folder), likelihood, size="5").image_shape == (3, 5, 5)

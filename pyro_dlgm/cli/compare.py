@@ -1,25 +1,18 @@
-r"""The command ``pyro-dlgm compare``."""
+r"""The command ``pyro-dlgm compare``: several guides on one generative model, one table."""
 
 import json
 import platform
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import click
-import torch
 
-from .. import data
-from ..comparison import table as text
-from ..comparison.comparison import Row, rows
-from ..plots.images import sheet
 from ..recipes import pairs
-from ..report import page
 from ..runs.files import whole
-from . import config as settings
-from . import types
-from .options import CERTIFY, COUNT, DATA, LADDER, certifying, kept_of
+from . import config, types
+from .options import CERTIFY, COUNT, DATA, LADDER, check_certifying
 
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 
@@ -29,7 +22,7 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 @click.option(
     "--guides",
     default=HEADLINE,
-    callback=types.names,
+    callback=types.guides,
     help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}.",
 )
 @click.option(
@@ -40,10 +33,7 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 )
 @click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
 @click.option(
-    "--gradients",
-    type=click.IntRange(1),
-    default=100,
-    help="Budget of each row, in gradient evaluations per training point.",
+    "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
 )
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
 @CERTIFY
@@ -90,18 +80,17 @@ def compare_command(
     --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
     """
-    dataset, kept = settings.dataset(source | {"likelihood": likelihood}, download=download)
-    shape = dataset.image_shape
-    if len(shape) != 3:
-        raise ValueError(f"the points of {dataset.name} have shape {shape}; compare draws images (C, H, W): use fit")
-    labels = None if dataset.test_labels is None else dataset.test_labels[:points]
-    dataset = replace(dataset, test=dataset.test[:points], test_labels=labels)
+    asked = check_certifying(ais, gaps)
+    from ..comparison import table
+    from ..comparison.certificates import Certify
+    from ..comparison.comparison import rows
+
+    dataset, kept = _dataset(source | {"likelihood": likelihood}, points, download)
+    certify = Certify(gaps, min(certified, len(dataset.test)), chains, temperatures) if asked else None
     budget = {"gradients": gradients, "num_samples": samples, "ppca": latents, "seed": seed}
-    certify = certifying(ais, gaps, min(certified, len(dataset.test)), chains, temperatures)
-    wide = certify is not None
     work = rows(
-        lambda: pairs.model(likelihood, latents, shape),
-        {guide: pairs.guide(guide, latents, shape) for guide in guides},
+        lambda: pairs.model(likelihood, latents, dataset.image_shape),
+        {guide: pairs.guide(guide, latents, dataset.image_shape) for guide in guides},
         dataset.train,
         dataset.test,
         transform=dataset.transform,
@@ -112,23 +101,39 @@ def compare_command(
         **budget,
     )
     done = []
-    click.secho(text.header(wide), bold=True)
+    click.secho(table.header(asked), bold=True)
     for row in work:
-        click.echo(text.line(row, wide))
+        click.echo(table.line(row, asked))
         done.append(row)
-    click.echo("\n" + "\n".join(text.footnotes(done, dataset, samples)))
-    config = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget, **kept_of(certify)}
-    _write(out, done, dataset, config)
-    click.echo(f"\nWritten: {out / 'compare.json'}, {out / 'compare.png'}, {out / page.NAME}")
+    click.echo("\n" + "\n".join(table.footnotes(done, dataset, samples)))
+    said = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget}
+    written = _write(out, done, dataset, said | {"certify": asdict(certify) if asked else None})
+    click.echo(f"\nWritten: {', '.join(map(str, written))}")
 
 
-def _write(out: Path, done: list[Row], dataset: data.Dataset, config: dict) -> None:
+def _dataset(options: dict, points: int | None, download: bool):
+    r"""The data set with its first test points, and what ``config.json`` says of it."""
+    dataset, kept = config.dataset(options, download=download)
+    if len(dataset.image_shape) != 3:
+        shape = dataset.image_shape
+        raise ValueError(f"the points of {dataset.name} have shape {shape}; compare draws images (C, H, W): use fit")
+    labels = None if dataset.test_labels is None else dataset.test_labels[:points]
+    return replace(dataset, test=dataset.test[:points], test_labels=labels), kept
+
+
+def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
+    import torch
+
+    from ..comparison.sheet import sheet
+    from ..report import page
+
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     machine |= {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}
     with whole(out / "compare.json") as path:
         path.write_text(json.dumps([row.plain() for row in done], indent=1, ensure_ascii=False))
     with whole(out / "config.json") as path:
-        path.write_text(json.dumps(config | {"machine": machine}, indent=1))
+        path.write_text(json.dumps(said | {"machine": machine}, indent=1))
     with whole(out / "compare.png") as path:
         sheet(done, dataset.test).savefig(path, dpi=130, format="png")
-    page.write(out, page.of_comparison(done, dataset, config["num_samples"]))
+    report = page.write(out, page.of_comparison(done, dataset, said["num_samples"]))
+    return [out / "compare.json", out / "compare.png", report]

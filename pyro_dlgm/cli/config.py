@@ -1,21 +1,25 @@
-r"""The options of a run, as they are given and as its ``config.json`` keeps them, and the data that they name."""
+r"""The options of a run as ``config.json`` keeps them, options from a file, and the data that they name."""
 
+import json
 from pathlib import Path
 
-from ..data.dataset import Dataset
-from ..recipes import datasets
-from ..runs.run import Run, RunError
+import click
+
+from ..recipes import sources
+from ..runs.files import RunError
+from .options import FIT
 
 # Where `config.json` keeps each option.
 PLACES = {"name": ("data", "name"), "data_root": ("data", "root"), "device": ("device",)}
-PLACES |= {name: ("data", name) for name in datasets.OPTIONS}
+PLACES |= {name: ("data", name) for name in sources.OPTIONS}
 PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents")}
-FIT = ("epochs", "batch_size", "lr", "row_lr", "schedule", "e_steps", "warmup", "clip_norm", "patience", "seed")
 PLACES |= {name: ("fit", name) for name in FIT}
 
 
 def options_of(out: Path) -> dict:
-    r"""The options with which the run in ``out`` was made, by name; none where there is no run yet."""
+    r"""Returns the options with which the run in ``out`` was made, by name; none where there is no run yet."""
+    from ..runs.run import Run
+
     if not Run(out).checkpoint_file.exists():
         return {}
     options = options_in(Run(out).config())
@@ -25,27 +29,64 @@ def options_of(out: Path) -> dict:
 
 
 def options_in(config: dict) -> dict:
-    r"""The options that a run's ``config.json`` holds, by name, as they would be given; `None` where it has none."""
+    r"""Returns the options that a run's ``config.json`` holds, as they would be given; `None` where it has none."""
     options = {}
     for name, path in PLACES.items():
         value = config
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         options[name] = value
-    if options["name"] in datasets.TAKES and options["name"] not in datasets.KNOWN:
+    if options["name"] in sources.TAKES and options["name"] not in sources.KNOWN:
         options |= {"name": options["data_root"], "data_root": None}
     return options
 
 
-def dataset(options: dict, *, download: bool) -> tuple[Dataset, dict]:
-    r"""The data that the options name, and what `config.json` says of them.
+def from_file(context, parameter, value: Path | None) -> None:
+    r"""Puts the options of a file between those of the command line and the defaults."""
+    if value is not None and not context.resilient_parsing:
+        context.default_map = {**(context.default_map or {}), **_options_in(value, context.command)}
+
+
+def _options_in(file: Path, command: click.Command) -> dict[str, str]:
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {file} ({error.strerror}); expected a JSON file of options") from error
+    except ValueError as error:
+        raise click.BadParameter(f"{file} is not JSON ({error}); expected one object of options") from error
+    if not isinstance(held, dict):
+        raise click.BadParameter(f"{file} holds a {type(held).__name__}; expected one object of options")
+    if isinstance(held.get("recipe"), dict) and isinstance(held.get("data"), dict):
+        found = options_in(held)
+    else:
+        found = _by_option(file, held, command)
+    # As text, so that a number means what it means on the command line: 2.5 epochs are refused, not cut to 2.
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _by_option(file: Path, held: dict, command: click.Command) -> dict:
+    r"""Values by the name of the parameter; keys are names of options, with - or _."""
+    known = {p.opts[0].removeprefix("--"): p.name for p in command.params if p.expose_value and p.name != "resume"}
+    unknown = [key for key in held if key.replace("_", "-") not in known]
+    if unknown:
+        raise click.BadParameter(f"{file} has {', '.join(unknown)}; expected some of {', '.join(known)}")
+    nested = [key for key, value in held.items() if isinstance(value, dict | list)]
+    if nested:
+        raise click.BadParameter(f"{', '.join(nested)} in {file}: expected a number, a word, true, false or null")
+    return {known[key.replace("_", "-")]: value for key, value in held.items()}
+
+
+def dataset(options: dict, *, download: bool):
+    r"""Returns the `Dataset` that the options name, and what ``config.json`` says of it.
 
     Arguments:
         options: ``name``, ``data_root``, ``likelihood``, and some of `sources.OPTIONS`.
         download: whether torchvision may fetch or unpack them.
     """
-    name, root = datasets.locate(options["name"], options["data_root"])
-    given = datasets.stated({option: options.get(option) for option in datasets.OPTIONS})
+    from ..recipes import datasets
+
+    name, root = sources.locate(options["name"], options["data_root"])
+    given = sources.stated({option: options.get(option) for option in sources.OPTIONS})
     found = datasets.dataset(name, root, options["likelihood"], validate=validates(options), download=download, **given)
     return found, {"name": name, "root": root, **given, "protocol": found.protocol}
 
@@ -55,15 +96,17 @@ def validates(options: dict) -> bool:
     return options.get("patience") is not None or bool(options.get("num_val"))
 
 
-def data_of(run: Path, config: dict, root: Path | None) -> Dataset:
-    r"""The data set with which a run was made; ``root`` is where it lies now, if it has moved.
+def data_of(run: Path, config: dict, root: Path | None):
+    r"""Returns the `Dataset` with which a run was made; ``root`` is where it lies now, if it has moved.
 
     Raises:
         RunError: if the run does not say.
     """
+    from ..recipes import datasets
+
     try:
         kept, options = config["data"], options_in(config)
-        given = {option: options[option] for option in datasets.OPTIONS}
+        given = {option: options[option] for option in sources.OPTIONS}
         where = root or kept["root"]
         place = kept["name"], None if where is None else str(where)
         return datasets.dataset(*place, config["recipe"]["likelihood"], validate=validates(options), **given)

@@ -1,14 +1,17 @@
-r"""The commands that make a run and work on one: ``pyro-dlgm fit``, ``evaluate`` and ``sample``."""
+r"""The command ``pyro-dlgm fit``: train a pair and keep the run on disk."""
 
+import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 
-from ..comparison import certificates, pair
-from ..recipes import datasets
-from ..report import page
-from . import config, jobs, types
-from .options import CERTIFY, CLIMB, COUNT, DATA, DEVICE, PAIR, PATH, WORKERS, certifying
+from ..recipes import sources
+from . import config, types
+from .options import CLIMB, DATA, FIT, PAIR, WORKERS
+
+LINES = 20  # that a training prints where there is no terminal
 
 
 @click.command("fit")
@@ -18,14 +21,14 @@ from .options import CERTIFY, CLIMB, COUNT, DATA, DEVICE, PAIR, PATH, WORKERS, c
 @CLIMB
 @click.option(
     "--config",
-    type=PATH,
+    type=types.PATH,
     is_eager=True,
     expose_value=False,
-    callback=types.config,
+    callback=config.from_file,
     help='JSON file of options, as {"data": "mnist", "epochs": 10}, or the config.json of a run. An option on the '
     "command line goes before the file, the file before the defaults.  [default: none]",
 )
-@click.option("--out", type=PATH, default="runs/fit", help="Folder of the run.")
+@click.option("--out", type=types.PATH, default="runs/fit", help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options left out are the run's.")
 @click.pass_context
 def fit_command(context, out, resume, download, **options) -> None:
@@ -39,59 +42,74 @@ def fit_command(context, out, resume, download, **options) -> None:
     if resume:
         options |= {name: value for name, value in config.options_of(out).items() if name not in given}
         types.device(context, None, options["device"])
-    terminal = sys.stderr.isatty()
-    found = config.dataset(options, download=download)
-    if options["name"] not in datasets.KNOWN:
-        click.echo(f"{found[0].name}: {found[0].protocol}")
+    points, source = config.dataset(options, download=download)
+    if options["name"] not in sources.KNOWN:
+        click.echo(f"{points.name}: {points.protocol}")
     try:
-        with jobs.Lines(options["epochs"], lambda said: None if terminal else click.echo(said)):
-            result = jobs.train(options, found, out, resume=resume, progress=terminal)
+        result = _train(options, points, source, out, resume)
     except KeyboardInterrupt as stop:
         done = str(stop).partition(";")[0] or "the last checkpoint is kept"
         raise KeyboardInterrupt(f"{done}; go on with: pyro-dlgm fit --out {out} --resume") from None
     early = ", stopped early: the run is at its best epoch" if result.stopped_early else ""
-    click.echo(
-        f"Done: {jobs.line(result.history[-1])}{early}.\nReport: {out / page.NAME}\nNext: pyro-dlgm evaluate {out}"
+    click.echo(f"Done: {line(result.history[-1])}{early}.")
+    click.echo(f"Report: {_report(out, points)}\nNext: pyro-dlgm evaluate {out}")
+
+
+def _train(options: dict, points, source: dict, out: Path, resume: bool):
+    r"""Trains the pair that the options name on the data set ``points``, and keeps the run in ``out``."""
+    from ..recipes.pairs import Recipe
+    from ..seeding import forked
+    from ..training.fit import fit
+
+    pair = {key: options[key] for key in ("likelihood", "guide", "latents")}
+    pair |= {"image_shape": list(points.image_shape), "num_points": len(points.train)}
+    recipe = Recipe(**pair)
+    with forked(options["seed"]):
+        model = recipe.new_model()
+        guide = recipe.new_guide(model)
+    terminal = sys.stderr.isatty()
+    return fit(
+        model,
+        guide,
+        points.train,
+        transform=points.transform,
+        labels=points.train_labels,
+        x_val=points.val if config.validates(options) else None,
+        device=options["device"],
+        out=out,
+        resume=resume,
+        config={"data": source, "recipe": pair, "device": options["device"]},
+        progress=terminal,
+        listeners=() if terminal else (Lines(options["epochs"], click.echo),),
+        **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},
     )
 
 
-@click.command("evaluate")
-@click.argument("run", type=PATH)
-@click.option("--iwae", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
-@click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
-@CERTIFY
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random.")
-@click.option(
-    "--data-root", type=PATH, help="Where the data lie, if they have moved: as for fit, or the file or folder."
-)
-@DEVICE
-def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatures, seed, data_root, device) -> None:
-    """Score the RUN on its test points: ELBO <= IWAE-K <= log p(x|w), in nats per point.
+def _report(out: Path, points) -> Path:
+    from ..report import page
 
-    Guides with parameters for each point make an E-step on the test points first, with w frozen. ESS and Pareto k-hat
-    say how far to trust the IWAE. The numbers go to evaluation.json in the folder of the run.
+    return page.write(out, page.of_run(out, points))
 
-    \b
-    --ais    log p(x) of the run's w by annealed importance sampling, with the bound that BDMC sets on its error
-    --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)], on training and on test points
+
+class Lines:
+    r"""Creates the listener that says how a training goes, in about 20 lines.
+
+    Arguments:
+        epochs: how many there will be.
+        say: what takes a line.
     """
-    places = {"root": data_root, "device": device}
-    result = jobs.score(run, num_samples=iwae, seed=seed, points=points, track=types.track, **places)
-    click.echo(f"{result['points']} test points of {result['data']}: {result['protocol']}")
-    click.echo("\n".join(pair.lines(result, iwae)))
-    certify = certifying(ais, gaps, certified, chains, temperatures)
-    if certify is not None:
-        found = jobs.certify(run, certify, seed=seed, progress=sys.stderr.isatty(), **places)
-        click.echo("\n".join(certificates.lines(found)))
-    click.echo(f"Written: {run / 'evaluation.json'}, {run / page.NAME}")
+
+    def __init__(self, epochs: int, say: Callable[[str], None]):
+        self.every, self.epochs, self.say = math.ceil(epochs / LINES), epochs, say
+
+    def after(self, step, record: dict | None) -> None:
+        r"""Says a record of the history, if it is its turn."""
+        if record is not None and (record["epoch"] in (1, self.epochs) or record["epoch"] % self.every == 0):
+            self.say(line(record))
 
 
-@click.command("sample")
-@click.argument("run", type=PATH)
-@click.option("--out", type=PATH, default="samples.png", help="The picture.")
-@click.option("--num", type=COUNT, default=64, help="How many images.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of t.")
-def sample_command(run, out, num, seed) -> None:
-    """Draw from the model of the RUN: t ~ p(t), and of each the mean of p(x|t,w), in one picture."""
-    jobs.draw(run, out, num, seed)
-    click.echo(f"Written: {out}")
+def line(record: dict) -> str:
+    r"""A record of the history as a line to read."""
+    names = [n for n in record if n.removeprefix("val_").removeprefix("tempered_") in ("elbo", "log_joint")]
+    bounds = ", ".join(f"{name} {record[name]:.2f}" for name in names)
+    return f"epoch {record['epoch']}, step {record['step']}: {bounds} nats per point, {record['seconds']:.1f} s"

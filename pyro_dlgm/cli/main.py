@@ -1,13 +1,15 @@
-r"""The command line, ``pyro-dlgm``: the front door, which knows every name and is known by none."""
+r"""The ``pyro-dlgm`` command line. Nothing else imports it; torch is imported only by work that needs it."""
 
 import click
 
-from . import types
 from .compare import compare_command
-from .fit import evaluate_command, fit_command, sample_command
+from .evaluate import evaluate_command
+from .fit import fit_command
+from .sample import sample_command
+from .types import OneLine
 
 
-@click.group(cls=types.OneLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="pyro_dlgm")
 def main() -> None:
     """Deep latent Gaussian models: one generative model, guides that swap.

@@ -1,33 +1,54 @@
-r"""Options that several commands share."""
-
-from dataclasses import asdict
-from pathlib import Path
+r"""Options that several commands share. Those of a training are read off the signature and docstring of `fit`."""
 
 import click
 from click.core import ParameterSource
 
-from ..comparison.certify import Certify
-from ..optim.schedules import SCHEDULES
-from ..recipes import datasets, pairs
+from ..recipes import pairs, sources
+from ..training.fit import fit
+from ..training.options import CHECKS, OneOf, Option, Positive, Whole, options_of
 from . import types
 
 COUNT, POSITIVE = click.IntRange(1), click.FloatRange(0, min_open=True)
-PATH = click.Path(path_type=Path)
 LADDER = (
     "fixed: one σ; fixed-per-pixel: a σ for each pixel; diagonal: σ(t); low-rank: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ with "
     f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel."
 )
+# What the command line gives where `fit` has no default.
+DEFAULTS = {"epochs": 100, "batch_size": 100, "seed": 0}
+
+
+def together(*options):
+    r"""Several options as one decorator, shown in their order."""
+    return lambda command: [command := option(command) for option in reversed(options)][-1]
+
+
+def _of_fit(option: Option):
+    r"""The command line's option for one of `fit`; the first sentence of its meaning is the help."""
+    kinds = {Whole: lambda check: click.IntRange(check.least), Positive: lambda check: POSITIVE}
+    kinds[OneOf] = lambda check: click.Choice(check.names)
+    default = DEFAULTS.get(option.name, option.default)
+    meaning = option.meaning.partition(". ")[0].removesuffix(".") + "."
+    return click.option(
+        f"--{option.name.replace('_', '-')}",
+        type=kinds[type(CHECKS[option.name])](CHECKS[option.name]),
+        default=default,
+        help=meaning + ("  [default: none]" if default is None else ""),
+    )
+
+
 ROOT = click.option(
-    "--data-root", type=PATH, help="Folder that holds the data set's raw/ folder (cifar10: cifar-10-batches-py)."
+    "--data-root", type=types.PATH, help="Folder that holds the data set's raw/ folder (cifar10: cifar-10-batches-py)."
 )
 DEVICE = click.option("--device", default="cpu", callback=types.device, help="Where to work: cpu, cuda or cuda:0.")
-DATA = types.options(
+FIT = tuple(name for name in options_of(fit) if name != "steps")  # the command line counts epochs
+CLIMB = together(*(_of_fit(options_of(fit)[name]) for name in FIT), DEVICE)
+DATA = together(
     click.option(
         "--data",
         "name",
         type=types.Data(),
         default="digits",
-        help=f"{', '.join(datasets.KNOWN)}; a file of arrays (.npy, .npz, .pt); or a folder of images.",
+        help=f"{', '.join(sources.KNOWN)}; a file of arrays ({', '.join(sources.SUFFIXES)}); or a folder of images.",
     ),
     ROOT,
     click.option("--key", help="Which array of an .npz or .pt file.  [default: the only one]"),
@@ -68,17 +89,17 @@ DATA = types.options(
 WORKERS = click.option(
     "--workers",
     type=COUNT,
-    help="Stream the images of a folder while training, read by so many processes.  [default: read all into memory "
+    help="Stream the images of a folder while training, read by this many processes.  [default: read all into memory "
     "first]",
 )
-CERTIFY = types.options(
+CERTIFY = together(
     click.option("--ais", is_flag=True, help="Estimate log p(x) by AIS, certified by BDMC."),
-    click.option("--gaps", is_flag=True, help="Take log p(x) - F(q) apart, too; implies --ais."),
+    click.option("--gaps", is_flag=True, help="Also take log p(x) - F(q) apart; implies --ais."),
     click.option("--certified", type=click.IntRange(2), default=64, help="Points of --ais and --gaps, the first ones."),
     click.option("--chains", type=click.IntRange(2), default=4, help="Annealed chains of each point."),
     click.option("--temperatures", type=COUNT, default=200, help="Temperatures of a chain."),
 )
-PAIR = types.options(
+PAIR = together(
     click.option(
         "--likelihood",
         type=click.Choice(list(pairs.LIKELIHOODS)),
@@ -89,41 +110,16 @@ PAIR = types.options(
     click.option("--guide", type=click.Choice(list(pairs.GUIDES)), default="amortized", help="q(t), the method."),
     click.option("--latents", type=COUNT, default=16, help="The number D of latents t."),
 )
-CLIMB = types.options(
-    click.option("--epochs", type=COUNT, default=100, help="Passes through the training points."),
-    click.option("--batch-size", type=COUNT, default=100, help="Points in a batch; all, where there are fewer."),
-    click.option("--lr", type=POSITIVE, default=2e-3, help="Learning rate of networks."),
-    click.option("--row-lr", type=POSITIVE, default=1e-1, help="Learning rate of what a guide has for each point."),
-    click.option("--schedule", type=click.Choice(list(SCHEDULES)), default="cosine", help="Of the learning rates."),
-    click.option("--e-steps", type=COUNT, default=1, help="Steps on q for each step on w."),
-    click.option("--warmup", type=click.IntRange(0), default=0, help="Epochs over which the KL term's weight rises."),
-    click.option("--clip-norm", type=POSITIVE, help="Bound on the gradient norm of networks.  [default: none]"),
-    click.option(
-        "--patience",
-        type=COUNT,
-        help="Stop once the bound on validation points has not risen for so many epochs, and keep the best epoch.  "
-        "[default: never]",
-    ),
-    click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random."),
-    DEVICE,
-)
 
 
-def certifying(ais: bool, gaps: bool, points: int, chains: int, temperatures: int) -> Certify | None:
-    r"""What the options of `CERTIFY` ask for; `None` for nothing.
+def check_certifying(ais: bool, gaps: bool) -> bool:
+    r"""Returns whether log p(x) is asked for.
 
     Raises:
-        click.UsageError: if one says how log p(x) is to be certified, and none that it is.
+        click.UsageError: if an option says how log p(x) is to be certified, and none that it is.
     """
-    if ais or gaps:
-        return Certify(gaps, points, chains, temperatures)
     source = click.get_current_context().get_parameter_source
     given = [name for name in ("certified", "chains", "temperatures") if source(name) is ParameterSource.COMMANDLINE]
-    if given:
-        raise click.UsageError(f"--{given[0]} is for AIS, and nobody asked for that: add --ais, or --gaps")
-    return None
-
-
-def kept_of(certify: Certify | None) -> dict:
-    r"""The same as plain values, for a configuration."""
-    return {"certify": None if certify is None else asdict(certify)}
+    if given and not (ais or gaps):
+        raise click.UsageError(f"--{given[0]} is for AIS, which was not asked for: add --ais, or --gaps")
+    return ais or gaps

@@ -1,21 +1,72 @@
-r"""What ``pyro-dlgm evaluate --ais --gaps`` writes of a run: log p(x) with its certificate, and the gap taken apart."""
+r"""log p(x) certified, and the inference gap taken apart: in a comparison, and of a run."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .. import evaluate
 from ..data.dataset import Dataset
 from ..data.transforms import seeded
-from .certify import NO_DENSITY, Certify
+from ..evaluate import inference_gap
+from ..evaluate.marginal.estimate import check, evidence
+from ..guides.base import adapted
 from .pair import e_step, full_rank
+from .row import NO_GAP
 
-GAPS = {"approximation": "approximation gap", "amortization": "amortization gap", "total": "KL(q || posterior)"}
+TITLES = {"approximation": "approximation gap", "amortization": "amortization gap", "total": "KL(q || posterior)"}
+
+
+@dataclass(frozen=True)
+class Certify:
+    r"""Creates what certifies the rows of `compare`.
+
+    log p(x) has one estimator in all rows, so that it scores w apart from q: AIS from a full-rank E-step on the test
+    points, or IWAE with it, whichever has the larger mean (`evaluate.evidence`).
+
+    Attributes:
+        gaps: whether log p(x) − F(q) is also taken apart.
+        points: how many test points, the first ones; as many are simulated for BDMC.
+        num_chains, num_temperatures: of `evaluate.ais`.
+        num_samples: the number K of samples of F(q), F(q*) and IWAE-K.
+    """
+
+    gaps: bool = False
+    points: int = 64
+    num_chains: int = 4
+    num_temperatures: int = 200
+    num_samples: int = 2000
+
+    def __post_init__(self):
+        if self.points < 2:
+            raise ValueError(f"points is {self.points}; expected at least 2 points to certify")
+        check(self.num_samples, self.num_chains, self.num_temperatures, self.points)
+
+    def settings(self, seed: int, *, progress: bool) -> dict:
+        r"""The arguments of `evaluate.evidence` of the same names."""
+        settings = {"num_samples": self.num_samples, "num_chains": self.num_chains, "seed": seed, "progress": progress}
+        return settings | {"num_temperatures": self.num_temperatures, "num_simulated": self.points}
+
+    def __call__(self, model, q, judge, x: Tensor, seed: int, *, progress: bool = False) -> dict:
+        r"""Computes the summary of `evaluate.gaps`; without gaps, or where q has none, that of `evaluate.evidence`.
+
+        Arguments:
+            model: a `DLGM`.
+            q: its guide, with rows for x where it has rows.
+            judge: a full-rank guide fitted to x.
+            x: test points (M, ...); the first ones are taken.
+            seed: of all that is random.
+            progress: whether annealing shows a bar.
+        """
+        x, settings = x[: self.points], self.settings(seed, progress=progress)
+        if not (self.gaps and adapted(q).has_density):
+            return evidence(model, judge, x, **settings).summary()
+        return inference_gap.gaps(model, q, x, _rows(x), judge=judge, **settings).summary()
 
 
 def sections(
     model, guide, dataset: Dataset, certify: Certify, seed: int, *, objective: str = "ELBO", progress: bool
 ) -> dict[str, dict]:
-    r"""Sections of ``evaluation.json``: "train_gaps" and "test_gaps" if asked for, or "test_ais" alone.
+    r"""Computes sections of ``evaluation.json``: "train_gaps" and "test_gaps" if asked for, or "test_ais" alone.
 
     Arguments:
         model, guide: of the run.
@@ -25,44 +76,31 @@ def sections(
         objective: what the guide was trained on.
         progress: whether annealing shows a bar.
     """
-    if certify.gaps and getattr(guide, "has_density", True):
-        return gaps(model, guide, dataset, certify, seed, objective=objective, progress=progress)
-    x = dataset.test[: certify.points].to(next(model.parameters()).device)
-    result = log_px(model, x, certify, seed, progress=progress)
-    return {"test_ais": result | ({"reasons": {"gaps": NO_DENSITY}} if certify.gaps else {})}
-
-
-def log_px(model, x: Tensor, certify: Certify, seed: int, *, progress: bool) -> dict:
-    r"""log p(x) of points x (B, ...) by AIS from a full-rank E-step, and BDMC, as plain values.
-
-    It does not depend on the guide of the run.
-    """
-    judge = full_rank(model, x, seed)
     settings = certify.settings(seed, progress=progress)
-    found = evaluate.evidence(model, judge, x, **settings).summary()
+    kept = {name: value for name, value in settings.items() if name not in ("progress", "num_simulated")}
+    test = dataset.test[: certify.points].to(next(model.parameters()).device)
+    if certify.gaps and adapted(guide).has_density:
+        found = _gaps(model, guide, _training_points(dataset, certify.points).to(test), test, objective, settings)
+        return {f"{part}_gaps": result.summary() | kept for part, result in found.items()}
+    judge = full_rank(model, test, seed)  # log p(x) does not depend on the guide of the run
+    found = evidence(model, judge, test, **settings).summary()
     found["unconverged"] = int((~judge.convergence.converged).sum())
-    return found | _kept(settings)
+    return {"test_ais": found | kept | ({"reasons": {"gaps": NO_GAP}} if certify.gaps else {})}
 
 
-def gaps(
-    model, guide, dataset: Dataset, certify: Certify, seed: int, *, objective: str = "ELBO", progress: bool
-) -> dict:
-    r"""The gap of a run on its first training and test points, "train_gaps" and "test_gaps", as plain values.
+def _gaps(model, guide, x: Tensor, test: Tensor, objective: str, settings: dict) -> dict[str, inference_gap.Gaps]:
+    r"""The gaps at training points x and at test points; BDMC is measured once.
 
-    A guide with rows for training points gets rows for test points by an E-step there; BDMC is measured once.
+    A guide with rows for training points gets rows for test points by an E-step there.
     """
-    x = _training_points(dataset, certify.points).to(next(model.parameters()).device)
-    test, rows = dataset.test[: certify.points].to(x), torch.arange(certify.points, device=x.device)
-    q = e_step(model, guide, test, seed) if getattr(guide, "per_point", False) else guide
-    settings = certify.settings(seed, progress=progress)
+    q = e_step(model, guide, test, settings["seed"]) if adapted(guide).per_point else guide
     how = settings | {"families": ("full_rank",), "objective": objective}
-    found = {"train": evaluate.gaps(model, guide, x, rows[: len(x)], **how | {"num_simulated": 0})}
-    found["test"] = evaluate.gaps(model, q, test, rows[: len(test)], **how)
-    return {f"{part}_gaps": result.summary() | _kept(settings) for part, result in found.items()}
+    found = {"train": inference_gap.gaps(model, guide, x, _rows(x), **how | {"num_simulated": 0})}
+    return found | {"test": inference_gap.gaps(model, q, test, _rows(test), **how)}
 
 
-def _kept(settings: dict) -> dict:
-    return {name: value for name, value in settings.items() if name not in ("progress", "num_simulated")}
+def _rows(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)
 
 
 def _training_points(dataset: Dataset, num: int) -> Tensor:
@@ -82,7 +120,7 @@ def lines(found: dict[str, dict]) -> list[str]:
 
 
 def _gap_lines(part: str, result: dict) -> list[str]:
-    said = [f"{part:6} {title:18} {_value(result[name])}" for name, title in GAPS.items()]
+    said = [f"{part:6} {title:18} {_value(result[name])}" for name, title in TITLES.items()]
     notes = [f"{part:6} note: {note}." for note in result["notes"] if "BDMC" not in note]
     return [*said, f"{part:6} {_verdict(result)}", *notes]
 

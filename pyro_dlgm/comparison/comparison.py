@@ -1,34 +1,30 @@
 r"""`compare`: several guides on one generative model, one table.
 
 Every row starts from the same w and spends the same number of gradient evaluations per training point. Guides with a
-row for each point score the test set after an E-step of their own there (`evaluate.infer`).
+row for each point score the test set after an E-step there (`evaluate.infer`).
 """
 
 import copy
+import functools
 import time
 from collections.abc import Callable, Iterator
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
-from .. import evaluate
+from ..evaluate.estimates import Mean
+from ..evaluate.scores import point_scores
+from ..guides.base import adapted
 from ..guides.per_point import FullRank
 from ..ppca.model import PPCA
 from ..seeding import forked
 from ..training.fit import fit
-from .certify import CERTIFIED, Certify
-from .pair import e_step, full_rank, standard_error
-from .table import Row
+from .certificates import Certify
+from .pair import e_step, full_rank, scales_at_floor
+from .row import Row, Scored
 
-NO_DENSITY = "a point mass or a chain has no density, so F(q) does not exist"
-NOT_ASKED = "only AIS bracketed by BDMC is called log p(x), and nobody asked for it"
-
-
-def compare(
-    model_factory: Callable, guide_factories: dict[str, Callable], x_train: Tensor, x_test: Tensor, **settings
-) -> list[Row]:
-    r"""The rows of `rows`, all of them: see there for the arguments."""
-    return list(rows(model_factory, guide_factories, x_train, x_test, **settings))
+P = ParamSpec("P")
 
 
 def rows(
@@ -38,11 +34,11 @@ def rows(
     x_test: Tensor,
     *,
     gradients: int = 100,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     lr: float = 2e-3,
     row_lr: float = 1e-1,
-    schedule: str = "cosine",
-    transform=None,
+    schedule: str | Callable[[float], float] = "cosine",
+    transform: Callable[[Tensor], Tensor] | None = None,
     num_samples: int = 1000,
     ppca: int | None = None,
     model_name: str = "DLGM",
@@ -57,47 +53,59 @@ def rows(
         model_factory: ``model_factory()`` returns a `DLGM`. The first one's w is where every row starts.
         guide_factories: for each name a function ``(model, N)`` that returns a guide for N training points.
         x_train: training points (N, ...), before ``transform``.
-        x_test: test points (M, ...), behind one draw of it.
+        x_test: test points (M, ...), after one draw of it.
         gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
-        batch_size: points in a batch; all of them if there are fewer.
-        lr, row_lr, schedule, transform: as in `fit`.
+        batch_size, lr, row_lr, schedule, transform: as in `fit`.
         num_samples: K of IWAE-K.
         ppca: with D latents, PPCA comes first: a linear baseline, and another model.
         model_name: what the column "model" says.
         certify: how log p(x) is certified and the inference gaps are taken apart on the first test points; `None` does
             neither.
         frozen: whether the first row's w serves all rows, which then train q alone, so that F(q) and the gaps compare
-            what the guides can do at one w. Otherwise each method trains a w of its own.
+            what the guides can do at one w. Otherwise each method trains its w.
         seed: of w, of each training and of each scoring.
         progress: whether each training, and annealing, shows a bar.
 
     Yields:
         A `Row` as soon as it is there, its pair (model, guide for the test points) in ``row.pair``.
     """
-    reference, scores = None, {}
     if ppca is not None:
         yield _linear(x_train, x_test, ppca, transform, seed)
     with forked(seed):
         model = first = model_factory()
-    settings = {"batch_size": min(batch_size, len(x_train)), "lr": lr, "row_lr": row_lr, "schedule": schedule}
+    settings = {"batch_size": batch_size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
     settings |= {"transform": transform, "seed": seed, "progress": progress}
+    reference = None
     for name, factory in guide_factories.items():
         model = _frozen(model) if frozen and reference else copy.deepcopy(first)
         with forked(seed):
             guide = factory(model, len(x_train))
-        row = Row(name, model_name, w=reference if frozen and reference else "own")
-        result = fit(model, guide, x_train, epochs=epochs(guide, gradients), **settings)
-        row.history, row.seconds = result.history, result.history[-1]["seconds"]
-        row.gradients_per_point = result.history[-1]["gradients_per_point"]
-        scores[name] = _score(row, model, guide, x_test, num_samples, certify, seed, progress)
-        reference = reference or name
-        row.difference = _paired(scores[name], scores[reference]) | {"to": reference}
+        row = Row(name, model_name, reference[1] if frozen and reference else "own")
+        row.history = fit(model, guide, x_train, epochs=epochs(guide, gradients), **settings).history
+        scored, row.pair, score = _score(model, guide, x_test, num_samples, certify, seed, progress)
+        reference = reference or (score, name)
+        row.fill(Scored(**scored, training=row.history[-1], difference=(score - reference[0], reference[1])))
         yield row
+
+
+def _listed(function: Callable[P, Iterator[Row]]) -> Callable[P, list[Row]]:
+    r"""The function with the same signature that returns a list."""
+
+    @functools.wraps(function)
+    def compare(*args: P.args, **settings: P.kwargs) -> list[Row]:
+        return list(function(*args, **settings))
+
+    compare.__name__ = compare.__qualname__ = "compare"
+    compare.__doc__ = function.__doc__.replace("one method after the other", "all methods, and returns their rows", 1)
+    return compare
+
+
+compare = _listed(rows)
 
 
 def epochs(guide, gradients: int) -> int:
     r"""How many epochs the budget pays for, at least one."""
-    cost = getattr(guide, "cost", lambda visits: visits)
+    cost = adapted(guide).cost
     return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
 
 
@@ -112,74 +120,42 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
         x = x_train if transform is None else transform(x_train)
     model = PPCA.fit(x.flatten(1).double(), D)
     with torch.no_grad():
-        exact = model.log_prob(x_test.flatten(1).double())
-    row = Row("Exact", f"PPCA-{D}", seconds=time.perf_counter() - start)
-    row.test_elbo = row.test_iwae = row.test_iwae_full_rank = row.test_log_px = float(exact.mean())
-    row.standard_errors = {"test_log_px": standard_error(exact)}
-    row.approximation_gap = row.amortization_gap = 0.0
-    row.scales_at_floor = 0
-    row.reasons = {
-        "difference": "another model",
-        **dict.fromkeys(("test_bdmc_gap", "certified_points", "gaps"), "log p(x) is exact at all points"),
-        **dict.fromkeys(("ess", "pareto_k", "ess_full_rank", "pareto_k_full_rank"), "the weights are constant"),
-    }
-    row.pair = (model, None)
+        exact = Mean.of(model.log_prob(x_test.flatten(1).double()))
+    cells = dict.fromkeys(("test_elbo", "test_iwae", "test_iwae_full_rank"), exact.mean) | {"test_log_px": exact}
+    cells |= dict.fromkeys(("approximation_gap", "amortization_gap", "gradients_per_point", "test_seconds"), 0.0)
+    cells |= {"test_gradients_per_point": 0.0, "scales_at_floor": 0, "test_unconverged": 0}
+    reasons = {"difference": "another model"}
+    reasons |= dict.fromkeys(("test_bdmc_gap", "certified_points", "gaps"), "log p(x) is exact at all points")
+    reasons |= dict.fromkeys(("ess", "pareto_k", "ess_full_rank", "pareto_k_full_rank"), "the weights are constant")
+    row = Row("Exact", f"PPCA-{D}", reasons=reasons, pair=(model, None))
+    for name, value in (cells | {"seconds": time.perf_counter() - start}).items():
+        row.put(name, value)
     return row
 
 
-def _score(row: Row, model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool) -> Tensor:
-    r"""Fills the row's scores on the test points; returns those of w, (M,), for paired differences."""
+def _score(
+    model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool
+) -> tuple[dict, tuple, Tensor]:
+    r"""Scores a pair on the test points: what `Scored` holds of it, the pair, and the scores of w (M,)."""
     start = time.perf_counter()
     index, late = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    q = guide
-    if getattr(guide, "per_point", False):
+    q, gradients = guide, 0.0
+    if adapted(guide).per_point:
         q = e_step(model, guide, x, seed)
         late |= ~q.convergence.converged
-        row.test_gradients_per_point = q.convergence.gradients_per_point
-    if getattr(q, "has_density", True):
-        table = evaluate.log_weights(model, q, x, index, K, seed=seed)
-        row.test_elbo, row.standard_errors["test_elbo"] = _mean_and_error(table.mean(0))
-        row.test_iwae, row.standard_errors["test_iwae"] = _mean_and_error(evaluate.log_mean_exp(table))
-        row.ess, row.pareto_k = _medians(table)
-    else:
-        row.reasons |= dict.fromkeys(("test_elbo", "test_iwae", "ess", "pareto_k"), NO_DENSITY)
+        gradients = q.convergence.gradients_per_point
+    own = point_scores(model, q, x, index, K, seed=seed)
     judge = q if isinstance(q, FullRank) else full_rank(model, x, seed)
     late |= ~judge.convergence.converged
-    table = evaluate.log_weights(model, judge, x, index, K, seed=seed)
-    score = evaluate.log_mean_exp(table)
-    row.test_iwae_full_rank, row.standard_errors["test_iwae_full_rank"] = _mean_and_error(score)
-    row.ess_full_rank, row.pareto_k_full_rank = _medians(table)
-    row.scales_at_floor = _scales_at_floor(model, judge.posterior(index=index).mean)
-    if certify is None:
-        row.reasons |= dict.fromkeys(CERTIFIED, NOT_ASKED)
-    else:
-        row.reasons |= certify(row, model, q, judge, x, seed, progress=progress)
-    row.test_unconverged, row.pair = int(late.sum()), (model, q)
-    row.test_seconds = time.perf_counter() - start
-    return score
-
-
-def _medians(table: Tensor) -> tuple[float, float]:
-    return float(evaluate.ess(table).median()), float(evaluate.pareto_k(table).median())
-
-
-def _mean_and_error(values: Tensor) -> tuple[float, float | None]:
-    return float(values.mean()), standard_error(values)
-
-
-def _paired(score: Tensor, reference: Tensor) -> dict[str, float | None]:
-    return {"mean": float((score - reference).mean()), "standard_error": standard_error(score - reference)}
-
-
-@torch.no_grad()
-def _scales_at_floor(model, t: Tensor) -> int | None:
-    r"""How many scales are within 1% of the floor: parameters of Σ0, or pixels at the median over t."""
-    floor = getattr(model.likelihood, "floor", None)
-    if floor is None:
-        return None
-    if hasattr(model.likelihood, "scale"):
-        return int((model.likelihood.scale <= 1.01 * floor).sum())
-    pixels = model.likelihood(t)
-    while hasattr(pixels, "base_dist"):
-        pixels = pixels.base_dist
-    return int((pixels.scale.median(0).values <= 1.01 * floor).sum())
+    judged = point_scores(model, judge, x, index, K, seed=seed)
+    found = {
+        "own": own,
+        "judged": judged,
+        "certified": {} if certify is None else certify(model, q, judge, x, seed, progress=progress),
+        "gaps_asked": certify is not None and certify.gaps,
+        "gradients_per_point": gradients,
+        "unconverged": int(late.sum()),
+        "scales_at_floor": scales_at_floor(model, judge.posterior(index=index).mean),
+        "seconds": time.perf_counter() - start,
+    }
+    return found, (model, q), judged["iwae"]

@@ -1,52 +1,60 @@
-r"""The scores of one pair on test points, block by block: what ``pyro-dlgm evaluate`` writes."""
+r"""Scores of one pair on test points, block by block: what ``pyro-dlgm evaluate`` writes."""
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .. import evaluate
 from ..data.transforms import Dequantize
+from ..evaluate.e_step import infer
+from ..evaluate.estimates import Mean
+from ..evaluate.scores import point_scores
+from ..guides.base import adapted
 from ..guides.per_point import FullRank
-from ..runs.files import whole
-from ..runs.plain import finite
-from ..runs.run import RunError
 from ..seeding import forked
 
-BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step has its own cost for each block
+BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step costs something for each block
 QUANTILES = (0.05, 0.5, 0.95)
 NO_DENSITY = "q is a point mass or a chain: it has no density, so no F(q) either; log_joint is no bound on log p(x)"
+TITLES = {"elbo": "ELBO", "iwae": "IWAE", "log_joint": "log p(x, t)"}
 
 
 def blocks(guide, x: Tensor) -> tuple[Tensor, ...]:
-    r"""The points x (M, ...) in the blocks that `block_scores` takes."""
-    return x.split(BLOCK[getattr(guide, "per_point", False)])
+    r"""Splits the points x (M, ...) into the blocks that `block_scores` takes."""
+    return x.split(BLOCK[adapted(guide).per_point])
 
 
 def e_step(model, guide, x: Tensor, seed: int):
-    r"""`evaluate.infer` for those who count in their own books who has not converged: it does not warn."""
+    r"""Runs `evaluate.infer` without its warning, for callers who report themselves which points have not converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return evaluate.infer(model, guide, x, seed=seed)
+        return infer(model, guide, x, seed=seed)
 
 
 def full_rank(model, x: Tensor, seed: int) -> FullRank:
-    r"""A full-rank q by an E-step on the points x (M, ...), which judges w: it starts anew, apart from any guide."""
+    r"""Fits a full-rank q to the points x (M, ...) from a fresh start: it judges w apart from any guide."""
     with forked():
         start = FullRank(1, model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
     return e_step(model, start, x, seed)
 
 
-def standard_error(values: Tensor) -> float | None:
-    r"""The standard error of the mean of values (M,); `None` for a single one."""
-    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+@torch.no_grad()
+def scales_at_floor(model, t: Tensor) -> int | None:
+    r"""Counts the scales within 1% of the floor: parameters of Σ0, or pixels at the median over codes t (M, D)."""
+    floor = getattr(model.likelihood, "floor", None)
+    if floor is None:
+        return None
+    if hasattr(model.likelihood, "scale"):
+        return int((model.likelihood.scale <= 1.01 * floor).sum())
+    pixels = model.likelihood(t)
+    while hasattr(pixels, "base_dist"):
+        pixels = pixels.base_dist
+    return int((pixels.scale.median(0).values <= 1.01 * floor).sum())
 
 
 def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-    r"""Scores of each point, block by block, in nats per point.
+    r"""Computes `point_scores` block by block, in nats per point.
 
     A guide with parameters for each point gets rows for the test points first, with w frozen (`evaluate.infer`).
 
@@ -57,24 +65,18 @@ def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed
         seed: block n is scored under seed + n.
 
     Yields:
-        ``elbo``, ``iwae``, ``ess``, ``pareto_k``, each (B,), or ``log_joint`` where q has no density; and, behind an
+        ``elbo``, ``iwae``, ``ess``, ``pareto_k``, each (B,), or ``log_joint`` where q has no density; and, after an
         E-step, ``late``: whether it had not converged.
     """
     for number, x in enumerate(parts, seed):
-        q, scores = guide, {}
-        if getattr(guide, "per_point", False):
+        q, late = guide, {}
+        if adapted(guide).per_point:
             q = e_step(model, guide, x, number)
-            scores["late"] = ~q.convergence.converged
-        index = torch.arange(len(x), device=x.device)
-        if getattr(q, "has_density", True):
-            table = evaluate.log_weights(model, q, x, index, num_samples, seed=number)
-            if table.isnan().any():
-                raise FloatingPointError("log-weights of test points are not numbers: the run has diverged; lower lr")
-            scores |= {"elbo": table.mean(0), "iwae": evaluate.log_mean_exp(table)}
-            scores |= {"ess": evaluate.ess(table), "pareto_k": evaluate.pareto_k(table)}
-        else:
-            scores["log_joint"] = evaluate.log_joint(model, q, x, index, seed=number)
-        yield {name: values.cpu() for name, values in scores.items()}
+            late["late"] = ~q.convergence.converged
+        scores = point_scores(model, q, x, torch.arange(len(x), device=x.device), num_samples, seed=number)
+        if "elbo" in scores and scores["elbo"].isnan().any():
+            raise FloatingPointError("log-weights of test points are not numbers: the run has diverged; lower lr")
+        yield {name: values.cpu() for name, values in (scores | late).items()}
 
 
 def bits_per_dim(likelihood, transform, num_pixels: int) -> Callable[[float], float] | None:
@@ -85,19 +87,18 @@ def bits_per_dim(likelihood, transform, num_pixels: int) -> Callable[[float], fl
     A density of values that were not dequantized bounds no code, and of binary pixels one reports nats.
 
     Arguments:
-        likelihood: of the model; a mass on the levels has a ``bits_per_dim`` of its own.
+        likelihood: of the model; a mass on the levels has a method ``bits_per_dim``.
         transform: of the data set.
         num_pixels: the number P of values of a point.
     """
-    if hasattr(likelihood, "bits_per_dim"):
-        return lambda log_p: likelihood.bits_per_dim(log_p, num_pixels)
-    if isinstance(transform, Dequantize):
-        return lambda log_p: transform.bits_per_dim(log_p, num_pixels)
+    for source in (likelihood, transform if isinstance(transform, Dequantize) else None):
+        if hasattr(source, "bits_per_dim"):
+            return lambda log_p, source=source: source.bits_per_dim(log_p, num_pixels)
     return None
 
 
 def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | None = None) -> dict:
-    r"""Means with standard errors over points, quantiles of the diagnostics, and bits per dimension where they exist.
+    r"""Computes means with standard errors over points, quantiles of the diagnostics, and bits per dimension.
 
     Arguments:
         parts: of `block_scores`.
@@ -105,11 +106,10 @@ def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | Non
     """
     points = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     result: dict = {"points": len(next(iter(points.values())))}
-    for name in points.keys() & {"elbo", "iwae", "log_joint"}:
-        values = points[name].double()
-        result[name] = {"mean": float(values.mean()), "standard_error": standard_error(values)}
+    for name in TITLES.keys() & points.keys():
+        result[name] = Mean.of(points[name].double())._asdict()
         if bits is not None and name != "log_joint":
-            result[name]["bits_per_dim"] = bits(float(values.mean()))
+            result[name]["bits_per_dim"] = bits(result[name]["mean"])
     for name in points.keys() & {"ess", "pareto_k"}:
         values = points[name].double().clamp(-1e300, 1e300)  # JSON has no infinity
         result[name] = {str(q): float(values.quantile(q)) for q in QUANTILES}
@@ -122,14 +122,10 @@ def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | Non
 
 def lines(result: dict, num_samples: int) -> list[str]:
     r"""The summary as lines to read."""
-    titles = {"elbo": "ELBO", "iwae": f"IWAE-{num_samples}", "log_joint": "log p(x, t)"}
     said = []
-    for name in titles.keys() & result.keys():
-        value, bits = result[name], result[name].get("bits_per_dim")
-        error = "" if value["standard_error"] is None else f" ± {value['standard_error']:.2f}"
-        tail = "" if bits is None else f"   {bits:.3f} bits per dimension"
-        said.append(f"{titles[name]:12} {value['mean']:10.2f}{error} nats per point{tail}")
-    said = sorted(said)
+    for name, title in (TITLES | {"iwae": f"IWAE-{num_samples}"}).items():
+        if name in result:
+            said.append(f"{title:12} {_said(result[name])}")
     for name, title in (("ess", f"ESS of {num_samples}"), ("pareto_k", "Pareto k-hat")):
         if name in result:
             low, middle, high = result[name].values()
@@ -141,18 +137,7 @@ def lines(result: dict, num_samples: int) -> list[str]:
     return said + [f"No {name.upper()}: {reason}." for name, reason in result.get("reasons", {}).items()]
 
 
-def add(file: Path, section: str, result: dict) -> None:
-    r"""Puts one section into a JSON file and leaves the others; the file is replaced whole or not at all.
-
-    Raises:
-        RunError: if what is there is no JSON, or it cannot be written.
-    """
-    try:
-        there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        text = json.dumps({**there, section: finite(result)}, indent=1, ensure_ascii=False)
-        with whole(file) as path:
-            path.write_text(text, encoding="utf-8")
-    except (ValueError, TypeError):
-        raise RunError(f"{file} is not JSON of this program; move it away") from None
-    except OSError as error:
-        raise RunError(f"cannot write {file} ({error.strerror})") from error
+def _said(value: dict) -> str:
+    error = "" if value["standard_error"] is None else f" ± {value['standard_error']:.2f}"
+    bits = f"   {value['bits_per_dim']:.3f} bits per dimension" if "bits_per_dim" in value else ""
+    return f"{value['mean']:10.2f}{error} nats per point{bits}"

@@ -1,12 +1,11 @@
 r"""What judges a pair (model, guide): bounds on log p(x | w), the E-step alone, diagnostics, predictions."""
 
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
-from .decomposition import Gaps
 from .diagnostics.calibration import Calibration, Coverage, check_calibration
 from .diagnostics.diagnose import Diagnosis, diagnose
 from .e_step import Convergence, infer
 from .importance import ess, pareto_k
-from .inference_gap import gaps
+from .inference_gap import Gaps, gaps
 from .marginal.ais import AIS, ais
 from .marginal.bdmc import BDMC, bdmc
 from .marginal.estimate import Evidence, evidence

@@ -14,10 +14,11 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..guides.base import adapted
 from . import rounding
-from .importance import FEWEST, UNRELIABLE, pareto_k
-from .quiet import blocks, check_points, quiet
-from .traces import traced_log_weights
+from .checks import check_points
+from .importance import FEWEST, UNRELIABLE, pareto_k, traced_log_weights
+from .quiet import blocks, quiet
 
 NEGLIGIBLE = 0.05  # the share of points with heavy tails of which nobody is warned
 
@@ -111,7 +112,7 @@ def log_mean_exp(table: Tensor) -> Tensor:
 
 def _weights(model, guide, x, index, num_samples, mask, seed) -> Tensor:
     r"""What `log_weights` returns, for those who are called as it is: a warning names their caller."""
-    if not getattr(guide, "has_density", True):
+    if not adapted(guide).has_density:
         raise TypeError(
             f"{type(guide).__name__} is a point mass, or draws of a chain: it has no density, so there is no F(q). "
             "Ask for evaluate.log_joint, or fit a q with a density to this w: "
@@ -142,7 +143,7 @@ def _watched(model, guide, x, index, num_samples, mask, seed, with_q: bool) -> t
     check_points(x, index, mask)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")
-    says = hasattr(guide, "posterior") and hasattr(model, "log_joint")
+    says = adapted(guide).posterior is not None and hasattr(model, "log_joint")
     weigh = _from_posterior if says else _from_traces
     columns, strays = [], []
     with quiet(model, guide, seed=seed):

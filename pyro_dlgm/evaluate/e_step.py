@@ -16,11 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import messages
+from ..guides.base import adapted
 from ..guides.rows import sparse_gradients
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
 from .bounds import _table
-from .quiet import check_points, quiet
+from .checks import check_points
+from .quiet import quiet
 
 # Learning rates, in parts of the first: each is used until it brings nothing more.
 FAR, NEAR = (1.0, 0.3, 0.1), (0.1, 0.03, 0.01)
@@ -133,7 +136,7 @@ def climb(
 def _check(guide, x: Tensor, mask: Tensor | None, **positive) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
-    if not hasattr(guide, "start"):
+    if adapted(guide).start is None:
         raise TypeError(
             f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
         )
@@ -209,9 +212,8 @@ class _Climb:
 def _report(converged: Tensor, max_steps: int) -> None:
     late = (~converged).nonzero().flatten().tolist()
     if late:
-        shown = ", ".join(map(str, late[:10])) + (", ..." if len(late) > 10 else "")
         warnings.warn(
-            f"{len(late)} of {len(converged)} points have not converged (rows {shown}): "
+            f"{len(late)} of {len(converged)} points have not converged ({messages.rows(late)}): "
             f"raise max_steps={max_steps} or tol",
             stacklevel=3,
         )

@@ -1,12 +1,31 @@
-r"""Estimates with standard errors, from a table of log-weights."""
+r"""Estimates with standard errors: over points, and over Monte Carlo samples."""
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .bounds import log_mean_exp
+
+
+class Mean(NamedTuple):
+    r"""A mean over points.
+
+    Attributes:
+        mean: in the units of the values.
+        standard_error: of the mean, over points; `None` for a single one.
+    """
+
+    mean: float
+    standard_error: float | None
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Mean":
+        r"""Creates the mean of values (B,)."""
+        error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+        return cls(float(values.mean()), error)
 
 
 def log_mean_exp_error(table: Tensor) -> Tensor:
@@ -32,22 +51,20 @@ class Estimate:
 
     @classmethod
     def mean(cls, table: Tensor) -> "Estimate":
-        r"""The mean over the first axis of (K, B): of log-weights, the ELBO."""
+        r"""Creates the mean over the first axis of (K, B): of log-weights, the ELBO."""
         return cls(table.mean(0), table.std(0) / len(table) ** 0.5)
 
     @classmethod
     def log_mean_exp(cls, table: Tensor) -> "Estimate":
-        r"""The log-mean-exp over the first axis of (K, B): of log-weights, IWAE-K."""
+        r"""Creates the log-mean-exp over the first axis of (K, B): of log-weights, IWAE-K."""
         return cls(log_mean_exp(table), log_mean_exp_error(table))
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        r"""The difference from an estimate with random numbers of its own."""
+        r"""The difference from an estimate with independent random numbers."""
         return Estimate(self.value - other.value, torch.hypot(self.stderr, other.stderr))
 
     def summary(self) -> dict[str, float | None]:
         r"""The mean over points, its standard error over points, and the Monte Carlo part of it; `None`: not known."""
-        B = len(self.value)
-        spread = float(self.value.std()) / math.sqrt(B) if B > 1 else None
-        monte_carlo = float(self.stderr.square().sum().sqrt()) / B
+        monte_carlo = float(self.stderr.square().sum().sqrt()) / len(self.value)
         known = monte_carlo if math.isfinite(monte_carlo) else None
-        return {"mean": float(self.value.mean()), "standard_error": spread, "monte_carlo_error": known}
+        return Mean.of(self.value)._asdict() | {"monte_carlo_error": known}

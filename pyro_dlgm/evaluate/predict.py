@@ -3,8 +3,10 @@ r"""What the model says of x through q: reconstructions, and imputations of miss
 import torch
 from torch import Tensor
 
+from ..guides.base import adapted
 from ..masks import pixelwise
-from .quiet import blocks, check_points, quiet
+from .checks import check_points
+from .quiet import blocks, quiet
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def reconstruct(
     check_points(x, index, mask)
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
-    if not hasattr(guide, "posterior"):
+    if adapted(guide).posterior is None:
         raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
     K = num_samples or 1
     with quiet(model, guide, seed=seed):

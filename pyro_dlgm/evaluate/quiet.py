@@ -1,4 +1,4 @@
-r"""Looking without touching: evaluation leaves generators, train/eval flags and the parameter store as they were."""
+r"""Evaluation without side effects: generators, train/eval flags and the parameter store stay as they were."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pyro
 from torch import Tensor, nn
 
-from .. import masks, program
 from ..seeding import forked
 
 
@@ -25,27 +24,6 @@ def quiet(*programs, seed: int | None = None):
         finally:
             for m, flag in zip(modules, flags, strict=True):
                 m.training = flag
-
-
-def check_points(x: Tensor, index: Tensor | None = None, mask: Tensor | None = None) -> None:
-    r"""Raises a `ValueError` unless x holds points, with one index for each and a mask that fits, where given.
-
-    Blocks of points slice all three: an index or a mask of another length would go wrong without a word.
-    """
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x is a {type(x).__name__}; expected a tensor (B, ...): use torch.as_tensor(x)")
-    if x.dim() == 0 or len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected (B, ...) with B >= 1")
-    check_index(x, index)
-    if mask is not None:
-        masks.check(mask, x)
-
-
-def check_index(x: Tensor, index: Tensor | None) -> None:
-    r"""Raises a `ValueError` unless there is one index for each point of x."""
-    program.check_index(index)
-    if index is not None and len(index) != len(x):
-        raise ValueError(f"x has {len(x)} points and index {len(index)}; expected one index for each point of x")
 
 
 def blocks(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
-from .. import gaussian
+from .. import gaussian, messages
 
 CHANCE = 25.0  # nats: −log of the probability of an alarm by chance, of each point and on each side
 
@@ -46,12 +46,11 @@ def strays(q, log_q: Tensor) -> Tensor:
 
 def report(off: Tensor, stacklevel: int) -> None:
     r"""Warns of the points whose log q strays, ``off`` (B,) from `strays`."""
-    rows = off.nonzero().flatten().tolist()
-    if rows:
-        shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+    strayed = off.nonzero().flatten().tolist()
+    if strayed:
         warnings.warn(
-            f"log q is wrong by up to {float(off.max()):.3g} nats at q's own draws at {len(rows)} of {len(off)} points "
-            f"(rows {shown}), and so are F(q) and log p(x): q is too narrow or too ill-conditioned there for "
+            f"log q is wrong by up to {float(off.max()):.3g} nats at draws of q at {len(strayed)} of {len(off)} points "
+            f"({messages.rows(strayed)}), and so are F(q) and log p(x): q is too narrow or ill-conditioned there for "
             f"{off.dtype}; use model.double() and guide.double(), fit q again at a lower lr or row_lr, or take another "
             "family (guides.MeanField)",
             stacklevel=stacklevel + 1,

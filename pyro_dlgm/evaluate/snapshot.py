@@ -1,33 +1,33 @@
-r"""A look at a pair (model, guide) at some points: numbers, images, codes. Looking moves nothing."""
+r"""A snapshot of a pair (model, guide) at some points: bounds, reconstructions, samples, traversals, codes."""
 
 import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .. import gaussian
+from ..guides.base import adapted
 from ..ppca.model import PPCA
 from ..seeding import forked
-from ..training.validation import SAMPLES
-from . import latents
-from .bounds import log_joint, log_mean_exp, log_weights
+from .diagnostics.aggregate import ACTIVE, latent_nats, mean_variance, two_means
 from .predict import reconstruct
 from .quiet import quiet
+from .scores import SAMPLES, mean_scores
 
-ACTIVE = 0.01  # a latent is active if the variance of its posterior mean over the points exceeds this
+REACH = 3.0  # standard deviations of the prior, to both sides
 
 
 def _quietly(method):
     @functools.wraps(method)
-    def looked(self, *args, **settings):
+    def call(self, *args, **settings):
         with quiet(self.model, self.guide, seed=0), torch.no_grad():
             return method(self, *args, **settings)
 
-    return looked
+    return call
 
 
-class Look:
-    r"""Creates a look at model and guide through points x.
+class Snapshot:
+    r"""Creates a snapshot of model and guide at points x; neither they nor a generator change.
 
     Arguments:
         model, guide: the pair, on the device of x.
@@ -35,16 +35,21 @@ class Look:
         index: which points these are (B,), for guides with a row for each; by default the first ones.
         mask: boolean, True where observed, of x's shape or (B,), or `None`.
         labels: whole numbers (B,), or `None`.
+
+    Attributes:
+        has_density: whether q has a density.
+        has_posterior: whether the guide says q, and the model its two halves: without them there is only a loss.
+        image_shape: (C, H, W) of a point that is an image of one or three channels, else `None`.
     """
 
     def __init__(self, model, guide, x: Tensor, index: Tensor | None = None, mask: Tensor | None = None, labels=None):
         self.model, self.guide, self.mask, self.labels = model, guide, mask, labels
         self.index = torch.arange(len(x), device=x.device) if index is None else index
-        self.has_density = getattr(guide, "has_density", True)
-        # What is seen needs q itself and the two halves of the model; any other Pyro program has only a loss.
-        self.says = hasattr(guide, "posterior") and hasattr(model, "likelihood") and hasattr(model, "prior")
+        self.has_density = adapted(guide).has_density
+        halves = hasattr(model, "likelihood") and hasattr(model, "prior")
+        self.has_posterior = halves and adapted(guide).posterior is not None
         self.image_shape = tuple(x.shape[1:]) if x.dim() == 4 and x.shape[1] in (1, 3) else None
-        self.x = self._as_taken(x) if self.says else x
+        self.x = self._as_taken(x) if self.has_posterior else x
 
     def _as_taken(self, x: Tensor) -> Tensor:
         r"""x in the shape and dtype of the model: a linear one takes images as rows."""
@@ -57,28 +62,11 @@ class Look:
 
     @_quietly
     def bounds(self) -> dict[str, float]:
-        r"""Means over the points, in nats: ``elbo``, ``rate``, ``distortion``, ``iwae_10``, with elbo = −(rate +
-        distortion), all of the same samples; ``log_joint`` instead where q has no density. ``log_px`` is exact, where
-        the model is `PPCA`."""
-        exact = {"log_px": float(self.model.log_prob(self.x, self.mask).mean())} if self._is_linear() else {}
-        pair = self.model, self.guide, self.x, self.index
-        if not self.has_density:
-            return exact | {"log_joint": float(log_joint(*pair, SAMPLES, self.mask, seed=0).mean())}
-        table = log_weights(*pair, SAMPLES, self.mask, seed=0)
-        elbo, rate = float(table.mean()), float(self._rate().mean())
-        found = {"elbo": elbo, "rate": rate, "distortion": -(elbo + rate)}
-        return exact | found | {f"iwae_{SAMPLES}": float(log_mean_exp(table).mean())}
-
-    def _is_linear(self) -> bool:
-        return isinstance(self.model, PPCA)
-
-    def _rate(self) -> Tensor:
-        q, p = self._posterior(), self.model.prior()
-        closed = gaussian.kl(q, p)
-        if closed is not None:
-            return closed
-        t = q.sample((SAMPLES,))
-        return (q.log_prob(t) - p.log_prob(t)).mean(0)
+        r"""Computes `mean_scores` at the points, and ``log_px``, exact, where the model is `PPCA`; nats per point."""
+        exact = {}
+        if isinstance(self.model, PPCA):
+            exact["log_px"] = float(self.model.log_prob(self.x, self.mask).mean())
+        return exact | mean_scores(self.model, self.guide, self.x, self.index, self.mask, seed=0)
 
     @_quietly
     def means(self) -> Tensor:
@@ -86,14 +74,16 @@ class Look:
         return self._posterior().mean
 
     @_quietly
-    def use(self) -> Tensor:
-        r"""How much each latent is used, (D,), in nats: `latents.use`."""
-        return latents.use(self._posterior(), self.model.prior(), self.has_density)
+    def nats(self) -> Tensor:
+        r"""How much q uses each latent, (D,), in nats: `latent_nats`."""
+        return latent_nats(self._posterior(), self.model.prior(), self.has_density)
 
     @_quietly
     def active(self) -> int:
-        r"""How many latents have a posterior mean that varies over the points."""
-        return int((self._posterior().mean.var(0) > ACTIVE).sum()) if len(self.x) > 1 else 0
+        r"""How many latents have a posterior mean whose variance over the points exceeds 0.01."""
+        if len(self.x) == 1:
+            return 0
+        return int((mean_variance(two_means(self._posterior(), SAMPLES)) > ACTIVE).sum())
 
     def data(self, num: int) -> Tensor:
         r"""The first points as images (num, C, H, W)."""
@@ -101,7 +91,7 @@ class Look:
 
     @_quietly
     def reconstructions(self, num: int) -> Tensor:
-        r"""Of the first points, as images."""
+        r"""Reconstructions of the first points, as images."""
         mask = None if self.mask is None else self.mask[:num]
         return self._as_images(reconstruct(self.model, self.guide, self.x[:num], self.index[:num], mask))
 
@@ -115,9 +105,55 @@ class Look:
     @_quietly
     def traversals(self, num: int, steps: int) -> tuple[list[int], Tensor]:
         r"""The most used latents, and for each, images (num, steps, C, H, W) around the posterior mean of point 0."""
-        most = self.use().argsort(descending=True)[:num].tolist()
-        x = latents.traversal(self.model, self._posterior().mean[0], most, steps)
+        most = self.nats().argsort(descending=True)[:num].tolist()
+        x = traversal(self.model, self._posterior().mean[0], most, steps)
         return most, self._as_images(x.flatten(0, 1)).unflatten(0, (len(most), steps))
 
     def _as_images(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), *self.image_shape)
+
+
+def traversal(model, t: Tensor, latents: list[int], steps: int) -> Tensor:
+    r"""The mean of p(x | t) while one latent after the other goes from −3 to 3 deviations of the prior.
+
+    Arguments:
+        model: a `DLGM`.
+        t: the code (D,) at which the other latents stay.
+        latents: which ones go, n of them.
+        steps: where each stops on its way, S places.
+
+    Returns:
+        A tensor of shape (n, S, ...).
+    """
+    p = model.prior()
+    codes = t.repeat(len(latents), steps, 1)
+    way = torch.linspace(-REACH, REACH, steps, dtype=t.dtype, device=t.device)
+    for row, j in enumerate(latents):
+        codes[row, :, j] = p.mean[j] + way * p.stddev[j]
+    return model.likelihood(codes).mean
+
+
+@dataclass
+class Plane:
+    r"""Points in two dimensions.
+
+    Attributes:
+        points: (N, 2).
+        axes: what the two axes are.
+    """
+
+    points: Tensor
+    axes: tuple[str, str]
+
+
+def plane(means: Tensor) -> Plane:
+    r"""Codes (N, D) in the plane: two latents as they are, one with 0 for the other axis, more by PCA."""
+    D = means.shape[1]
+    if D <= 2:
+        points = torch.nn.functional.pad(means, (0, 2 - D))
+        return Plane(points, ("posterior mean of t1", "posterior mean of t2" if D == 2 else "(one latent only)"))
+    U, S, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+    share = S.square() / S.square().sum().clamp_min(torch.finfo(S.dtype).tiny)
+    points = torch.nn.functional.pad(U * S, (0, 2))[:, :2]  # a single point has one component
+    names = (f"PCA {j + 1}, {float(v):.0%} of the variance" for j, v in enumerate([*share, 0.0][:2]))
+    return Plane(points, tuple(names))

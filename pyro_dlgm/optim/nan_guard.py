@@ -14,13 +14,12 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from .. import messages
 from ..program import unregistered
-from ..runs.plain import line
 from ..seeding import forked
 
 INTERVALS = {"cpu": 1}  # steps from one reading of the flag to the next, by kind of device
 ELSEWHERE = 50
-SHOWN = 10  # rows that an error names
 ADVICE = "lower lr and row_lr, set clip_norm, raise the floor of the scale, or mask or drop such rows"
 
 
@@ -70,7 +69,7 @@ class Attempt:
         try:
             return self.backward()
         except torch.linalg.LinAlgError as error:
-            raise self._said(f"the loss at {self.name} does not exist ({line(error)})") from error
+            raise self._said(f"the loss at {self.name} does not exist ({messages.line(error)})") from error
 
     def error(self) -> FloatingPointError:
         r"""What to raise: it names the step, the site, the rows and the first parameter."""
@@ -171,5 +170,4 @@ def _rows(site: dict, bad: Tensor, program: Callable[[], object]) -> str:
     if plate is None or bad.dim() == 0:
         return ""
     index = poutine.trace(program).get_trace().nodes[plate]["value"]
-    rows = index[bad.reshape(-1, bad.shape[-1]).any(0)].sort().values.tolist()
-    return f" in rows {rows[:SHOWN]}{f' and {len(rows) - SHOWN} more' if len(rows) > SHOWN else ''}"
+    return f" in {messages.rows(index[bad.reshape(-1, bad.shape[-1]).any(0)].sort().values.tolist())}"

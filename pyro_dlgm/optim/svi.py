@@ -13,10 +13,12 @@ import pyro.infer
 import torch
 from torch import Tensor
 
-from ..guides.rows import RowAdam, Rows, sparse_gradients
+from ..guides.base import adapted
+from ..guides.rows import Rows, sparse_gradients
 from ..objectives import ELBO
 from ..program import unregistered
 from .nan_guard import Attempt, Watch, generators, total_norm
+from .row_adam import RowAdam
 
 
 def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -> list[torch.optim.Optimizer]:
@@ -37,7 +39,7 @@ def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -
         rows += [p for p in trainable if id(p) in tables]
         dense = [p for p in trainable if id(p) not in tables]
         if dense:
-            groups.append({"params": dense, "lr": row_lr if getattr(module, "per_point", False) else lr})
+            groups.append({"params": dense, "lr": row_lr if adapted(module).per_point else lr})
     made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
     return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
 

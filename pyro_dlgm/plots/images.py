@@ -1,80 +1,38 @@
-r"""Pictures: images side by side, and the sheet of a comparison."""
+r"""Images side by side: strips, grids, sprites, and traversals of the latents."""
 
+import base64
+import io
 import math
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
+from torch.nn.functional import interpolate, pad
 
-from ..comparison.table import Row
-from ..evaluate.latents import REACH
-from ..evaluate.snapshot import Look
-from ..guides.exact import Exact
-from .curves import curves
+from ..evaluate.snapshot import REACH, Snapshot
 
-SHOWN = 10
+Strips = list[tuple[str, Tensor | None]]  # names and images (n, C, H, W)
 
 
-def look(row: Row, x: Tensor, labels: Tensor | None = None) -> Look:
-    r"""A look at a row of `compare.rows` through test points."""
-    model, guide = row.pair
-    return Look(model, Exact(model) if guide is None else guide, x, labels=labels)
+def traversals(pair: Snapshot, num: int, steps: int = 7) -> Strips:
+    r"""Returns a strip for each of the most used latents, from −3 to 3 deviations of the prior, named by its nats."""
+    most, images = pair.traversals(num, steps)
+    nats, kind = pair.nats(), "KL " if pair.has_density else ""
+    return [(f"t{j + 1}, {kind}{float(nats[j]):.2f} nats", x) for j, x in zip(most, images, strict=True)]
 
 
-def called(row: Row) -> str:
-    r"""What a row is called: by its guide, or by its model where the guide is exact."""
-    return row.model if row.guide == "Exact" else row.guide
-
-
-def histories(rows: list[Row]) -> dict[str, list[dict]]:
-    r"""The records of `fit`, by the rows' names."""
-    return {called(row): row.history for row in rows if row.history}
-
-
-def levels(rows: list[Row]) -> dict[str, float]:
-    r"""The test scores of the rows that were not trained step by step, by what they are."""
-    return {f"{row.model}: exact log p(x), test": row.test_elbo for row in rows if not row.history}
-
-
-def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
-    r"""One sheet: the training objective against the budget on top, then for each row reconstructions and samples.
-
-    Points that are no images have the upper part only.
-
-    Arguments:
-        rows: of `compare.rows`, with their pairs.
-        x: test points (M, C, H, W) or (M, ...).
-        seed: of the samples; the same for all rows.
-    """
-    looks = {called(row): look(row, x[:SHOWN]) for row in rows if row.pair is not None}
-    if not any(look.image_shape for look in looks.values()):
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        curves(figure, histories(rows), levels(rows))
-        return figure
-    height = 0.56 * (len(looks) + 1)
-    figure = Figure(figsize=(11, 3.6 + height), layout="constrained")
-    top, below = figure.subfigures(2, 1, height_ratios=[3.6, height])
-    curves(top, histories(rows), levels(rows))
-    left, right = below.subfigures(1, 2)
-    left.suptitle("test images, and their reconstructions at the mean of q", fontsize=9)
-    right.suptitle("samples: the mean of p(x | t) for t from the prior", fontsize=9)
-    _strips(left, [("test", x[:SHOWN])] + [(name, seen.reconstructions(SHOWN)) for name, seen in looks.items()])
-    _strips(right, [("", None)] + [(name, seen.samples(SHOWN, seed)) for name, seen in looks.items()])
-    return figure
-
-
-def walk(look: Look, num: int, steps: int = 7) -> Figure:
-    r"""The most used latents of a look, each from −3 to 3 deviations of the prior, a strip each."""
-    most, images = look.traversals(num, steps)
-    nats, kind = look.use(), "KL " if look.has_density else ""
-    figure = Figure(figsize=(4.4, 0.3 + 0.5 * len(most)), layout="constrained")
+def traversal_figure(pair: Snapshot, num: int) -> Figure:
+    r"""Draws the `traversals`, one below the other."""
+    strips = traversals(pair, num)
+    figure = Figure(figsize=(4.4, 0.3 + 0.5 * len(strips)), layout="constrained")
     figure.suptitle(f"one latent from −{REACH:g} to {REACH:g}, the others as in point 0", size=9)
-    _strips(figure, [(f"t{j + 1}, {kind}{float(nats[j]):.2f} nats", x) for j, x in zip(most, images, strict=True)])
+    draw_strips(figure, strips)
     return figure
 
 
-def _strips(figure, strips: list[tuple[str, Tensor | None]]) -> None:
+def draw_strips(figure, strips: Strips) -> None:
+    r"""Draws strips of images below each other, each with its name on the left."""
     axes = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
     for axis, (name, images) in zip(axes, strips, strict=True):
         axis.set(xticks=[], yticks=[])
@@ -86,9 +44,9 @@ def _strips(figure, strips: list[tuple[str, Tensor | None]]) -> None:
 
 
 def strip(images: Tensor) -> Tensor:
-    r"""Images (n, C, H, W) side by side with one clear pixel between, as (4, H, n (W + 1) − 1), the last one alpha."""
+    r"""Joins images (n, C, H, W) with one clear pixel between them: (4, H, n (W + 1) − 1), the last channel alpha."""
     shown = inked(images).expand(-1, 3, -1, -1)
-    padded = torch.nn.functional.pad(torch.cat([shown, torch.ones_like(shown[:, :1])], 1), (0, 1))
+    padded = pad(torch.cat([shown, torch.ones_like(shown[:, :1])], 1), (0, 1))
     return padded.permute(1, 2, 0, 3).flatten(2)[..., :-1]
 
 
@@ -99,21 +57,41 @@ def inked(images: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, zoom: int = 1, columns: int | None = None) -> Tensor:
-    r"""Images (n, C, H, W) with values in [0, 1] as one, (3, height, width), ink dark on white.
+    r"""Joins images (n, C, H, W) with values in [0, 1] to one, (3, height, width), ink dark on white.
 
     Arguments:
         images: the images.
         zoom: pixels for each pixel, along both sides.
         columns: how many in a row; by default it becomes about square.
     """
-    shown = inked(images).repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-    return make_grid(shown, columns or math.ceil(math.sqrt(len(shown))), padding=zoom, pad_value=0.85)
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    shown = inked(images).expand(-1, 3, -1, -1).repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    tiles = pad(shown, (zoom, 0, zoom, 0), value=GREY)  # a border on the left of and above each
+    tiles = torch.cat([tiles, tiles.new_full((-len(tiles) % columns, *tiles.shape[1:]), GREY)])
+    # (rows * columns, 3, h, w) -> (3, rows * h, columns * w)
+    joined = tiles.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    return pad(joined, (0, zoom, 0, zoom), value=GREY)
+
+
+GREY = 0.85  # between the images of a grid
 
 
 def squares(images: Tensor, largest: int) -> Tensor:
-    r"""Images (n, C, H, W) in white squares with a side of at most ``largest``, as TensorBoard's sprites have to be."""
+    r"""Puts images (n, C, H, W) into white squares with a side of at most ``largest``, as TensorBoard's sprites."""
     shown = inked(images)
     side = max(shown.shape[-2:])
     below, beside = side - shown.shape[-2], side - shown.shape[-1]
-    shown = torch.nn.functional.pad(shown, (0, beside, 0, below), value=1.0)
-    return shown if side <= largest else torch.nn.functional.interpolate(shown, largest, mode="area")
+    shown = pad(shown, (0, beside, 0, below), value=1.0)
+    return shown if side <= largest else interpolate(shown, largest, mode="area")
+
+
+def as_pil(image: Tensor) -> Image.Image:
+    r"""Turns an image (3 or 4, H, W), the fourth channel alpha, with values in [0, 1], into one of PIL."""
+    return Image.fromarray(image.mul(255).round().byte().permute(1, 2, 0).numpy())
+
+
+def source(image: Tensor) -> str:
+    r"""Encodes an image (3 or 4, H, W) with values in [0, 1] as the ``src`` of an ``img``."""
+    with io.BytesIO() as file:
+        as_pil(image).save(file, format="png", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,36 +1,69 @@
 r"""Models and guides by name, as the command line builds them and `load` builds them again.
 
 Images (C, H, W) get convolutional networks; rows of an array (P,), and images too small for those, multilayer
-perceptrons.
+perceptrons. What a recipe builds from is imported when it is built: names are read without torch.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from .. import guides
-from ..likelihoods import (
-    Bernoulli,
-    ContinuousBernoulli,
-    DiagonalNormal,
-    DiscretizedLogistic,
-    FixedNormal,
-    LowRankNormal,
-)
-from ..model import DLGM
-from ..nets import MLP, ConvDecoder, ConvEncoder, Linear
-from ..nets.conv import SMALLEST
-from ..priors import StandardNormal
+if TYPE_CHECKING:
+    from ..guides.base import Guide
+    from ..model import DLGM
 
 SCALE = 0.3  # about the standard deviation of a pixel in [0, 1]
 SMALL = 16  # images with a shorter side than this get the small networks
 RANK = 8  # directions in which pixels vary together given t; each is one more image that the decoder paints
 
+# Functions of what `_parts` gives, D latents and the shape of a point.
+LIKELIHOODS: dict[str, Callable] = {
+    "fixed": lambda p, D, shape: p.FixedNormal(_decoder(p, D, shape), SCALE),
+    "fixed-per-pixel": lambda p, D, shape: p.FixedNormal(_decoder(p, D, shape), p.torch.full(shape, SCALE)),
+    "diagonal": lambda p, D, shape: p.DiagonalNormal(_decoder(p, D, shape, heads=2)),
+    "low-rank": lambda p, D, shape: p.LowRankNormal(_decoder(p, D, shape, heads=2 + RANK), RANK),
+    "factor-analysis": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), p.torch.full(shape, SCALE)),
+    "bernoulli": lambda p, D, shape: p.Bernoulli(_decoder(p, D, shape)),
+    "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(_decoder(p, D, shape)),
+    "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(_decoder(p, D, shape, heads=2)),
+}
+GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis")
 
-def _convolutional(shape: Sequence[int]) -> bool:
-    return len(shape) == 3 and min(shape[1:]) >= SMALLEST
+# Short chains: at a hundred gradients per point, many visits train w better than few good ones.
+CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
+HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
+# Functions of what `_parts` gives, the model, N training points, D latents and the shape of a point.
+GUIDES: dict[str, Callable] = {
+    "hard-em": lambda p, model, N, D, shape: p.PointEstimate(N, D),
+    "mean-field": lambda p, model, N, D, shape: p.MeanField(N, D),
+    "full-rank": lambda p, model, N, D, shape: p.FullRank(N, D),
+    "amortized": lambda p, model, N, D, shape: p.Amortized(_encoder(p, shape), D),
+    "amortized-full-rank": lambda p, model, N, D, shape: p.Amortized(_encoder(p, shape), D, "full_rank"),
+    "mcem": lambda p, model, N, D, shape: p.Chain(model, N, D, **CHAIN),
+    "mcem-encoder": lambda p, model, N, D, shape: p.Hybrid(model, p.Amortized(_encoder(p, shape), D), **HYBRID),
+    "auto-normal": lambda p, model, N, D, shape: p.auto(model, "AutoNormal", N),
+    "auto-delta": lambda p, model, N, D, shape: p.auto(model, "AutoDelta", N),
+}
+
+
+def _parts() -> SimpleNamespace:
+    r"""What recipes build from."""
+    import torch
+
+    from ..guides import amortized, autoguides, chain, hybrid, per_point
+    from ..likelihoods import bernoulli, discretized_logistic, low_rank, normal
+    from ..nets import conv, dense
+
+    modules = (amortized, autoguides, chain, hybrid, per_point, bernoulli, discretized_logistic, low_rank, normal)
+    names = {name: value for module in (*modules, conv, dense) for name, value in vars(module).items()}
+    return SimpleNamespace(**names | {"torch": torch})
+
+
+def _convolutional(p, shape: Sequence[int]) -> bool:
+    return len(shape) == 3 and min(shape[1:]) >= p.SMALLEST
 
 
 def _network(shape: Sequence[int]) -> dict:
@@ -38,54 +71,29 @@ def _network(shape: Sequence[int]) -> dict:
     return {"widths": (32, 64)} if small else {"widths": (32, 64, 64, 64), "norm": True}
 
 
-def _decoder(D: int, shape, heads: int = 1) -> nn.Module:
-    return (
-        ConvDecoder(D, shape, heads=heads, **_network(shape)) if _convolutional(shape) else MLP(D, shape, heads=heads)
-    )
+def _decoder(p, D: int, shape, heads: int = 1):
+    if not _convolutional(p, shape):
+        return p.MLP(D, shape, heads=heads)
+    return p.ConvDecoder(D, shape, heads=heads, **_network(shape))
 
 
-def _encoder(shape) -> nn.Module:
-    if not _convolutional(shape):
-        return MLP(shape, 200)
-    return ConvEncoder(shape, 128 if min(shape[1:]) < SMALL else 256, **_network(shape))
-
-
-LIKELIHOODS: dict[str, Callable[[int, tuple], nn.Module]] = {
-    "fixed": lambda D, shape: FixedNormal(_decoder(D, shape), SCALE),
-    "fixed-per-pixel": lambda D, shape: FixedNormal(_decoder(D, shape), torch.full(shape, SCALE)),
-    "diagonal": lambda D, shape: DiagonalNormal(_decoder(D, shape, heads=2)),
-    "low-rank": lambda D, shape: LowRankNormal(_decoder(D, shape, heads=2 + RANK), RANK),
-    "factor-analysis": lambda D, shape: FixedNormal(Linear(D, shape), torch.full(shape, SCALE)),
-    "bernoulli": lambda D, shape: Bernoulli(_decoder(D, shape)),
-    "continuous-bernoulli": lambda D, shape: ContinuousBernoulli(_decoder(D, shape)),
-    "discretized-logistic": lambda D, shape: DiscretizedLogistic(_decoder(D, shape, heads=2)),
-}
-GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis")
-
-# Short chains: at a hundred gradients per point, many visits train w better than few good ones.
-CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
-HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
-GUIDES: dict[str, Callable] = {
-    "hard-em": lambda model, N, D, shape: guides.PointEstimate(N, D),
-    "mean-field": lambda model, N, D, shape: guides.MeanField(N, D),
-    "full-rank": lambda model, N, D, shape: guides.FullRank(N, D),
-    "amortized": lambda model, N, D, shape: guides.Amortized(_encoder(shape), D),
-    "amortized-full-rank": lambda model, N, D, shape: guides.Amortized(_encoder(shape), D, "full_rank"),
-    "mcem": lambda model, N, D, shape: guides.Chain(model, N, D, **CHAIN),
-    "mcem-encoder": lambda model, N, D, shape: guides.Hybrid(model, guides.Amortized(_encoder(shape), D), **HYBRID),
-    "auto-normal": lambda model, N, D, shape: guides.auto(model, "AutoNormal", N),
-    "auto-delta": lambda model, N, D, shape: guides.auto(model, "AutoDelta", N),
-}
+def _encoder(p, shape):
+    if not _convolutional(p, shape):
+        return p.MLP(shape, 200)
+    return p.ConvEncoder(shape, 128 if min(shape[1:]) < SMALL else 256, **_network(shape))
 
 
 def model(likelihood: str, D: int, shape: tuple[int, ...]) -> DLGM:
     r"""Creates the model with that likelihood, D latents and points of that shape, (C, H, W) or (P,)."""
-    return DLGM(StandardNormal(D), LIKELIHOODS[likelihood](D, shape))
+    from ..model import DLGM
+    from ..priors import StandardNormal
+
+    return DLGM(StandardNormal(D), LIKELIHOODS[likelihood](_parts(), D, shape))
 
 
-def guide(name: str, D: int, shape: tuple[int, ...]) -> Callable:
-    r"""The factory (model, N) -> guide of that name."""
-    return lambda model, N: GUIDES[name](model, N, D, shape)
+def guide(name: str, D: int, shape: tuple[int, ...]) -> Callable[[DLGM, int], Guide]:
+    r"""Returns the factory (model, N) -> guide of that name."""
+    return lambda model, N: GUIDES[name](_parts(), model, N, D, shape)
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,6 @@ class Recipe:
         r"""Creates the model, with random weights."""
         return model(self.likelihood, self.latents, tuple(self.image_shape))
 
-    def new_guide(self, model) -> guides.Guide:
+    def new_guide(self, model: DLGM) -> Guide:
         r"""Creates the guide for that model."""
         return guide(self.guide, self.latents, tuple(self.image_shape))(model, self.num_points)

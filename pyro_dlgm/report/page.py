@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from ..comparison.table import Row
+from ..comparison.row import Row
+from ..comparison.sheet import histories, levels, snapshots
 from ..data.dataset import Dataset
 from ..data.transforms import seeded
-from ..evaluate.snapshot import Look
-from ..plots.images import called, histories, levels, look
-from ..runs.files import whole
+from ..evaluate.snapshot import Snapshot
+from ..guides.base import adapted
+from ..runs.files import RunError, read_sections, whole
 from ..runs.load import load
-from ..runs.run import Run, RunError
+from ..runs.run import Run
 from . import sections, views
 from .sections import PAGES, Section
 
@@ -32,10 +33,10 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
         more: further sections, which come last.
     """
     labels = None if dataset.test_labels is None else dataset.test_labels[:POINTS]
-    looks = {called(row): look(row, dataset.test[:POINTS], labels) for row in rows if row.pair is not None}
+    pairs = snapshots(rows, dataset.test[:POINTS], labels)
     shown = [sections.results(rows, dataset, num_samples), sections.learning(histories(rows), levels(rows))]
     shown += sections.gaps({row.guide: row.gaps for row in rows if row.gaps is not None})
-    shown += _seen(looks, "test", IN_COMPARISON)
+    shown += _seen(pairs, "test", IN_COMPARISON)
     facts = [f"{dataset.name}: {dataset.protocol}", f"{len(rows)} methods, {len(dataset.test)} test points"]
     return _page(f"Comparison on {dataset.name}", facts, [*shown, *more])
 
@@ -56,10 +57,10 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
     """
     folder, state = Run(run), Run(run).load()
     model, guide, config = load(run, model=model, guide=guide)
-    rows = getattr(guide, "per_point", False)
+    rows = adapted(guide).per_point
     name = config.get("recipe", {}).get("guide", type(guide).__name__)
-    seen = {name: _look(model, guide, dataset, rows)}
-    found = _found(folder.folder)
+    seen = {name: _snapshot(model, guide, dataset, rows)}
+    found = read_sections(folder.folder / "evaluation.json")
     shown = [sections.scores(found, folder.folder, state["step"])]
     shown += [sections.learning({name: state["history"]}, {}, _stop(state)), *sections.gaps(_gaps(found))]
     shown += _seen(seen, "training" if rows else "test", IN_RUN)
@@ -70,8 +71,8 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
     return _page(f"Run {folder.folder.name}: {name}", facts, [*shown, *more], json.dumps(config, indent=1))
 
 
-def write(folder: Path, text: str) -> None:
-    r"""Writes a report into the folder, whole or not at all.
+def write(folder: Path, text: str) -> Path:
+    r"""Writes a report into the folder, whole or not at all, and returns its path.
 
     Raises:
         RunError: if it cannot be written.
@@ -81,33 +82,24 @@ def write(folder: Path, text: str) -> None:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {folder / NAME} ({error.strerror})") from error
+    return folder / NAME
 
 
-def _look(model, guide, dataset: Dataset, rows: bool) -> Look:
+def _snapshot(model, guide, dataset: Dataset, rows: bool) -> Snapshot:
     x, labels = (dataset.train, dataset.train_labels) if rows else (dataset.test, dataset.test_labels)
     x = x[torch.arange(min(POINTS, len(x)))]  # images that stay in files are read by index
     if rows and dataset.transform is not None:
         x = seeded(dataset.transform, x, 0)
-    return Look(model, guide, x, labels=None if labels is None else labels[:POINTS])
+    return Snapshot(model, guide, x, labels=None if labels is None else labels[:POINTS])
 
 
-def _seen(looks: dict[str, Look], of: str, num: int) -> list[Section]:
+def _seen(pairs: dict[str, Snapshot], of: str, num: int) -> list[Section]:
     return [
-        views.reconstructions(looks, of),
-        views.samples(looks),
-        views.traversals(looks, of, num),
-        views.space(looks, of),
+        views.reconstructions(pairs, of),
+        views.samples(pairs),
+        views.traversals(pairs, of, num),
+        views.space(pairs, of),
     ]
-
-
-def _found(folder: Path) -> dict:
-    r"""What ``evaluation.json`` holds; nothing if there is none."""
-    try:
-        return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        raise RunError(f"{folder / 'evaluation.json'} is not JSON of this program; move it away") from None
 
 
 def _gaps(found: dict) -> dict[str, dict]:

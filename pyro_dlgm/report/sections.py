@@ -8,10 +8,12 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ..comparison import table
+from ..comparison.row import Row, columns
+from ..comparison.table import footnotes
 from ..data.dataset import Dataset
-from ..plots import curves
-from ..plots import gaps as gap_pictures
+from ..plots.curves import learning_curves
+from ..plots.gaps import bars
+from .svg import svg
 
 PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -44,26 +46,22 @@ def missing(title: str, caption: str, reason: str) -> Section:
 
 
 def drawing(make: Callable[[], Figure], alt: str) -> Markup:
-    r"""The body of a section that is one figure: arguments as those of `figures.svg`."""
-    return Markup(curves.svg(make, alt))
+    r"""The body of a section that is one figure: arguments as those of `svg.svg`."""
+    return Markup(svg(make, alt))
 
 
-def results(rows: list[table.Row], dataset: Dataset, num_samples: int) -> Section:
+def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
     r"""The table of a comparison, with its footnotes."""
-    columns = table.columns(any(row.certified_points for row in rows))
-    titles = [title for title, _, _ in columns]
-    cells = [[render(row) for _, _, render in columns] for row in rows]
+    shown = columns(any(row.certified_points for row in rows))
+    titles, texts = [column.title for column in shown], sum(column.width < 0 for column in shown)
+    cells = [[column.text(row) for column in shown] for row in rows]
     return Section(
         "Results",
         "Every row starts from the same w and spends the same budget, so rows differ in q alone; a row of another "
         "model is a baseline. Read IWAE(w) for how good w has become, and the ELBO below it for how well q follows.",
-        Markup(PAGES.get_template("table.html").render(titles=titles, rows=cells, texts=_texts())),
-        tuple(table.footnotes(rows, dataset, num_samples)),
+        Markup(PAGES.get_template("table.html").render(titles=titles, rows=cells, texts=texts)),
+        tuple(footnotes(rows, dataset, num_samples)),
     )
-
-
-def _texts() -> int:
-    return sum(width < 0 for _, width, _ in table.COLUMNS)
 
 
 def learning(histories: dict[str, list[dict]], levels: dict[str, float], notes: tuple[str, ...] = ()) -> Section:
@@ -81,7 +79,7 @@ def learning(histories: dict[str, list[dict]], levels: dict[str, float], notes: 
 
     def make():
         figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-        curves.curves(figure, histories, levels)
+        learning_curves(figure, histories, levels)
         return figure
 
     return Section("Learning curves", caption, drawing(make, "Learning curves"), notes + unseen)
@@ -97,7 +95,7 @@ def gaps(found: dict[str, dict]) -> list[Section]:
         "a gap that is not much longer is not known."
     )
     notes = tuple(f"{name}: {note}." for name, result in found.items() for note in result["notes"])
-    return [Section("Inference gap", caption, drawing(lambda: gap_pictures.bars(found), "Inference gaps"), notes)]
+    return [Section("Inference gap", caption, drawing(lambda: bars(found), "Inference gaps"), notes)]
 
 
 def scores(found: dict, folder: Path, step: int) -> Section:

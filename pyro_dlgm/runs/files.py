@@ -1,9 +1,15 @@
-r"""Writing whole files or nothing, and folders that one process writes at a time."""
+r"""Files that are written whole or not at all, and JSON. It imports no torch."""
 
 import contextlib
+import json
+import math
 import os
 import tempfile
 from pathlib import Path
+
+
+class RunError(Exception):
+    r"""A folder that is no run, or a run that cannot be used as asked; one line that says what to do."""
 
 
 @contextlib.contextmanager
@@ -29,28 +35,49 @@ def discard_unfinished(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def lock(folder: Path) -> int:
-    r"""A handle that keeps all others from locking the folder, until `os.close` or the end of the process.
-
-    Raises:
-        BlockingIOError: if somebody holds it already.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        import fcntl  # not on every system; there, nothing is locked
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
-
-
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def finite(value):
+    r"""Plain values with `None` in place of each number that is not finite: JSON has no word for those."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_sections(file: Path) -> dict:
+    r"""Reads what `add_section` wrote; nothing where there is no file.
+
+    Raises:
+        RunError: if what is there is no JSON object.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{file} is not JSON of this program; move it away")
+    return found
+
+
+def add_section(file: Path, section: str, result: dict) -> None:
+    r"""Puts one section into a JSON file and leaves the others; the file is replaced whole or not at all.
+
+    Raises:
+        RunError: if what is there is no JSON object, or it cannot be written.
+    """
+    text = json.dumps({**read_sections(file), section: finite(result)}, indent=1, ensure_ascii=False)
+    try:
+        with whole(file) as path:
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {file} ({error.strerror})") from error

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from .run import Run, RunError
+from .files import RunError
+from .run import Run
 from ..recipes.pairs import Recipe
 from ..seeding import forked
 

@@ -1,4 +1,4 @@
-r"""Runs on disk: the only file that writes or reads them.
+r"""Runs on disk.
 
 A run is a folder with ``config.json``, ``metrics.jsonl`` (one record a line) and ``checkpoint.pt`` (tensors and plain
 values only: reading it executes nothing). A file is replaced whole or not at all.
@@ -7,27 +7,20 @@ values only: reading it executes nothing). A file is replaced whole or not at al
 import contextlib
 import errno
 import json
-import logging
 import math
 import os
-import pickle
 import time
-import zipfile
 from pathlib import Path
 
-import torch
+from filelock import FileLock, Timeout
 
-from .files import discard_unfinished, lock, whole
-from .plain import check_plain, differences, line
+from . import checkpoint
+from .files import RunError, discard_unfinished, finite, whole
+from ..messages import line
+from .fingerprint import differences
 
-FORMAT = "pyro_dlgm-run-2"
 PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write says where there is no room
-LOG = logging.getLogger(__name__)
-
-
-class RunError(Exception):
-    r"""A folder that is no run, or a run that cannot be used as asked; one line that says what to do."""
 
 
 class Run:
@@ -38,7 +31,8 @@ class Run:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder, self._lock = Path(folder), None
+        self.folder = Path(folder)
+        self._lock = FileLock(self.folder / "lock", thread_local=False)  # an empty file, left in place
         self.config_file, self.metrics_file = self.folder / "config.json", self.folder / "metrics.jsonl"
         self.checkpoint_file = self.folder / "checkpoint.pt"
 
@@ -63,23 +57,21 @@ class Run:
 
     def lock(self) -> None:
         r"""Makes the folder, keeps other processes from writing it, and removes what a killed one left unfinished."""
-        if self._lock is not None:
+        if self._lock.is_locked:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self.folder)
+            self._lock.acquire(timeout=0)
             for file in (self.config_file, self.metrics_file, self.checkpoint_file):
                 discard_unfinished(file)
-        except BlockingIOError:
+        except Timeout:
             raise RunError(f"another process is writing {self.folder}; wait for it, or choose another folder") from None
         except OSError as error:
             raise self._unwritable(error) from error
 
     def unlock(self) -> None:
         r"""Lets others write."""
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
+        self._lock.release()
 
     def create(self, config: dict) -> None:
         r"""Makes the folder and writes ``config.json``.
@@ -127,50 +119,18 @@ class Run:
             raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}")
 
     def save(self, state: dict) -> None:
-        r"""Replaces ``checkpoint.pt``, whole or not at all.
-
-        Raises:
-            TypeError: if the state holds more than tensors and plain values, which could not be read again.
-            RunError: if it cannot be written, to a full disk, say; the checkpoint before it is kept.
-        """
-        check_plain(state, "state")
-        try:
-            with whole(self.checkpoint_file) as path, path.open("wb") as file:
-                torch.save(state | {"format": FORMAT}, file)
-        except (OSError, RuntimeError) as error:
-            kept = "the one before it is kept" if self.checkpoint_file.exists() else "there is none before it"
-            raise RunError(
-                f"cannot write {self.checkpoint_file} ({line(error)}): make room and resume; {kept}"
-            ) from error
+        r"""Replaces ``checkpoint.pt``: `checkpoint.write`."""
+        checkpoint.write(self.checkpoint_file, state)
 
     def load(self) -> dict:
-        r"""The state in ``checkpoint.pt``, on the CPU.
-
-        Raises:
-            RunError: if it is missing, damaged, of another program, or holds more than tensors and plain values.
-        """
-        name = self.checkpoint_file
-        try:
-            state = torch.load(name, map_location="cpu", weights_only=True)
-        except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"{self.folder} is not a run: it has no checkpoint.pt") from None
-        except pickle.UnpicklingError:
-            raise RunError(
-                f"{name} holds more than tensors and plain values, or is damaged; nothing was executed"
-            ) from None
-        except Exception as error:  # there is no end of ways in which damaged bytes can be misread
-            raise RunError(f"{name} cannot be read ({type(error).__name__}): it is truncated or damaged") from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise RunError(f"{name} is a checkpoint of another program or version; expected format {FORMAT}")
-        _check_sums(name)
-        return state
+        r"""The state in ``checkpoint.pt``, on the CPU: `checkpoint.read`."""
+        return checkpoint.read(self.checkpoint_file)
 
     def append(self, record: dict) -> None:
         r"""Adds one line to ``metrics.jsonl``, with the time of day in seconds; what is not finite becomes null."""
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         try:
             with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(plain | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
+                file.write(json.dumps(finite(record) | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # before the checkpoint that counts on it
         except OSError as error:
@@ -193,17 +153,6 @@ class Run:
 
     def _unwritable(self, error: OSError) -> RunError:
         return RunError(f"cannot write to {self.folder} ({error.strerror}); choose another folder")
-
-
-def _check_sums(file: Path) -> None:
-    # torch reads numbers with flipped bits without a word.
-    try:
-        with zipfile.ZipFile(file) as parts:
-            wrong = parts.testzip()
-    except Exception as error:  # as in `Run.load`
-        wrong = type(error).__name__
-    if wrong:
-        raise RunError(f"{file} fails its checksums ({wrong}): it is damaged")
 
 
 def _step(line: str) -> float:

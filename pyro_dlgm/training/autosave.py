@@ -1,27 +1,27 @@
-r"""The keeper of a run: it writes while a training goes on, and gives way to Ctrl-C only after a checkpoint."""
+r"""Saving a run while its training goes on; on Ctrl-C, a checkpoint first, then KeyboardInterrupt."""
 
 import signal
 import threading
 import time
 
-from ..runs.run import LOG, Run
+from ..runs.run import Run
 
 EVERY = 10.0  # seconds between checkpoints; when they are taken changes nothing in the training
 
 
-class Keeper:
-    r"""Creates the listener that keeps a training on disk, and saves before it gives way to Ctrl-C.
+class Autosave:
+    r"""Creates the listener that saves a training on disk.
 
     Arguments:
         run: the run.
-        training: what is kept.
+        training: what is saved.
     """
 
     def __init__(self, run: Run, training):
         self.run, self.training = run, training
         self.interrupted, self._saved = False, time.monotonic()
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "Autosave":
         self.run.lock()
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
@@ -45,7 +45,6 @@ class Keeper:
         """
         if record is not None:
             self.run.append(record)
-            LOG.info("epoch %(epoch)d, step %(step)d", record)
         if self.interrupted or self.training.done or time.monotonic() - self._saved > EVERY:
             self._check_finite(step.step)
             self.run.save(self.training.state_dict())

@@ -1,12 +1,14 @@
-r"""One training: the loop with its books, and a state from which it goes on as if never interrupted."""
+r"""The loop of a training: its steps, its history, and a state from which it continues as if never interrupted."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from ..data.batches import Batches
+from ..guides.base import adapted
 from ..optim.em import Step, em
 from ..optim.svi import SVI
 from .validation import Validation
@@ -30,6 +32,13 @@ class Result:
     guide: torch.nn.Module
     history: list[dict] = field(default_factory=list)
     stopped_early: bool = False
+
+
+class Listener(Protocol):
+    r"""What `fit` calls while it trains."""
+
+    def after(self, step: Step, record: dict | None) -> None:
+        r"""Called after each joint step; ``record`` is one of the history where an epoch (or the training) ends."""
 
 
 STATE = ("step", "seen", "gradients", "seconds", "_loss", "_points", "_norm", "_steps")
@@ -62,10 +71,11 @@ class Training:
         self.svi, self.batches, self.total, self.e_steps = svi, batches, total, e_steps
         self.factor, self.warmup_steps, self.validation = factor, warmup_steps, validation
         self.rates = [[group["lr"] for group in o.param_groups] for o in svi.optimizers]
-        self.bound = "elbo" if getattr(svi.guide, "has_density", True) else "log_joint"
+        self.guide = adapted(svi.guide)
+        self.bound = "elbo" if self.guide.has_density else "log_joint"
         self.result = Result(svi.model, svi.guide)
         self.step, self.seen, self.gradients, self.seconds = 0, 0, 0, 0.0
-        self.beta, self._moves = getattr(svi.objective, "beta", 1.0), getattr(svi.guide, "gradients", 0)
+        self.beta, self._moves = getattr(svi.objective, "beta", 1.0), self.guide.gradients
         self._forget()
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
@@ -143,7 +153,7 @@ class Training:
         self._loss = self._loss.to(step.loss) + step.loss * step.points
         self._points, self.seen = self._points + step.points, self.seen + step.points
         self.gradients += step.passes * step.points * getattr(self.svi.objective, "num_particles", 1)
-        moves = getattr(self.svi.guide, "gradients", 0)  # of a q that moves by itself, a chain
+        moves = self.guide.gradients  # of a q that moves by itself, a chain
         self.gradients, self._moves = self.gradients + moves - self._moves, moves
         if step.gradient_norm is not None:
             self._norm, self._steps = self._norm.to(step.gradient_norm) + step.gradient_norm, self._steps + 1

@@ -1,11 +1,13 @@
-r"""TensorBoard: the only file that knows it.
+r"""TensorBoard: each key of a record, what q looks like, pictures, the latent space.
 
 Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Where q has no density there is no
 ``elbo`` but a ``log_joint``, and no rate.
 """
 
+import contextlib
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,26 +15,28 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ..evaluate.snapshot import Look
-from ..plots.images import grid, squares, walk
+from ..evaluate.snapshot import Snapshot
+from ..messages import line
+from ..plots.images import grid, squares, traversal_figure
 from ..ppca.model import PPCA
-from ..runs.run import RunError
+from ..runs.files import RunError
+from ..runs.fingerprint import flat
 from .loop import Training
 
 SHOWN = 10  # images in a row
 LATENTS = 6  # that are traversed
 LEGIBLE = 28  # pixels of the longer side of an image, at least
 SPRITE = 64  # pixels of the side of a sprite, at most: TensorBoard takes 8192 for all of them together
-DATA = ("x", "mask", "x_val", "mask_val")  # fingerprints of the data in the configuration: no hyper-parameters
+DATA = ("fit.x", "fit.mask", "fit.x_val", "fit.mask_val")  # fingerprints of the data: no hyper-parameters
 
 
-class Board:
+class TensorBoard:
     r"""Creates the listener that logs a training for TensorBoard.
 
     Arguments:
         folder: where the event files go.
         training: what is logged.
-        x: points to look at (B, ...), as the model sees them; for guides with rows, training points.
+        x: points to show (B, ...), as the model sees them; for guides with rows, training points.
         index: which points these are, (B,).
         mask: boolean, of x's shape or (B,), or `None`.
         labels: whole numbers (B,), or `None`.
@@ -50,17 +54,17 @@ class Board:
         config: dict,
     ):
         self.folder, self.training = Path(folder), training
-        self.look = Look(training.svi.model, training.svi.guide, x, index, mask, labels)
+        self.pair = Snapshot(training.svi.model, training.svi.guide, x, index, mask, labels)
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
         _wait_for_a_new_second(self.folder)
-        # On resume, steps behind the checkpoint are hidden: they will come again.
+        # On resume, steps after the checkpoint are hidden: they will come again.
         self.writer = SummaryWriter(str(folder), purge_step=training.step + 1)
         metric = f"{'train' if training.validation is None else 'val'}/{training.bound}"
         *self.opening, self.ending = hparams(hyper_parameters(config), {metric: None})
         if begins:
             self._open(config)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "TensorBoard":
         return self
 
     def __exit__(self, *_) -> None:
@@ -68,6 +72,8 @@ class Board:
 
     def after(self, step, record: dict | None) -> None:
         r"""Logs a record of the history and what q looks like; pictures at epochs 1, 2, 4, 8, ... and at the end.
+
+        An error in a picture is a warning.
 
         Raises:
             RunError: if it cannot be written, to a full disk, say.
@@ -82,11 +88,12 @@ class Board:
 
     def _log(self, step, record: dict) -> None:
         self._scalars(step.step, record)
-        if self.look.says:
+        if self.pair.has_posterior:
             self._model(step.step)
             self._latents(step.step)
             if step.epoch & (step.epoch - 1) == 0 or self.training.done:
-                self._pictures(step.step)
+                with _only_warns():
+                    self._pictures(step.step)
         if self.training.done:
             self._close(step.step)
         self.writer.flush()
@@ -98,65 +105,78 @@ class Board:
         self.writer.flush()  # so that a run which is killed early does not say it again
 
     def _scalars(self, step: int, record: dict) -> None:
-        bound = self.training.bound
-        # A tempered objective is no bound and is called a loss only.
-        objective = next(record[name] for name in (bound, f"tempered_{bound}") if name in record)
-        found = self.look.bounds() if self.look.says else {k: record[k] for k in (bound,) if k in record}
-        self._add(step, "train", {"loss": -objective} | found)
-        seen = {name.removeprefix("val_"): value for name, value in record.items() if name.startswith("val_")}
-        self._add(step, "val", ({"loss": -seen[bound]} if bound in seen else {}) | seen)
-        rates = {"beta": getattr(self.training.svi.objective, "beta", 1.0)}
-        rates["learning_rate"] = self.training.svi.optimizers[0].param_groups[0]["lr"]
-        rates |= {k: record[k] for k in ("gradient_norm", "points_per_second", "gradients_per_point") if k in record}
-        self._add(step, "train", rates)
-
-    def _add(self, step: int, part: str, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(f"{part}/{name}", value, step)
+        bound, values = self.training.bound, {}
+        for key, value in record.items():
+            part, name = ("val", key.removeprefix("val_")) if key.startswith("val_") else ("train", key)
+            # A tempered objective is no bound and is called a loss only.
+            if name.removeprefix("tempered_") == bound:
+                values[f"{part}/loss"] = -value
+            if not name.startswith("tempered_"):
+                values[f"{part}/{name}"] = value
+        svi = self.training.svi
+        values["train/beta"] = getattr(svi.objective, "beta", 1.0)
+        values["train/learning_rate"] = svi.optimizers[0].param_groups[0]["lr"]
+        if self.pair.has_posterior:  # at the points shown, after the epoch
+            values |= {f"train/{name}": value for name, value in self.pair.bounds().items()}
+        for tag, value in values.items():
+            if tag != "train/step":
+                self.writer.add_scalar(tag, value, step)
 
     def _model(self, step: int) -> None:
-        model = self.look.model
+        model = self.pair.model
         if isinstance(model, PPCA):
-            self._add(step, "ppca", {"sigma2": float(model.sigma2.detach())})
+            self.writer.add_scalar("ppca/sigma2", float(model.sigma2.detach()), step)
             self.writer.add_histogram("ppca/norms_of_columns_of_W", model.W.detach().norm(dim=0), step)
 
     def _latents(self, step: int) -> None:
-        self._add(step, "q", {"active_units": self.look.active()})
-        self.writer.add_histogram("q/mean", self.look.means(), step)
-        if self.look.has_density:
-            self.writer.add_histogram("q/kl_per_dimension", self.look.use(), step)
+        self.writer.add_scalar("q/active_units", self.pair.active(), step)
+        self.writer.add_histogram("q/mean", self.pair.means(), step)
+        if self.pair.has_density:
+            self.writer.add_histogram("q/kl_per_dimension", self.pair.nats(), step)
 
     def _pictures(self, step: int) -> None:
-        shape = self.look.image_shape
+        shape = self.pair.image_shape
         if shape is None:
             return
         zoom = -(-LEGIBLE // max(shape[1:]))
-        pairs = torch.cat([self.look.data(SHOWN), self.look.reconstructions(SHOWN)])
+        pairs = torch.cat([self.pair.data(SHOWN), self.pair.reconstructions(SHOWN)])
         self.writer.add_image("images/data_above_reconstructions", grid(pairs, zoom, len(pairs) // 2), step)
-        self.writer.add_image("images/samples", grid(self.look.samples(2 * SHOWN), zoom, SHOWN), step)
-        self.writer.add_figure("images/traversals", walk(self.look, LATENTS), step)
+        self.writer.add_image("images/samples", grid(self.pair.samples(2 * SHOWN), zoom, SHOWN), step)
+        self.writer.add_figure("images/traversals", traversal_figure(self.pair, LATENTS), step)
 
     def _close(self, step: int) -> None:
-        r"""Says that the training has ended; the latent space, with images and labels."""
+        r"""Says that the training has ended; the latent space."""
         self.writer.file_writer.add_summary(self.ending, step)
-        if not self.look.says:
-            return
-        # What a killed process has left of the same: it would be mixed.
+        if self.pair.has_posterior:
+            with _only_warns():
+                self._embedding(step)
+
+    def _embedding(self, step: int) -> None:
+        r"""The latent space, with images and labels."""
+        # What a killed process has left of the same would be mixed in.
         shutil.rmtree(self.folder / f"{step:05d}" / "latents", ignore_errors=True)
-        labels = None if self.look.labels is None else self.look.labels.tolist()
-        sprites = None if self.look.image_shape is None else squares(self.look.data(len(self.look.x)), SPRITE)
-        self.writer.add_embedding(self.look.means(), labels, sprites, step, "latents")
+        labels = None if self.pair.labels is None else self.pair.labels.tolist()
+        sprites = None if self.pair.image_shape is None else squares(self.pair.data(len(self.pair.x)), SPRITE)
+        self.writer.add_embedding(self.pair.means(), labels, sprites, step, "latents")
 
 
-def hyper_parameters(config: dict, prefix: str = "") -> dict[str, str | float | bool]:
-    r"""The configuration with names as "fit.lr", as far as it says something; not what identifies the data."""
-    found: dict = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            found |= hyper_parameters(value, f"{prefix}{key}.")
-        elif value is not None and not (prefix == "fit." and key in DATA):
-            found[f"{prefix}{key}"] = value if isinstance(value, str | bool | int | float) else str(value)
-    return found
+@contextlib.contextmanager
+def _only_warns():
+    r"""Inside, an error becomes a warning, except for one of the disk."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        warnings.warn(
+            f"TensorBoard lacks a picture: {type(error).__name__} ({line(error)}); the training goes on", stacklevel=3
+        )
+
+
+def hyper_parameters(config: dict) -> dict[str, str | float | bool]:
+    r"""The configuration by full names as "fit.lr", as far as it says something; not what identifies the data."""
+    said = {key: value for key, value in flat(config).items() if value is not None and key not in DATA}
+    return {key: value if isinstance(value, str | bool | int | float) else str(value) for key, value in said.items()}
 
 
 def _wait_for_a_new_second(folder: Path) -> None:

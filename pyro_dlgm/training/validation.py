@@ -1,25 +1,25 @@
-r"""Bounds on validation points while w moves, and the way back to the best w."""
+r"""Validation: the bound on held-out points while w moves, and the way back to the best w."""
 
 import copy
 
 import torch
 from torch import Tensor
 
-from .. import gaussian
-from ..evaluate.bounds import log_joint, log_mean_exp, log_weights
-from ..evaluate.quiet import blocks, quiet
+from ..evaluate.quiet import quiet
+from ..evaluate.scores import mean_scores
+from ..guides.base import adapted
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
 
-SAMPLES, E_STEPS = 10, 25
+E_STEPS = 25
+RATE = 0.05  # of their rows
 
 
 class Validation:
     r"""Creates the validation of a run.
 
-    A guide whose q is a function of x is asked directly. A per-point guide gets rows of its own for the validation
-    points, which follow w by a few E-steps at each call, so that its ELBO is a lower bound of what `evaluate.infer`
-    would reach.
+    A guide whose q is a function of x is asked directly. A per-point guide gets rows for the validation points, which
+    follow w by a few E-steps at each call, so that its ELBO is a lower bound of what `evaluate.infer` would reach.
 
     Arguments:
         model, guide: the pair in training.
@@ -31,10 +31,10 @@ class Validation:
     def __init__(self, model, guide, x: Tensor, mask: Tensor | None = None, patience: int | None = None):
         self.trained, self.model, self.x, self.mask, self.patience = guide, model, x, mask, patience
         self.index = torch.arange(len(x), device=x.device)
-        self.per_point = getattr(guide, "per_point", False)
+        self.per_point = adapted(guide).per_point
         with quiet(seed=0):
             self.guide = guide.start(x, mask) if self.per_point else guide
-        self.svi = SVI(model, self.guide, adam(self.guide, row_lr=0.05, lr=0.05), ELBO())
+        self.svi = SVI(model, self.guide, adam(self.guide, row_lr=RATE, lr=RATE), ELBO())
         self.best, self.calls_since_best, self._states = -float("inf"), 0, None
 
     @property
@@ -43,41 +43,20 @@ class Validation:
         return self.patience is not None and self.calls_since_best >= self.patience
 
     def scores(self, *, counts: bool = True) -> dict[str, float]:
-        r"""What there is to know now, in nats per point, all from one table of log-weights.
+        r"""Computes `mean_scores` now, in nats per point; the first one, ``elbo`` or ``log_joint``, decides.
 
         Arguments:
             counts: whether this may be the best call, and is counted against patience; not so during a warm-up.
-
-        Returns:
-            ``elbo``, which decides; ``iwae_10``; and ``rate``, KL(q ‖ p), with ``distortion``, −E_q log p(x given t),
-            where the rate has a closed form: elbo = −(distortion + rate). Where q has no density ``log_joint`` alone.
         """
         with quiet(self.model, self.guide, seed=0), torch.enable_grad():
             self.guide.train(self.per_point)  # a chain moves in training mode only
             for _ in range(E_STEPS if self.per_point else 0):
                 self.svi.e_step(self.x, self.index, mask=self.mask, weight=1 / len(self.x))
-            scores = self._scores()
+            with torch.no_grad():
+                scores = mean_scores(self.model, self.guide, self.x, self.index, self.mask)
         if counts:
             self._keep(next(iter(scores.values())))
         return scores
-
-    @torch.no_grad()
-    def _scores(self) -> dict[str, float]:
-        points = (self.x, self.index, SAMPLES, self.mask)
-        if not getattr(self.guide, "has_density", True):
-            return {"log_joint": float(log_joint(self.model, self.guide, *points).mean())}
-        table = log_weights(self.model, self.guide, *points)
-        elbo, rate = float(table.mean()), self._rate()
-        split = {} if rate is None else {"rate": rate, "distortion": -(elbo + rate)}
-        return {"elbo": elbo, f"iwae_{SAMPLES}": float(log_mean_exp(table).mean())} | split
-
-    def _rate(self) -> float | None:
-        r"""KL(q ‖ p), if it has a closed form."""
-        if not (hasattr(self.guide, "posterior") and hasattr(self.model, "prior")):
-            return None
-        parts, p = blocks(self.x, self.index, self.mask, 1), self.model.prior()
-        rates = [gaussian.kl(self.guide.posterior(x, index, mask), p) for x, index, mask, _ in parts]
-        return None if rates[0] is None else float(torch.cat(rates).mean())
 
     def _keep(self, value: float) -> None:
         self.calls_since_best += 1

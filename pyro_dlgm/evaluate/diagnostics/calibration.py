@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from ...guides.base import adapted
+from ..checks import FIT_ONE, check_density, check_points
 from ..e_step import infer
-from ..quiet import blocks, check_points, quiet
+from ..quiet import blocks, quiet
 from . import verdicts
 from .ranks import chi_square_p
 
+WRAP_OR_FIT = f"wrap it in a guides.Guide, use guides.auto, or {FIT_ONE}"
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 LEAST = 50  # simulated points: fewer leave no test
 
@@ -127,7 +130,7 @@ def check_calibration(
         TypeError: if q has no density, or the guide no ``posterior``.
         ValueError: if there are fewer than 50 points, or no samples, or the mask does not fit.
     """
-    check_density(guide)
+    check_density(guide, WRAP_OR_FIT)
     if num_points < LEAST or num_samples < 1:
         raise ValueError(
             f"num_points is {num_points}, num_samples {num_samples}; expected at least {LEAST} simulated points, "
@@ -137,26 +140,12 @@ def check_calibration(
         t = model.prior().sample((num_points,))
         x = model.likelihood(t).sample()
         check_points(x, mask=mask)
-        if getattr(guide, "per_point", False):
+        if adapted(guide).per_point:
             # A seed of its own: the samples below must not repeat the noise of the ascent.
             guide = infer(model, guide, x, mask=mask, seed=int(torch.randint(2**31, ())))
         index = torch.arange(num_points, device=x.device)
         parts = [_place(model, guide, t, *block) for block in blocks(x, index, mask, num_samples)]
     return Calibration(*(torch.cat(part) for part in zip(*parts, strict=True)), num_samples)
-
-
-def check_density(guide) -> None:
-    r"""Raises a `TypeError` unless the guide says its q, and q has a density."""
-    if not hasattr(guide, "posterior"):
-        raise TypeError(
-            f"{type(guide).__name__} has no posterior(x, index, mask); the diagnostics of q need one: wrap it in a "
-            "guides.Guide, or use guides.auto"
-        )
-    if not getattr(guide, "has_density", True):
-        raise TypeError(
-            f"{type(guide).__name__} has no density: there is neither a KL divergence nor an interval to check. "
-            "Fit a q with a density to this w: evaluate.infer(model, guides.FullRank(len(x), D), x)"
-        )
 
 
 def marginals(q) -> Normal | None:

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from ... import masks
 from ...seeding import forked
-from ..marginal.blocks import check_points, check_rows
+from ..checks import check_data, check_density, check_rows
+from ..estimates import Mean
 from ..quiet import quiet
 from . import verdicts
-from .aggregate import log_aggregate, tabulate
-from .calibration import Calibration, check_calibration, check_density
+from .aggregate import ACTIVE, log_aggregate, mean_variance, tabulate
+from .calibration import WRAP_OR_FIT, Calibration, check_calibration
 
-ACTIVE = 0.01  # Burda's threshold for the variance of the posterior mean, and ε, δ of (ε, δ)-collapse
+COLLAPSED = 0.01  # ε and δ of (ε, δ)-collapse
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Diagnosis:
     @property
     def active_by_kl(self) -> Tensor | None:
         r"""Active units (D,) after Lucas et al. (2019): less than 99% of the points have a KL below 0.01 nats."""
-        return None if self.collapsed is None else self.collapsed < 1 - ACTIVE
+        return None if self.collapsed is None else self.collapsed < 1 - COLLAPSED
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -131,8 +132,8 @@ def diagnose(
         TypeError: if q has no density, or the guide no ``posterior``.
         ValueError: if x, index or mask makes no sense, or there are fewer than two points or samples.
     """
-    check_density(guide)
-    check_points(model, x, mask)
+    check_density(guide, WRAP_OR_FIT)
+    check_data(model, x, mask)
     check_rows(guide, x, index, mask)
     if len(x) < 2 or num_samples < 2:
         raise ValueError(f"x has {len(x)} points, num_samples is {num_samples}; expected at least 2 of both")
@@ -157,22 +158,22 @@ def diagnose(
 
 
 def _kl(table: dict) -> dict:
-    rate, rate_stderr = _mean_and_error(table["rate"])
+    rate, rate_stderr = Mean.of(table["rate"].mean(0))
     kl = None if table["kl"] is None else table["kl"][0]
     return {
         "rate": rate,
         "rate_stderr": rate_stderr,
         "kl": None if kl is None else kl.mean(0),
         "factorized": table["factorized"],
-        "collapsed": None if kl is None else (kl < ACTIVE).to(kl).mean(0),
+        "collapsed": None if kl is None else (kl < COLLAPSED).to(kl).mean(0),
     }
 
 
 def _moments(table: dict) -> dict:
-    means, N = table["means"], table["means"].shape[1]
+    means = table["means"]
     mean = means.mean((0, 1))
     return {
-        "mean_variance": (means - means.mean(1, keepdim=True)).prod(0).sum(0) / (N - 1),
+        "mean_variance": mean_variance(means),
         "aggregate_mean": mean,
         "aggregate_std": (table["second"].mean((0, 1)) - mean.square()).sqrt(),
     }
@@ -180,8 +181,8 @@ def _moments(table: dict) -> dict:
 
 def _surgery(table: dict, with_own: Tensor, without: Tensor) -> dict:
     r"""The two parts of the rate, from log q(t) with and without a sample's own component."""
-    information, information_stderr = _mean_and_error(table["log_q"] - with_own)
-    aggregate_kl, aggregate_kl_stderr = _mean_and_error(with_own - table["log_p"])
+    information, information_stderr = Mean.of((table["log_q"] - with_own).mean(0))
+    aggregate_kl, aggregate_kl_stderr = Mean.of((with_own - table["log_p"]).mean(0))
     return {
         "information": information,
         "information_upper": float((table["log_q"] - without).mean()),
@@ -189,9 +190,3 @@ def _surgery(table: dict, with_own: Tensor, without: Tensor) -> dict:
         "aggregate_kl": aggregate_kl,
         "aggregate_kl_stderr": aggregate_kl_stderr,
     }
-
-
-def _mean_and_error(table: Tensor) -> tuple[float, float]:
-    r"""The mean of (S, N) and its standard error over the N points."""
-    of_point = table.mean(0)
-    return float(of_point.mean()), float(of_point.std()) / len(of_point) ** 0.5

@@ -7,12 +7,10 @@ References:
     evaluation and multiple sample comparison" (2022). https://arxiv.org/abs/2103.10522
 """
 
-import math
-
+import numpy as np
+import scipy  # and not scipy.stats, which takes a second to import: SciPy imports it at its first use
 import torch
 from torch import Tensor
-
-from ...seeding import forked
 
 BINS, RANKS_PER_BIN = 20, 10
 WORDS = (("high", "low"), ("wide", "narrow"))  # for a negative and a positive location, and spread
@@ -25,11 +23,10 @@ def chi_square_p(ranks: Tensor, L: int) -> Tensor:
     values that fall into it, so that no bin is favoured where L + 1 does not divide.
     """
     bins = max(2, min(BINS, L + 1, len(ranks) // RANKS_PER_BIN))
-    values = torch.arange(L + 1, device=ranks.device) * bins // (L + 1)
-    expected = len(ranks) * torch.bincount(values, minlength=bins).double() / (L + 1)
-    found = _counts(ranks * bins // (L + 1), bins)
-    statistic = ((found - expected).square() / expected).sum(-1)
-    return torch.special.gammaincc(torch.full_like(statistic, (bins - 1) / 2), statistic / 2)
+    share = _counts(torch.arange(L + 1).unsqueeze(-1) * bins // (L + 1), bins) / (L + 1)
+    found = _counts(ranks.cpu() * bins // (L + 1), bins)
+    p = scipy.stats.chisquare(found.numpy(), len(ranks) * share.numpy(), axis=-1).pvalue
+    return torch.as_tensor(p, device=ranks.device)
 
 
 def directions(ranks: Tensor, L: int) -> Tensor:
@@ -54,7 +51,7 @@ def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
     the shape; "odd" is what only the chi-square sees.
     """
     z, threshold = directions(ranks, L), alpha / (3 * ranks.shape[1])
-    seen = torch.erfc(z.abs() / math.sqrt(2)) < threshold
+    seen = z.abs() > scipy.stats.norm.isf(threshold / 2)
     odd = chi_square_p(ranks, L) < threshold
     named = []
     for d, strongest in enumerate(z.abs().argmax(0).tolist()):
@@ -80,30 +77,18 @@ def ecdf_band(n: int, L: int, level: float = 0.95, num_simulations: int = 1000) 
         n: the number of ranks.
         L: the largest rank.
         level: probability of an ECDF inside.
-        num_simulations: data sets simulated, with a seed of their own.
+        num_simulations: data sets simulated, always the same ones.
     """
-    z = torch.arange(1, L + 1).double() / (L + 1)
-    cdf = _binomial_cdf(n, z)
-    below = torch.cat([torch.zeros(1, L, dtype=torch.float64), cdf[:-1]])  # P(R < r)
-    tail = 2 * torch.minimum(cdf, 1 - below)
-    with forked(0):
-        ranks = (torch.randint(L + 1, (n,)) for _ in range(num_simulations))
-        worst = torch.stack(
-            [tail.gather(0, torch.bincount(r, minlength=L + 1).cumsum(0)[None, :-1]).min() for r in ranks]
-        )
-    # An order statistic, and both ends inclusive: counts are discrete, and ties must not fall outside.
-    gamma = worst.sort().values[int((1 - level) * num_simulations)]
-    lower, upper = (2 * cdf < gamma).sum(0), (2 * (1 - below) >= gamma).sum(0) - 1
-    return lower.double() / n - z, upper.double() / n - z
+    binom, z = scipy.stats.binom, np.arange(1, L + 1) / (L + 1)
+    uniform = np.full(L + 1, 1 / (L + 1))
+    below = np.random.default_rng(0).multinomial(n, uniform, num_simulations).cumsum(1)[:, :-1]  # (num_simulations, L)
+    tail = np.minimum(binom.cdf(below, n, z), binom.sf(below - 1, n, z)).min(1)
+    # An order statistic, a hair lower: counts are discrete, and rounding must not put ties outside.
+    lower = binom.ppf(np.sort(tail)[int((1 - level) * num_simulations)] * (1 - 1e-9), n, z)
+    upper = n - lower[::-1]  # n − Bin(n, z) is Bin(n, 1 − z)
+    return torch.from_numpy(lower / n - z), torch.from_numpy(upper / n - z)
 
 
 def _counts(values: Tensor, number: int) -> Tensor:
     r"""How often each of 0..number−1 is in each column of (n, D): (D, number)."""
     return torch.stack([torch.bincount(column, minlength=number) for column in values.T]).double()
-
-
-def _binomial_cdf(n: int, z: Tensor) -> Tensor:
-    r"""P(Bin(n, z) <= r) for r = 0..n: (n + 1, len(z))."""
-    r = torch.arange(n + 1).double().unsqueeze(-1)
-    log_choose = math.lgamma(n + 1) - torch.lgamma(r + 1) - torch.lgamma(n - r + 1)
-    return (log_choose + r * z.log() + (n - r) * torch.log1p(-z)).exp().cumsum(0).clamp_max(1)

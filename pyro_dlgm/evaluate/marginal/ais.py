@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..bounds import log_mean_exp
+from ..checks import check_data, check_rows
 from ..estimates import log_mean_exp_error
-from .blocks import Annealer, Settings, annealers, annealing, check_points, check_rows, check_start
+from .blocks import Annealer, Settings, annealers, annealing, check_start
 from .path import Walk
 
 
@@ -92,7 +93,7 @@ def ais(
     """
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
     check_start(guide)
-    check_points(model, x, mask)
+    check_data(model, x, mask)
     check_rows(guide, x, index, mask)
     with annealing(model, guide, seed=seed):
         work = annealers(model, guide, x, index, mask, settings, progress=progress)

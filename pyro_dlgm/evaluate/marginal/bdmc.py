@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...guides.base import adapted
 from ...seeding import forked, seeds
 from ..bounds import log_mean_exp
 from ..e_step import infer
+from ..estimates import Mean
 from ..quiet import quiet
 from .ais import joined
 from .blocks import Settings, annealers, annealing, check_start
@@ -45,12 +47,15 @@ class BDMC:
     @property
     def gap(self) -> float:
         r"""The mean of upper − lower, in nats per point."""
-        return float((self.upper - self.lower).mean())
+        return self._gap().mean
 
     @property
     def stderr(self) -> float:
         r"""The standard error of the gap over points."""
-        return float((self.upper - self.lower).std() / len(self.lower) ** 0.5)
+        return self._gap().standard_error
+
+    def _gap(self) -> Mean:
+        return Mean.of(self.upper - self.lower)
 
 
 def bdmc(
@@ -93,7 +98,7 @@ def bdmc(
     made, fitted, walked = seeds(3, seed)
     t, x = simulate(model, num_points, made)
     mask = None if mask is None else mask.expand(x.shape)
-    q = infer(model, guide, x, mask=mask, seed=fitted) if getattr(guide, "per_point", False) else guide
+    q = infer(model, guide, x, mask=mask, seed=fitted) if adapted(guide).per_point else guide
     index = torch.arange(num_points, device=x.device)
     up, down, done = [], [], 0
     with annealing(model, q, seed=walked):

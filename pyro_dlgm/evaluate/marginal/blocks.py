@@ -8,10 +8,12 @@ import pyro
 import torch
 from torch import Tensor
 
-from ...masks import observed
 from ...program import unregistered
 from ...progress import Bar
-from .. import quiet, rounding
+from .. import rounding
+from ..checks import FIT_ONE, check_density
+from ..checks import check_data as check_points  # noqa: F401
+from ..quiet import quiet
 from .chunks import blocks, rows_that_fit
 from .path import TUNING, Path, Walk, schedule
 
@@ -120,41 +122,9 @@ def start_of(model, guide, x: Tensor, index: Tensor | None, mask: Tensor | None)
 def annealing(model, guide, *, seed: int | None):
     r"""Inside, nothing is touched, nothing is validated, and gradients are taken where they are asked for."""
     if torch.is_inference_mode_enabled():
-        raise RuntimeError("annealing needs gradients and was asked for under torch.inference_mode(); leave it first")
-    with quiet.quiet(model, guide, seed=seed), pyro.validation_enabled(False), unregistered(), torch.no_grad():
+        raise RuntimeError("annealing needs gradients and was called under torch.inference_mode(); leave it first")
+    with quiet(model, guide, seed=seed), pyro.validation_enabled(False), unregistered(), torch.no_grad():
         yield
-
-
-def check_start(guide) -> None:
-    r"""Raises a `TypeError` unless q can be drawn from and evaluated anywhere."""
-    name = type(guide).__name__
-    if guide is not None and not hasattr(guide, "posterior"):
-        raise TypeError(
-            f"{name} has no posterior(x, index, mask); expected a guide that returns q as a distribution: anneal from "
-            "the prior with guide=None, or fit one first: evaluate.infer(model, guides.FullRank(len(x), D), x)"
-        )
-    if not getattr(guide, "has_density", True):
-        raise TypeError(
-            f"{name} has no density; expected a q that can be evaluated anywhere: anneal from the prior with "
-            "guide=None, or fit one first: evaluate.infer(model, guides.FullRank(len(x), D), x)"
-        )
-
-
-def check_points(model, x: Tensor, mask: Tensor | None) -> None:
-    r"""Raises a `ValueError` unless there are points, and the likelihood takes them."""
-    quiet.check_points(x, mask=mask)
-    if hasattr(model, "check"):
-        with quiet.quiet(model):
-            model.check(observed(x, mask))
-
-
-def check_rows(guide, x: Tensor, index: Tensor | None, mask: Tensor | None) -> None:
-    r"""Raises a `ValueError` unless there is one index for each point and, for a guide with rows, a row for it."""
-    quiet.check_index(x, index)
-    if getattr(guide, "per_point", False):
-        # While annealing nothing is validated any more.
-        with quiet.quiet(guide), torch.no_grad():
-            guide.posterior(x, index, mask)
 
 
 def _log_joint(model, x: Tensor, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -163,3 +133,12 @@ def _log_joint(model, x: Tensor, mask: Tensor | None) -> Callable[[Tensor], Tens
 
 def _at(values: Tensor | None, here: slice) -> Tensor | None:
     return None if values is None else values[here]
+
+
+PRIOR_OR_FIT = f"anneal from the prior with guide=None, or {FIT_ONE}"
+
+
+def check_start(guide) -> None:
+    r"""Raises a `TypeError` unless walks can start from q, or from the prior, which `None` stands for."""
+    if guide is not None:
+        check_density(guide, PRIOR_OR_FIT)

@@ -6,8 +6,9 @@ from cases import NAMES, conv, make, ppca, same, tensors
 from sklearn.decomposition import PCA
 
 from pyro_dlgm import PPCA, evaluate, gaussian, guides, priors
-from pyro_dlgm.evaluate import latents
-from pyro_dlgm.evaluate.snapshot import Look
+from pyro_dlgm.evaluate import snapshot
+from pyro_dlgm.evaluate.diagnostics import aggregate
+from pyro_dlgm.evaluate.snapshot import Snapshot
 
 N, D, P = 50, 3, 8
 
@@ -22,12 +23,12 @@ def linear():
 def test_the_kl_of_the_marginals_sums_to_the_kl_where_latents_are_independent():
     model, guide = ppca(), guides.MeanField(N, 2, init_scale=0.7)
     q, p = guide.posterior(index=torch.arange(N)), model.prior()
-    assert torch.allclose(latents.marginal_kl(q, p).sum(-1), gaussian.kl(q, p), atol=1e-5)
+    assert torch.allclose(aggregate.marginal_kl(q, p).sum(-1), gaussian.kl(q, p), atol=1e-5)
 
 
 def test_ppca_uses_its_directions_in_the_order_of_their_variance():
     model, x = linear()
-    use = Look(model, guides.Exact(model), x).use()
+    use = Snapshot(model, guides.Exact(model), x).nats()
     # On its training points the mean KL of latent j is ½ log(λ_j / σ²), λ_j the j-th eigenvalue of the covariance.
     eigenvalues = torch.linalg.eigvalsh(x.T.cov(correction=0)).flip(0)[:D]
     assert torch.allclose(use, 0.5 * (eigenvalues / model.sigma2.detach()).log(), atol=1e-8)
@@ -42,15 +43,15 @@ def test_a_point_mass_uses_what_the_prior_charges():
         priors.StandardNormal(D)().base_dist.log_prob(q.mean)
         - priors.StandardNormal(D)().base_dist.log_prob(torch.zeros(()))
     )
-    assert torch.allclose(Look(model, guide, x).use(), charged.mean(0).detach())
+    assert torch.allclose(Snapshot(model, guide, x).nats(), charged.mean(0).detach())
 
 
 def test_a_traversal_goes_along_one_column_of_w():
     model, x = linear()
-    look = Look(model, guides.Exact(model), x)
+    look = Snapshot(model, guides.Exact(model), x)
     t = look.means()[0]
     with torch.no_grad():
-        images = latents.traversal(model, t, [2, 0], 7)
+        images = snapshot.traversal(model, t, [2, 0], 7)
         for row, j in enumerate([2, 0]):
             for step, value in enumerate([-3, -2, -1, 0, 1, 2, 3]):
                 code = t.clone()
@@ -62,7 +63,7 @@ def test_a_look_takes_the_most_used_latents_from_the_posterior_mean_of_the_first
     model, guide = conv(likelihood="fixed"), guides.MeanField(N, D, init_scale=0.1)
     with torch.no_grad():
         guide.rows.weight[:, 1] += 3.0
-    look = Look(model, guide, torch.rand(N, 1, 5, 7))
+    look = Snapshot(model, guide, torch.rand(N, 1, 5, 7))
     most, images = look.traversals(2, 5)
     assert most[0] == 1 and len(most) == 2 and images.shape == (2, 5, 1, 5, 7)
     code = look.means()[0]
@@ -73,7 +74,7 @@ def test_a_look_takes_the_most_used_latents_from_the_posterior_mean_of_the_first
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_the_plane_is_the_latents_or_their_pca(d):
     means = torch.randn(N, d) * torch.arange(1, d + 1)
-    seen = latents.plane(means)
+    seen = snapshot.plane(means)
     if d <= 2:
         assert torch.equal(seen.points[:, :d], means) and seen.axes[0] == "posterior mean of t1"
         assert d == 2 or not seen.points[:, 1].any()
@@ -85,12 +86,12 @@ def test_the_plane_is_the_latents_or_their_pca(d):
 
 
 def test_a_single_point_has_a_place_in_the_plane():
-    assert latents.plane(torch.randn(1, 4)).points.tolist() == [[0.0, 0.0]]
+    assert snapshot.plane(torch.randn(1, 4)).points.tolist() == [[0.0, 0.0]]
 
 
 def test_bounds_of_the_exact_posterior_are_the_evidence():
     model, x = linear()
-    found = Look(model, guides.Exact(model), x).bounds()
+    found = Snapshot(model, guides.Exact(model), x).bounds()
     assert found["log_px"] == pytest.approx(float(model.log_prob(x).mean().detach()))
     assert found["elbo"] == pytest.approx(found["log_px"]) == found["iwae_10"]
     assert found["rate"] == pytest.approx(float(gaussian.kl(model.posterior(x), model.prior()).mean().detach()))
@@ -99,9 +100,9 @@ def test_bounds_of_the_exact_posterior_are_the_evidence():
 
 def test_the_rate_is_sampled_where_it_has_no_closed_form(monkeypatch):
     model, x = linear()
-    look = Look(model, guides.MeanField(N, D, init_scale=0.5).double(), x)
+    look = Snapshot(model, guides.MeanField(N, D, init_scale=0.5).double(), x)
     closed = look.bounds()["rate"]
-    monkeypatch.setattr("pyro_dlgm.evaluate.snapshot.gaussian.kl", lambda q, p: None)
+    monkeypatch.setattr("pyro_dlgm.evaluate.scores.gaussian.kl", lambda q, p: None)
     sampled = look.bounds()["rate"]
     assert sampled == pytest.approx(closed, abs=0.2) and sampled != closed
 
@@ -109,7 +110,7 @@ def test_the_rate_is_sampled_where_it_has_no_closed_form(monkeypatch):
 def test_a_linear_model_takes_images_as_rows_and_shows_them_as_images():
     model = PPCA(2, 12, scale=0.5).double()
     x = torch.rand(6, 1, 3, 4)
-    look = Look(model, guides.Exact(model), x)
+    look = Snapshot(model, guides.Exact(model), x)
     assert look.x.shape == (6, 12) and look.x.dtype == torch.float64
     assert look.data(2).shape == look.reconstructions(2).shape == look.samples(2).shape == (2, 1, 3, 4)
     code = model.posterior(look.x[:2]).mean
@@ -119,7 +120,7 @@ def test_a_linear_model_takes_images_as_rows_and_shows_them_as_images():
 def test_reconstructions_see_the_mask():
     model = PPCA(2, 12, scale=0.5)
     x, mask = torch.rand(6, 12), torch.rand(6, 12) < 0.5
-    look = Look(model, guides.Exact(model), x, mask=mask)
+    look = Snapshot(model, guides.Exact(model), x, mask=mask)
     look.image_shape = (1, 3, 4)
     expected = evaluate.reconstruct(model, guides.Exact(model), x, mask=mask)
     assert torch.allclose(look.reconstructions(6).flatten(1), expected)
@@ -130,28 +131,28 @@ def test_reconstructions_see_the_mask():
 def test_looking_moves_nothing(name):
     case = make(name)
     if case.x.dim() == 4:
-        assert Look(case.model, case.guide, case.x, case.index).image_shape == tuple(case.x.shape[1:])
+        assert Snapshot(case.model, case.guide, case.x, case.index).image_shape == tuple(case.x.shape[1:])
     before, state = tensors(case.model, case.guide), torch.get_rng_state()
-    look = Look(case.model, case.guide, case.x, case.index)
-    look.bounds(), look.use(), look.means(), look.active()
+    look = Snapshot(case.model, case.guide, case.x, case.index)
+    look.bounds(), look.nats(), look.means(), look.active()
     if look.image_shape:
         look.reconstructions(2), look.samples(2), look.traversals(2, 3)
     assert same(before, tensors(case.model, case.guide)) and torch.equal(state, torch.get_rng_state())
     assert case.model.training and case.guide.training
-    assert not any(v.requires_grad for v in (look.means(), look.use()))
+    assert not any(v.requires_grad for v in (look.means(), look.nats()))
 
 
 def test_looking_is_done_in_eval_mode():
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(35), torch.nn.Linear(35, 8))
     guide, model, x = guides.Amortized(encoder, D), conv(), torch.rand(N, 1, 5, 7)
     before = tensors(guide)
-    look = Look(model, guide, x)
-    look.means(), look.use(), look.active(), look.bounds(), look.reconstructions(2), look.traversals(1, 3)
+    look = Snapshot(model, guide, x)
+    look.means(), look.nats(), look.active(), look.bounds(), look.reconstructions(2), look.traversals(1, 3)
     assert same(before, tensors(guide)) and encoder.training
 
 
 def test_samples_are_the_same_draws_for_all_models_of_the_same_latents():
-    look = Look(ppca(), guides.MeanField(4, 2), torch.rand(4, 6))
+    look = Snapshot(ppca(), guides.MeanField(4, 2), torch.rand(4, 6))
     look.image_shape = (1, 2, 3)
     assert torch.equal(look.samples(3, seed=1), look.samples(3, seed=1))
     assert not torch.equal(look.samples(3, seed=1), look.samples(3, seed=2))
@@ -159,7 +160,7 @@ def test_samples_are_the_same_draws_for_all_models_of_the_same_latents():
 
 def test_a_latent_is_active_if_its_mean_varies():
     model, guide = ppca(), guides.MeanField(N, 2, init_scale=0.01)
-    look = Look(model, guide, torch.rand(N, 6))
+    look = Snapshot(model, guide, torch.rand(N, 6))
     assert look.active() == 0
     with torch.no_grad():
         guide.rows.weight[:, 0] = torch.randn(N)

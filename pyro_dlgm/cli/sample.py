@@ -1,0 +1,52 @@
+r"""The command ``pyro-dlgm sample``: draw from the model of a run."""
+
+import math
+from pathlib import Path
+
+import click
+
+from ..runs.files import RunError, whole
+from . import types
+from .options import COUNT
+
+LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
+
+
+@click.command("sample")
+@click.argument("run", type=types.PATH)
+@click.option("--out", type=types.PATH, default="samples.png", help="The picture.")
+@click.option("--num", type=COUNT, default=64, help="How many images.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of t.")
+def sample_command(run, out, num, seed) -> None:
+    """Draw from the model of the RUN: t ~ p(t), and of each the mean of p(x|t,w), in one picture."""
+    _write(_samples(run, num, seed), out)
+    click.echo(f"Written: {out}")
+
+
+def _samples(run: Path, num: int, seed: int):
+    r"""The means of p(x | t), t ~ p(t), as images (num, C, H, W)."""
+    import torch
+
+    from ..runs.load import load
+    from ..seeding import forked
+
+    model, _, _ = load(run)
+    with forked(seed), torch.no_grad():
+        images = model.likelihood(model.prior().sample((num,))).mean
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise RunError(
+            f"the points of {run} have shape {tuple(images.shape[1:])} and are no pictures; draw them in Python: "
+            "model, guide, config = load(run); model(size=64)"
+        )
+    return images
+
+
+def _write(images, out: Path) -> None:
+    from ..plots.images import as_pil, grid
+
+    zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
+    try:
+        with whole(out) as path:
+            as_pil(grid(images, zoom)).save(path)
+    except OSError as error:
+        raise RunError(f"cannot write {out} ({error.strerror or error}); choose another place") from error

@@ -1,0 +1,248 @@
+r"""A row of a comparison and its columns, each of which is one object: title, group, values, text."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..evaluate.estimates import Mean
+from ..runs.files import finite
+
+NO_DENSITY = "a point mass or a chain has no density, so F(q) does not exist"
+NO_LOG_PX = "log p(x) was not estimated; add --ais, in Python certify=Certify()"
+NO_GAPS = "gaps were not asked for"
+NO_GAP = "a point mass or a chain has no F(q), and so no gap"
+
+
+class Reason(str):
+    r"""Why a cell is empty."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    r"""What was computed for a row, all of it on the test points but for the training.
+
+    Attributes:
+        training: the last record of the training's history.
+        own: `point_scores` of the row's q.
+        judged: those of a full-rank q fitted to the test points, the same for every row: they score w apart from q.
+        difference: IWAE of ``judged`` minus that of the reference row, (M,), and the reference's name.
+        certified: the summary of `evaluate.gaps` or `evaluate.evidence`; empty if log p(x) was not asked for.
+        gaps_asked: whether gaps were asked for.
+        gradients_per_point: of the row's own E-step.
+        unconverged: test points of which one of the two E-steps had not converged.
+        scales_at_floor: pixel scales of the likelihood that touch their floor, or `None` where there is no floor.
+        seconds: wall time of the scoring.
+    """
+
+    training: dict
+    own: dict[str, Tensor]
+    judged: dict[str, Tensor]
+    difference: tuple[Tensor, str]
+    certified: dict
+    gaps_asked: bool
+    gradients_per_point: float
+    unconverged: int
+    scales_at_floor: int | None
+    seconds: float
+
+    def mean(self, name: str) -> Mean | Reason:
+        r"""A bound of the row's q."""
+        return Mean.of(self.own[name]) if name in self.own else Reason(NO_DENSITY)
+
+    def median(self, name: str) -> float | Reason:
+        r"""The median over points of a diagnostic of the row's q."""
+        return float(self.own[name].median()) if name in self.own else Reason(NO_DENSITY)
+
+    def certificate(self, name: str) -> Mean | Reason:
+        r"""A certified mean: "log_px", or a gap."""
+        if name in self.certified:
+            return Mean(self.certified[name]["mean"], self.certified[name]["standard_error"])
+        return Reason(NO_GAP if self.gaps_asked else NO_GAPS) if self.certified else Reason(NO_LOG_PX)
+
+
+@dataclass
+class Row:
+    r"""One method of a comparison. Each value of a column is an attribute: ``row.test_elbo``.
+
+    Means are over the test points, in nats per point.
+
+    Attributes:
+        guide, model: names of q and of the generative model.
+        w: "own", or the name of the row whose w is this row's, frozen.
+        cells: the values of the columns by name, `None` where there is none.
+        standard_errors: of the means, over test points, by name.
+        reasons: for each empty cell, why.
+        history: the records of `fit`.
+        pair: model and guide for the test points; ``(model, None)`` where the posterior is exact.
+    """
+
+    guide: str
+    model: str
+    w: str = "own"
+    cells: dict = field(default_factory=lambda: dict.fromkeys(KEYS))
+    standard_errors: dict[str, float | None] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    pair: tuple | None = field(default=None, repr=False)
+
+    def __getattr__(self, name: str):
+        try:
+            return self.__dict__["cells"][name]
+        except KeyError:
+            raise AttributeError(f"a row has no {name!r}; expected one of {', '.join(KEYS)}") from None
+
+    def put(self, name: str, value) -> None:
+        r"""Fills a cell: a `Mean` with its standard error, a `Reason` leaves it empty."""
+        if isinstance(value, Mean):
+            self.cells[name], self.standard_errors[name] = value
+        elif isinstance(value, Reason):
+            self.reasons[name] = str(value)
+        else:
+            self.cells[name] = value
+
+    def fill(self, scored: Scored) -> None:
+        r"""Fills the cells of all columns."""
+        for column in COLUMNS:
+            for name, value in column.values.items():
+                self.put(name, value(scored))
+
+    def plain(self) -> dict:
+        r"""The row as plain values, for JSON; what is not finite, for which JSON has no word, becomes `None`."""
+        named = {k: v for k, v in asdict(replace(self, pair=None)).items() if k not in ("pair", "cells")}
+        return {name: finite(value) for name, value in {**named, **self.cells}.items()}
+
+
+class Column(NamedTuple):
+    r"""A column of the table, and what it keeps in ``compare.json``.
+
+    Attributes:
+        title: its heading; empty for what stands in the footnotes alone.
+        group: "" for what every table has, "certified" for what AIS and BDMC fill.
+        width: in characters, negative: flush left.
+        text: the text of a row's cell.
+        values: by their names in ``compare.json``, how each is computed from a `Scored`.
+    """
+
+    title: str
+    group: str
+    width: int
+    text: Callable[[Row], str]
+    values: dict[str, Callable[[Scored], object]]
+
+
+def number(value: float | None, error: float | None = None) -> str:
+    r"""A number with its error, as text."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def _mean(name: str) -> Callable[[Row], str]:
+    return lambda row: number(row.cells[name], row.standard_errors.get(name))
+
+
+def _weights(ess: str, k: str) -> Callable[[Row], str]:
+    return lambda row: "–" if row.cells[ess] is None else f"{row.cells[ess]:.0f} / {row.cells[k]:.2f}"
+
+
+def _difference(s: Scored) -> dict:
+    values, reference = s.difference
+    return Mean.of(values)._asdict() | {"to": reference}
+
+
+def _delta(row: Row) -> str:
+    return "–" if row.difference is None else number(row.difference["mean"], row.difference["standard_error"])
+
+
+def _certified(s: Scored, value: Callable[[dict], object]) -> object:
+    return value(s.certified) if s.certified else Reason(NO_LOG_PX)
+
+
+def _summary(s: Scored) -> dict | Reason:
+    return s.certified if "total" in s.certified else s.certificate("total")
+
+
+COLUMNS = (
+    Column("guide", "", -12, lambda row: row.guide, {}),
+    Column("model", "", -12, lambda row: row.model, {}),
+    Column("test ELBO", "", 14, _mean("test_elbo"), {"test_elbo": lambda s: s.mean("elbo")}),
+    Column("IWAE", "", 6, lambda row: number(row.test_iwae), {"test_iwae": lambda s: s.mean("iwae")}),
+    Column(
+        "ESS / k-hat",
+        "",
+        11,
+        _weights("ess", "pareto_k"),
+        {"ess": lambda s: s.median("ess"), "pareto_k": lambda s: s.median("pareto_k")},
+    ),
+    Column(
+        "IWAE(w)",
+        "",
+        7,
+        lambda row: number(row.test_iwae_full_rank),
+        {"test_iwae_full_rank": lambda s: Mean.of(s.judged["iwae"])},
+    ),
+    Column(
+        "ESS / k-hat",
+        "",
+        11,
+        _weights("ess_full_rank", "pareto_k_full_rank"),
+        {
+            "ess_full_rank": lambda s: float(s.judged["ess"].median()),
+            "pareto_k_full_rank": lambda s: float(s.judged["pareto_k"].median()),
+        },
+    ),
+    Column("Δ IWAE(w)", "", 13, _delta, {"difference": _difference}),
+    Column("log p(x)", "", 14, _mean("test_log_px"), {"test_log_px": lambda s: s.certificate("log_px")}),
+    Column(
+        "grads",
+        "",
+        11,
+        lambda row: f"{row.gradients_per_point:.0f} + {row.test_gradients_per_point:.0f}",
+        {
+            "gradients_per_point": lambda s: s.training["gradients_per_point"],
+            "test_gradients_per_point": lambda s: s.gradients_per_point,
+        },
+    ),
+    Column(
+        "seconds",
+        "",
+        9,
+        lambda row: f"{row.seconds:.0f} + {row.test_seconds:.0f}",
+        {"seconds": lambda s: s.training["seconds"], "test_seconds": lambda s: s.seconds},
+    ),
+    Column(
+        "BDMC",
+        "certified",
+        6,
+        lambda row: number(row.test_bdmc_gap),
+        {
+            "test_bdmc_gap": lambda s: _certified(s, lambda found: found["bdmc"]["gap"]),
+            "certified_points": lambda s: _certified(s, lambda found: found["points"]),
+        },
+    ),
+    Column(
+        "approx. gap",
+        "certified",
+        12,
+        _mean("approximation_gap"),
+        {"approximation_gap": lambda s: s.certificate("approximation")},
+    ),
+    Column(
+        "amort. gap",
+        "certified",
+        12,
+        _mean("amortization_gap"),
+        {"amortization_gap": lambda s: s.certificate("amortization"), "gaps": _summary},
+    ),
+    Column(
+        "", "", 0, str, {"scales_at_floor": lambda s: s.scales_at_floor, "test_unconverged": lambda s: s.unconverged}
+    ),
+)
+KEYS = tuple(name for column in COLUMNS for name in column.values)
+
+
+def columns(certified: bool) -> list[Column]:
+    r"""The columns with a heading; ``certified``: with those that AIS and BDMC fill."""
+    return [c for c in COLUMNS if c.title and (certified or c.group != "certified")]

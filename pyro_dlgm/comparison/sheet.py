@@ -1,0 +1,63 @@
+r"""The sheet of a comparison: learning curves above reconstructions and samples of each row."""
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..evaluate.snapshot import Snapshot
+from ..guides.exact import Exact
+from ..plots.curves import learning_curves
+from ..plots.images import draw_strips
+from .row import Row
+
+SHOWN = 10
+
+
+def called(row: Row) -> str:
+    r"""The name of a row: its guide, or its model where the guide is exact."""
+    return row.model if row.guide == "Exact" else row.guide
+
+
+def snapshots(rows: list[Row], x: Tensor, labels: Tensor | None = None) -> dict[str, Snapshot]:
+    r"""Creates a snapshot of each row that has a pair, at test points x, by the rows' names."""
+    pairs = {called(row): row.pair for row in rows if row.pair is not None}
+    return {
+        name: Snapshot(model, Exact(model) if guide is None else guide, x, labels=labels)
+        for name, (model, guide) in pairs.items()
+    }
+
+
+def histories(rows: list[Row]) -> dict[str, list[dict]]:
+    r"""The records of `fit`, by the rows' names."""
+    return {called(row): row.history for row in rows if row.history}
+
+
+def levels(rows: list[Row]) -> dict[str, float]:
+    r"""The test scores of the rows that were not trained step by step, by what they are."""
+    return {f"{row.model}: exact log p(x), test": row.test_elbo for row in rows if not row.history}
+
+
+def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
+    r"""Draws the training objective against the budget, then for each row reconstructions and samples.
+
+    Points that are no images have the upper part only.
+
+    Arguments:
+        rows: of `compare.rows`, with their pairs.
+        x: test points (M, C, H, W) or (M, ...).
+        seed: of the samples; the same for all rows.
+    """
+    pairs = snapshots(rows, x[:SHOWN])
+    if not any(pair.image_shape for pair in pairs.values()):
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        learning_curves(figure, histories(rows), levels(rows))
+        return figure
+    height = 0.56 * (len(pairs) + 1)
+    figure = Figure(figsize=(11, 3.6 + height), layout="constrained")
+    top, below = figure.subfigures(2, 1, height_ratios=[3.6, height])
+    learning_curves(top, histories(rows), levels(rows))
+    left, right = below.subfigures(1, 2)
+    left.suptitle("test images, and their reconstructions at the mean of q", fontsize=9)
+    right.suptitle("samples: the mean of p(x | t) for t from the prior", fontsize=9)
+    draw_strips(left, [("test", x[:SHOWN])] + [(name, pair.reconstructions(SHOWN)) for name, pair in pairs.items()])
+    draw_strips(right, [("", None)] + [(name, pair.samples(SHOWN, seed)) for name, pair in pairs.items()])
+    return figure

@@ -1,0 +1,46 @@
+r"""Figures as inline SVG that is legible on a light and on a dark page."""
+
+import html
+import io
+import re
+from collections.abc import Callable
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the colour of the page's text
+SERIES = [f"#0102{n:02x}" for n in range(16, 26)]  # stand for the colours of the page's series
+
+
+def svg(make: Callable[[], Figure], alt: str) -> str:
+    r"""An inline SVG of the figure that ``make()`` returns, without a background.
+
+    Text takes the colour of the page's text, and series take ``var(--series-0)`` to ``var(--series-9)``.
+
+    Arguments:
+        make: makes the figure, in here, where the colours are those of the page; an inch is 96 pixels on a screen.
+        alt: what it shows, for those who do not see it.
+    """
+    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    ink |= {"grid.color": INK, "axes.facecolor": "none", "legend.facecolor": "none", "legend.edgecolor": INK}
+    ink |= {"legend.framealpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+    text = {"svg.fonttype": "none", "svg.hashsalt": "pyro_dlgm", "font.size": 10}
+    with (
+        matplotlib.rc_context(ink | text | {"axes.prop_cycle": matplotlib.cycler(color=SERIES)}),
+        io.StringIO() as file,
+    ):
+        make().savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+        return _inline(file.getvalue(), alt)
+
+
+def _inline(text: str, alt: str) -> str:
+    r"""The SVG alone: no prologue, no addresses of name spaces, no ids that repeat; font and colours of the page."""
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r"font-family: [^;]*;", "font-family: inherit;", text)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
+    for number, colour in enumerate(SERIES):
+        text = text.replace(colour, f"var(--series-{number})")
+    return text.replace(INK, "currentColor")
