@@ -63,8 +63,8 @@ def train_and_score(images: data.Dataset, rank: int, a: argparse.Namespace, pict
     r"""Trains one model; its scores, and the ELBO of each test image."""
     torch.manual_seed(a.seed)
     model, guide = new_pair(images.image_shape, rank)
-    options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "clip_norm": CLIP, "seed": a.seed}
-    options |= {"transform": images.transform, "x_val": images.val, "patience": a.patience}
+    options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "clip_norm": CLIP, "schedule": "constant"}
+    options |= {"seed": a.seed, "transform": images.transform, "x_val": images.val, "patience": a.patience}
     run = fit(model, guide, images.train, progress=True, **options)
     start, parts = time.perf_counter(), images.test.split(50)
     work = track(pair.block_scores(model, guide, parts, a.samples, a.seed), f"IWAE-{a.samples}", len(parts))

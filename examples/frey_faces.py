@@ -62,8 +62,9 @@ def train_and_score(faces: data.Dataset, a: argparse.Namespace, picture: Path) -
     r"""Trains one pair on one split; its scores on the test frames, by q, and a picture of what it has learned."""
     torch.manual_seed(a.seed)
     model, guide = new_pair(faces.image_shape)
-    options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "transform": faces.transform, "seed": a.seed}
-    run = fit(model, guide, faces.train, x_val=faces.val, patience=a.patience, progress=True, **options)
+    options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "schedule": "constant", "seed": a.seed}
+    options |= {"transform": faces.transform, "x_val": faces.val, "patience": a.patience}
+    run = fit(model, guide, faces.train, progress=True, **options)
     start = time.perf_counter()
     bits = pair.bits_per_dim(model.likelihood, faces.transform, faces.test[0].numel())
     refined = pair.e_step(model, guide, faces.test, a.seed)

@@ -57,7 +57,7 @@ def trained(name: str, mnist: data.Dataset, a: argparse.Namespace):
         decoder = nets.ConvDecoder(LATENTS, mnist.image_shape, **NETWORK)
         model = DLGM(priors.StandardNormal(LATENTS), likelihoods.Bernoulli(decoder))
         guide = GUIDES[name](len(x), mnist.image_shape)
-    rates = {"lr": LR, "row_lr": ROW_LR}
+    rates = {"lr": LR, "row_lr": ROW_LR, "schedule": "constant"}
     run = fit(model, guide, x, epochs=a.epochs, batch_size=BATCH, seed=a.seed, progress=True, **rates)
     return model, guide, run.history[-1]
 

@@ -107,7 +107,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     mnist = data.mnist(a.data_root, download=a.download)
     model, guide = new_pair(mnist.image_shape)
-    options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "transform": mnist.transform, "seed": a.seed}
+    options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "schedule": "constant", "seed": a.seed}
+    options["transform"] = mnist.transform
     run = fit(model, guide, mnist.train, progress=True, **options)
     start = time.perf_counter()
     result = summary(judge(model, guide, mnist.test[: a.test_images], a.samples, a.seed))

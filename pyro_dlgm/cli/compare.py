@@ -53,24 +53,7 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     callback=types.folder,
     help="Folder for compare.json, compare.png and report.html.",
 )
-def compare_command(
-    guides,
-    likelihood,
-    latents,
-    gradients,
-    points,
-    ais,
-    gaps,
-    certified,
-    chains,
-    temperatures,
-    w,
-    samples,
-    seed,
-    out,
-    download,
-    **source,
-) -> None:
+def compare_command(guides, points, ais, gaps, certified, chains, temperatures, w, out, download, **options) -> None:
     """The main job: several guides on one generative model, one table.
 
     Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first. Guides
@@ -85,12 +68,14 @@ def compare_command(
     from ..comparison.certificates import Certify
     from ..comparison.comparison import rows
 
-    dataset, kept = _dataset(source | {"likelihood": likelihood}, points, download)
+    dataset, kept = _dataset(options, points, download)
+    likelihood, latents, shape = options["likelihood"], options["latents"], dataset.image_shape
     certify = Certify(gaps, min(certified, len(dataset.test)), chains, temperatures) if asked else None
-    budget = {"gradients": gradients, "num_samples": samples, "ppca": latents, "seed": seed}
+    budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": latents}
+    budget["seed"] = options["seed"]
     work = rows(
-        lambda: pairs.model(likelihood, latents, dataset.image_shape),
-        {guide: pairs.guide(guide, latents, dataset.image_shape) for guide in guides},
+        lambda: pairs.model(likelihood, latents, shape),
+        {guide: pairs.guide(guide, latents, shape) for guide in guides},
         dataset.train,
         dataset.test,
         transform=dataset.transform,
@@ -105,7 +90,7 @@ def compare_command(
     for row in work:
         click.echo(table.line(row, asked))
         done.append(row)
-    click.echo("\n" + "\n".join(table.footnotes(done, dataset, samples)))
+    click.echo("\n" + "\n".join(table.footnotes(done, dataset, budget["num_samples"])))
     said = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget}
     written = _write(out, done, dataset, said | {"certify": asdict(certify) if asked else None})
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
@@ -128,11 +113,10 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
     from ..report import page
 
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    machine |= {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}
-    with whole(out / "compare.json") as path:
-        path.write_text(json.dumps([row.plain() for row in done], indent=1, ensure_ascii=False))
-    with whole(out / "config.json") as path:
-        path.write_text(json.dumps(said | {"machine": machine}, indent=1))
+    said |= {"machine": machine | {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}}
+    for name, value in (("compare", [row.plain() for row in done]), ("config", said)):
+        with whole(out / f"{name}.json") as path:
+            path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
     with whole(out / "compare.png") as path:
         sheet(done, dataset.test).savefig(path, dpi=130, format="png")
     report = page.write(out, page.of_comparison(done, dataset, said["num_samples"]))

@@ -31,67 +31,41 @@ def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatur
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)], on training and on test points
     """
     asked = check_certifying(ais, gaps)
-    scored = Scored(run, data_root, device)
-    result = scored.score(iwae, seed, points)
-    click.echo(f"{result['points']} test points of {result['data']}: {result['protocol']}")
-    click.echo("\n".join(scored.lines))
+    from ..comparison.certificates import Certify, lines, sections
+    from ..report import page
+    from ..runs.fingerprint import bound
+    from ..runs.load import load
+
+    model, guide, kept = load(run)
+    dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))
+    _score(run, pair, dataset, iwae, seed, points)
     if asked:
-        click.echo("\n".join(scored.certify(gaps, certified, chains, temperatures, seed)))
-    click.echo(f"Written: {run / 'evaluation.json'}, {scored.report()}")
+        said = {"objective": bound(kept.get("fit", {}).get("objective")), "progress": sys.stderr.isatty()}
+        found = sections(*pair, dataset, Certify(gaps, certified, chains, temperatures), seed, **said)
+        _add(run, found)
+        click.echo("\n".join(lines(found)))
+    click.echo(f"Written: {run / 'evaluation.json'}, {page.write(run, page.of_run(run, dataset))}")
 
 
-class Scored:
-    r"""Creates what scores a run.
+def _score(run: Path, pair: tuple, dataset, num_samples: int, seed: int, points: int | None) -> None:
+    from ..comparison.pair import bits_per_dim, block_scores, blocks, lines, summary
 
-    Arguments:
-        run: its folder.
-        root: where its data lie, if they have moved.
-        device: where to work.
-    """
+    model, guide = pair
+    parts = blocks(guide, dataset.test[:points].to(next(model.parameters()).device))
+    scores = list(track(block_scores(model, guide, parts, num_samples, seed), len(parts)))
+    bits = bits_per_dim(model.likelihood, dataset.transform, dataset.test[0].numel())
+    result = summary(scores, bits) | {"num_samples": num_samples, "seed": seed}
+    _add(run, {"test": result | {"data": dataset.name, "protocol": dataset.protocol}})
+    click.echo(f"{result['points']} test points of {dataset.name}: {dataset.protocol}")
+    click.echo("\n".join(lines(result, num_samples)))
 
-    def __init__(self, run: Path, root: Path | None, device: str):
-        from ..runs.load import load
-        from ..runs.run import Run
 
-        self.run, self.step, self.lines = run, Run(run).load()["step"], []
-        model, guide, self.config = load(run)
-        self.dataset = config.data_of(run, self.config, root)
-        self.model, self.guide, self.device = model.to(device), guide.to(device), device
+def _add(run: Path, sections: dict[str, dict]) -> None:
+    from ..runs.run import Run
 
-    def score(self, num_samples: int, seed: int, points: int | None) -> dict:
-        r"""Scores the pair on the first test points; K = ``num_samples`` of IWAE-K."""
-        from ..comparison import pair
-
-        x = self.dataset.test[:points].to(self.device)
-        parts = pair.blocks(self.guide, x)
-        work = track(pair.block_scores(self.model, self.guide, parts, num_samples, seed), len(parts))
-        bits = pair.bits_per_dim(self.model.likelihood, self.dataset.transform, x[0].numel())
-        result = pair.summary(list(work), bits) | {"num_samples": num_samples, "seed": seed}
-        result |= {"data": self.dataset.name, "protocol": self.dataset.protocol}
-        self._add("test", result)
-        self.lines = pair.lines(result, num_samples)
-        return result
-
-    def certify(self, gaps: bool, points: int, chains: int, temperatures: int, seed: int) -> list[str]:
-        r"""Certifies log p(x), or takes the gap apart; returns lines to read."""
-        from ..comparison import certificates
-        from ..runs.fingerprint import bound
-
-        how = certificates.Certify(gaps, points, chains, temperatures)
-        said = {"objective": bound(self.config.get("fit", {}).get("objective")), "progress": sys.stderr.isatty()}
-        found = certificates.sections(self.model, self.guide, self.dataset, how, seed, **said)
-        for name, section in found.items():
-            self._add(name, section)
-        return certificates.lines(found)
-
-    def report(self) -> Path:
-        r"""Writes the report of the run."""
-        from ..report import page
-
-        return page.write(self.run, page.of_run(self.run, self.dataset))
-
-    def _add(self, name: str, section: dict) -> None:
-        add_section(self.run / "evaluation.json", name, section | {"step": self.step, "unit": "nats per point"})
+    said = {"step": Run(run).load()["step"], "unit": "nats per point"}
+    for name, section in sections.items():
+        add_section(run / "evaluation.json", name, section | said)
 
 
 def track(blocks, total: int):

@@ -22,7 +22,7 @@ from ..seeding import forked
 from ..training.fit import fit
 from .certificates import Certify
 from .pair import e_step, full_rank, scales_at_floor
-from .row import Row, Scored
+from .row import Reason, Row, Scored
 
 P = ParamSpec("P")
 
@@ -80,11 +80,11 @@ def rows(
         model = _frozen(model) if frozen and reference else copy.deepcopy(first)
         with forked(seed):
             guide = factory(model, len(x_train))
-        row = Row(name, model_name, reference[1] if frozen and reference else "own")
+        row = Row(name, model_name, reference[0] if frozen and reference else "own")
         row.history = fit(model, guide, x_train, epochs=epochs(guide, gradients), **settings).history
-        scored, row.pair, score = _score(model, guide, x_test, num_samples, certify, seed, progress)
-        reference = reference or (score, name)
-        row.fill(Scored(**scored, training=row.history[-1], difference=(score - reference[0], reference[1])))
+        scored, row.pair = _score(model, guide, x_test, num_samples, certify, seed, progress)
+        reference = reference or (name, scored["judged"]["iwae"])
+        row.fill(Scored(**scored, training=row.history[-1], reference=reference))
         yield row
 
 
@@ -121,41 +121,33 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
     model = PPCA.fit(x.flatten(1).double(), D)
     with torch.no_grad():
         exact = Mean.of(model.log_prob(x_test.flatten(1).double()))
-    cells = dict.fromkeys(("test_elbo", "test_iwae", "test_iwae_full_rank"), exact.mean) | {"test_log_px": exact}
-    cells |= dict.fromkeys(("approximation_gap", "amortization_gap", "gradients_per_point", "test_seconds"), 0.0)
-    cells |= {"test_gradients_per_point": 0.0, "scales_at_floor": 0, "test_unconverged": 0}
-    reasons = {"difference": "another model"}
-    reasons |= dict.fromkeys(("test_bdmc_gap", "certified_points", "gaps"), "log p(x) is exact at all points")
-    reasons |= dict.fromkeys(("ess", "pareto_k", "ess_full_rank", "pareto_k_full_rank"), "the weights are constant")
-    row = Row("Exact", f"PPCA-{D}", reasons=reasons, pair=(model, None))
-    for name, value in (cells | {"seconds": time.perf_counter() - start}).items():
-        row.put(name, value)
+    row = Row("Exact", f"PPCA-{D}", pair=(model, None))
+    exactly, equal = "log p(x) is exact at all points", "the weights are constant"
+    row.put(dict.fromkeys(("test_elbo", "test_iwae", "test_iwae_full_rank"), exact.mean) | {"test_log_px": exact})
+    row.put(dict.fromkeys(("approximation_gap", "amortization_gap", "gradients_per_point", "test_seconds"), 0.0))
+    row.put({"test_gradients_per_point": 0.0, "scales_at_floor": 0, "test_unconverged": 0})
+    row.put({"difference": Reason("another model"), "seconds": time.perf_counter() - start})
+    row.put(dict.fromkeys(("test_bdmc_gap", "certified_points", "gaps"), Reason(exactly)))
+    row.put(dict.fromkeys(("ess", "pareto_k", "ess_full_rank", "pareto_k_full_rank"), Reason(equal)))
     return row
 
 
-def _score(
-    model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool
-) -> tuple[dict, tuple, Tensor]:
-    r"""Scores a pair on the test points: what `Scored` holds of it, the pair, and the scores of w (M,)."""
-    start = time.perf_counter()
-    index, late = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    q, gradients = guide, 0.0
+def _score(model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool) -> tuple[dict, tuple]:
+    r"""Scores a pair on the test points: most of a `Scored`, and the pair with rows for them where it has rows."""
+    start, q, fitted = time.perf_counter(), guide, []
     if adapted(guide).per_point:
         q = e_step(model, guide, x, seed)
-        late |= ~q.convergence.converged
-        gradients = q.convergence.gradients_per_point
+        fitted.append(q.convergence)
+    index = torch.arange(len(x), device=x.device)
     own = point_scores(model, q, x, index, K, seed=seed)
     judge = q if isinstance(q, FullRank) else full_rank(model, x, seed)
-    late |= ~judge.convergence.converged
-    judged = point_scores(model, judge, x, index, K, seed=seed)
-    found = {
+    scored = {
         "own": own,
-        "judged": judged,
-        "certified": {} if certify is None else certify(model, q, judge, x, seed, progress=progress),
+        "judged": point_scores(model, judge, x, index, K, seed=seed),
+        "certified": certify(model, q, judge, x, seed, progress=progress) if certify else {},
         "gaps_asked": certify is not None and certify.gaps,
-        "gradients_per_point": gradients,
-        "unconverged": int(late.sum()),
+        "gradients_per_point": fitted[0].gradients_per_point if fitted else 0.0,
+        "unconverged": int((~torch.stack([c.converged for c in (*fitted, judge.convergence)]).all(0)).sum()),
         "scales_at_floor": scales_at_floor(model, judge.posterior(index=index).mean),
-        "seconds": time.perf_counter() - start,
     }
-    return found, (model, q), judged["iwae"]
+    return scored | {"seconds": time.perf_counter() - start}, (model, q)

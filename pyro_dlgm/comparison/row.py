@@ -1,7 +1,7 @@
-r"""A row of a comparison and its columns, each of which is one object: title, group, values, text."""
+r"""A row of a comparison and its columns, each of which is one object: title, width, text, values."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -19,41 +19,37 @@ class Reason(str):
     r"""Why a cell is empty."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scored:
     r"""What was computed for a row, all of it on the test points but for the training.
 
     Attributes:
         training: the last record of the training's history.
         own: `point_scores` of the row's q.
-        judged: those of a full-rank q fitted to the test points, the same for every row: they score w apart from q.
-        difference: IWAE of ``judged`` minus that of the reference row, (M,), and the reference's name.
+        judged: those of a full-rank q fitted to the test points, in every row: they score w apart from q.
         certified: the summary of `evaluate.gaps` or `evaluate.evidence`; empty if log p(x) was not asked for.
         gaps_asked: whether gaps were asked for.
         gradients_per_point: of the row's own E-step.
         unconverged: test points of which one of the two E-steps had not converged.
         scales_at_floor: pixel scales of the likelihood that touch their floor, or `None` where there is no floor.
         seconds: wall time of the scoring.
+        reference: the name of the first row, and its IWAE of ``judged`` (M,).
     """
 
     training: dict
     own: dict[str, Tensor]
     judged: dict[str, Tensor]
-    difference: tuple[Tensor, str]
     certified: dict
     gaps_asked: bool
     gradients_per_point: float
     unconverged: int
     scales_at_floor: int | None
     seconds: float
+    reference: tuple[str, Tensor]
 
-    def mean(self, name: str) -> Mean | Reason:
+    def bound(self, name: str) -> Mean | Reason:
         r"""A bound of the row's q."""
         return Mean.of(self.own[name]) if name in self.own else Reason(NO_DENSITY)
-
-    def median(self, name: str) -> float | Reason:
-        r"""The median over points of a diagnostic of the row's q."""
-        return float(self.own[name].median()) if name in self.own else Reason(NO_DENSITY)
 
     def certificate(self, name: str) -> Mean | Reason:
         r"""A certified mean: "log_px", or a gap."""
@@ -61,10 +57,23 @@ class Scored:
             return Mean(self.certified[name]["mean"], self.certified[name]["standard_error"])
         return Reason(NO_GAP if self.gaps_asked else NO_GAPS) if self.certified else Reason(NO_LOG_PX)
 
+    def difference(self) -> dict:
+        r"""The paired difference of w's score to that of the first row."""
+        name, score = self.reference
+        return Mean.of(self.judged["iwae"] - score)._asdict() | {"to": name}
+
+
+def _median(scores: dict[str, Tensor], name: str) -> float | Reason:
+    return float(scores[name].median()) if name in scores else Reason(NO_DENSITY)
+
+
+def _when(found: dict, value: Callable[[dict], object]) -> object:
+    return value(found) if found else Reason(NO_LOG_PX)
+
 
 @dataclass
 class Row:
-    r"""One method of a comparison. Each value of a column is an attribute: ``row.test_elbo``.
+    r"""One method of a comparison. Each value of a column is an attribute as well: ``row.test_elbo``.
 
     Means are over the test points, in nats per point.
 
@@ -88,30 +97,28 @@ class Row:
     pair: tuple | None = field(default=None, repr=False)
 
     def __getattr__(self, name: str):
-        try:
-            return self.__dict__["cells"][name]
-        except KeyError:
-            raise AttributeError(f"a row has no {name!r}; expected one of {', '.join(KEYS)}") from None
+        if name not in KEYS:
+            raise AttributeError(f"a row has no {name!r}; expected one of {', '.join(KEYS)}")
+        return self.cells[name]
 
-    def put(self, name: str, value) -> None:
-        r"""Fills a cell: a `Mean` with its standard error, a `Reason` leaves it empty."""
-        if isinstance(value, Mean):
-            self.cells[name], self.standard_errors[name] = value
-        elif isinstance(value, Reason):
-            self.reasons[name] = str(value)
-        else:
-            self.cells[name] = value
+    def put(self, cells: dict) -> None:
+        r"""Fills cells: with a `Mean` goes its standard error, a `Reason` leaves a cell empty."""
+        for name, value in cells.items():
+            if isinstance(value, Mean):
+                self.cells[name], self.standard_errors[name] = value
+            elif isinstance(value, Reason):
+                self.reasons[name] = str(value)
+            else:
+                self.cells[name] = value
 
     def fill(self, scored: Scored) -> None:
         r"""Fills the cells of all columns."""
-        for column in COLUMNS:
-            for name, value in column.values.items():
-                self.put(name, value(scored))
+        self.put({name: value(scored) for column in COLUMNS for name, value in column.values.items()})
 
     def plain(self) -> dict:
         r"""The row as plain values, for JSON; what is not finite, for which JSON has no word, becomes `None`."""
-        named = {k: v for k, v in asdict(replace(self, pair=None)).items() if k not in ("pair", "cells")}
-        return {name: finite(value) for name, value in {**named, **self.cells}.items()}
+        named = {name: value for name, value in vars(self).items() if name not in ("pair", "cells")}
+        return finite(named | self.cells)
 
 
 class Column(NamedTuple):
@@ -119,17 +126,17 @@ class Column(NamedTuple):
 
     Attributes:
         title: its heading; empty for what stands in the footnotes alone.
-        group: "" for what every table has, "certified" for what AIS and BDMC fill.
         width: in characters, negative: flush left.
         text: the text of a row's cell.
         values: by their names in ``compare.json``, how each is computed from a `Scored`.
+        certified: whether it is shown only where log p(x) was asked for.
     """
 
     title: str
-    group: str
     width: int
     text: Callable[[Row], str]
     values: dict[str, Callable[[Scored], object]]
+    certified: bool = False
 
 
 def number(value: float | None, error: float | None = None) -> str:
@@ -139,67 +146,44 @@ def number(value: float | None, error: float | None = None) -> str:
     return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
-def _mean(name: str) -> Callable[[Row], str]:
+def _with_error(name: str) -> Callable[[Row], str]:
     return lambda row: number(row.cells[name], row.standard_errors.get(name))
 
 
-def _weights(ess: str, k: str) -> Callable[[Row], str]:
-    return lambda row: "–" if row.cells[ess] is None else f"{row.cells[ess]:.0f} / {row.cells[k]:.2f}"
+def _sum(first: str, second: str) -> Callable[[Row], str]:
+    return lambda row: f"{row.cells[first]:.0f} + {row.cells[second]:.0f}"
 
 
-def _difference(s: Scored) -> dict:
-    values, reference = s.difference
-    return Mean.of(values)._asdict() | {"to": reference}
+def _weights(suffix: str, scores: str) -> Column:
+    ess, k = f"ess{suffix}", f"pareto_k{suffix}"
+    values = {ess: lambda s: _median(getattr(s, scores), "ess"), k: lambda s: _median(getattr(s, scores), "pareto_k")}
+    text = lambda row: "–" if row.cells[ess] is None else f"{row.cells[ess]:.0f} / {row.cells[k]:.2f}"  # noqa: E731
+    return Column("ESS / k-hat", 11, text, values)
 
 
 def _delta(row: Row) -> str:
     return "–" if row.difference is None else number(row.difference["mean"], row.difference["standard_error"])
 
 
-def _certified(s: Scored, value: Callable[[dict], object]) -> object:
-    return value(s.certified) if s.certified else Reason(NO_LOG_PX)
-
-
-def _summary(s: Scored) -> dict | Reason:
-    return s.certified if "total" in s.certified else s.certificate("total")
-
-
 COLUMNS = (
-    Column("guide", "", -12, lambda row: row.guide, {}),
-    Column("model", "", -12, lambda row: row.model, {}),
-    Column("test ELBO", "", 14, _mean("test_elbo"), {"test_elbo": lambda s: s.mean("elbo")}),
-    Column("IWAE", "", 6, lambda row: number(row.test_iwae), {"test_iwae": lambda s: s.mean("iwae")}),
-    Column(
-        "ESS / k-hat",
-        "",
-        11,
-        _weights("ess", "pareto_k"),
-        {"ess": lambda s: s.median("ess"), "pareto_k": lambda s: s.median("pareto_k")},
-    ),
+    Column("guide", -12, lambda row: row.guide, {}),
+    Column("model", -12, lambda row: row.model, {}),
+    Column("test ELBO", 14, _with_error("test_elbo"), {"test_elbo": lambda s: s.bound("elbo")}),
+    Column("IWAE", 6, lambda row: number(row.test_iwae), {"test_iwae": lambda s: s.bound("iwae")}),
+    _weights("", "own"),
     Column(
         "IWAE(w)",
-        "",
         7,
         lambda row: number(row.test_iwae_full_rank),
         {"test_iwae_full_rank": lambda s: Mean.of(s.judged["iwae"])},
     ),
-    Column(
-        "ESS / k-hat",
-        "",
-        11,
-        _weights("ess_full_rank", "pareto_k_full_rank"),
-        {
-            "ess_full_rank": lambda s: float(s.judged["ess"].median()),
-            "pareto_k_full_rank": lambda s: float(s.judged["pareto_k"].median()),
-        },
-    ),
-    Column("Δ IWAE(w)", "", 13, _delta, {"difference": _difference}),
-    Column("log p(x)", "", 14, _mean("test_log_px"), {"test_log_px": lambda s: s.certificate("log_px")}),
+    _weights("_full_rank", "judged"),
+    Column("Δ IWAE(w)", 13, _delta, {"difference": Scored.difference}),
+    Column("log p(x)", 14, _with_error("test_log_px"), {"test_log_px": lambda s: s.certificate("log_px")}),
     Column(
         "grads",
-        "",
         11,
-        lambda row: f"{row.gradients_per_point:.0f} + {row.test_gradients_per_point:.0f}",
+        _sum("gradients_per_point", "test_gradients_per_point"),
         {
             "gradients_per_point": lambda s: s.training["gradients_per_point"],
             "test_gradients_per_point": lambda s: s.gradients_per_point,
@@ -207,42 +191,42 @@ COLUMNS = (
     ),
     Column(
         "seconds",
-        "",
         9,
-        lambda row: f"{row.seconds:.0f} + {row.test_seconds:.0f}",
+        _sum("seconds", "test_seconds"),
         {"seconds": lambda s: s.training["seconds"], "test_seconds": lambda s: s.seconds},
     ),
     Column(
         "BDMC",
-        "certified",
         6,
         lambda row: number(row.test_bdmc_gap),
         {
-            "test_bdmc_gap": lambda s: _certified(s, lambda found: found["bdmc"]["gap"]),
-            "certified_points": lambda s: _certified(s, lambda found: found["points"]),
+            "test_bdmc_gap": lambda s: _when(s.certified, lambda found: found["bdmc"]["gap"]),
+            "certified_points": lambda s: _when(s.certified, lambda found: found["points"]),
         },
+        certified=True,
     ),
     Column(
         "approx. gap",
-        "certified",
         12,
-        _mean("approximation_gap"),
+        _with_error("approximation_gap"),
         {"approximation_gap": lambda s: s.certificate("approximation")},
+        certified=True,
     ),
     Column(
         "amort. gap",
-        "certified",
         12,
-        _mean("amortization_gap"),
-        {"amortization_gap": lambda s: s.certificate("amortization"), "gaps": _summary},
+        _with_error("amortization_gap"),
+        {
+            "amortization_gap": lambda s: s.certificate("amortization"),
+            "gaps": lambda s: s.certified if "total" in s.certified else s.certificate("total"),
+        },
+        certified=True,
     ),
-    Column(
-        "", "", 0, str, {"scales_at_floor": lambda s: s.scales_at_floor, "test_unconverged": lambda s: s.unconverged}
-    ),
+    Column("", 0, str, {"scales_at_floor": lambda s: s.scales_at_floor, "test_unconverged": lambda s: s.unconverged}),
 )
 KEYS = tuple(name for column in COLUMNS for name in column.values)
 
 
 def columns(certified: bool) -> list[Column]:
     r"""The columns with a heading; ``certified``: with those that AIS and BDMC fill."""
-    return [c for c in COLUMNS if c.title and (certified or c.group != "certified")]
+    return [column for column in COLUMNS if column.title and (certified or not column.certified)]

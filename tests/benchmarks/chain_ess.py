@@ -53,7 +53,7 @@ def trained(a: argparse.Namespace, x: Tensor):
     decoder = nets.ConvDecoder(a.latents, x.shape[1:], widths=WIDTHS)
     model = DLGM(priors.StandardNormal(a.latents), likelihoods.Bernoulli(decoder))
     guide = guides.Amortized(nets.ConvEncoder(x.shape[1:], widths=WIDTHS), a.latents)
-    result = fit(model, guide, x, steps=a.steps, lr=1e-3, seed=a.seed)
+    result = fit(model, guide, x, steps=a.steps, batch_size=128, lr=1e-3, schedule="constant", seed=a.seed)
     print(f"trained: ELBO {result.history[-1]['elbo']:.1f} nats, {result.history[-1]['seconds']:.0f} s", flush=True)
     return model.eval()
 

@@ -1,80 +1,131 @@
-r"""Cells of a grid over t, each of one point, and points, each of one integral, as arrays."""
+r"""Cells of a grid over t, each of one point x_i, with log p(x_i, t | w) at their midpoints."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...likelihoods.bernoulli import Bernoulli
+from ...model import DLGM
+
+NUMBERS = 2**21  # values of x that are compared with their distribution, or decoded, at a time
+NODES = 2**8  # midpoints that are decoded at a time, at most
+SIDE = 16  # cells; neighbours are decoded together, since much the same points ask for them
+CUBES = 2**12  # in a row, on the widest grid with the finest cells
+LEVELS = 16  # widths of cells
+
 
 @dataclass
 class Cells:
-    r"""Cells of one width: whose they are (n,), their midpoints u (n, D) in prior units, log p(x, t) there (n,)."""
+    r"""Cells as columns: the point of each, its width, midpoint u (n, D) in prior units, and log density there (n,).
+
+    Widths are powers of 2: float32 holds them, and midpoints, as they are. Densities are float64, in nats.
+    """
 
     owner: Tensor
+    width: Tensor
     u: Tensor
     value: Tensor
-    width: float
+
+    def __len__(self) -> int:
+        return len(self.owner)
 
     def __getitem__(self, which: Tensor) -> "Cells":
-        return Cells(self.owner[which], self.u[which], self.value[which], self.width)
+        rows = which.nonzero().flatten()
+        return Cells(*(column.index_select(0, rows) for column in vars(self).values()))
 
-    def of(self, points: Tensor) -> "Cells":
-        r"""The cells of consecutive points, the first of which is called 0 from here on."""
-        a, b = torch.searchsorted(self.owner, points[[0, -1]] + torch.tensor([0, 1], device=points.device)).tolist()
-        return Cells(self.owner[a:b] - points[0], self.u[a:b], self.value[a:b], self.width)
-
-    def mass(self, num_points: int) -> Tensor:
-        r"""log Σ_c h^D exp value_c of each point, (B,); −∞ where there are none."""
-        top = self.top(num_points)
-        top = torch.where(top.isfinite(), top, 0.0)
-        sums = torch.zeros_like(top).index_add(0, self.owner, (self.value - top[self.owner]).exp())
-        return top + sums.log() + self.u.shape[1] * math.log(self.width)
+    def __add__(self, more: "Cells") -> "Cells":
+        return Cells(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(more).values(), strict=True)))
 
     def top(self, num_points: int) -> Tensor:
-        r"""The highest value of each point, (B,)."""
+        r"""The highest value of each point, (B,); −∞ for points without cells."""
         low = self.value.new_full((num_points,), -math.inf)
         return low.scatter_reduce(0, self.owner, self.value, "amax")
 
-    def split(self) -> tuple[Tensor, Tensor, float]:
-        r"""Owners, midpoints and width of the 2^D children of each cell."""
-        D, half = self.u.shape[1], self.width / 2
-        corners = product(torch.tensor([-half / 2, half / 2], dtype=self.u.dtype, device=self.u.device), D)
-        children = (self.u.unsqueeze(1) + corners).flatten(0, 1)
-        return self.owner.repeat_interleave(len(corners)), children, half
+    def mass(self, num_points: int) -> Tensor:
+        r"""log Σ_c width_c^D exp value_c of each point, (B,); −∞ for points without cells."""
+        top = self.top(num_points)
+        top = torch.where(top.isfinite(), top, 0.0)
+        terms = (self.value - top[self.owner]).exp() * self.width ** self.u.shape[1]
+        return top + torch.zeros_like(top).index_add(0, self.owner, terms).log()
+
+    def children(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Owners, widths and midpoints of the 2^D halves of each cell."""
+        corners = product(torch.tensor([-0.25, 0.25], device=self.u.device), self.u.shape[1])
+        u = self.u.unsqueeze(1) + corners * self.width.view(-1, 1, 1)
+        return *(v.repeat_interleave(len(corners)) for v in (self.owner, self.width / 2)), u.flatten(0, 1)
 
 
-@dataclass
-class Points:
-    r"""Points of a block and what is known of them, each (B,)."""
-
-    x: Tensor
-    mask: Tensor | None
-    value: Tensor  # log p(x | w)
-    rest: Tensor  # the part of it in cells that are split no more
-    change: Tensor  # of the value, when cells were split last
-    width: Tensor  # of those
-    settled: Tensor
-    edge: Tensor  # whether mass lies at the edge of the grid
-
-    def __getitem__(self, which: Tensor) -> "Points":
-        return Points(*(None if part is None else part[which] for part in self._parts()))
-
-    def __setitem__(self, which: Tensor, points: "Points") -> None:
-        for part, new in zip(self._parts(), points._parts(), strict=True):
-            if part is not None:
-                part[which] = new
-
-    def _parts(self) -> list[Tensor | None]:
-        return [getattr(self, f.name) for f in fields(self)]
-
-    @classmethod
-    def joined(cls, parts: "list[Points]") -> "Points":
-        r"""The points of several blocks as one."""
-        columns = zip(*(part._parts() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+def laid(points: Tensor, width: Tensor, cube: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Owners, widths and midpoints of the cells of a cube in units of width, (n, D), for each point."""
+    u = (width.view(-1, 1, 1) * cube).flatten(0, 1)
+    return *(v.repeat_interleave(len(cube)) for v in (points, width)), u
 
 
 def product(axis: Tensor, D: int) -> Tensor:
     r"""The points of the grid axis^D, (len(axis)^D, D)."""
     return torch.cartesian_prod(*[axis] * D).reshape(-1, D)
+
+
+def log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, width: Tensor, u: Tensor) -> Tensor:
+    r"""log p(x_i, t | w) dt/du of the point i = owner_c at t = mean + scale · u_c, for each cell c, in blocks.
+
+    After a plain `Bernoulli`, in a model whose ``log_joint`` is `DLGM`'s, each midpoint is decoded once for all points
+    that ask for it. What is derived from either class may have changed its density without its table, and goes pair
+    by pair.
+
+    Arguments:
+        model: a `DLGM`.
+        x: data (B, ...), which the model has checked.
+        mask: boolean, True where observed, of x's shape or (B,).
+        owner: points of the cells (n,).
+        u: midpoints of the cells (n, D), in units of the prior's scale.
+        width: of the cells (n,), each a power of 2.
+
+    Returns:
+        Nats (n,), in float64.
+    """
+    prior = model.prior()
+    t = prior.mean + prior.stddev * u.to(prior.mean)
+    plain = getattr(model.log_joint, "__func__", None) is DLGM.log_joint and type(model.likelihood) is Bernoulli
+    values = _shared(model, x, mask, owner, t, _places(width, u)) if plain else _alone(model, x, mask, owner, t)
+    return values + prior.stddev.double().log().sum()
+
+
+def _alone(model, x: Tensor, mask: Tensor | None, owner: Tensor, t: Tensor) -> Tensor:
+    r"""log p(x_i, t | w) pair by pair, (n,)."""
+    rows = max(1, NUMBERS // x[0].numel())
+    pairs = zip(owner.split(rows), t.split(rows), strict=True)
+    return torch.cat([model.log_joint(x[i], codes, of(mask, i)).double() for i, codes in pairs])
+
+
+def _shared(model, x: Tensor, mask: Tensor | None, owner: Tensor, t: Tensor, place: Tensor) -> Tensor:
+    r"""log p(x_i, t | w) by tables of neighbouring codes and of the points that ask for any of them, (n,)."""
+    prior, values = model.prior(), t.new_empty(len(t), dtype=torch.float64)
+    place, order = place.sort()
+    node = place.unique_consecutive(return_inverse=True)[1]
+    size = max(1, min(NODES, NUMBERS // x[0].numel()))
+    counts = (node // size).bincount().tolist()
+    for here, row in zip(order.split(counts), (node % size).split(counts), strict=True):
+        points, column = owner[here].unique(return_inverse=True)
+        codes = t.new_empty(int(row[-1]) + 1, t.shape[1])
+        codes[row] = t[here]
+        table = model.likelihood.table(x[points], codes, of(mask, points))
+        values[here] = table[row, column] + prior.log_prob(codes).double()[row]
+    return values
+
+
+def of(mask: Tensor | None, points: Tensor) -> Tensor | None:
+    r"""The mask of some of the points, by their indices."""
+    return None if mask is None else mask[points]
+
+
+def _places(width: Tensor, u: Tensor) -> Tensor:
+    r"""One number for each cell: those of one width in a cube of SIDE^D stand together."""
+    cell, level = (u / width.unsqueeze(1)).floor().long(), width.log2().long()
+    code = level + LEVELS
+    for part, size in (((cell >> SIDE.bit_length() - 1) + CUBES // 2, CUBES), (cell & SIDE - 1, SIDE)):
+        for coordinate in part.unbind(1):
+            code = code.mul_(size).add_(coordinate)
+    return code

@@ -1,40 +1,43 @@
 r"""log p(x | w) of models with one to three latents by quadrature on a grid: no sampling, no q.
 
-    p(x | w) = ∫ p(x, t | w) dt ≈ Σ_c h^D p(x, t_c | w)
+    p(x | w) = ∫ p(x, t | w) dt ≈ Σ_c h_c^D p(x, t_c | w)
 
-over the midpoints t_c of cells of width h. On smooth densities the midpoint rule converges faster than any power of h
-as soon as h is below the width of the posterior. Where the posterior is narrow, only cells near its mass are split.
+over the midpoints t_c of cells of width h_c. On smooth densities the midpoint rule converges faster than any power of h
+as soon as h is below the width of the posterior. Only cells that hold mass, or may, are split.
 """
 
 import math
 import warnings
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..checks import check_data
 from ..quiet import quiet
-from .blocks import check_points
-from .cells import Points
-from .grid import CELLS, FINEST, HALF_WIDTH, Grid
-from .nodes import shares
+from .cells import Cells, laid, log_joint, of, product
 
 MOST = 3  # latents; the number of cells is exponential in it
-WIDEST = 4 * HALF_WIDTH
-POINTS = 1024  # of a block, at most: the more there are, the more nodes they share
+POINTS = 1024  # of a block, at most: the more there are, the more midpoints they share
 NUMBERS = 2**24  # values of x of a block, at most
-RESOLVED = 0.65  # what settles on cells that are narrower than that, in scales, is looked at again
+HALF_WIDTH = 6  # of the first grid, in units of the prior's scale
+WIDEST = 4 * HALF_WIDTH
+FINEST = 2.0**-9  # the smallest width of a cell
+TAIL = 10.0  # nats below the mode, beyond which no mass is looked for
+NARROW = 0.05  # the smallest scale of a mode, in units of the prior's, that wide cells may hide ...
+RESOLVED = 0.5  # ... until cells are narrower than that: from there on it is this share of their width
+NEAR = 0.5  # nats: a change that is small by chance comes after one that is large
+EDGE = 1e-2  # of the mass outside is too much, whatever the tolerance
+CELLS = 2**23  # at a time, at most; a cell takes some 100 bytes on its way
 
 
 def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-3) -> Tensor:
     r"""log p(x | w) of each point, for a model with at most three latents.
 
-    The grid covers ±6 prior scales, and more where the posterior reaches its edge. Cells are split in 2^D until a
-    point's value changes by less than ``tol`` behind a change that was small as well.
-    Cells that lie far below the highest one are not split; how far allows for modes that lie between the nodes, with
-    a scale of 0.1 of the prior's or more. Where the posterior proves to be narrow the integral is done again, allowing
-    for scales half as large, until that changes less than ``tol``. Below a ``tol`` of about 1e-5, tails and rounding
-    count.
+    The grid covers ±6 prior scales, and up to ±24 where the posterior reaches its edge. Cells are split in 2^D until a
+    point's value changes by less than ``tol`` after a change that was small as well. Cells that lie far below the
+    highest one stay whole; how far allows for modes between the midpoints, with a scale of 0.05 of the prior's or more.
+    Where it takes cells narrower than that, modes of half their width are allowed for, and all cells are looked at
+    again. Below a ``tol`` of about 1e-5, tails and rounding count.
 
     Arguments:
         model: a `DLGM` with a prior that is concentrated about its mean.
@@ -48,9 +51,11 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     Raises:
         ValueError: if the model has more latents, or x, mask or ``tol`` makes no sense.
     """
-    check_points(model, x, mask)
+    check_data(model, x, mask)
     if not 0 < tol < math.inf:
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
+    values = x.new_empty(len(x), dtype=torch.float64)
+    settled = torch.empty_like(values, dtype=torch.bool)
     with quiet(model), torch.no_grad():
         (D,) = model.prior().event_shape
         if D > MOST:
@@ -58,15 +63,9 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
                 f"the model has {D} latents; expected at most {MOST} for a grid: use evaluate.ais, which has no such "
                 "bound, and evaluate.bdmc, which says what it is worth"
             )
-        values = x.new_empty(len(x), dtype=torch.float64)
-        settled = torch.empty_like(values, dtype=torch.bool)
-        size = max(1, min(POINTS, NUMBERS // x[0].numel()))
-        grid = Grid(model, tol)
-        for here in _neighbours(grid, x, mask, size).split(size):
-            found = _resolved(grid, x[here], None if mask is None else mask[here])
-            values[here], settled[here] = found.value, found.settled & ~found.edge
-    late = int((~settled).sum())
-    if late:
+        for here in _neighbours(model, x, mask):
+            values[here], settled[here] = Block(model, x[here], of(mask, here)).integrals(tol)
+    if late := int((~settled).sum()):
         warnings.warn(
             f"quadrature has not settled to {tol:g} nats at {late} of {len(x)} points: raise tol, or use evaluate.ais",
             stacklevel=2,
@@ -74,41 +73,81 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     return values
 
 
-def _neighbours(grid: Grid, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
-    r"""The points (B,) in the order of where their mass is: those of a block share cells.
-
-    Where there is one block, or nothing to share, any order will do.
-    """
-    if len(x) <= size or not shares(grid.model):
-        return torch.arange(len(x), device=x.device)
-    places = []
-    for here in torch.arange(len(x), device=x.device).split(size):
-        cells = grid.first(x[here], None if mask is None else mask[here])
-        places.append(cells.value.view(len(here), -1).argmax(1))
-    return torch.cat(places).argsort(stable=True)
+def _neighbours(model, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    r"""The points of each block: those whose mass is in much the same place share midpoints."""
+    size, points = max(1, min(POINTS, NUMBERS // x[0].numel())), torch.arange(len(x), device=x.device)
+    if len(x) > size:
+        firsts = (Block(model, x[i], of(mask, i)).first().value.view(len(i), -1) for i in points.split(size))
+        points = torch.cat([values.argmax(1) for values in firsts]).argsort(stable=True)
+    return points.split(size)
 
 
-def _resolved(grid: Grid, x: Tensor, mask: Tensor | None) -> Points:
-    r"""The integrals; for points that are narrower than the grid allows for, until more split cells change nothing."""
-    found = _widened(grid, x, mask)
-    again = (found.settled & (found.width < RESOLVED * grid.narrow)).nonzero().flatten()
-    while len(again) and grid.narrow > FINEST:
-        grid = replace(grid, narrow=grid.narrow / 2)
-        before = found[again]
-        finer = _widened(grid, before.x, before.mask)
-        changed = (finer.value - before.value).abs() >= grid.tol
-        found[again], again = finer, again[finer.settled & changed]
-    found.settled[again] = False
-    return found
+class Block:
+    r"""Points x (B, ...) with their mask, as for `quadrature`, and what is known of their integrals, each (B,)."""
+
+    def __init__(self, model, x: Tensor, mask: Tensor | None):
+        self.model, self.x, self.mask = model, x, mask
+        self.reach = x.new_full((len(x),), HALF_WIDTH, dtype=torch.float32)  # half the side of the grid
+        (self.D,) = model.prior().event_shape
+        self.cube = product(torch.arange(0.5 - HALF_WIDTH, HALF_WIDTH, device=x.device, dtype=torch.float32), self.D)
+
+    def integrals(self, tol: float) -> tuple[Tensor, Tensor]:
+        r"""The values, and whether they have settled: cells are split until they have, or are given up."""
+        cells = self.first()
+        self.value = cells.mass(len(self.x))  # log p(x | w)
+        self.change = torch.full_like(self.value, math.inf)  # of the value, when cells were split last
+        self.settled = torch.zeros_like(self.value, dtype=torch.bool)
+        work = [(cells, 0.5)]
+        while work:
+            cells, h = work.pop()
+            near = self._near(cells, h)
+            parents = cells[near]
+            if len(cells) + len(parents) * 2**self.D > CELLS:
+                half = cells.owner <= cells.owner.double().mean()
+                work += [] if half.all() else [(cells[half], h), (cells[~half], h)]
+                continue
+            if len(parents):
+                cells = cells[~near] + self._cells(*parents.children())
+            if (parents.width > 2 * h).any():  # their children may have to be split as well
+                work.append((cells, h))
+            elif len(cells := self._judged(cells, tol)) and h > FINEST:
+                work.append((cells, h / 2))
+        return self.value, self.settled
+
+    def first(self) -> Cells:
+        r"""All cells of width 1, for all points."""
+        return self._laid(torch.arange(len(self.x), device=self.x.device), self.cube)
+
+    def _near(self, cells: Cells, h: float) -> Tensor:
+        r"""Which cells are wider than h and hold mass, or may, (n,).
+
+        A midpoint of a cell that holds mass may be half a diagonal away from the mode, and another midpoint be on it.
+        """
+        deep = (math.sqrt(2 * TAIL) + math.sqrt(self.D) / 2 / _narrow(h) * cells.width) ** 2 / 2
+        return (cells.width > h) & (cells.value > cells.top(len(self.x))[cells.owner] - deep)
+
+    def _judged(self, cells: Cells, tol: float) -> Cells:
+        r"""The cells of points that go on, after a look at how their values have changed."""
+        B, at = len(self.x), cells.owner.bincount().nonzero().flatten()
+        value = cells.mass(B)[at]
+        change = (value - self.value[at]).abs()
+        outside = cells[cells.u.abs().amax(1) > self.reach[cells.owner] - 1].mass(B)[at]
+        edge = outside > value + math.log(min(tol, EDGE))
+        self.settled[at] = (change < tol) & (self.change[at] < NEAR) & ~edge
+        self.value[at], self.change[at] = value, change.masked_fill(edge, math.inf)
+        self.reach[at[edge]] *= 2
+        goes_on = ~self.settled & (self.reach <= WIDEST)
+        cells, wider = cells[goes_on[cells.owner]], at[edge & goes_on[at]]
+        return cells + self._laid(wider, self.cube[self.cube.abs().amax(1) > HALF_WIDTH / 2]) if len(wider) else cells
+
+    def _laid(self, points: Tensor, cube: Tensor) -> Cells:
+        r"""The cells of a part of the first cube, scaled to what the points' grids reach."""
+        return self._cells(*laid(points, self.reach[points] / HALF_WIDTH, cube))
+
+    def _cells(self, owner: Tensor, width: Tensor, u: Tensor) -> Cells:
+        return Cells(owner, width, u, log_joint(self.model, self.x, self.mask, owner, width, u))
 
 
-def _widened(grid: Grid, x: Tensor, mask: Tensor | None) -> Points:
-    r"""The integrals, on a wider grid for the points that reach its edge."""
-    found, (D,) = grid.integral(x, mask), grid.model.prior().event_shape
-    while found.edge.any() and grid.reach < WIDEST:
-        grid = replace(grid, reach=2 * grid.reach)
-        size = max(1, CELLS // round(2 * grid.reach) ** D)
-        for again in found.edge.nonzero().flatten().split(size):
-            part = found[again]
-            found[again] = grid.integral(part.x, part.mask)
-    return found
+def _narrow(h: float) -> float:
+    r"""The smallest scale of a mode that is allowed for when cells are split to a width of h."""
+    return NARROW if h > NARROW else RESOLVED * h
