@@ -16,6 +16,7 @@ project_copyright = author
 
 extensions = [
     "docstrings",
+    "tables",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
@@ -38,7 +39,9 @@ nb_merge_streams = True
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
-autodoc_typehints = "none"  # types stand in the signature of the source; shapes and units are in the text
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 90
 napoleon_google_docstring = True

@@ -347,7 +347,7 @@ FILES = [
         ValueError,
         "num_test is 2 of 2 | num_test >= 1 | at least one point left",
     ),
-    ("other-configuration", other_configuration, RunError, "fit.lr was 0.001 | now 0.5 | another configuration"),
+    ("other-configuration", other_configuration, RunError, "fit.lr was 0.002 | now 0.5 | another configuration"),
     (
         "unwritable",
         lambda folder: train(out=blocked(folder)),
@@ -507,7 +507,7 @@ def test_cuda_where_there_is_none_is_named_by_fit():
 def test_a_refused_configuration_leaves_the_run_as_it_was(tmp_path):
     with pytest.raises(RunError, match="another configuration"):
         other_configuration(tmp_path)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["fit"]["lr"] == 1e-3
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["fit"]["lr"] == 2e-3
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
 

@@ -78,12 +78,12 @@ def test_config_json_holds_them(tmp_path):
     [
         ("epochs", 0, "epochs is 0; expected a whole number, at least 1"),
         ("epochs", 2.0, "epochs is 2.0; expected a whole number"),
-        ("warmup", -1, "warmup is -1; expected a whole number, at least 0"),
+        ("warmup", -1, "warmup is -1; expected a whole number >= 0"),
         ("lr", math.inf, "lr is inf; expected a finite number > 0"),
         ("row_lr", "0.1", "row_lr is '0.1'; expected a finite number > 0"),
         ("clip_norm", -1.0, "clip_norm is -1.0; expected a finite number > 0"),
         ("schedule", "step", "schedule is 'step'; expected one of 'constant', 'linear', 'cosine', or a function"),
-        ("seed", -1, "seed is -1; expected a whole number, at least 0"),
+        ("seed", -1, "seed is -1; expected a whole number >= 0"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(name, value, words):

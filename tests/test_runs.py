@@ -243,7 +243,7 @@ def test_without_patience_the_last_weights_are_loaded(tmp_path, monkeypatch):
 
 
 def test_another_configuration_is_refused_with_each_difference(run):
-    with pytest.raises(RunError, match=r"fit\.epochs was 2, now 5; fit\.lr was 0.001, now 0.5$"):
+    with pytest.raises(RunError, match=r"fit\.epochs was 2, now 5; fit\.lr was 0.002, now 0.5$"):
         train("mean_field", run, epochs=5, lr=0.5, resume=True)
 
 

@@ -22,7 +22,7 @@ class Whole:
         return isinstance(value, int) and value >= self.least
 
     def __str__(self) -> str:
-        return f"a whole number, at least {self.least}"
+        return f"a whole number, at least {self.least}" if self.least else "a whole number >= 0"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from ...program import unregistered
 from ...progress import Bar
 from .. import rounding
 from ..checks import FIT_ONE, check_density
-from ..checks import check_data as check_points  # noqa: F401
 from ..quiet import quiet
 from .chunks import blocks, rows_that_fit
 from .path import TUNING, Path, Walk, schedule

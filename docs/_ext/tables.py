@@ -1,0 +1,54 @@
+r"""Tables that are made from the package: the options of `fit`, the columns of a comparison."""
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+
+class Table(SphinxDirective):
+    r"""A table in Markdown, from a function that returns its rows, the titles first."""
+
+    def rows(self) -> list[tuple[str, ...]]:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        titles, *rows = self.rows()
+        lines = [titles, ["---"] * len(titles), *rows]
+        text = StringList([f"| {' | '.join(line)} |" for line in lines], source="")
+        node = nodes.container()
+        self.state.nested_parse(text, self.content_offset, node)
+        return node.children
+
+
+class Options(Table):
+    r"""The options of `fit` that the command line has as well."""
+
+    def rows(self):
+        from pyro_dlgm import fit
+        from pyro_dlgm.cli.options import DEFAULTS, FIT
+        from pyro_dlgm.training.options import CHECKS, options_of
+
+        yield "in Python", "default", "on the command line", "meaning", "expected"
+        for name, option in options_of(fit).items():
+            default = DEFAULTS.get(name)
+            shell = "" if name not in FIT else f"`--{name.replace('_', '-')}`"
+            shell += "" if default is None else f", default {default}"
+            yield f"`{name}`", f"`{option.default!r}`", shell, option.meaning, str(CHECKS[name])
+
+
+class Columns(Table):
+    r"""The columns of a comparison, and what each keeps in ``compare.json``."""
+
+    def rows(self):
+        from pyro_dlgm.comparison.row import COLUMNS
+
+        yield "column", "in `compare.json`"
+        for column in COLUMNS:
+            title = column.title or "(in the footnotes)"
+            yield title, ", ".join(f"`{name}`" for name in column.values) or f"`{column.title}`"
+
+
+def setup(app):
+    app.add_directive("options-table", Options)
+    app.add_directive("columns-table", Columns)
+    return {"parallel_read_safe": True}
