@@ -24,6 +24,8 @@ from torchvision.utils import save_image
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison import pair
+from pyro_dlgm.comparison.evaluation import lines
+from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.plots.images import grid
 
 LATENTS, BATCH, LR, CLIP = 64, 64, 1e-3, 100.0
@@ -107,9 +109,9 @@ def main() -> None:
         results[name], elbo = train_and_score(images, rank, a, out / f"cifar_{name}.png")
         elbos.append(elbo.double())
         print(f"\n{name}, rank {rank}: epoch {results[name]['best_epoch']} of {results[name]['epochs']}")
-        print("\n".join(pair.lines(results[name], a.samples)), flush=True)
+        print("\n".join(lines({name: results[name] | {"num_samples": a.samples}})), flush=True)
     gain = elbos[1] - elbos[0]
-    difference = {"mean": float(gain.mean()), "standard_error": pair.standard_error(gain)}
+    difference = Mean.of(gain)._asdict()
     print(f"\nELBO, low-rank − diagonal: {difference['mean']:.2f} ± {difference['standard_error']:.2f} nats per image")
     record = {"machine": machine(), "arguments": vars(a), "protocol": images.protocol}
     record |= {"results": results, "elbo_difference": difference}

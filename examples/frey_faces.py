@@ -25,6 +25,7 @@ from torchvision.utils import save_image
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison import pair
+from pyro_dlgm.comparison.evaluation import lines
 from pyro_dlgm.plots.images import grid
 
 LATENTS, BATCH, LR = 16, 64, 1e-3
@@ -113,7 +114,7 @@ def main() -> None:
         results[name] = train_and_score(faces, a, out / f"frey_faces_{name}.png")
         print(f"\n{name} split: {faces.protocol}; epoch {results[name]['best_epoch']}")
         for q in ("encoder", "e-step"):
-            print("\n".join([f"q of the {q}:", *pair.lines(results[name][q], a.samples)]), flush=True)
+            print("\n".join(lines({q: results[name][q] | {"num_samples": a.samples}})), flush=True)
     record = {"machine": machine(), "arguments": vars(a), "results": results}
     (out / "frey_faces.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"\nWritten: {out / 'frey_faces.json'}, and a picture of each split")

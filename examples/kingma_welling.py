@@ -19,8 +19,8 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from torch import Tensor, nn
 
 from pyro_dlgm import DLGM, data, evaluate, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison.pair import standard_error
 from pyro_dlgm.data.batches import Batches
+from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.optim.svi import SVI, adam
 from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked
@@ -116,7 +116,7 @@ def looked(training: Training, sets: dict[str, Tensor], seed: int) -> dict:
 
 def mean(values: Tensor) -> dict[str, float]:
     r"""Mean and standard error over images."""
-    return {"mean": float(values.mean()), "standard_error": standard_error(values)}
+    return Mean.of(values)._asdict()
 
 
 def curve(name: str, N: int, mnist: data.Dataset, known: dict, a: argparse.Namespace):

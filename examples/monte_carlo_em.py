@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison.comparison import epochs
-from pyro_dlgm.comparison.pair import full_rank, standard_error
+from pyro_dlgm.comparison.pair import full_rank
+from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.recipes.pairs import CHAIN, HYBRID
 from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked, seeds
@@ -114,7 +115,7 @@ def keep(record: dict, part: str, key: str, value, a: argparse.Namespace) -> Non
 
 
 def mean(values: Tensor) -> str:
-    return f"{values.mean():.2f}" + (f" ± {standard_error(values):.2f}" if len(values) > 1 else "")
+    return f"{values.mean():.2f}" + (f" ± {Mean.of(values).standard_error:.2f}" if len(values) > 1 else "")
 
 
 def table(rows: dict[str, list[dict]]) -> str:

@@ -9,49 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, evaluate, guides, likelihoods, nets, objectives, plots, priors
-    from .comparison.comparison import compare
-    from .model import DLGM
-    from .optim.svi import SVI
-    from .ppca.model import PPCA
-    from .runs.load import load
-    from .training.fit import fit
-    from .training.loop import Result
+    from . import data, evaluate, guides, likelihoods, nets, objectives, plots, priors  # noqa: F401
+    from .comparison.comparison import compare as compare
+    from .model import DLGM as DLGM
+    from .optim.svi import SVI as SVI
+    from .ppca.model import PPCA as PPCA
+    from .runs.load import load as load
+    from .training.fit import fit as fit
+    from .training.loop import Result as Result
 
-# Where names are that are no modules of this package.
-_PLACES = {
-    "DLGM": "model",
-    "PPCA": "ppca.model",
-    "SVI": "optim.svi",
-    "Result": "training.loop",
-    "compare": "comparison.comparison",
-    "fit": "training.fit",
-    "load": "runs.load",
-}
-__all__ = [
-    "DLGM",
-    "PPCA",
-    "SVI",
-    "Result",
-    "compare",
-    "data",
-    "evaluate",
-    "fit",
-    "guides",
-    "likelihoods",
-    "load",
-    "nets",
-    "objectives",
-    "plots",
-    "priors",
-]
+_PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
+_PLACES |= {"compare": "comparison.comparison", "fit": "training.fit"}
+_MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors")
+__all__ = [*_PLACES, *_MODULES]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module 'pyro_dlgm' has no attribute {name!r}; it has {', '.join(__all__)}")
-    if name not in _PLACES:
+    if name in _MODULES:
         return import_module(f".{name}", __name__)
     value = getattr(import_module(f".{_PLACES[name]}", __name__), name)
     globals()[name] = value

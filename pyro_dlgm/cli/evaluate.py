@@ -31,47 +31,40 @@ def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatur
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)], on training and on test points
     """
     asked = check_certifying(ais, gaps)
-    from ..comparison.certificates import Certify, lines, sections
+    from ..comparison.certificates import Certify, sections
     from ..report import page
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
     model, guide, kept = load(run)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))
-    _score(run, pair, dataset, iwae, seed, points)
+    click.echo(f"{len(dataset.test[:points])} test points of {dataset.name}: {dataset.protocol}")
+    _add(run, {"test": _scored(*pair, dataset, iwae, seed, points)})
     if asked:
         said = {"objective": bound(kept.get("fit", {}).get("objective")), "progress": sys.stderr.isatty()}
-        found = sections(*pair, dataset, Certify(gaps, certified, chains, temperatures), seed, **said)
-        _add(run, found)
-        click.echo("\n".join(lines(found)))
+        _add(run, sections(*pair, dataset, Certify(gaps, certified, chains, temperatures), seed, **said))
     click.echo(f"Written: {run / 'evaluation.json'}, {page.write(run, page.of_run(run, dataset))}")
 
 
-def _score(run: Path, pair: tuple, dataset, num_samples: int, seed: int, points: int | None) -> None:
-    from ..comparison.pair import bits_per_dim, block_scores, blocks, lines, summary
+def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | None) -> dict:
+    from ..comparison.pair import bits_per_dim, block_scores, blocks, summary
+    from ..progress import Bar
 
-    model, guide = pair
-    parts = blocks(guide, dataset.test[:points].to(next(model.parameters()).device))
-    scores = list(track(block_scores(model, guide, parts, num_samples, seed), len(parts)))
+    parts, found = blocks(guide, dataset.test[:points].to(next(model.parameters()).device)), []
+    with Bar(len(parts), shown=sys.stderr.isatty(), name="score") as bar:
+        for block in block_scores(model, guide, parts, num_samples, seed):
+            found.append(block)
+            bar.tick()
     bits = bits_per_dim(model.likelihood, dataset.transform, dataset.test[0].numel())
-    result = summary(scores, bits) | {"num_samples": num_samples, "seed": seed}
-    _add(run, {"test": result | {"data": dataset.name, "protocol": dataset.protocol}})
-    click.echo(f"{result['points']} test points of {dataset.name}: {dataset.protocol}")
-    click.echo("\n".join(lines(result, num_samples)))
+    said = {"num_samples": num_samples, "seed": seed, "data": dataset.name, "protocol": dataset.protocol}
+    return summary(found, bits) | said
 
 
 def _add(run: Path, sections: dict[str, dict]) -> None:
+    from ..comparison.evaluation import lines
     from ..runs.run import Run
 
     said = {"step": Run(run).load()["step"], "unit": "nats per point"}
     for name, section in sections.items():
         add_section(run / "evaluation.json", name, section | said)
-
-
-def track(blocks, total: int):
-    r"""Goes through the blocks, with a bar if there is a terminal."""
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return progress.track(blocks, "scoring", total, console=console, transient=True, disable=not sys.stderr.isatty())
+    click.echo("\n".join(lines(sections)))

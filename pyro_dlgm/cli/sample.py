@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ..runs.files import RunError, whole
+from ..runs.files import RunError, whole, writing
 from . import types
 from .options import COUNT
 
@@ -45,8 +45,5 @@ def _write(images, out: Path) -> None:
     from ..plots.images import as_pil, grid
 
     zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
-    try:
-        with whole(out) as path:
-            as_pil(grid(images, zoom)).save(path)
-    except OSError as error:
-        raise RunError(f"cannot write {out} ({error.strerror or error}); choose another place") from error
+    with writing(out, "; choose another place"), whole(out) as path:
+        as_pil(grid(images, zoom)).save(path)

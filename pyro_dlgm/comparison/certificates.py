@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import Dataset
-from ..data.transforms import seeded
 from ..evaluate import inference_gap
 from ..evaluate.marginal.estimate import check, evidence
 from ..guides.base import adapted
 from .pair import e_step, full_rank
 from .row import NO_GAP
-
-TITLES = {"approximation": "approximation gap", "amortization": "amortization gap", "total": "KL(q || posterior)"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def sections(
     kept = {name: value for name, value in settings.items() if name not in ("progress", "num_simulated")}
     test = dataset.test[: certify.points].to(next(model.parameters()).device)
     if certify.gaps and adapted(guide).has_density:
-        found = _gaps(model, guide, _training_points(dataset, certify.points).to(test), test, objective, settings)
+        found = _gaps(model, guide, dataset.seen(certify.points).to(test), test, objective, settings)
         return {f"{part}_gaps": result.summary() | kept for part, result in found.items()}
     judge = full_rank(model, test, seed)  # log p(x) does not depend on the guide of the run
     found = evidence(model, judge, test, **settings).summary()
@@ -101,50 +98,3 @@ def _gaps(model, guide, x: Tensor, test: Tensor, objective: str, settings: dict)
 
 def _rows(x: Tensor) -> Tensor:
     return torch.arange(len(x), device=x.device)
-
-
-def _training_points(dataset: Dataset, num: int) -> Tensor:
-    v = dataset.train[torch.arange(min(num, len(dataset.train)))]  # images that stay in files are read by index
-    return v if dataset.transform is None else seeded(dataset.transform, v, 0)
-
-
-def lines(found: dict[str, dict]) -> list[str]:
-    r"""The sections as lines to read, in nats per point."""
-    said = []
-    for name, section in found.items():
-        part = name.partition("_")[0]
-        said.append(_log_px(part, section))
-        said += _gap_lines(part, section) if "total" in section else []
-        said += [f"No {what}: {reason}." for what, reason in section.get("reasons", {}).items()]
-    return said
-
-
-def _gap_lines(part: str, result: dict) -> list[str]:
-    said = [f"{part:6} {title:18} {_value(result[name])}" for name, title in TITLES.items()]
-    notes = [f"{part:6} note: {note}." for note in result["notes"] if "BDMC" not in note]
-    return [*said, f"{part:6} {_verdict(result)}", *notes]
-
-
-def _log_px(part: str, result: dict) -> str:
-    certificate = result.get("bdmc")
-    tail = "" if certificate is None else f", BDMC gap {certificate['gap']:.3f} ± {certificate['standard_error']:.3f}"
-    return f"{part:6} {'log p(x)':18} {_value(result['log_px'])} over {result['points']} points{tail}"
-
-
-def _value(estimate: dict) -> str:
-    error = estimate["standard_error"]
-    return f"{estimate['mean']:9.2f}" + ("" if error is None else f" ± {error:.2f}")
-
-
-def _verdict(result: dict) -> str:
-    r"""Which part of the gap is the larger, if the errors allow to say so."""
-    family, parameters = result["approximation"], result["amortization"]
-    error = (family["standard_error"] or 0) + (parameters["standard_error"] or 0)
-    # KL(q || posterior) is never negative: how much it varies over points says nothing of whether it is zero.
-    if result["total"]["mean"] <= max(0.1, 2 * (result["total"]["monte_carlo_error"] or 0)):
-        return "q is the posterior, as far as this tells."
-    if abs(family["mean"] - parameters["mean"]) <= error:
-        return "family and parameters lose about the same: look at both."
-    if family["mean"] > parameters["mean"]:
-        return f"the family ({result['own_family']}) loses most: a richer q would gain most."
-    return "the parameters of q lose most: a better encoder, or a longer E-step, would gain most."

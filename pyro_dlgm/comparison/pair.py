@@ -17,7 +17,7 @@ from ..seeding import forked
 BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step costs something for each block
 QUANTILES = (0.05, 0.5, 0.95)
 NO_DENSITY = "q is a point mass or a chain: it has no density, so no F(q) either; log_joint is no bound on log p(x)"
-TITLES = {"elbo": "ELBO", "iwae": "IWAE", "log_joint": "log p(x, t)"}
+BOUNDS = {"elbo", "iwae", "log_joint"}
 
 
 def blocks(guide, x: Tensor) -> tuple[Tensor, ...]:
@@ -106,7 +106,7 @@ def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | Non
     """
     points = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     result: dict = {"points": len(next(iter(points.values())))}
-    for name in TITLES.keys() & points.keys():
+    for name in BOUNDS & points.keys():
         result[name] = Mean.of(points[name].double())._asdict()
         if bits is not None and name != "log_joint":
             result[name]["bits_per_dim"] = bits(result[name]["mean"])
@@ -118,26 +118,3 @@ def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | Non
     if "late" in points:
         result["unconverged"] = int(points["late"].sum())
     return result
-
-
-def lines(result: dict, num_samples: int) -> list[str]:
-    r"""The summary as lines to read."""
-    said = []
-    for name, title in (TITLES | {"iwae": f"IWAE-{num_samples}"}).items():
-        if name in result:
-            said.append(f"{title:12} {_said(result[name])}")
-    for name, title in (("ess", f"ESS of {num_samples}"), ("pareto_k", "Pareto k-hat")):
-        if name in result:
-            low, middle, high = result[name].values()
-            said.append(f"{title:12} {middle:10.2f}   ({low:.2f} to {high:.2f} between the 5% and 95% quantiles)")
-    if "pareto_k" in result and result["pareto_k"][str(QUANTILES[-1])] > 0.7:
-        said.append("Where k-hat is above 0.7 the IWAE is not to be trusted.")
-    if result.get("unconverged"):
-        said.append(f"The E-step of {result['unconverged']} of {result['points']} points had not converged.")
-    return said + [f"No {name.upper()}: {reason}." for name, reason in result.get("reasons", {}).items()]
-
-
-def _said(value: dict) -> str:
-    error = "" if value["standard_error"] is None else f" ± {value['standard_error']:.2f}"
-    bits = f"   {value['bits_per_dim']:.3f} bits per dimension" if "bits_per_dim" in value else ""
-    return f"{value['mean']:10.2f}{error} nats per point{bits}"

@@ -1,4 +1,4 @@
-r"""A row of a comparison and its columns, each of which is one object: title, width, text, values."""
+r"""A row of a comparison, and its columns: each is one object with title, width, text and values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Scored:
         certified: the summary of `evaluate.gaps` or `evaluate.evidence`; empty if log p(x) was not asked for.
         gaps_asked: whether gaps were asked for.
         gradients_per_point: of the row's own E-step.
-        unconverged: test points of which one of the two E-steps had not converged.
+        unconverged: test points where one of the two E-steps had not converged.
         scales_at_floor: pixel scales of the likelihood that touch their floor, or `None` where there is no floor.
         seconds: wall time of the scoring.
         reference: the name of the first row, and its IWAE of ``judged`` (M,).

@@ -36,6 +36,11 @@ class Dataset:
         r"""The shape (C, H, W) of one image."""
         return tuple(self.train.shape[1:])
 
+    def seen(self, num: int) -> Tensor:
+        r"""The first training points, as a model sees them after one seeded draw of the transform."""
+        v = self.train[torch.arange(min(num, len(self.train)))]  # images that stay in files are read by index
+        return v if self.transform is None else seeded(self.transform, v, 0)
+
 
 def split(
     name: str,

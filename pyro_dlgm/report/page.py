@@ -4,15 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ..comparison.row import Row
 from ..comparison.sheet import histories, levels, snapshots
 from ..data.dataset import Dataset
-from ..data.transforms import seeded
 from ..evaluate.snapshot import Snapshot
 from ..guides.base import adapted
-from ..runs.files import RunError, read_sections, whole
+from ..runs.files import read_sections, whole, writing
 from ..runs.load import load
 from ..runs.run import Run
 from . import sections, views
@@ -77,19 +74,16 @@ def write(folder: Path, text: str) -> Path:
     Raises:
         RunError: if it cannot be written.
     """
-    try:
-        with whole(folder / NAME) as path:
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot write {folder / NAME} ({error.strerror})") from error
-    return folder / NAME
+    file = folder / NAME
+    with writing(file), whole(file) as path:
+        path.write_text(text, encoding="utf-8")
+    return file
 
 
 def _snapshot(model, guide, dataset: Dataset, rows: bool) -> Snapshot:
-    x, labels = (dataset.train, dataset.train_labels) if rows else (dataset.test, dataset.test_labels)
-    x = x[torch.arange(min(POINTS, len(x)))]  # images that stay in files are read by index
-    if rows and dataset.transform is not None:
-        x = seeded(dataset.transform, x, 0)
+    x, labels = dataset.test[:POINTS], dataset.test_labels
+    if rows:
+        x, labels = dataset.seen(POINTS), dataset.train_labels
     return Snapshot(model, guide, x, labels=None if labels is None else labels[:POINTS])
 
 

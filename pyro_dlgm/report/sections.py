@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ..comparison import evaluation
 from ..comparison.row import Row, columns
 from ..comparison.table import footnotes
 from ..data.dataset import Dataset
@@ -18,9 +19,6 @@ from .svg import svg
 PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
-TITLES = {"elbo": "ELBO", "iwae": "IWAE", "log_joint": "log p(x, t), no bound", "ess": "ESS", "pareto_k": "Pareto k̂"}
-TITLES |= {"log_px": "log p(x)", "reached": "F(q)", "total": "KL(q ‖ posterior)", "ais": "AIS"}
-TITLES |= {"approximation": "approximation gap", "amortization": "amortization gap"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Section:
 
 
 def missing(title: str, caption: str, reason: str) -> Section:
-    r"""A section of which there is nothing to show."""
+    r"""Creates a section that says why there is nothing to show."""
     return Section(title, caption, Markup('<p class="missing">Not shown: {}.</p>').format(reason))
 
 
@@ -111,37 +109,20 @@ def scores(found: dict, folder: Path, step: int) -> Section:
         "better. ELBO ≤ IWAE ≤ log p(x), so that their distance is a part of what q loses, and where k̂ is above 0.7 "
         "the IWAE is not to be trusted."
     )
-    rows = [cells for name, section in found.items() if isinstance(section, dict) for cells in _scored(name, section)]
+    held = {name: section for name, section in found.items() if isinstance(section, dict)}
+    rows = [
+        [f"{name}, {section['points']}" if "points" in section else name, *score]
+        for name, section in held.items()
+        for score in evaluation.scores(section)
+    ]
     if not rows:
         return missing("Scores", caption, f"the run has not been scored; pyro-dlgm evaluate {folder} does it")
-    body = PAGES.get_template("table.html").render(
-        titles=["points", "score", "value", "± or 5% to 95% of points", "bits per dimension"], rows=rows, texts=2
-    )
-    return Section("Scores", caption, Markup(body), tuple(_remarks(found, step)))
-
-
-def _scored(name: str, section: dict):
-    points = f"{name}, {section['points']}" if "points" in section else name
-    for key, value in section.items():
-        title = f"IWAE-{section['num_samples']}" if key == "iwae" and "num_samples" in section else TITLES.get(key, key)
-        if isinstance(value, dict) and "mean" in value:
-            bits, error = value.get("bits_per_dim"), value.get("standard_error")
-            cells = ["–" if error is None else f"{error:.2f}", "–" if bits is None else f"{bits:.3f}"]
-            yield [points, title, f"{value['mean']:.2f}", *cells]
-        elif key == "bdmc":
-            yield [points, "BDMC gap", f"{value['gap']:.2f}", f"{value['standard_error']:.2f}", "–"]
-        elif isinstance(value, dict) and len(value) == 3 and key in ("ess", "pareto_k"):
-            low, middle, high = value.values()
-            yield [points, f"{title}, median", f"{middle:.2f}", f"{low:.2f} to {high:.2f}", "–"]
-
-
-def _remarks(found: dict, step: int):
-    for section in (s for s in found.values() if isinstance(s, dict)):
-        by_reason = {reason: name for name, reason in section.get("reasons", {}).items()}
-        for reason in by_reason:
-            names = ", ".join(TITLES.get(n, n) for n, r in section["reasons"].items() if r == reason)
-            yield f"No {names}: {reason}."
-        if section.get("unconverged"):
-            yield f"The E-step of {section['unconverged']} of {section['points']} points had not converged."
-        if section.get("step", step) != step:
-            yield f"Scored at step {section['step']}, and the run is at step {step} now: score it again."
+    notes = [remark for section in held.values() for remark in evaluation.remarks(section)]
+    notes += [
+        f"Scored at step {section['step']}, and the run is at step {step} now: score it again."
+        for section in held.values()
+        if section.get("step", step) != step
+    ]
+    titles = ["points", "score", "value", "± or 5% to 95% of points", "bits per dimension"]
+    body = PAGES.get_template("table.html").render(titles=titles, rows=rows, texts=2)
+    return Section("Scores", caption, Markup(body), tuple(notes))

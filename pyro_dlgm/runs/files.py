@@ -13,6 +13,15 @@ class RunError(Exception):
 
 
 @contextlib.contextmanager
+def writing(place, advice: str = ""):
+    r"""Inside, an error of the disk is a `RunError` that says what cannot be written, why, and the advice."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {place} ({error.strerror or error}){advice}") from error
+
+
+@contextlib.contextmanager
 def whole(path: Path):
     r"""Yields a temporary path in the same folder, which replaces ``path`` once the body has ended well."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -76,8 +85,5 @@ def add_section(file: Path, section: str, result: dict) -> None:
         RunError: if what is there is no JSON object, or it cannot be written.
     """
     text = json.dumps({**read_sections(file), section: finite(result)}, indent=1, ensure_ascii=False)
-    try:
-        with whole(file) as path:
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot write {file} ({error.strerror})") from error
+    with writing(file), whole(file) as path:
+        path.write_text(text, encoding="utf-8")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from torch import nn
 
-from .files import RunError
-from .run import Run
 from ..recipes.pairs import Recipe
 from ..seeding import forked
+from .files import RunError
+from .run import Run
 
 
 def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Module, dict]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from . import checkpoint
-from .files import RunError, discard_unfinished, finite, whole
 from ..messages import line
+from . import checkpoint
+from .files import RunError, discard_unfinished, finite, whole, writing
 from .fingerprint import differences
 
 PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
@@ -59,15 +59,15 @@ class Run:
         r"""Makes the folder, keeps other processes from writing it, and removes what a killed one left unfinished."""
         if self._lock.is_locked:
             return
-        try:
+        with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                said = f"another process is writing {self.folder}; wait for it, or choose another folder"
+                raise RunError(said) from None
             for file in (self.config_file, self.metrics_file, self.checkpoint_file):
                 discard_unfinished(file)
-        except Timeout:
-            raise RunError(f"another process is writing {self.folder}; wait for it, or choose another folder") from None
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def unlock(self) -> None:
         r"""Lets others write."""
@@ -81,14 +81,12 @@ class Run:
         """
         if self.checkpoint_file.exists():
             raise RunError(f"{self.folder} holds a run already; continue it with resume, or choose another folder")
-        try:
+        with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             with whole(self.config_file) as path:
                 path.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
             with whole(self.metrics_file):
                 pass
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def config(self) -> dict:
         r"""The configuration with which the run was made."""
@@ -104,7 +102,7 @@ class Run:
 
     @contextlib.contextmanager
     def writing(self):
-        r"""Inside, a disk without room is a `RunError`, whoever met it: TensorBoard writes into the folder, too."""
+        r"""Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well."""
         try:
             yield
         except OSError as error:
@@ -128,16 +126,17 @@ class Run:
 
     def append(self, record: dict) -> None:
         r"""Adds one line to ``metrics.jsonl``, with the time of day in seconds; what is not finite becomes null."""
-        try:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(record) | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())  # before the checkpoint that counts on it
-        except OSError as error:
-            raise RunError(f"cannot write {self.metrics_file} ({error.strerror}): make room and resume") from error
+        line = json.dumps(finite(record) | {"time": round(time.time(), 3)}, allow_nan=False)
+        with (
+            writing(self.metrics_file, ": make room and resume"),
+            self.metrics_file.open("a", encoding="utf-8") as file,
+        ):
+            file.write(f"{line}\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that counts on it
 
     def truncate(self, step: int) -> None:
-        r"""Takes the records behind ``step`` out of ``metrics.jsonl``, and a line that was cut off."""
+        r"""Removes the records after ``step`` from ``metrics.jsonl``, and a line that was cut off."""
         there = self.metrics_file.exists()
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines() if there else []
         kept = [line for line in lines if _step(line) <= step]
@@ -151,8 +150,8 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{self.checkpoint_file} is of another pair or training: {line(error)}") from error
 
-    def _unwritable(self, error: OSError) -> RunError:
-        return RunError(f"cannot write to {self.folder} ({error.strerror}); choose another folder")
+    def _writable(self):
+        return writing(f"to {self.folder}", "; choose another folder")
 
 
 def _step(line: str) -> float:

@@ -125,7 +125,7 @@ class Training:
         return state | {"generators": {"cpu": torch.get_rng_state(), "cuda": cuda}}
 
     def load_state_dict(self, state: dict) -> None:
-        r"""Goes to where ``state`` was taken; the generators, too."""
+        r"""Goes to where ``state`` was taken, the generators included."""
         for name in STATE:
             setattr(self, name, state[name])
         self.svi.model.load_state_dict(state["model"])

@@ -1,7 +1,6 @@
 r"""One call of `fit`: its arguments are checked, then the loop runs with its listeners, on disk or not."""
 
 import contextlib
-import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import torch
 
 from ..data.batches import Batches
 from ..data.transforms import seeded
-from ..messages import line
+from ..messages import only_warned
 from ..objectives import ELBO
 from ..optim.nan_guard import interval
 from ..optim.schedules import named
@@ -104,19 +103,12 @@ def _board(run: Run, training: Training, labels):
 
 
 class Guarded:
-    r"""Creates the listener that calls another one and turns its errors into warnings.
-
-    Arguments:
-        listener: what is called.
-    """
+    r"""Creates the listener that calls another one and turns its errors into warnings."""
 
     def __init__(self, listener: Listener):
         self.listener = listener
 
     def after(self, step, record: dict | None) -> None:
         r"""Calls the listener; the training goes on in any case."""
-        try:
+        with only_warned(f"{type(self.listener).__name__}.after"):
             self.listener.after(step, record)
-        except Exception as error:
-            name = f"{type(self.listener).__name__}.after"
-            warnings.warn(f"{name} raised {type(error).__name__} ({line(error)}); the training goes on", stacklevel=2)

@@ -4,10 +4,8 @@ Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Wh
 ``elbo`` but a ``log_joint``, and no rate.
 """
 
-import contextlib
 import shutil
 import time
-import warnings
 from pathlib import Path
 
 import torch
@@ -16,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ..evaluate.snapshot import Snapshot
-from ..messages import line
+from ..messages import only_warned
 from ..plots.images import grid, squares, traversal_figure
 from ..ppca.model import PPCA
 from ..runs.files import RunError
@@ -92,7 +90,7 @@ class TensorBoard:
             self._model(step.step)
             self._latents(step.step)
             if step.epoch & (step.epoch - 1) == 0 or self.training.done:
-                with _only_warns():
+                with only_warned("a picture for TensorBoard", but=(OSError,)):
                     self._pictures(step.step)
         if self.training.done:
             self._close(step.step)
@@ -148,7 +146,7 @@ class TensorBoard:
         r"""Says that the training has ended; the latent space."""
         self.writer.file_writer.add_summary(self.ending, step)
         if self.pair.has_posterior:
-            with _only_warns():
+            with only_warned("the embedding for TensorBoard", but=(OSError,)):
                 self._embedding(step)
 
     def _embedding(self, step: int) -> None:
@@ -158,19 +156,6 @@ class TensorBoard:
         labels = None if self.pair.labels is None else self.pair.labels.tolist()
         sprites = None if self.pair.image_shape is None else squares(self.pair.data(len(self.pair.x)), SPRITE)
         self.writer.add_embedding(self.pair.means(), labels, sprites, step, "latents")
-
-
-@contextlib.contextmanager
-def _only_warns():
-    r"""Inside, an error becomes a warning, except for one of the disk."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        warnings.warn(
-            f"TensorBoard lacks a picture: {type(error).__name__} ({line(error)}); the training goes on", stacklevel=3
-        )
 
 
 def hyper_parameters(config: dict) -> dict[str, str | float | bool]:

@@ -1,0 +1,1 @@
+r"""Runs on disk: configuration, metrics, checkpoints."""

@@ -1,0 +1,76 @@
+r"""Checkpoints: files of tensors and plain values only, so that reading one executes nothing."""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+from ..messages import line
+from .files import RunError, whole
+
+FORMAT = "pyro_dlgm-run-2"
+PLAIN = (torch.Tensor, torch.nn.Parameter, bool, int, float, str)
+
+
+def check_plain(value, name: str) -> None:
+    r"""Raises a `TypeError` that names the first value which is neither a tensor nor plain."""
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            check_plain(key, f"a key of {name}")
+            check_plain(inner, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, inner in enumerate(value):
+            check_plain(inner, f"{name}[{i}]")
+    elif value is not None and type(value) not in PLAIN:
+        raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain values only")
+
+
+def write(file: Path, state: dict) -> None:
+    r"""Replaces the file by one with the state, whole or not at all.
+
+    Raises:
+        TypeError: if the state holds more than tensors and plain values, which could not be read again.
+        RunError: if it cannot be written, to a full disk, say; the checkpoint before it is kept.
+    """
+    check_plain(state, "state")
+    try:
+        with whole(file) as path, path.open("wb") as stream:
+            torch.save(state | {"format": FORMAT}, stream)
+    except (OSError, RuntimeError) as error:
+        kept = "the one before it is kept" if file.exists() else "there is none before it"
+        raise RunError(f"cannot write {file} ({line(error)}): make room and resume; {kept}") from error
+
+
+def read(file: Path) -> dict:
+    r"""Reads the state, to the CPU.
+
+    Raises:
+        RunError: if it is missing, damaged, of another program, or holds more than tensors and plain values.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{file.parent} is not a run: it has no checkpoint.pt") from None
+    except pickle.UnpicklingError:
+        raise RunError(
+            f"{file} holds more than tensors and plain values, or is damaged; nothing was executed"
+        ) from None
+    except Exception as error:  # there is no end of ways in which damaged bytes can be misread
+        raise RunError(f"{file} cannot be read ({type(error).__name__}): it is truncated or damaged") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise RunError(f"{file} is a checkpoint of another program or version; expected format {FORMAT}")
+    _check_sums(file)
+    return state
+
+
+def _check_sums(file: Path) -> None:
+    # torch reads numbers with flipped bits without a word.
+    try:
+        with zipfile.ZipFile(file) as parts:
+            wrong = parts.testzip()
+    except Exception as error:  # as in `read`
+        wrong = type(error).__name__
+    if wrong:
+        raise RunError(f"{file} fails its checksums ({wrong}): it is damaged")
