@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..masks import observed, pixelwise
+from ..masks import filled
 from .base import Guide
 from .families import FAMILIES, log_scale
 from .per_point import PER_POINT, PerPoint
@@ -75,11 +75,10 @@ class Amortized(Guide):
         return guide.to(raw).set_rows(raw)
 
     def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        seen = observed(x, mask)
+        x, mask = filled(x, mask)
         if not self.mask_input:
-            return seen
-        m = torch.ones_like(x) if mask is None else pixelwise(mask, x.dim()).expand_as(x).to(x.dtype)
-        return torch.cat([seen, m], dim=1)
+            return x
+        return torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x.dtype)], dim=1)
 
 
 def _features(encoder: nn.Module) -> int:
