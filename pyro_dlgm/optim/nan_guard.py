@@ -8,8 +8,9 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-import pyro
+import pyro.infer
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -46,19 +47,23 @@ class Attempt:
 
     Attributes:
         name: which step it is.
-        modules: model and guide, by these names.
+        svi: the pair (model, guide) and its objective.
         backward: computes the loss and the gradients, and returns the loss.
-        traces: pairs (model trace, guide trace), as the loss takes them.
-        program: the model on this batch.
+        args, kwargs: the batch, as model and guide take it.
         generators: the state from which it drew.
     """
 
     name: str
-    modules: dict[str, nn.Module]
+    svi: pyro.infer.SVI
     backward: Callable[[], Tensor]
-    traces: Callable[[], list]
-    program: Callable[[], object]
+    args: tuple
+    kwargs: dict
     generators: list[Tensor]
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        r"""Model and guide, by these names."""
+        return {"model": self.svi.model, "guide": self.svi.guide}
 
     def first(self) -> Tensor:
         r"""Computes the loss and the gradients.
@@ -74,7 +79,8 @@ class Attempt:
     def error(self) -> FloatingPointError:
         r"""What to raise: it names the step, the site, the rows and the first parameter."""
         with self._again(), torch.no_grad():
-            site = _bad_site(self.traces(), self.program)
+            traces = self.svi.objective._get_traces(*self.modules.values(), self.args, self.kwargs)
+            site = _bad_site(traces, partial(self.svi.model, *self.args, **self.kwargs))
         with self._again():
             loss = self.backward().detach()
             what = "the gradient is not finite" if loss.isfinite() else f"the loss is {float(loss)}"
