@@ -1,4 +1,4 @@
-r"""Progress on the terminal; the only file, beside the command line, that shows anything."""
+r"""Progress on the terminal; apart from the command line, no other file shows anything."""
 
 import contextlib
 
@@ -51,13 +51,7 @@ class Bar(contextlib.AbstractContextManager):
 def _progress():
     # Imported here: training without a bar needs no terminal library.
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[note]}"
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -61,9 +61,9 @@ class Attempt:
     generators: list[Tensor]
 
     @property
-    def modules(self) -> dict[str, nn.Module]:
+    def pair(self) -> nn.ModuleDict:
         r"""Model and guide, by these names."""
-        return {"model": self.svi.model, "guide": self.svi.guide}
+        return nn.ModuleDict({"model": self.svi.model, "guide": self.svi.guide})
 
     def first(self) -> Tensor:
         r"""Computes the loss and the gradients.
@@ -79,7 +79,7 @@ class Attempt:
     def error(self) -> FloatingPointError:
         r"""What to raise: it names the step, the site, the rows and the first parameter."""
         with self._again(), torch.no_grad():
-            traces = self.svi.objective._get_traces(*self.modules.values(), self.args, self.kwargs)
+            traces = self.svi.objective._get_traces(self.svi.model, self.svi.guide, self.args, self.kwargs)
             site = _bad_site(traces, partial(self.svi.model, *self.args, **self.kwargs))
         with self._again():
             loss = self.backward().detach()
@@ -87,21 +87,20 @@ class Attempt:
             return self._said(f"{what} at {self.name}: {site}")
 
     def _said(self, what: str) -> FloatingPointError:
-        return FloatingPointError(f"{what}; {_bad_parameter(self.modules)}. This step was not taken: {ADVICE}")
+        return FloatingPointError(f"{what}; {_bad_parameter(self.pair)}. This step was not taken: {ADVICE}")
 
     @contextlib.contextmanager
     def _again(self):
         # The same draws as then; what the programs write into their buffers, and the gradients, are put back.
-        before = {kind: copy.deepcopy(module.state_dict()) for kind, module in self.modules.items()}
+        before = copy.deepcopy(self.pair.state_dict())
         cpu, *cuda = self.generators
         with forked(), pyro.validation_enabled(False), unregistered(), torch.enable_grad():
             torch.set_rng_state(cpu)
             if cuda:
                 torch.cuda.set_rng_state_all(cuda)
             yield
-        for kind, module in self.modules.items():
-            module.zero_grad(set_to_none=True)
-            module.load_state_dict(before[kind])
+        self.pair.zero_grad(set_to_none=True)
+        self.pair.load_state_dict(before)
 
 
 class Watch:
@@ -142,19 +141,15 @@ class Watch:
             raise next(attempt for attempt, bad in seen if bool(bad)).error()
 
 
-def _bad_parameter(modules: dict[str, nn.Module]) -> str:
-    named = [(f"{kind}.{name}", p) for kind, module in modules.items() for name, p in module.named_parameters()]
-    values = [name for name, p in named if not p.isfinite().all()]
-    if values:
-        return f"the first parameter that is not finite is {values[0]}"
-    gradients = [name for name, p in named if p.grad is not None and not _values(p.grad).isfinite().all()]
-    if gradients:
-        return f"all parameters are finite, the first gradient that is not is that of {gradients[0]}"
+def _bad_parameter(pair: nn.Module) -> str:
+    for name, p in pair.named_parameters():
+        if not p.isfinite().all():
+            return f"the first parameter that is not finite is {name}"
+    for name, p in pair.named_parameters():
+        gradient = p.grad._values() if p.grad is not None and p.grad.is_sparse else p.grad
+        if gradient is not None and not gradient.isfinite().all():
+            return f"all parameters are finite, the first gradient that is not is that of {name}"
     return "all parameters and their gradients are finite"
-
-
-def _values(gradient: Tensor) -> Tensor:
-    return gradient._values() if gradient.is_sparse else gradient
 
 
 def _bad_site(traces: list, program: Callable[[], object]) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..likelihoods.normal import FixedNormal
 from ..masks import filled, observed
 from ..model import DLGM
-from ..nets.dense import Linear
+from ..nets.net import Linear
 from ..priors import StandardNormal
 from ..seeding import forked
 from . import closed_form
