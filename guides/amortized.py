@@ -55,7 +55,10 @@ class Amortized(Guide):
 
     def raw(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""
-        return self.head(self.encoder(self._input(x, mask)))
+        x, mask = filled(x, mask)
+        if self.mask_input:
+            x = torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x.dtype)], dim=1)
+        return self.head(self.encoder(x))
 
     def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:
         r"""q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
@@ -73,12 +76,6 @@ class Amortized(Guide):
             raw = self.raw(x, mask)
         guide = PER_POINT[self.family.name](len(x), self.latent_dim, latent=self.latent, plate=self.plate)
         return guide.to(raw).set_rows(raw)
-
-    def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x, mask = filled(x, mask)
-        if not self.mask_input:
-            return x
-        return torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x.dtype)], dim=1)
 
 
 def _features(encoder: nn.Module) -> int:

@@ -21,7 +21,7 @@ class DLGM(Program):
         latent, observed, plate: names of the two sites and of the plate over data.
 
     Its parameters w are ``model.parameters()``. Its q is not here: any guide of `pyro_dlgm.guides`, any of Pyro's,
-    or one's own goes beside it.
+    or one's own goes with it.
 
     References:
         Rezende, Mohamed, Wierstra, "Stochastic backpropagation and approximate inference in deep generative models"

@@ -42,7 +42,7 @@ def mnist(
         num_val: how many of the 60,000 training images, the last ones, validate instead.
         download: whether torchvision may fetch (or unpack) what is not there.
         binarization: "dynamic"; "static", one seeded draw kept; "threshold", 1 where the grey value is above ½; or
-            `None` for 8-bit values v behind ``transform``.
+            `None` for 8-bit values v with ``transform``.
         transform: where there is no binarization, `Grid` (the default) or `Dequantize`, of 256 levels.
 
     Raises:

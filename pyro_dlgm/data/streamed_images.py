@@ -76,7 +76,7 @@ class Streamed:
         Raises:
             ValueError: if a file is no image.
         """
-        # A generator of its own: a loader draws from the global one even where nothing is shuffled.
+        # Another generator, since a loader draws from the global one even where nothing is shuffled.
         loader = DataLoader(
             self.files,
             batch_sampler=[index.tolist() for index in indices],

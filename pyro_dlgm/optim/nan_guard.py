@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from .. import messages
+from ..objectives import is_drawn
 from ..program import unregistered
 from ..seeding import forked
 
@@ -155,9 +156,7 @@ def _bad_parameter(pair: nn.Module) -> str:
 def _bad_site(traces: list, program: Callable[[], object]) -> str:
     for pair in traces:
         for trace in reversed(pair):  # the guide runs first
-            sites = [
-                n for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)
-            ]
+            sites = [name for name, site in trace.nodes.items() if is_drawn(site)]
             trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
             for name in sites:
                 bad = ~trace.nodes[name]["log_prob"].isfinite()
