@@ -29,7 +29,7 @@ class Auto(Rowed):
 
     def __init__(self, model, name: str, num_points: int):
         super().__init__(latent=model.latent, plate=model.plate)
-        self.name, self.num_points = name, num_points
+        self.name, self.num_points, self.has_density = name, num_points, name != "AutoDelta"
         self._model = Shared((model,))
         self.autoguide = getattr(autoguide, name)(self._latents, create_plates=self._plates)
         # Made once with all rows, in a scope that leaves the global parameter store as it was.
@@ -37,11 +37,6 @@ class Auto(Rowed):
             self.autoguide(None, torch.arange(num_points))
         # It has run, but under no name that matters: a larger module may still adopt it.
         self._pyro_context.used = False
-
-    @property
-    def has_density(self) -> bool:
-        r"""Whether q has a density, so that F(q) exists."""
-        return self.name != "AutoDelta"
 
     def posterior(self, x=None, index: Tensor | None = None, mask=None) -> dist.TorchDistribution:
         r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). x and mask are ignored."""

@@ -5,8 +5,8 @@ import contextlib
 EVERY = 20
 
 
-class Bar(contextlib.AbstractContextManager):
-    r"""Creates a bar with loss and points per second; not ``shown``, it does nothing.
+class Bar(contextlib.ExitStack):
+    r"""Creates a bar with loss and points per second, to be entered at once; not ``shown``, it does nothing.
 
     Arguments:
         total: the number of steps.
@@ -16,18 +16,11 @@ class Bar(contextlib.AbstractContextManager):
     """
 
     def __init__(self, total: int, *, done: int = 0, shown: bool, name: str = "fit"):
+        super().__init__()
         self.progress, self.points = _progress() if shown else None, 0
         if shown:
+            self.enter_context(self.progress)
             self.task = self.progress.add_task(name, total=total, completed=done, note="")
-
-    def __enter__(self) -> "Bar":
-        if self.progress:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.progress:
-            self.progress.stop()
 
     def tick(self) -> None:
         r"""Counts one step of work that is no training."""

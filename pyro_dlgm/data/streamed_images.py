@@ -62,6 +62,7 @@ class Streamed:
 
     def __init__(self, files: Files, num_workers: int = 0, device: str | torch.device = "cpu"):
         self.files, self.num_workers, self.device = files, num_workers, torch.device(device)
+        self.is_cuda = self.device.type == "cuda"
         self.shape = torch.Size((len(files), files.channels, *files.size))
 
     def __len__(self) -> int:
@@ -88,11 +89,6 @@ class Streamed:
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch.to(self.device)
-
-    @property
-    def is_cuda(self) -> bool:
-        r"""Whether batches go to a GPU."""
-        return self.device.type == "cuda"
 
     def part(self, index: Tensor) -> "Streamed":
         r"""The images of these rows, still in their files."""

@@ -40,11 +40,7 @@ class Net(nn.Module):
                 "expected sides, channels and heads of at least 1"
             )
         self.body = body
-
-    @property
-    def out_features(self) -> int:
-        r"""The number of values of one output, as guides ask for it."""
-        return prod(self.out_shape)
+        self.out_features = prod(self.out_shape)  # the number of values of one output, as guides ask for it
 
     def forward(self, v: Tensor):
         lead = v.shape[: v.dim() - len(self.in_shape)]

@@ -32,13 +32,11 @@ def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -
             each step: rows want more.
         betas: decay rates of Adam's moments.
     """
-    tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, Rows)}
-    groups, rows, seen = [], [], set()
+    tables = dict.fromkeys(m.weight for module in modules for m in module.modules() if isinstance(m, Rows))
+    groups, rows, seen = [], [table for table in tables if table.requires_grad], set(tables)
     for module in modules:
-        trainable = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
-        seen |= {id(p) for p in trainable}
-        rows += [p for p in trainable if id(p) in tables]
-        dense = [p for p in trainable if id(p) not in tables]
+        dense = [p for p in module.parameters() if p.requires_grad and p not in seen]
+        seen.update(dense)
         if dense:
             groups.append({"params": dense, "lr": row_lr if adapted(module).per_point else lr})
     made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
