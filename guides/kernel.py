@@ -70,10 +70,8 @@ class Tuning:
         variance, now = torch.var_mean(t, 0, correction=0)
         before, self.mean = self.mean, self.mean.lerp(now, part)
         self.variance = self.variance.lerp(variance + (now - before) * (now - self.mean), part)
-        self._close(self.seen == self.window)
-
-    def _close(self, full: Tensor) -> None:
-        r"""Ends the windows that are full (B,): what they saw gives the scales from here on."""
+        # What a window saw gives the scales once it is full.
+        full = self.seen == self.window
         self.scale = torch.where(full.unsqueeze(-1), self.variance.sqrt().clamp_min(NARROWEST), self.scale)
         self.seen = self.seen.masked_fill(full, 0)
         self.window = torch.where(full, 2 * self.window, self.window)

@@ -34,10 +34,8 @@ class Bar(contextlib.ExitStack):
         self.points += step.points
         self.progress.advance(self.task)
         if step.step % EVERY == 0:
-            elapsed = self.progress.tasks[0].elapsed or 1e-9
-            note = (
-                f"epoch {step.epoch} · loss {float(step.loss):.2f} nats/point · {self.points / elapsed:,.0f} points/s"
-            )
+            rate = self.points / (self.progress.tasks[0].elapsed or 1e-9)
+            note = f"epoch {step.epoch} · loss {float(step.loss):.2f} nats/point · {rate:,.0f} points/s"
             self.progress.update(self.task, note=note)
 
 

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..data import array_files, builtin, image_folder
 from ..data.dataset import Dataset, split
-from ..data.transforms import Binarize, Dequantize, Grid, Transform
+from ..data.transforms import Binarize, Dequantize, Grid
 from .pairs import GAUSSIAN, LIKELIHOODS
 from .sources import check_options, stated
 
 VALIDATION = 5000  # training images of MNIST or CIFAR-10 that validate where validation is asked for
-# What becomes of 8-bit values for a likelihood; for all others they are dequantized.
-BYTES = {"bernoulli": Binarize(), "discretized-logistic": Grid(256)}
+# What becomes of 8-bit values at each access: they are dequantized, but for two likelihoods.
+BYTES = dict.fromkeys(LIKELIHOODS, Dequantize(256)) | {"bernoulli": Binarize(), "discretized-logistic": Grid(256)}
 FITTING = {
     "8-bit values": tuple(LIKELIHOODS),
     "8-bit images": tuple(name for name in LIKELIHOODS if name != "bernoulli"),
-    "dequantized grey values": tuple(name for name in LIKELIHOODS if name not in BYTES),
+    "dequantized grey values": tuple(name for name in LIKELIHOODS if BYTES[name] == Dequantize(256)),
     "zeros and ones": ("bernoulli",),
     "real values in [0, 1]": tuple(name for name in LIKELIHOODS if name != "discretized-logistic"),
     "real values": GAUSSIAN,
@@ -70,7 +70,7 @@ def _official(read: Callable, binary: bool, root, likelihood: str, given: dict) 
     check_fits(likelihood, "8-bit images", root)
     if binary:
         settings["binarization"] = None
-    return read(root, transform=of_bytes(likelihood), **settings)
+    return read(root, transform=BYTES[likelihood], **settings)
 
 
 def _file(root, likelihood: str, given: dict) -> Dataset:
@@ -79,7 +79,7 @@ def _file(root, likelihood: str, given: dict) -> Dataset:
     check_fits(likelihood, values, f"the values of {root}")
     transform = None
     if values == "8-bit values":
-        v, transform = (v / 255 if likelihood == "bernoulli" else v), of_bytes(likelihood)
+        v, transform = (v / 255 if likelihood == "bernoulli" else v), BYTES[likelihood]
     elif likelihood == "bernoulli" and values != "zeros and ones":
         transform = Binarize()
     return split(Path(root).stem, v, labels, transform=transform, **_parts(len(v), given))
@@ -94,7 +94,7 @@ def _folder(root, likelihood: str, given: dict) -> Dataset:
     height, _, width = given["size"].partition("x")
     settings = {"size": (int(height), int(width or height)), "channels": 1 if given.get("grey") else 3}
     settings |= {"num_workers": given.get("workers", 0), "streamed": "workers" in given}
-    settings |= {"progress": sys.stderr.isatty(), "transform": of_bytes(likelihood)}
+    settings |= {"progress": sys.stderr.isatty(), "transform": BYTES[likelihood]}
     N = len(image_folder.paths(Path(root)))
     return image_folder.images(root, **settings, **_parts(N, given))
 
@@ -125,11 +125,6 @@ def check_fits(likelihood: str, values: str, whose: str) -> None:
     """
     if likelihood not in FITTING[values]:
         raise ValueError(f"{likelihood} does not fit {whose}, which are {values}; use {', '.join(FITTING[values])}")
-
-
-def of_bytes(likelihood: str) -> Transform:
-    r"""What becomes of 8-bit values at each access."""
-    return BYTES.get(likelihood, Dequantize(256))
 
 
 def kind(v: Tensor, root) -> str:
