@@ -92,11 +92,12 @@ def auto(model, name: str, num_points: int) -> Auto:
 
 def _reason(name: str) -> str:
     r"""Why an autoguide is refused."""
-    if name.endswith("NormalMessenger"):
+    if str(name).endswith("NormalMessenger"):
         return "the messenger autoguides break with parameters that are local to a plate"
     if name == "AutoDiscreteParallel":
         return "it is for discrete latents, and t is continuous"
-    made, bases = getattr(autoguide, name, None), (autoguide.AutoContinuous, autoguide.AutoGaussian)
-    if isinstance(made, type) and issubclass(made, (*bases, autoguide.AutoStructured)):
+    made = vars(autoguide).get(name)
+    bases = autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured
+    if isinstance(made, type) and issubclass(made, bases):
         return "it makes parameters of the batch's size and reuses them by position for other points, without an error"
     return "it is not known to be right for local latents with subsampling"

@@ -103,6 +103,11 @@ class Chain(Rowed):
         table = self.states if self.draws is None else self.draws
         return table.index_select(0, index).transpose(0, 1)
 
+    def data_plate(self, x, index, size):
+        r"""The plate over data; a chain always wants an index."""
+        self.check_index(index)
+        return super().data_plate(x, index, size)
+
     def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
         r"""Moves the chains of the points ``index`` (B,), on their first visit from where `start_from` says."""
         self.check_index(index)
