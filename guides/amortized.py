@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..masks import observed, pixelwise
+from ..masks import filled
 from .base import Guide
 from .families import FAMILIES, log_scale
 from .per_point import PER_POINT, PerPoint
@@ -55,7 +55,10 @@ class Amortized(Guide):
 
     def raw(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""
-        return self.head(self.encoder(self._input(x, mask)))
+        x, mask = filled(x, mask)
+        if self.mask_input:
+            x = torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x.dtype)], dim=1)
+        return self.head(self.encoder(x))
 
     def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:
         r"""q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
@@ -73,13 +76,6 @@ class Amortized(Guide):
             raw = self.raw(x, mask)
         guide = PER_POINT[self.family.name](len(x), self.latent_dim, latent=self.latent, plate=self.plate)
         return guide.to(raw).set_rows(raw)
-
-    def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        seen = observed(x, mask)
-        if not self.mask_input:
-            return seen
-        m = torch.ones_like(x) if mask is None else pixelwise(mask, x.dim()).expand_as(x).to(x.dtype)
-        return torch.cat([seen, m], dim=1)
 
 
 def _features(encoder: nn.Module) -> int:

@@ -8,27 +8,13 @@ import torch
 from pyro.infer import autoguide
 from torch import Tensor
 
-from .base import Guide, Shared
-from .per_point import check_index, check_size
+from .base import Shared
+from .per_point import Rowed
 
 SUPPORTED = ("AutoNormal", "AutoDelta")
-_BATCH_SIZED = "it makes parameters of the batch's size and reuses them by position for other points, without an error"
-REFUSED = {
-    "AutoDiagonalNormal": _BATCH_SIZED,
-    "AutoMultivariateNormal": _BATCH_SIZED,
-    "AutoLowRankMultivariateNormal": _BATCH_SIZED,
-    "AutoIAFNormal": _BATCH_SIZED,
-    "AutoNormalizingFlow": _BATCH_SIZED,
-    "AutoLaplaceApproximation": _BATCH_SIZED,
-    "AutoGaussian": _BATCH_SIZED,
-    "AutoNormalMessenger": "the messenger autoguides break with parameters that are local to a plate",
-    "AutoHierarchicalNormalMessenger": "the messenger autoguides break with parameters that are local to a plate",
-    "AutoDiscreteParallel": "it is for discrete latents, and t is continuous",
-    "AutoStructured": _BATCH_SIZED,
-}
 
 
-class Auto(Guide):
+class Auto(Rowed):
     r"""Creates one of Pyro's autoguides with a row for each of N points; `auto` makes it by name.
 
     An autoguide has its parameters under the plate that it was made with, so its plate has N points always. Where
@@ -41,11 +27,9 @@ class Auto(Guide):
         num_points: the number N of points.
     """
 
-    per_point = True
-
     def __init__(self, model, name: str, num_points: int):
         super().__init__(latent=model.latent, plate=model.plate)
-        self.name, self.num_points = name, num_points
+        self.name, self.num_points, self.has_density = name, num_points, name != "AutoDelta"
         self._model = Shared((model,))
         self.autoguide = getattr(autoguide, name)(self._latents, create_plates=self._plates)
         # Made once with all rows, in a scope that leaves the global parameter store as it was.
@@ -54,14 +38,9 @@ class Auto(Guide):
         # It has run, but under no name that matters: a larger module may still adopt it.
         self._pyro_context.used = False
 
-    @property
-    def has_density(self) -> bool:
-        r"""Whether q has a density, so that F(q) exists."""
-        return self.name != "AutoDelta"
-
     def posterior(self, x=None, index: Tensor | None = None, mask=None) -> dist.TorchDistribution:
         r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). x and mask are ignored."""
-        check_index(self, index)
+        self.check_index(index)
         if self.has_density:
             loc, scale = (self._rows(table, index) for table in (self.autoguide.locs, self.autoguide.scales))
             return dist.Normal(loc, scale).to_event(1)
@@ -69,8 +48,8 @@ class Auto(Guide):
 
     def forward(self, x=None, index=None, *, mask=None, size: int | None = None) -> Tensor:
         r"""Samples t (B, D) as the autoguide does, with an auxiliary site where it has one."""
-        check_index(self, index)
-        check_size(self, size)
+        self.check_index(index)
+        self.check_size(size)
         self._batch_length(x, index, size)
         scale = 1.0 if size is not None else len(index) / self.num_points
         with pyro.poutine.scale(scale=scale):
@@ -103,10 +82,22 @@ def auto(model, name: str, num_points: int) -> Auto:
         ValueError: for any other autoguide, with the reason.
     """
     if name not in SUPPORTED:
-        reason = REFUSED.get(name, "it is not known to be right for local latents with subsampling")
         raise ValueError(
-            f"auto got {name!r}: {reason}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank"
+            f"auto got {name!r}: {_reason(name)}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank"
         )
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1 point")
     return Auto(model, name, num_points)
+
+
+def _reason(name: str) -> str:
+    r"""Why an autoguide is refused."""
+    if str(name).endswith("NormalMessenger"):
+        return "the messenger autoguides break with parameters that are local to a plate"
+    if name == "AutoDiscreteParallel":
+        return "it is for discrete latents, and t is continuous"
+    made = vars(autoguide).get(name)
+    bases = autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured
+    if isinstance(made, type) and issubclass(made, bases):
+        return "it makes parameters of the batch's size and reuses them by position for other points, without an error"
+    return "it is not known to be right for local latents with subsampling"

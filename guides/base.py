@@ -28,7 +28,7 @@ class Guide(Program):
     """
 
     has_density = True  # whether q has a density, so that F(q) exists
-    per_point = False  # whether q has parameters of its own for each point
+    per_point = False  # whether q has parameters for each point
     analytic_kl = True  # whether the closed form of KL(q ‖ p) is to be preferred to the sampled one
     gradients = 0  # gradient evaluations of log p(x, t | w) that q has spent by itself, a chain's
 

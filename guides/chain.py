@@ -6,20 +6,20 @@ from torch import Tensor
 
 from .base import Guide, Shared
 from .empirical import States
-from .kernel import KEPT, Kernel, Tuning, converged, draw, rounds
-from .per_point import check_index, check_size
+from .kernel import KEPT, Kernel, Tuning, converged, rounds
+from .per_point import Rowed
 
 CHAINS = 4  # at least, where convergence is asked for: R-hat compares chains
 
 
-class Chain(Guide):
+class Chain(Rowed):
     r"""Creates M persistent states T_is of p(t | x_i, w) for each point, i = 1..N, s = 1..M: Monte Carlo EM.
 
     In training mode `forward` is an E-step first: Hamiltonian Monte Carlo moves the M chains of each point of the batch
     on log p(x_i, · | w), with w as it is now. Then it draws from the states, so that the M-step ascends the mean of
     log p(x_i, T_is | w). In eval mode nothing moves.
 
-    Each point has step sizes of its own: ε follows its acceptance, with a gain that goes to 0, and each dimension has a
+    Each point has its own step sizes: ε follows its acceptance, with a gain that goes to 0, and each dimension has a
     scale, renewed ever more rarely from the spread of the point's states. At its first visit a point makes ``burn_in``
     more transitions.
 
@@ -43,7 +43,7 @@ class Chain(Guide):
 
     Raises:
         ValueError: on numbers that make no sense, or another D than the model's.
-        TypeError: if ``start_from`` is no guide, or has rows for points of its own.
+        TypeError: if ``start_from`` is no guide, or has rows for its points.
 
     References:
         Wei and Tanner, "A Monte Carlo implementation of the EM algorithm and the poor man's data augmentation
@@ -53,7 +53,6 @@ class Chain(Guide):
     """
 
     has_density = False
-    per_point = True
 
     def __init__(
         self,
@@ -69,13 +68,8 @@ class Chain(Guide):
         start_from: Guide | None = None,
     ):
         super().__init__(latent=model.latent, plate=model.plate)
-        self.settings = {
-            "num_states": num_states,
-            "num_transitions": num_transitions,
-            "num_leapfrog": num_leapfrog,
-            "burn_in": burn_in,
-            "target_acceptance": target_acceptance,
-        }
+        counts = {"num_states": num_states, "num_transitions": num_transitions, "num_leapfrog": num_leapfrog}
+        self.settings = {**counts, "burn_in": burn_in, "target_acceptance": target_acceptance}
         check_settings(num_points=num_points, latent_dim=latent_dim, **self.settings)
         _check_start(start_from)
         self.num_points, self.latent_dim, self.gradients = num_points, latent_dim, 0
@@ -101,28 +95,27 @@ class Chain(Guide):
         return States(self.samples(index))
 
     def samples(self, index: Tensor) -> Tensor:
-        r"""Draws of p(t | x_i, w), (S, B, D): of the run behind `evaluate.infer` where there was one, else the states.
+        r"""Draws of p(t | x_i, w), (S, B, D): of the run of `evaluate.infer` where there was one, else the states.
 
         S is 100 for each chain of that run, equally spaced along it, or M.
         """
-        check_index(self, index)
+        self.check_index(index)
         table = self.states if self.draws is None else self.draws
         return table.index_select(0, index).transpose(0, 1)
 
     def data_plate(self, x, index, size):
-        r"""The plate over data; a guide with rows for N points refuses another ``size``."""
-        check_index(self, index)
-        check_size(self, size)
+        r"""The plate over data; a chain always wants an index."""
+        self.check_index(index)
         return super().data_plate(x, index, size)
 
     def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
         r"""Moves the chains of the points ``index`` (B,), on their first visit from where `start_from` says."""
-        check_index(self, index)
+        self.check_index(index)
         if x is None:
             raise ValueError(f"{type(self).__name__} moves by p(x, t | w) and got no x: call it with the data")
         self.draws = None
         self._begin(x, index, mask)
-        self._move(x, index, mask, self.settings["num_transitions"])
+        self._run(x, index, mask, self.settings["num_transitions"])
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> "Chain":
         r"""Creates a guide of the same settings with fresh chains for x, at least four for each point."""
@@ -133,7 +126,7 @@ class Chain(Guide):
     def settle(self, x: Tensor, index: Tensor, mask: Tensor | None, max_steps: int) -> tuple[Tensor, int]:
         r"""Runs the chains of the points ``index`` until they have converged, or made ``max_steps`` transitions.
 
-        It draws in rounds of 100, 200, 400, ... transitions, each behind half as many for the step sizes; a point has
+        It draws in rounds of 100, 200, 400, ... transitions, each after half as many for the step sizes; a point has
         converged if the draws of its last round have, in the worst dimension, a split R-hat below 1.01 and a bulk ESS
         above 400. `samples` gives 100 draws of each chain of that round.
 
@@ -147,7 +140,10 @@ class Chain(Guide):
         late = torch.ones_like(index, dtype=torch.bool)
         for num in rounds(max_steps - self.settings["burn_in"]):
             here = late.nonzero().squeeze(-1)
-            draws = self._draw(x[here], index[here], None if mask is None else mask[here], num)
+            rows, seen = index[here], None if mask is None else mask[here]
+            draws = torch.stack(self._run(x[here], rows, seen, num // 2, num))
+            # (S, M, B, D) -> (B, S*M, D)
+            self.draws[rows] = draws[num // KEPT - 1 :: num // KEPT].flatten(0, 1).transpose(0, 1)
             late[here] = ~converged(draws)
             if not late.any():
                 break
@@ -172,42 +168,32 @@ class Chain(Guide):
                 self.states[index] = q.sample((self.states.shape[1],)).transpose(0, 1)
                 self._store(Tuning.start(q.stddev), index)
         if self.settings["burn_in"]:
-            self._move(x, index, mask, self.settings["burn_in"])
+            self._run(x, index, mask, self.settings["burn_in"])
 
-    def _move(self, x: Tensor, index: Tensor, mask: Tensor | None, num: int) -> None:
-        kernel, t = self._kernel(x, index, mask), self.states[index].transpose(0, 1)
+    def _run(self, x: Tensor, index: Tensor, mask: Tensor | None, learn: int, keep: int = 0) -> list[Tensor]:
+        r"""Moves the chains of the points by `Kernel.run`, keeps what was learned, and returns the draws."""
+        kernel = self._kernel(x, index, mask)
         with pyro.validation_enabled(False):
-            t = kernel.run(t, num)
-        self._save(kernel, index, t)
-
-    def _draw(self, x: Tensor, index: Tensor, mask: Tensor | None, num: int) -> Tensor:
-        kernel, t = self._kernel(x, index, mask), self.states[index].transpose(0, 1)
-        with pyro.validation_enabled(False):
-            state, draws = draw(kernel, kernel.start(t), num)
-        self._save(kernel, index, state.t)
-        # (S, M, B, D) -> (B, S*M, D)
-        self.draws[index] = draws[num // KEPT - 1 :: num // KEPT].flatten(0, 1).transpose(0, 1)
+            state, draws = kernel.run(kernel.start(self.states[index].transpose(0, 1)), learn, keep)
+        self.states[index] = state.t.transpose(0, 1)
+        self._store(kernel.tuning, index)
+        self.gradients += kernel.gradients
         return draws
 
     def _kernel(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Kernel:
-        model, settings = self._model[0], self.settings
+        model, s = self._model[0], self.settings
         tuning = Tuning(*(getattr(self, name)[index] for name in Tuning.__dataclass_fields__))
-        leapfrog, target = settings["num_leapfrog"], settings["target_acceptance"]
-        return Kernel(lambda t: model.log_joint(x, t, mask), tuning, leapfrog, target)
-
-    def _save(self, kernel: Kernel, index: Tensor, t: Tensor) -> None:
-        self.states[index] = t.transpose(0, 1)
-        self._store(kernel.tuning, index)
-        self.gradients += kernel.gradients
+        return Kernel(lambda t: model.log_joint(x, t, mask), tuning, s["num_leapfrog"], s["target_acceptance"])
 
     def _store(self, tuning: Tuning, index: Tensor) -> None:
         for name, rows in vars(tuning).items():
             getattr(self, name)[index] = rows
 
 
-def check_settings(*, target_acceptance: float, burn_in: int, **counts: int) -> None:
+def check_settings(*, target_acceptance: float, **counts: int) -> None:
     r"""Raises a `ValueError` unless all counts are at least 1, burn_in 0, and the acceptance between 0 and 1."""
-    for name, count, least in (*((name, count, 1) for name, count in counts.items()), ("burn_in", burn_in, 0)):
+    for name, count in counts.items():
+        least = 0 if name == "burn_in" else 1
         if not (count >= least and count == int(count)):
             raise ValueError(f"{name} is {count}; expected a whole number, at least {least}")
     if not 0 < target_acceptance < 1:

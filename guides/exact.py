@@ -9,7 +9,7 @@ from .base import Guide, Shared
 class Exact(Guide):
     r"""Creates q(t | x) = p(t | x, w) for a model with a closed-form posterior, as `PPCA`: exact EM.
 
-    It has no parameters of its own, and keeps the gradient through q: log p(x, t | w) − log q(t | x) equals
+    It has no parameters, and keeps the gradient through q: log p(x, t | w) − log q(t | x) equals
     log p(x | w) for every t, with zero variance, so ascending F over w is ascending the evidence.
 
     The model is kept outside the module tree: ``guide.parameters()`` is empty, ``.to()`` and ``state_dict`` skip the

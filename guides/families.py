@@ -23,20 +23,27 @@ def log_scale(init_scale: float) -> float:
     return math.log(init_scale)
 
 
-class MeanFieldFamily:
+class Family:
+    r"""Raw numbers m (..., D), then log s (..., D) where q has scales, then what is 0 at the start."""
+
+    has_density = True
+
+    def start(self, mean: Tensor, log_scale: float) -> Tensor:
+        r"""Raw numbers (..., width) of the q with this mean (..., D) and one scale for all dimensions."""
+        D = mean.shape[-1]
+        raw = mean.new_zeros((*mean.shape[:-1], self.width(D)))
+        raw[..., :D], raw[..., D : 2 * D] = mean, log_scale
+        return raw
+
+
+class MeanFieldFamily(Family):
     r"""q(t) = ∏_j N(m_j, s_j²), from raw numbers (m, log s) of shape (..., 2D)."""
 
-    name, has_density = "mean_field", True
+    name = "mean_field"
 
     def width(self, latent_dim: int) -> int:
         r"""The number of raw numbers for D latents."""
         return 2 * latent_dim
-
-    def start(self, mean: Tensor, log_scale: float) -> Tensor:
-        r"""Raw numbers (..., 2D) of the q with this mean (..., D) and one scale for all dimensions."""
-        raw = mean.new_full((*mean.shape[:-1], self.width(mean.shape[-1])), log_scale)
-        raw[..., : mean.shape[-1]] = mean
-        return raw
 
     def of(self, q) -> Tensor:
         r"""Raw numbers (..., 2D) of the q with the mean and the scales of another distribution."""
@@ -48,7 +55,7 @@ class MeanFieldFamily:
         return dist.Normal(mean, log_scale.exp()).to_event(1)
 
 
-class FullRankFamily:
+class FullRankFamily(Family):
     r"""q(t) = N(m, L Lᵀ), L = diag(s) (I + A/√D), from raw numbers (m, log s, A) of shape (..., 2D + D(D−1)/2).
 
     A is strictly lower triangular. One optimizer serves all raw numbers: a step of the same length in each of them
@@ -56,18 +63,11 @@ class FullRankFamily:
     Were L itself below its diagonal the raw numbers, a few steps would make it too ill-conditioned for a density.
     """
 
-    name, has_density = "full_rank", True
+    name = "full_rank"
 
     def width(self, latent_dim: int) -> int:
         r"""The number of raw numbers for D latents."""
         return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
-
-    def start(self, mean: Tensor, log_scale: float) -> Tensor:
-        r"""Raw numbers of the q with this mean (..., D) and L = exp(log_scale) I."""
-        D = mean.shape[-1]
-        raw = mean.new_zeros((*mean.shape[:-1], self.width(D)))
-        raw[..., :D], raw[..., D : 2 * D] = mean, log_scale
-        return raw
 
     def of(self, q) -> Tensor:
         r"""Raw numbers of the q with the mean and the covariance (or the scales) of another distribution."""
@@ -88,7 +88,7 @@ class FullRankFamily:
         return dist.MultivariateNormal(mean, scale_tril=L)
 
 
-class PointFamily:
+class PointFamily(Family):
     r"""q(t) = δ(t − m), from raw numbers m of shape (..., D). It has no density."""
 
     name, has_density = "point", False
@@ -96,10 +96,6 @@ class PointFamily:
     def width(self, latent_dim: int) -> int:
         r"""The number of raw numbers for D latents."""
         return latent_dim
-
-    def start(self, mean: Tensor, log_scale: float) -> Tensor:
-        r"""The mean itself; a point has no scale."""
-        return mean.clone()
 
     def __call__(self, raw: Tensor) -> dist.Delta:
         r"""The distribution, of batch shape (...) and event shape (D,)."""

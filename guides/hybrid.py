@@ -13,7 +13,7 @@ from .kernel import DECAY, Kernel, Tuning
 
 
 class Hybrid(Guide):
-    r"""Creates the law of t behind a few transitions of HMC on log p(x, · | w) that begin at draws of q(t | x).
+    r"""Creates the law of t after a few transitions of HMC on log p(x, · | w) that begin at draws of q(t | x).
 
     The M-step ascends log p(x, t | w) at the chain's end. The encoder ascends its own ELBO: its gradient
 
@@ -39,7 +39,7 @@ class Hybrid(Guide):
 
     Raises:
         ValueError: on numbers that make no sense.
-        TypeError: if ``guide`` has rows for points of its own, or no density.
+        TypeError: if ``guide`` has rows for its points, or no density.
 
     References:
         Hoffman, "Learning deep latent Gaussian models with Markov chain Monte Carlo" (2017), Algorithm 1.
@@ -60,7 +60,7 @@ class Hybrid(Guide):
     ):
         super().__init__(latent=model.latent, plate=model.plate)
         counts = {"num_states": num_states, "num_transitions": num_transitions, "num_leapfrog": num_leapfrog}
-        check_settings(burn_in=0, target_acceptance=target_acceptance, **counts)
+        check_settings(target_acceptance=target_acceptance, **counts)
         _check(guide)
         self.num_states, self.num_transitions, self.num_leapfrog = num_states, num_transitions, num_leapfrog
         self.target_acceptance, self.gradients = target_acceptance, 0

@@ -70,10 +70,8 @@ class Tuning:
         variance, now = torch.var_mean(t, 0, correction=0)
         before, self.mean = self.mean, self.mean.lerp(now, part)
         self.variance = self.variance.lerp(variance + (now - before) * (now - self.mean), part)
-        self._close(self.seen == self.window)
-
-    def _close(self, full: Tensor) -> None:
-        r"""Ends the windows that are full (B,): what they saw gives the scales from here on."""
+        # What a window saw gives the scales once it is full.
+        full = self.seen == self.window
         self.scale = torch.where(full.unsqueeze(-1), self.variance.sqrt().clamp_min(NARROWEST), self.scale)
         self.seen = self.seen.masked_fill(full, 0)
         self.window = torch.where(full, 2 * self.window, self.window)
@@ -112,18 +110,21 @@ class Kernel:
         self.gradients += self.num_leapfrog * info.diverged.numel()
         return state, info
 
-    def transition(self, state: hmc.State) -> hmc.State:
-        r"""One transition of each chain; what it tells of the step sizes serves the next one."""
-        state, info = self.step(state)
-        self.tuning.learn(state.t, info, self.target)
-        return state
+    def run(self, state: hmc.State, learn: int, keep: int = 0) -> tuple[hmc.State, list[Tensor]]:
+        r"""Returns where the chains are after ``learn`` + ``keep`` transitions, and the states (M, B, D) of the last
+        ``keep``.
 
-    def run(self, t: Tensor, num: int) -> Tensor:
-        r"""Where the chains are ``num`` transitions after t (M, B, D)."""
-        state = self.start(t)
-        for _ in range(num):
-            state = self.transition(state)
-        return state.t
+        The first ones adapt the step sizes, each for the next one. While draws are kept the kernel stays as it is: only
+        then they are those of a Markov chain.
+        """
+        for _ in range(learn):
+            state, info = self.step(state)
+            self.tuning.learn(state.t, info, self.target)
+        draws = []
+        for _ in range(keep):
+            state, _ = self.step(state)
+            draws.append(state.t)
+        return state, draws
 
 
 def rounds(max_transitions: int) -> Iterator[int]:
@@ -136,20 +137,6 @@ def rounds(max_transitions: int) -> Iterator[int]:
         yield num
         left -= num + num // 2
         num *= 2
-
-
-def draw(kernel: Kernel, state: hmc.State, num: int) -> tuple[hmc.State, Tensor]:
-    r"""``num`` draws of each chain, (num, M, B, D), after half as many transitions that only learn.
-
-    While it draws, the kernel stays as it is: only then the draws are those of a Markov chain.
-    """
-    for _ in range(num // 2):
-        state = kernel.transition(state)
-    draws = []
-    for _ in range(num):
-        state, _ = kernel.step(state)
-        draws.append(state.t)
-    return state, torch.stack(draws)
 
 
 def converged(draws: Tensor) -> Tensor:

@@ -11,35 +11,44 @@ from .base import Guide
 from .rows import Rows
 
 
-def check_index(guide: Guide, index: Tensor | None) -> None:
-    r"""Raises a `ValueError` if ``index`` is left out, is no vector of whole numbers or, where validation is on, names
-    a row that is not there.
-    """
-    N = guide.num_points
-    program.check_index(index)
-    if index is None:
-        raise ValueError(
-            f"{type(guide).__name__} has a row for each of its {N} points and got no index; say which rows: "
-            "index=torch.arange(n). For other points, fit other rows: evaluate.infer(model, guide, x)"
-        )
-    if is_validation_enabled() and len(index) and not 0 <= int(index.min()) <= int(index.max()) < N:
-        low, high = int(index.min()), int(index.max())
-        raise ValueError(
-            f"index goes from {low} to {high}; expected 0..{N - 1}, the rows of {type(guide).__name__}: "
-            "make it for more points, or fit rows for others, evaluate.infer(model, guide, x)"
-        )
+class Rowed(Guide):
+    r"""Creates a guide with a row for each of its ``num_points`` points, N."""
+
+    per_point = True
+    num_points: int
+
+    def check_index(self, index: Tensor | None) -> None:
+        r"""Raises a `ValueError` if ``index`` is left out, is no vector of whole numbers or, where validation is on,
+        names a row that is not there.
+        """
+        name, N = type(self).__name__, self.num_points
+        program.check_index(index)
+        if index is None:
+            raise ValueError(
+                f"{name} has a row for each of its {N} points and got no index; say which rows: "
+                "index=torch.arange(n). For other points, fit other rows: evaluate.infer(model, guide, x)"
+            )
+        if is_validation_enabled() and len(index) and not 0 <= int(index.min()) <= int(index.max()) < N:
+            raise ValueError(
+                f"index goes from {int(index.min())} to {int(index.max())}; expected 0..{N - 1}, the rows of {name}: "
+                "make it for more points, or fit rows for others, evaluate.infer(model, guide, x)"
+            )
+
+    def check_size(self, size: int | None) -> None:
+        r"""Raises a `ValueError` if ``size`` is given and is not N."""
+        if size not in (None, self.num_points):
+            name, N = type(self).__name__, self.num_points
+            raise ValueError(
+                f"size={size}, but {name} has rows for {N} points; expected size={N}, or a guide made for {size}"
+            )
+
+    def data_plate(self, x, index, size):
+        r"""The plate over data; a guide with rows for N points refuses another ``size``."""
+        self.check_size(size)
+        return super().data_plate(x, index, size)
 
 
-def check_size(guide: Guide, size: int | None) -> None:
-    r"""Raises a `ValueError` if ``size`` is given and is not the guide's number of points."""
-    if size not in (None, guide.num_points):
-        name, N = type(guide).__name__, guide.num_points
-        raise ValueError(
-            f"size={size}, but {name} has rows for {N} points; expected size={N}, or a guide made for {size}"
-        )
-
-
-class PerPoint(Guide):
+class PerPoint(Rowed):
     r"""Creates ∏_i q_i(t_i), with q_i of one family and its own row of a table, i = 1..N.
 
     The table is made here, once, with N rows, and only the rows of a batch are read; under `svi.SVI` only they are
@@ -55,7 +64,6 @@ class PerPoint(Guide):
         ValueError: if N or D is less than 1, or the scale is not above 0.
     """
 
-    per_point = True
     family = families.mean_field
 
     def __init__(self, num_points: int, latent_dim: int, *, init_scale: float = 0.1, **names: str):
@@ -78,13 +86,8 @@ class PerPoint(Guide):
         Raises:
             ValueError: if ``index`` is left out.
         """
-        check_index(self, index)
+        self.check_index(index)
         return self.family(self.rows(index))
-
-    def data_plate(self, x, index, size):
-        r"""The plate over data; a per-point guide refuses another ``size`` than its own N."""
-        check_size(self, size)
-        return super().data_plate(x, index, size)
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> "PerPoint":
         r"""Creates a guide of the same class with fresh rows for x, on the same device and of the same dtype."""

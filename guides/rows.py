@@ -1,22 +1,18 @@
 r"""Tables with one row for each point, whose gradients may be sparse."""
 
-import contextlib
 import contextvars
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..program import held
+
 _sparse = contextvars.ContextVar("sparse_gradients", default=False)
 
 
-@contextlib.contextmanager
 def sparse_gradients():
     r"""Lookups inside have sparse gradients, for `RowAdam`; outside dense ones, which every optimizer takes."""
-    token = _sparse.set(True)
-    try:
-        yield
-    finally:
-        _sparse.reset(token)
+    return held(_sparse, True)
 
 
 class Rows(nn.Module):

@@ -1,6 +1,6 @@
-r"""Markov kernels on log-densities: Hamiltonian Monte Carlo, with an acceptance of its own for every point.
+r"""Markov kernels on log-densities: Hamiltonian Monte Carlo, in which every point has its own acceptance.
 
-It knows torch only. A state holds any number of points (and chains) side by side, each with the target of its own; the
+It knows torch only. A state holds any number of points (and chains) side by side, each with its own target; the
 gradient of all of them is one backward pass, and they accept, reject, diverge and choose their step sizes apart.
 
 A target is a weighted sum of log-densities, Σ_i β_i log p_i(t). The state keeps each part and its gradient, so that a
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 LogDensity = Callable[[Tensor], Tensor]
-DIVERGED = 1000.0  # an energy error, in nats, behind which nothing comes back
+DIVERGED = 1000.0  # an energy error, in nats, after which nothing comes back
 
 
 class State(NamedTuple):

@@ -37,6 +37,16 @@ def observed(x: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(pixelwise(mask, x.dim()), x, x.new_zeros(()))
 
 
+def filled(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    r"""x with 0 for what is missing, and the mask in x's shape: (B,) says whole points along x's first axis.
+
+    Arguments and errors as those of `observed`; without x or mask, both come back as they are.
+    """
+    if x is None or mask is None:
+        return x, mask
+    return observed(x, mask), pixelwise(mask, x.dim()).expand_as(x)
+
+
 def check(mask: Tensor, x: Tensor) -> None:
     r"""Raises a `ValueError` unless the mask is boolean and of the shape of x or (B,)."""
     dtype = getattr(mask, "dtype", type(mask).__name__)

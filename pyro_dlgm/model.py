@@ -8,7 +8,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from . import messages
-from .masks import observed, pixelwise
+from .masks import filled
 from .program import Program
 
 
@@ -21,7 +21,7 @@ class DLGM(Program):
         latent, observed, plate: names of the two sites and of the plate over data.
 
     Its parameters w are ``model.parameters()``. Its q is not here: any guide of `pyro_dlgm.guides`, any of Pyro's,
-    or one's own goes beside it.
+    or one's own goes with it.
 
     References:
         Rezende, Mohamed, Wierstra, "Stochastic backpropagation and approximate inference in deep generative models"
@@ -59,7 +59,7 @@ class DLGM(Program):
             x: observed data of the shape (..., *event), or `None` to generate.
             mask: boolean, of x's shape or (B,).
         """
-        x, mask = _together(x, mask)
+        x, mask = filled(x, mask)
         prior = self.prior()
         p = self.likelihood(self._code(pyro.sample(self.latent, prior), prior), mask)
         return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
@@ -88,7 +88,7 @@ class DLGM(Program):
         Returns:
             A tensor of shape (..., B).
         """
-        x, mask = _together(x, mask)
+        x, mask = filled(x, mask)
         prior = self.prior()
         p = self.likelihood(self._code(t, prior), mask)
         return prior.log_prob(t) + p.log_prob(self._checked(p, x))
@@ -150,10 +150,3 @@ def _check_type(p, x: Tensor) -> None:
 def _rows(bad: Tensor) -> str:
     r"""Names the points, along the last axis, that are bad."""
     return messages.rows(bad.nonzero()[:, -1].unique().tolist() if bad.dim() else [])
-
-
-def _together(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    r"""x with 0 for what is missing, and the mask in x's shape: (B,) says whole points along x's first axis."""
-    if x is None or mask is None:
-        return x, mask
-    return observed(x, mask), pixelwise(mask, x.dim()).expand_as(x)

@@ -85,7 +85,7 @@ class ELBO(Trace_ELBO):
         closed = self._closed_form(model_trace, guide_trace) if self.analytic_kl else {}
         total = -sum(closed.values())
         for trace, sign in ((model_trace, 1), (guide_trace, -1)):
-            drawn = [name for name, site in trace.nodes.items() if _is_drawn(site) and name not in closed]
+            drawn = [name for name, site in trace.nodes.items() if is_drawn(site) and name not in closed]
             trace.compute_log_prob(lambda name, site, drawn=drawn: name in drawn)
             for name in drawn:
                 total = total + sign * trace.nodes[name]["log_prob_sum"]
@@ -96,7 +96,7 @@ class ELBO(Trace_ELBO):
         closed = {}
         for name, q in guide_trace.nodes.items():
             p = model_trace.nodes.get(name)
-            if _is_drawn(q) and p is not None and q["infer"].get("analytic_kl", True):
+            if is_drawn(q) and p is not None and q["infer"].get("analytic_kl", True):
                 kl = gaussian.kl(q["fn"], p["fn"])
                 if kl is not None:
                     closed[name] = scale_and_mask(kl, q["scale"], q["mask"]).sum()
@@ -113,7 +113,8 @@ class ELBO(Trace_ELBO):
         return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
 
-def _is_drawn(site: dict) -> bool:
+def is_drawn(site: dict) -> bool:
+    r"""Whether a site of a trace is a sample, and not the subsample of a plate."""
     return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
 
 
@@ -125,8 +126,8 @@ def _weight(beta):
 
 def _check_latents(model_trace, guide_trace) -> None:
     r"""Raises a `ValueError` if a latent of the model is none of the guide's: its q would be the prior, silently."""
-    drawn = [name for name, site in guide_trace.nodes.items() if _is_drawn(site)]
-    missing = [name for name, site in model_trace.nodes.items() if _is_drawn(site) and not site["is_observed"]]
+    drawn = [name for name, site in guide_trace.nodes.items() if is_drawn(site)]
+    missing = [name for name, site in model_trace.nodes.items() if is_drawn(site) and not site["is_observed"]]
     missing = [name for name in missing if name not in guide_trace.nodes]
     if missing:
         raise ValueError(

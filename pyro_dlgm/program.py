@@ -1,4 +1,4 @@
-r"""What the model and its guides share as Pyro programs: a name of their own, and the plate over data."""
+r"""What the model and its guides share as Pyro programs: unique names, and the plate over data."""
 
 import contextlib
 import contextvars
@@ -10,22 +10,25 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 _numbers = itertools.count(1)
-
-
 _registers = contextvars.ContextVar("registers", default=True)
 
 
 @contextlib.contextmanager
+def held(variable: contextvars.ContextVar, value):
+    r"""Inside, the variable has that value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
 def unregistered():
     r"""Inside, reading a network of a `Program` does not register its parameters in Pyro's parameter store.
 
     Pyro registers all of them at each access, for its own optimizers; torch optimizers have no use for it.
     """
-    token = _registers.set(False)
-    try:
-        yield
-    finally:
-        _registers.reset(token)
+    return held(_registers, False)
 
 
 def _rename(module: PyroModule, name: str) -> None:

@@ -1,12 +1,12 @@
-r"""Progress on the terminal; the only file, beside the command line, that shows anything."""
+r"""Progress on the terminal; apart from the command line, no other file shows anything."""
 
 import contextlib
 
 EVERY = 20
 
 
-class Bar(contextlib.AbstractContextManager):
-    r"""Creates a bar with loss and points per second; not ``shown``, it does nothing.
+class Bar(contextlib.ExitStack):
+    r"""Creates a bar with loss and points per second, to be entered at once; not ``shown``, it does nothing.
 
     Arguments:
         total: the number of steps.
@@ -16,18 +16,11 @@ class Bar(contextlib.AbstractContextManager):
     """
 
     def __init__(self, total: int, *, done: int = 0, shown: bool, name: str = "fit"):
+        super().__init__()
         self.progress, self.points = _progress() if shown else None, 0
         if shown:
+            self.enter_context(self.progress)
             self.task = self.progress.add_task(name, total=total, completed=done, note="")
-
-    def __enter__(self) -> "Bar":
-        if self.progress:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.progress:
-            self.progress.stop()
 
     def tick(self) -> None:
         r"""Counts one step of work that is no training."""
@@ -41,23 +34,15 @@ class Bar(contextlib.AbstractContextManager):
         self.points += step.points
         self.progress.advance(self.task)
         if step.step % EVERY == 0:
-            elapsed = self.progress.tasks[0].elapsed or 1e-9
-            note = (
-                f"epoch {step.epoch} · loss {float(step.loss):.2f} nats/point · {self.points / elapsed:,.0f} points/s"
-            )
+            rate = self.points / (self.progress.tasks[0].elapsed or 1e-9)
+            note = f"epoch {step.epoch} · loss {float(step.loss):.2f} nats/point · {rate:,.0f} points/s"
             self.progress.update(self.task, note=note)
 
 
 def _progress():
     # Imported here: training without a bar needs no terminal library.
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[note]}"
     return Progress(*columns, console=Console(stderr=True), transient=True)

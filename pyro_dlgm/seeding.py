@@ -11,7 +11,7 @@ def forked(seed: int | None = None):
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else []):
         if seed is not None:
-            # torch.manual_seed would seed CUDA devices, too, those that are not in use and hence not forked.
+            # torch.manual_seed would also seed the CUDA devices that are not in use, and hence not forked.
             torch.default_generator.manual_seed(seed)
             if in_use:
                 torch.cuda.manual_seed_all(seed)
@@ -19,6 +19,6 @@ def forked(seed: int | None = None):
 
 
 def seeds(num: int, seed: int | None = None) -> list[int]:
-    r"""So many seeds, for what must not share random numbers; they follow from one, or from the global generator."""
+    r"""``num`` seeds for what must not share random numbers; they follow from one, or from the global generator."""
     with forked(seed):
         return torch.randint(2**31, (num,), device="cpu").tolist()

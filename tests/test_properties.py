@@ -295,7 +295,7 @@ def test_levels_come_back_from_the_grid_and_from_noise(levels, seed):
     on_grid, noisy = data.Grid(levels)(v), data.Dequantize(levels)(v)
     assert torch.equal((on_grid * (levels - 1)).round(), v) and on_grid[0] == 0 and on_grid[-1] == 1
     assert torch.equal((noisy * levels).floor(), v) and noisy.min() >= 0 and noisy.max() < 1
-    support = likelihoods.logistic.Levels(levels)
+    support = likelihoods.discretized_logistic.Levels(levels)
     assert support.check(on_grid).all() and support.check(on_grid.float()).all()
     assert not support.check(on_grid[:-1] + 0.5 / (levels - 1)).any()
 

@@ -1,5 +1,7 @@
 r"""Data by name or path: what each likelihood gets, what is refused, and which networks fit."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -182,7 +184,7 @@ def test_binarization_is_as_asked_and_for_bernoulli_alone(monkeypatch):
         asked.append(settings["binarization"])
         return data.digits()
 
-    monkeypatch.setitem(datasets.READERS, "mnist", datasets._official(read, binary=True))
+    monkeypatch.setitem(datasets.READERS, "mnist", partial(datasets._official, read, True))
     datasets.dataset("mnist", "/somewhere", "bernoulli")
     datasets.dataset("mnist", "/somewhere", "bernoulli", binarization="static")
     datasets.dataset("mnist", "/somewhere", "fixed")

@@ -1,6 +1,6 @@
 r"""Data sets, what is drawn afresh at each access, and batches.
 
-A `Dataset` keeps raw values for training and, behind one seeded draw of its transform, values to validate and to test
+A `Dataset` keeps raw values for training and, after one seeded draw of its transform, values to validate and to test
 on. The transforms are protocols: dynamically binarized, statically binarized, thresholded and dequantized images are
 different data sets, and no log-likelihood of one compares with that of another.
 

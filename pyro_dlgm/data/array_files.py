@@ -1,7 +1,5 @@
 r"""Data sets from files of arrays: ``.npy``, ``.npz``, ``.pt``. Nothing in a file is ever executed."""
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,28 +10,13 @@ from torch import Tensor
 from .dataset import Dataset, split
 from .transforms import Transform
 
-LAYOUTS = {
-    "NP": (2, lambda v: v),
-    "NHW": (3, lambda v: v.unsqueeze(1)),
-    "NCHW": (4, lambda v: v),
-    "NHWC": (4, lambda v: v.permute(0, 3, 1, 2).contiguous()),
-}
+LAYOUTS = ("NP", "NHW", "NCHW", "NHWC")  # a letter for each axis
 CHANNELS = (1, 3)
 READERS = {
     ".npy": lambda path: np.load(path, allow_pickle=False),
     ".npz": lambda path: dict(np.load(path, allow_pickle=False)),
     ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
 }
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    KeyError,
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-)
 
 
 def arrays(
@@ -50,7 +33,7 @@ def arrays(
 ) -> Dataset:
     r"""The data set in a file of arrays.
 
-    Whole numbers stay as they are in ``train`` behind a transform, and become real numbers without one. NaN stays: it
+    Whole numbers stay as they are in ``train`` with a transform, and become real numbers without one. NaN stays: it
     counts as missing in `PPCA.fit`, and elsewhere a mask has to say so.
 
     Arguments:
@@ -95,7 +78,7 @@ def _read(path: Path):
         raise FileNotFoundError(f"{path} is no file; expected one of arrays (.npy, .npz or .pt)")
     try:
         return READERS[path.suffix](path)
-    except UNREADABLE as error:
+    except Exception as error:  # a reader raises whatever its format brings along
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} cannot be read as arrays alone ({reason}); expected numbers, no pickled objects: "
@@ -133,10 +116,11 @@ def _images(v: Tensor, layout: str | None) -> Tensor:
     layout = layout or _layout(v)
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))}")
-    ndim, convert = LAYOUTS[layout]
-    if v.dim() != ndim:
-        raise ValueError(f"the array has shape {tuple(v.shape)}, {v.dim()} axes; layout {layout!r} has {ndim}")
-    return convert(v)
+    if v.dim() != len(layout):
+        raise ValueError(f"the array has shape {tuple(v.shape)}, {v.dim()} axes; layout {layout!r} has {len(layout)}")
+    if layout == "NHW":
+        return v.unsqueeze(1)
+    return v.movedim(-1, 1).contiguous() if layout == "NHWC" else v
 
 
 def _layout(v: Tensor) -> str:

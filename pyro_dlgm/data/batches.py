@@ -53,8 +53,5 @@ class Batches:
         values = self.x.batches(left) if isinstance(self.x, Streamed) else (self.x[index] for index in left)
         for index, x in zip(left, values, strict=True):
             self._position += 1
-            yield (
-                x if self.transform is None else self.transform(x),
-                index,
-                None if self.mask is None else self.mask[index],
-            )
+            mask = None if self.mask is None else self.mask[index]
+            yield x if self.transform is None else self.transform(x), index, mask

@@ -1,9 +1,9 @@
-r"""Data sets that everybody knows."""
+r"""Published data sets: digits, MNIST, Fashion-MNIST and CIFAR-10."""
 
 import torch
 from torch import Tensor
 
-from .dataset import Dataset
+from .dataset import Dataset, divided
 from .transforms import Binarize, Dequantize, Grid, Threshold, Transform, seeded
 
 BINARIZATIONS = ("dynamic", "static", "threshold", None)
@@ -22,10 +22,9 @@ def digits(dtype: torch.dtype | None = None) -> Dataset:
     v, test, label, test_label = train_test_split(v, label, test_size=397, stratify=label, random_state=0)
     train, val, label, _ = train_test_split(v, label, test_size=200, stratify=label, random_state=0)
     dtype = dtype or torch.get_default_dtype()
-    train, val, test = (torch.as_tensor(a, dtype=dtype).reshape(-1, 1, 8, 8) for a in (train, val, test))
-    noise, labels = Dequantize(levels=17), (torch.as_tensor(label), torch.as_tensor(test_label))
-    said = f"{noise}; 1200 / 200 / 397 points, stratified, seed 0"
-    return Dataset("digits", train, seeded(noise, val, 1), seeded(noise, test, 2), noise, *labels, said)
+    parts = (torch.as_tensor(a, dtype=dtype).reshape(-1, 1, 8, 8) for a in (train, val, test))
+    labels = torch.as_tensor(label), torch.as_tensor(test_label)
+    return divided("digits", parts, labels, Dequantize(levels=17), "stratified, seed 0")
 
 
 def mnist(
@@ -43,7 +42,7 @@ def mnist(
         num_val: how many of the 60,000 training images, the last ones, validate instead.
         download: whether torchvision may fetch (or unpack) what is not there.
         binarization: "dynamic"; "static", one seeded draw kept; "threshold", 1 where the grey value is above ½; or
-            `None` for 8-bit values v behind ``transform``.
+            `None` for 8-bit values v with ``transform``.
         transform: where there is no binarization, `Grid` (the default) or `Dequantize`, of 256 levels.
 
     Raises:
@@ -80,7 +79,7 @@ def cifar10(root: str, *, num_val: int = 0, download: bool = False, transform: T
         FileNotFoundError: if the files are not there.
         ValueError: on too many points to validate.
     """
-    parts = [_torchvision("CIFAR10", root, train, download) for train in (True, False)]
+    parts = _torchvision("CIFAR10", root, download)
     v = [torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
     return _official("cifar10", v, [torch.as_tensor(part.targets) for part in parts], num_val, transform or Grid())
 
@@ -90,25 +89,26 @@ def _idx(folder: str, name: str, root: str, num_val: int, download: bool, binari
         raise ValueError(f"binarization is {binarization!r}; expected one of {', '.join(map(repr, BINARIZATIONS))}")
     if binarization is not None and transform is not None:
         raise ValueError(f"binarization is {binarization!r} and transform is {transform}; give one: binarization=None")
-    parts = [_torchvision(folder, root, train, download) for train in (True, False)]
+    parts = _torchvision(folder, root, download)
     v, labels = [part.data.unsqueeze(1) for part in parts], [part.targets for part in parts]
     if binarization is None:
         return _official(name, v, labels, num_val, transform or Grid())
     grey = [part / 255 for part in v]
     if binarization == "threshold":
-        return _official(name, [Threshold()(part) for part in grey], labels, num_val, None, f"{Threshold()}; ")
+        return _official(name, [Threshold()(part) for part in grey], labels, num_val, None, f"{Threshold()}")
     if binarization == "static":
         # The test set is the draw that it is under "dynamic": the two differ in what training sees.
         kept = [seeded(Binarize(), part, seed) for part, seed in zip(grey, (0, 2), strict=True)]
-        return _official(name, kept, labels, num_val, None, "Binarize(), one draw kept; ")
+        return _official(name, kept, labels, num_val, None, "Binarize(), one draw kept")
     return _official(name, grey, labels, num_val, Binarize())
 
 
-def _torchvision(name: str, root: str, train: bool, download: bool):
+def _torchvision(name: str, root: str, download: bool) -> list:
+    r"""The training and the test set of that class."""
     from torchvision import datasets
 
     try:
-        return getattr(datasets, name)(root, train=train, download=download)
+        return [getattr(datasets, name)(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
         if download:
             raise
@@ -117,14 +117,11 @@ def _torchvision(name: str, root: str, train: bool, download: bool):
         ) from error
 
 
-def _official(name: str, v: list[Tensor], labels: list[Tensor], num_val: int, transform, protocol: str = "") -> Dataset:
+def _official(name: str, v: list[Tensor], labels: list[Tensor], num_val: int, transform, what: str = "") -> Dataset:
     r"""The data set with the official test points, and the last of the training points to validate."""
-    num_train = len(v[0]) - num_val
-    if num_val < 0 or num_train < 1:
-        raise ValueError(f"num_val is {num_val} of {len(v[0])} training images; expected 0 <= num_val < {len(v[0])}")
-    train, val, test = v[0][:num_train], v[0][num_train:], v[1]
-    if transform is not None:
-        val, test = seeded(transform, val, 1), seeded(transform, test, 2)
-        protocol = f"{transform}; "
-    protocol += f"{num_train} / {num_val} / {len(test)} points, the official test set"
-    return Dataset(name, train, val, test, transform, labels[0][:num_train], labels[1], protocol)
+    N = len(v[0])
+    if not 0 <= num_val < N:
+        raise ValueError(f"num_val is {num_val} of {N} training images; expected 0 <= num_val < {N}")
+    train, val = v[0].split([N - num_val, num_val])
+    parts, found = (train, val, v[1]), (labels[0][: len(train)], labels[1])
+    return divided(name, parts, found, transform, "the official test set", what)

@@ -1,5 +1,6 @@
 r"""Images (or rows) in three parts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ class Dataset:
     Attributes:
         name: what it is.
         train: raw values (N, C, H, W) or (N, P), before ``transform``; `Streamed` images where they stay in files.
-        val, test: values with one seeded draw of ``transform`` behind them, the same for all who compare.
+        val, test: values after one seeded draw of ``transform``, the same for all who compare.
         transform: what is drawn afresh at each access in training, or `None`.
         train_labels, test_labels: whole numbers (N,), where there are any.
         protocol: what was done to the values, and how they were split: a table of log-likelihoods has to say it.
@@ -67,29 +68,39 @@ def split(
     Raises:
         ValueError: if no point is left to train or to test on, or the values do not fit the transform.
     """
-    num_train = len(v) - num_val - num_test
+    N = len(v)
+    num_train = N - num_val - num_test
     if num_val < 0 or num_test < 1 or num_train < 1:
         raise ValueError(
-            f"num_val is {num_val} and num_test is {num_test} of {len(v)} points; "
+            f"num_val is {num_val} and num_test is {num_test} of {N} points; "
             "expected num_val >= 0, num_test >= 1, and at least one point left to train on"
         )
     if hasattr(transform, "check"):
         transform.check(v.extremes if isinstance(v, Streamed) else v)
-    rows = _order(len(v), seed).split([num_train, num_val, num_test])
+    order = torch.arange(N) if seed is None else torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+    train, val, test = rows = order.split([num_train, num_val, num_test])
     if isinstance(v, Streamed):
-        parts = [v.part(rows[0]), v.part(rows[1]).read(), v.part(rows[2]).read()]
+        parts = [v.part(train), v.part(val).read(), v.part(test).read()]
     else:
-        parts = [v[i] for i in rows]
-    train, val, test = parts if transform is not None else map(real, parts)
+        parts = [v[i] if transform is not None else real(v[i]) for i in rows]
+    how = "in their order" if seed is None else f"shuffled with seed {seed}"
+    found = (None, None) if labels is None else (labels[train], labels[test])
+    return divided(name, parts, found, transform, how, f"{protocol}{transform or 'values as they are'}")
+
+
+def divided(name: str, parts: Iterable[Tensor], labels, transform: Transform | None, how: str, what: str = ""):
+    r"""Creates the data set of three parts, with one seeded draw of the transform for those that validate and test.
+
+    Arguments:
+        name: of the data set.
+        parts: raw values that train, validate and test.
+        labels: of those that train and test, or (None, None).
+        transform: what is drawn afresh at each access, or `None`.
+        how: how the points were divided, for the protocol.
+        what: what was done to the values, by default the transform.
+    """
+    train, val, test = parts
+    said = f"{what or transform}; {len(train)} / {len(val)} / {len(test)} points, {how}"
     if transform is not None:
         val, test = seeded(transform, val, 1), seeded(transform, test, 2)
-    train_labels, _, test_labels = (None,) * 3 if labels is None else (labels[i] for i in rows)
-    how = "in their order" if seed is None else f"shuffled with seed {seed}"
-    said = f"{transform or 'values as they are'}; {num_train} / {num_val} / {num_test} points, {how}"
-    return Dataset(name, train, val, test, transform, train_labels, test_labels, f"{protocol}{said}")
-
-
-def _order(N: int, seed: int | None) -> Tensor:
-    if seed is None:
-        return torch.arange(N)
-    return torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+    return Dataset(name, train, val, test, transform, *labels, said)

@@ -49,9 +49,7 @@ def images(
     folder = Path(folder)
     found = paths(folder)
     v = Streamed(Files(found, size, channels), num_workers)
-    said = (
-        f"resized to {size[0]}x{size[1]} (bicubic, cropped to the middle), {'grey' if channels == 1 else 'colours'}; "
-    )
+    colours = "grey" if channels == 1 else "colours"
     return split(
         folder.resolve().name,
         v if streamed else v.read(progress),
@@ -60,7 +58,7 @@ def images(
         num_test=num_test,
         seed=seed,
         transform=transform or Grid(),
-        protocol=said,
+        protocol=f"resized to {size[0]}x{size[1]} (bicubic, cropped to the middle), {colours}; ",
     )
 
 

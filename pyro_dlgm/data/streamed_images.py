@@ -62,6 +62,7 @@ class Streamed:
 
     def __init__(self, files: Files, num_workers: int = 0, device: str | torch.device = "cpu"):
         self.files, self.num_workers, self.device = files, num_workers, torch.device(device)
+        self.is_cuda = self.device.type == "cuda"
         self.shape = torch.Size((len(files), files.channels, *files.size))
 
     def __len__(self) -> int:
@@ -76,7 +77,7 @@ class Streamed:
         Raises:
             ValueError: if a file is no image.
         """
-        # A generator of its own: a loader draws from the global one even where nothing is shuffled.
+        # Another generator, since a loader draws from the global one even where nothing is shuffled.
         loader = DataLoader(
             self.files,
             batch_sampler=[index.tolist() for index in indices],
@@ -88,11 +89,6 @@ class Streamed:
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch.to(self.device)
-
-    @property
-    def is_cuda(self) -> bool:
-        r"""Whether batches go to a GPU."""
-        return self.device.type == "cuda"
 
     def part(self, index: Tensor) -> "Streamed":
         r"""The images of these rows, still in their files."""

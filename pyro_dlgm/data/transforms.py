@@ -18,21 +18,32 @@ def real(v: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Dequantize:
+class _Levels:
+    r"""Creates a map of whole numbers v in 0..levels−1."""
+
+    levels: int
+
+    def check(self, v: Tensor) -> None:
+        r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
+        whole = not v.is_floating_point() or bool((v == v.round()).all())
+        lowest, highest = float(v.min()), float(v.max())  # as floats, since bytes compared with a 256 wrap round
+        if not whole or not 0 <= lowest <= highest < self.levels:
+            raise ValueError(
+                f"values go from {lowest:g} to {highest:g} ({'' if whole else 'not '}whole numbers); "
+                f"{self} expects whole numbers in 0..{self.levels - 1}: choose other levels, or transform=None"
+            )
+
+
+@dataclass(frozen=True)
+class Dequantize(_Levels):
     r"""Creates the map v -> (v + u) / levels with u ~ U(0, 1), for whole numbers v in 0..levels−1.
 
     A density of x then bounds a probability of v; bits per dimension follow by `bits_per_dim`.
     """
 
-    levels: int
-
     def __call__(self, v: Tensor) -> Tensor:
         v = real(v)
         return (v + torch.rand_like(v)) / self.levels
-
-    def check(self, v: Tensor) -> None:
-        r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
-        _whole(self, v)
 
     def bits_per_dim(self, log_p: float, num_pixels: int) -> float:
         r"""(P ln levels − log p(x)) / (P ln 2), for log p(x) in nats per point."""
@@ -40,7 +51,7 @@ class Dequantize:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(_Levels):
     r"""Creates the map v -> v / (levels − 1), for whole numbers v in 0..levels−1: nothing is drawn.
 
     What `likelihoods.DiscretizedLogistic` takes, whose log p(x) is that of a probability of v. A density of these
@@ -51,10 +62,6 @@ class Grid:
 
     def __call__(self, v: Tensor) -> Tensor:
         return real(v) / (self.levels - 1)
-
-    def check(self, v: Tensor) -> None:
-        r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
-        _whole(self, v)
 
 
 @dataclass(frozen=True)
@@ -84,14 +91,3 @@ def seeded(transform: Transform, x: Tensor, seed: int) -> Tensor:
     r"""One draw of ``transform`` under a seed, with the global generator left as it was."""
     with forked(seed):
         return transform(x)
-
-
-def _whole(transform, v: Tensor) -> None:
-    levels = transform.levels
-    whole = not v.is_floating_point() or bool((v == v.round()).all())
-    lowest, highest = float(v.min()), float(v.max())  # bytes would wrap round beside a 256
-    if not whole or not 0 <= lowest <= highest < levels:
-        raise ValueError(
-            f"values go from {lowest:g} to {highest:g} ({'' if whole else 'not '}whole numbers); "
-            f"{transform} expects whole numbers in 0..{levels - 1}: choose other levels, or transform=None"
-        )

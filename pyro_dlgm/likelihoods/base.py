@@ -2,6 +2,7 @@ r"""What the likelihoods of independent pixels share: masks, event dimensions, h
 
 import pyro.distributions as dist
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from ..masks import pixelwise
 
@@ -32,6 +33,26 @@ class Likelihood(nn.Module):
         if mask is not None:
             p = p.mask(pixelwise(mask, event_dim + 1) if t.dim() > 1 else mask)
         return p.to_event(event_dim)
+
+
+class LocationScale(Likelihood):
+    r"""Creates a likelihood whose pixels have a location μ(t, w) and a scale floor + softplus(r(t, w)).
+
+    Arguments:
+        net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.
+        scale_net: the network of r, if it is another one.
+        floor: lower bound of the scale, in the units of x.
+    """
+
+    def __init__(self, net: nn.Module, scale_net: nn.Module | None, floor: float):
+        super().__init__()
+        check_heads(net, *(PAIR if scale_net is None else MEAN))
+        self.net, self.scale_net, self.floor = net, scale_net, floor
+
+    def location_scale(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r"""μ and the scale, each of shape (..., *event)."""
+        mu, r = heads(self.net(t), *PAIR) if self.scale_net is None else (self.net(t), self.scale_net(t))
+        return mu, self.floor + softplus(r)
 
 
 def check_heads(net: nn.Module, count: int, what: str) -> None:

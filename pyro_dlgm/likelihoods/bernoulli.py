@@ -7,12 +7,12 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from ..masks import observed, pixelwise
+from ..masks import filled
 from .base import Likelihood, check_heads
 
 
-class Bernoulli(Likelihood):
-    r"""Creates p(x | t, w) = ∏_j Bernoulli(x_j; logits l_j(t, w)), for binary x.
+class _Logits(Likelihood):
+    r"""Creates a likelihood whose pixels have logits l(t, w).
 
     Arguments:
         net: the network of the logits l, from t (..., D) to x's shape.
@@ -22,6 +22,14 @@ class Bernoulli(Likelihood):
         super().__init__()
         check_heads(net, 1, "one, for the logits")
         self.net = net
+
+
+class Bernoulli(_Logits):
+    r"""Creates p(x | t, w) = ∏_j Bernoulli(x_j; logits l_j(t, w)), for binary x.
+
+    Arguments:
+        net: the network of the logits l, from t (..., D) to x's shape.
+    """
 
     def pixels(self, t: Tensor) -> dist.Bernoulli:
         return dist.Bernoulli(logits=self.net(t))
@@ -40,12 +48,12 @@ class Bernoulli(Likelihood):
         Returns:
             Nats (C, B), in float64: large terms of both signs cancel.
         """
-        logits, ones = (v.double().reshape(len(v), -1) for v in (self.net(t), observed(x, mask)))
+        x, mask = filled(x, mask)
+        logits, ones = (v.double().reshape(len(v), -1) for v in (self.net(t), x))
         linear = logits @ ones.mT
         if mask is None:
             return linear - _softplus_sum(logits)
-        seen = pixelwise(mask, x.dim()).expand_as(x).double().reshape(len(x), -1)
-        return linear + nn.functional.logsigmoid(-logits) @ seen.mT
+        return linear + nn.functional.logsigmoid(-logits) @ mask.double().reshape(len(x), -1).mT
 
 
 FACTORS = 16  # in [1, 2], for one logarithm
@@ -60,7 +68,7 @@ def _softplus_sum(l: Tensor) -> Tensor:
     return l.relu().sum(1, keepdim=True) + logs.sum(1, keepdim=True)
 
 
-class ContinuousBernoulli(Likelihood):
+class ContinuousBernoulli(_Logits):
     r"""Creates p(x | t, w) = ∏_j C(l_j) e^{l_j x_j}, l = l(t, w), a density on [0, 1]: for grey pixels.
 
     The Bernoulli formula for grey pixels with the constant C(l) = l / (e^l − 1) that makes it a density. A nat more
@@ -73,11 +81,6 @@ class ContinuousBernoulli(Likelihood):
         Loaiza-Ganem and Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders"
         (2019). https://arxiv.org/abs/1907.06845
     """
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        check_heads(net, 1, "one, for the logits")
-        self.net = net
 
     def pixels(self, t: Tensor) -> "ContinuousBernoulliPixels":
         return ContinuousBernoulliPixels(self.net(t))
@@ -151,7 +154,7 @@ def _log_sinhc(a: Tensor) -> Tensor:
 
 
 def _split(a: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Where |a| is small, and a with 1 there: a branch that is not taken must have a finite gradient, too."""
+    r"""Where |a| is small, and a with 1 there: a branch that is not taken must also have a finite gradient."""
     small = a.abs() < SMALL
     return small, torch.where(small, 1.0, a)
 

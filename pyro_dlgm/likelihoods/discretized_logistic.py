@@ -9,11 +9,11 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from .base import MEAN, PAIR, Likelihood, check_heads, heads
+from .base import LocationScale
 
 
-class DiscretizedLogistic(Likelihood):
-    r"""Creates p(x | t, w) = ∏_j P(x_j; μ_j(t, w), s_j(t, w)), probabilities of images with so many levels.
+class DiscretizedLogistic(LocationScale):
+    r"""Creates p(x | t, w) = ∏_j P(x_j; μ_j(t, w), s_j(t, w)), probabilities of the levels of images.
 
     x = k / (levels − 1) with whole k, as `data.Grid` makes it of k. With half a bin h = ½ / (levels − 1),
 
@@ -37,17 +37,15 @@ class DiscretizedLogistic(Likelihood):
     """
 
     def __init__(self, net: nn.Module, scale_net: nn.Module | None = None, *, levels: int = 256, floor: float = 5e-4):
-        super().__init__()
         if levels < 2:
             raise ValueError(f"levels is {levels}; expected at least 2, and 256 for 8-bit images")
         if not floor > 0:
             raise ValueError(f"floor is {floor:g}; expected a number > 0, in the units of x")
-        check_heads(net, *(PAIR if scale_net is None else MEAN))
-        self.net, self.scale_net, self.levels, self.floor = net, scale_net, levels, floor
+        super().__init__(net, scale_net, floor)
+        self.levels = levels
 
     def pixels(self, t: Tensor) -> "DiscretizedLogisticPixels":
-        mu, r = heads(self.net(t), *PAIR) if self.scale_net is None else (self.net(t), self.scale_net(t))
-        return DiscretizedLogisticPixels(mu, self.floor + softplus(r), self.levels)
+        return DiscretizedLogisticPixels(*self.location_scale(t), self.levels)
 
     @staticmethod
     def bits_per_dim(log_p: float, num_pixels: int) -> float:
@@ -106,10 +104,8 @@ class DiscretizedLogisticPixels(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         half = 0.5 / (self.levels - 1)
-        below, above = (
-            logsigmoid((value + half - self.mu) / self.scale),
-            logsigmoid((self.mu - value + half) / self.scale),
-        )
+        below = logsigmoid((value + half - self.mu) / self.scale)
+        above = logsigmoid((self.mu - value + half) / self.scale)
         bin = (-(-2 * half / self.scale).expm1()).log()
         lowest, highest = value < half, value > 1 - half
         return torch.where(lowest, below, torch.where(highest, above, below + above + bin))

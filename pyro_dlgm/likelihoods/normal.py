@@ -3,9 +3,8 @@ r"""Gaussian pixels: a Σ0 that is the same for every t, and diag σ²(t)."""
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from .base import MEAN, PAIR, Likelihood, check_heads, heads
+from .base import MEAN, Likelihood, LocationScale, check_heads
 
 
 class FixedNormal(Likelihood):
@@ -62,7 +61,7 @@ def _check_shape(scale: Tensor, shape: tuple[int, ...] | None) -> None:
         )
 
 
-class DiagonalNormal(Likelihood):
+class DiagonalNormal(LocationScale):
     r"""Creates p(x | t, w) = N(μ(t, w), diag σ²(t, w)).
 
     σ = floor + softplus(r(t, w)): bounded from below for the reason given at `FixedNormal`, and linear rather than
@@ -79,12 +78,9 @@ class DiagonalNormal(Likelihood):
     """
 
     def __init__(self, net: nn.Module, scale_net: nn.Module | None = None, *, floor: float = 1e-3):
-        super().__init__()
         if not floor >= 0:
             raise ValueError(f"floor is {floor:g}; expected a number >= 0")
-        check_heads(net, *(PAIR if scale_net is None else MEAN))
-        self.net, self.scale_net, self.floor = net, scale_net, floor
+        super().__init__(net, scale_net, floor)
 
     def pixels(self, t: Tensor) -> dist.Normal:
-        mu, r = heads(self.net(t), *PAIR) if self.scale_net is None else (self.net(t), self.scale_net(t))
-        return dist.Normal(mu, self.floor + softplus(r))
+        return dist.Normal(*self.location_scale(t))

@@ -1,7 +1,6 @@
 r"""Networks: linear, multilayer perceptrons, convolutional encoders and decoders."""
 
 from .conv import ConvDecoder, ConvEncoder
-from .dense import MLP, Linear
-from .net import Net
+from .net import MLP, Linear, Net
 
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Net"]

@@ -44,10 +44,8 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, norm: bool, activation):
         super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(2):
-            layers += [*_norm(channels, norm), activation(), nn.Conv2d(channels, channels, 3, padding=1)]
-        self.f = nn.Sequential(*layers)
+        half = [[*_norm(channels, norm), activation(), nn.Conv2d(channels, channels, 3, padding=1)] for _ in range(2)]
+        self.f = nn.Sequential(*half[0], *half[1])
 
     def forward(self, v: Tensor) -> Tensor:
         return v + self.f(v)
@@ -65,7 +63,7 @@ class ConvEncoder(Net):
         image_shape: (C, H, W), with H and W at least 4.
         out_features: the number of features.
         widths: channels of the stages, by default (16, 32, 64, 64).
-        norm: whether to put a GroupNorm behind each convolution.
+        norm: whether to put a GroupNorm after each convolution.
         residual: whether each stage ends with a residual block.
         activation: class of the nonlinearity.
 
@@ -99,7 +97,7 @@ class ConvDecoder(Net):
         latent_dim: the number D of latents (of all that the code vector holds).
         image_shape: (C, H, W), with H and W at least 4.
         widths: channels of the stages, the one next to the image first, by default (16, 32, 64, 64), as in the encoder.
-        norm: whether to put a GroupNorm behind each convolution.
+        norm: whether to put a GroupNorm after each convolution.
         residual: whether each stage ends with a residual block.
         activation: class of the nonlinearity.
         heads: the number of images, 2 for μ and σ of `DiagonalNormal`.
@@ -123,9 +121,8 @@ class ConvDecoder(Net):
         deep = (widths[-1], *path[-1])
         layers: list[nn.Module] = [nn.Linear(latent_dim, prod(deep)), nn.Unflatten(1, deep), activation()]
         for i in reversed(range(1, len(widths))):
-            layers += _stage(
-                _up(widths[i], widths[i - 1], path[i + 1], path[i]), widths[i - 1], norm, residual, activation
-            )
+            up = _up(widths[i], widths[i - 1], path[i + 1], path[i])
+            layers += _stage(up, widths[i - 1], norm, residual, activation)
         layers.append(_up(widths[0], heads * channels, path[1], path[0]))
         super().__init__(latent_dim, image_shape, nn.Sequential(*layers), heads)
 

@@ -1,11 +1,12 @@
-r"""Networks of any leading shape, with no probability in them.
+r"""Networks of any leading shape, with no probability in them: what they share, linear ones, perceptrons.
 
 Each maps points of shape ``in_shape`` to points of shape ``out_shape``: (..., *in_shape) -> (..., *out_shape). All
-leading axes are flattened for the body and restored behind it, so that particles, chains and enumeration, which put
+leading axes are flattened for the body and restored after it, so that particles, chains and enumeration, which put
 axes on the left, need no other network. With ``heads=k`` the call returns a tuple of k tensors of ``out_shape``.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -39,11 +40,7 @@ class Net(nn.Module):
                 "expected sides, channels and heads of at least 1"
             )
         self.body = body
-
-    @property
-    def out_features(self) -> int:
-        r"""The number of values of one output, as guides ask for it."""
-        return prod(self.out_shape)
+        self.out_features = prod(self.out_shape)  # the number of values of one output, as guides ask for it
 
     def forward(self, v: Tensor):
         lead = v.shape[: v.dim() - len(self.in_shape)]
@@ -69,3 +66,35 @@ class Net(nn.Module):
                 f"{type(self).__name__} got {v.dtype} on {v.device}; expected {weight.dtype} on {weight.device}, "
                 f"as its weights are: use .to({weight.device}, {weight.dtype}) on what goes in, or move the network"
             ) from error
+
+
+class MLP(Net):
+    r"""Creates a multilayer perceptron on flattened points.
+
+    Arguments:
+        in_shape, out_shape: shapes of one point.
+        hidden: widths of the hidden layers.
+        activation: class of the nonlinearity.
+        heads: the number of outputs.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, hidden=(200, 200), *, activation=nn.ELU, heads: int = 1):
+        widths = [prod(as_shape(in_shape)), *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), activation()]
+        last = nn.Linear(widths[-1], heads * prod(as_shape(out_shape)))
+        super().__init__(in_shape, out_shape, nn.Sequential(*layers, last), heads)
+
+
+class Linear(MLP):
+    r"""Creates v -> W v + b, on flattened points.
+
+    Example:
+        >>> import torch
+        >>> Linear(2, (1, 4, 4))(torch.zeros(3, 2)).shape
+        torch.Size([3, 1, 4, 4])
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, *, heads: int = 1):
+        super().__init__(in_shape, out_shape, (), heads=heads)

@@ -8,13 +8,15 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-import pyro
+import pyro.infer
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
 from .. import messages
+from ..objectives import is_drawn
 from ..program import unregistered
 from ..seeding import forked
 
@@ -46,19 +48,23 @@ class Attempt:
 
     Attributes:
         name: which step it is.
-        modules: model and guide, by these names.
+        svi: the pair (model, guide) and its objective.
         backward: computes the loss and the gradients, and returns the loss.
-        traces: pairs (model trace, guide trace), as the loss takes them.
-        program: the model on this batch.
+        args, kwargs: the batch, as model and guide take it.
         generators: the state from which it drew.
     """
 
     name: str
-    modules: dict[str, nn.Module]
+    svi: pyro.infer.SVI
     backward: Callable[[], Tensor]
-    traces: Callable[[], list]
-    program: Callable[[], object]
+    args: tuple
+    kwargs: dict
     generators: list[Tensor]
+
+    @property
+    def pair(self) -> nn.ModuleDict:
+        r"""Model and guide, by these names."""
+        return nn.ModuleDict({"model": self.svi.model, "guide": self.svi.guide})
 
     def first(self) -> Tensor:
         r"""Computes the loss and the gradients.
@@ -74,28 +80,28 @@ class Attempt:
     def error(self) -> FloatingPointError:
         r"""What to raise: it names the step, the site, the rows and the first parameter."""
         with self._again(), torch.no_grad():
-            site = _bad_site(self.traces(), self.program)
+            traces = self.svi.objective._get_traces(self.svi.model, self.svi.guide, self.args, self.kwargs)
+            site = _bad_site(traces, partial(self.svi.model, *self.args, **self.kwargs))
         with self._again():
             loss = self.backward().detach()
             what = "the gradient is not finite" if loss.isfinite() else f"the loss is {float(loss)}"
             return self._said(f"{what} at {self.name}: {site}")
 
     def _said(self, what: str) -> FloatingPointError:
-        return FloatingPointError(f"{what}; {_bad_parameter(self.modules)}. This step was not taken: {ADVICE}")
+        return FloatingPointError(f"{what}; {_bad_parameter(self.pair)}. This step was not taken: {ADVICE}")
 
     @contextlib.contextmanager
     def _again(self):
         # The same draws as then; what the programs write into their buffers, and the gradients, are put back.
-        before = {kind: copy.deepcopy(module.state_dict()) for kind, module in self.modules.items()}
+        before = copy.deepcopy(self.pair.state_dict())
         cpu, *cuda = self.generators
         with forked(), pyro.validation_enabled(False), unregistered(), torch.enable_grad():
             torch.set_rng_state(cpu)
             if cuda:
                 torch.cuda.set_rng_state_all(cuda)
             yield
-        for kind, module in self.modules.items():
-            module.zero_grad(set_to_none=True)
-            module.load_state_dict(before[kind])
+        self.pair.zero_grad(set_to_none=True)
+        self.pair.load_state_dict(before)
 
 
 class Watch:
@@ -136,27 +142,21 @@ class Watch:
             raise next(attempt for attempt, bad in seen if bool(bad)).error()
 
 
-def _bad_parameter(modules: dict[str, nn.Module]) -> str:
-    named = [(f"{kind}.{name}", p) for kind, module in modules.items() for name, p in module.named_parameters()]
-    values = [name for name, p in named if not p.isfinite().all()]
-    if values:
-        return f"the first parameter that is not finite is {values[0]}"
-    gradients = [name for name, p in named if p.grad is not None and not _values(p.grad).isfinite().all()]
-    if gradients:
-        return f"all parameters are finite, the first gradient that is not is that of {gradients[0]}"
+def _bad_parameter(pair: nn.Module) -> str:
+    for name, p in pair.named_parameters():
+        if not p.isfinite().all():
+            return f"the first parameter that is not finite is {name}"
+    for name, p in pair.named_parameters():
+        gradient = p.grad._values() if p.grad is not None and p.grad.is_sparse else p.grad
+        if gradient is not None and not gradient.isfinite().all():
+            return f"all parameters are finite, the first gradient that is not is that of {name}"
     return "all parameters and their gradients are finite"
-
-
-def _values(gradient: Tensor) -> Tensor:
-    return gradient._values() if gradient.is_sparse else gradient
 
 
 def _bad_site(traces: list, program: Callable[[], object]) -> str:
     for pair in traces:
         for trace in reversed(pair):  # the guide runs first
-            sites = [
-                n for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)
-            ]
+            sites = [name for name, site in trace.nodes.items() if is_drawn(site)]
             trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
             for name in sites:
                 bad = ~trace.nodes[name]["log_prob"].isfinite()

@@ -44,7 +44,10 @@ class RowAdam(torch.optim.Optimizer):
             raise TypeError(
                 "RowAdam got a dense gradient; take the step under guides.rows.sparse_gradients(), or use another Adam"
             )
-        state = self.state[weight] or self._start(weight)
+        state = self.state[weight]
+        if not state:
+            state["visits"] = weight.new_zeros(len(weight))
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
         rows, g = _together(weight.grad._indices()[0], weight.grad._values())
         (b1, b2), lr = group["betas"], group["lr"]
         visits = state["visits"].index_select(0, rows) + 1
@@ -60,19 +63,12 @@ class RowAdam(torch.optim.Optimizer):
                 values = torch.where(skip > 0, table.index_select(0, rows), values)
             table.index_copy_(0, rows, values)
 
-    def _start(self, weight: Tensor) -> dict:
-        state = self.state[weight]
-        state["visits"] = weight.new_zeros(len(weight))
-        state["exp_avg"] = torch.zeros_like(weight)
-        state["exp_avg_sq"] = torch.zeros_like(weight)
-        return state
-
 
 def _together(rows: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     r"""Rows sorted, each place with the sum of all gradients of its row: (B,), (B, width) -> the same shapes.
 
     A row that comes twice keeps two places with the same sum, and is then written twice with the same numbers. Unlike
-    `coalesce`, this has a fixed shape, so nobody waits for the device to count the distinct rows.
+    `coalesce`, this has a fixed shape, so nothing waits for the device to count the distinct rows.
     """
     rows, order = rows.sort(stable=True)
     first = torch.ones_like(rows, dtype=torch.bool)

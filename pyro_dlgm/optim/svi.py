@@ -6,6 +6,7 @@ the batch only.
 """
 
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 
 import pyro
@@ -31,13 +32,11 @@ def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -
             each step: rows want more.
         betas: decay rates of Adam's moments.
     """
-    tables = {id(m.weight) for module in modules for m in module.modules() if isinstance(m, Rows)}
-    groups, rows, seen = [], [], set()
+    tables = dict.fromkeys(m.weight for module in modules for m in module.modules() if isinstance(m, Rows))
+    groups, rows, seen = [], [table for table in tables if table.requires_grad], set(tables)
     for module in modules:
-        trainable = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
-        seen |= {id(p) for p in trainable}
-        rows += [p for p in trainable if id(p) in tables]
-        dense = [p for p in trainable if id(p) not in tables]
+        dense = [p for p in module.parameters() if p.requires_grad and p not in seen]
+        seen.update(dense)
         if dense:
             groups.append({"params": dense, "lr": row_lr if adapted(module).per_point else lr})
     made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
@@ -56,11 +55,11 @@ class SVI(pyro.infer.SVI):
         loss: the objective, by default `objectives.ELBO`.
         clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
         check_every: steps between two looks whether loss and gradients are finite, each of which waits for the
-            device. A step where they are not is never taken, nor is any behind it. `None`: nobody looks.
+            device. A step where they are not is never taken, nor is any after it. `None`: no look.
 
     Attributes:
         gradient_norm: the global norm of the dense gradients in the last step, before clipping, a scalar tensor; `None`
-            where there are none, or nobody asked (neither ``clip_norm`` nor ``check_every``).
+            where there are none, or neither ``clip_norm`` nor ``check_every`` needs it.
 
     Raises:
         TypeError: if one of the optimizers is Pyro's.
@@ -132,21 +131,20 @@ class SVI(pyro.infer.SVI):
             loss = backward()
             self._norms()
         else:
-            loss = self._watched(self._attempt(only, backward, args, kwargs))
+            name = f"step {self.steps + 1}" if only is None else f"an E-step of step {self.steps + 1}"
+            attempt = Attempt(name, self, backward, args, kwargs, generators())
+            loss = attempt.first()
+            skip = self.watch.see(attempt, [loss.detach(), *self._norms()])
+            for optimizer in self.optimizers:
+                optimizer.found_inf = skip
         for optimizer in self.optimizers:
             optimizer.step()
         self._clear()
         return loss.detach()
 
-    def _watched(self, attempt: Attempt) -> Tensor:
-        loss = attempt.first()
-        skip = self.watch.see(attempt, [loss.detach(), *self._norms()])
-        for optimizer in self.optimizers:
-            optimizer.found_inf = skip
-        return loss
-
     def _backward(self, only, weight, args, kwargs) -> Tensor:
-        with self._validation(), sparse_gradients(), unregistered():
+        validation = pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
+        with validation, sparse_gradients(), unregistered():
             loss = weight * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
             self._validated = True
             if loss.requires_grad and only != []:
@@ -154,31 +152,20 @@ class SVI(pyro.infer.SVI):
                 self.backward_passes += 1
         return loss
 
-    def _attempt(self, only, backward, args, kwargs) -> Attempt:
-        name = f"step {self.steps + 1}" if only is None else f"an E-step of step {self.steps + 1}"
-        modules = {"model": self.model, "guide": self.guide}
-        traces, program = partial(self._traces, args, kwargs), partial(self.model, *args, **kwargs)
-        return Attempt(name, modules, backward, traces, program, generators())
-
-    def _traces(self, args, kwargs):
-        return self.objective._get_traces(self.model, self.guide, args, kwargs)
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
 
     def _clear(self) -> None:
-        # Before a step, since Pyro's own SVI leaves dense zeros, to which no sparse gradient can be added; behind it,
+        # Before a step, since Pyro's own SVI leaves dense zeros, to which no sparse gradient can be added; after it,
         # since Pyro's own adds to what it finds.
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None
-
-    def _validation(self):
-        return pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
+        for parameter in self._parameters():
+            parameter.grad = None
 
     def _norms(self) -> list[Tensor]:
-        r"""The norm of the dense gradients, which are clipped, and that of each table's; none that nobody asked for."""
+        r"""The norms of each table's gradient and of the dense ones, which are clipped; none where none is needed."""
         if self.clip_norm is None and self.watch is None:
             return []
-        given = [p for o in self.optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
+        given = [p for p in self._parameters() if p.grad is not None]
         dense = [p for p in given if not p.grad.is_sparse]
         self.gradient_norm = self._clipped(dense) if dense else None
         rows = [torch.linalg.vector_norm(p.grad._values()) for p in given if p.grad.is_sparse]

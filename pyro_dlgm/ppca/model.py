@@ -21,9 +21,9 @@ from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 
 from ..likelihoods.normal import FixedNormal
-from ..masks import observed
+from ..masks import filled, observed
 from ..model import DLGM
-from ..nets.dense import Linear
+from ..nets.net import Linear
 from ..priors import StandardNormal
 from ..seeding import forked
 from . import closed_form
@@ -42,8 +42,7 @@ class PPCA(DLGM):
     """
 
     def __init__(self, latent_dim: int, num_features: int, scale: float = 1.0):
-        prior = StandardNormal(latent_dim)
-        super().__init__(prior, FixedNormal(Linear(latent_dim, num_features), scale, floor=0.0))
+        super().__init__(StandardNormal(latent_dim), FixedNormal(Linear(latent_dim, num_features), scale, floor=0.0))
 
     @property
     def W(self) -> Tensor:
@@ -62,9 +61,9 @@ class PPCA(DLGM):
 
     def _parts(self, x: Tensor, mask: Tensor | None):
         r"""M (D, D) or (B, D, D), Wᵀ(x − μ) (B, D), |x − μ|² (B,) and the number of observed pixels (B,)."""
-        mask = _pixels(x, mask)
-        self._check_points(x, mask)
-        W, residual = self.W, observed(x, mask) - self.mu
+        x, mask = filled(x, mask)
+        self._check_points(x)
+        W, residual = self.W, x - self.mu
         eye = self.sigma2 * torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
         if mask is None:
             return W.mT @ W + eye, residual @ W, residual.square().sum(-1), x.shape[-1]
@@ -73,7 +72,7 @@ class PPCA(DLGM):
         gram = (m @ (W.unsqueeze(2) * W.unsqueeze(1)).flatten(1)).unflatten(-1, (W.shape[1],) * 2)
         return gram + eye, residual @ W, residual.square().sum(-1), m.sum(-1)
 
-    def _check_points(self, x: Tensor, mask: Tensor | None) -> None:
+    def _check_points(self, x: Tensor) -> None:
         mu = self.mu
         # Without the first, one pixel would pass for all.
         if x.shape[-1:] != mu.shape:
@@ -83,7 +82,7 @@ class PPCA(DLGM):
             )
         if x.dtype != mu.dtype:
             raise ValueError(f"x has dtype {x.dtype}; this model has {mu.dtype}: use x.to({mu.dtype})")
-        if is_validation_enabled() and not bool(observed(x, mask).isfinite().all()):
+        if is_validation_enabled() and not bool(x.isfinite().all()):
             raise ValueError("x has NaN or infinite values; expected finite numbers: mask them, mask=~x.isnan()")
 
     def posterior(self, x: Tensor, mask: Tensor | None = None) -> dist.MultivariateNormal:
@@ -130,8 +129,8 @@ class PPCA(DLGM):
             ValueError: if X is no matrix, has fewer than two points, D is not in 1..P−1, a column of X has no
                 observed entry, or X has no variance outside the leading D directions.
         """
-        mask = None if mask is None else _pixels(X, mask)
-        closed_form.check(observed(X, mask), latent_dim, missing=mask is None)
+        known, mask = filled(X, mask)
+        closed_form.check(known, latent_dim, missing=mask is None)
         mask = ~X.isnan() if mask is None else mask
         with forked():
             ppca = cls(latent_dim, X.shape[1]).double().to(X.device)
@@ -194,9 +193,9 @@ class PPCA(DLGM):
         """
         evidence = self.log_prob(X, mask).mean()
         q = self.posterior(X, mask)
-        mask = torch.ones_like(X, dtype=torch.bool) if mask is None else _pixels(X, mask)
+        X, mask = filled(X, torch.ones_like(X, dtype=torch.bool) if mask is None else mask)
         # Centred at μ: the differences of squares below would cancel otherwise.
-        m, x = mask.to(X.dtype), torch.where(mask, observed(X, mask) - self.mu, 0.0)
+        m, x = mask.to(X.dtype), torch.where(mask, X - self.mu, 0.0)
         # E[t tᵀ] and E[t] of the augmented code (t, 1)
         t = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], -1)
         second = t.unsqueeze(2) * t.unsqueeze(1)
@@ -211,10 +210,3 @@ class PPCA(DLGM):
         A = torch.linalg.cholesky(moment - a.outer(a))
         self.set(W @ A, self.mu + coefficients[:, -1] + W @ a, sigma2)
         return evidence
-
-
-def _pixels(x: Tensor, mask: Tensor | None) -> Tensor | None:
-    if mask is None:
-        return None
-    observed(x, mask)  # checks dtype and shape
-    return mask if mask.dim() == x.dim() else mask.unsqueeze(-1).expand_as(x)

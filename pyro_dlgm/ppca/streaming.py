@@ -4,7 +4,7 @@ The closed form needs the mean and the scatter S = Σ_i (x_i − μ)(x_i − μ)
 
     n = n₁ + n₂,    δ = μ₂ − μ₁,    μ = μ₁ + δ n₂/n,    S = S₁ + S₂ + δ δᵀ n₁ n₂/n,
 
-and no sum of squares is taken about any other point than a mean of its own chunk.
+and no sum of squares is taken about any point but the mean of its chunk.
 
 References:
     Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
@@ -59,7 +59,8 @@ def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)[:, :latent_dim]
     W, sigma2 = loadings(values[:latent_dim], vectors, values[latent_dim:].mean())
     with forked():
-        ppca = PPCA(latent_dim, P).to(_dtype(X))
+        dtypes = {"f4": torch.float32, "f8": torch.float64}  # of either byte order
+        ppca = PPCA(latent_dim, P).to(dtypes.get(X.dtype.str[1:], torch.get_default_dtype()))
     ppca.set(W, mu, sigma2)
     return ppca
 
@@ -112,10 +113,6 @@ def _forget(X: np.ndarray) -> None:
     # Only of maps that are their file: what was changed in a private one ("c") exists in memory alone.
     if modes & {"r", "r+", "w+"} and isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
-
-
-def _dtype(X: np.ndarray) -> torch.dtype:
-    return {"f4": torch.float32, "f8": torch.float64}.get(X.dtype.str[1:], torch.get_default_dtype())
 
 
 def _check(X, latent_dim: int, chunk: int) -> tuple[int, int]:

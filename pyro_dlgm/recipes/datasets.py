@@ -2,23 +2,24 @@ r"""Data sets from a source, with their values as the likelihood takes them."""
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from ..data import array_files, builtin, image_folder
 from ..data.dataset import Dataset, split
-from ..data.transforms import Binarize, Dequantize, Grid, Transform
+from ..data.transforms import Binarize, Dequantize, Grid
 from .pairs import GAUSSIAN, LIKELIHOODS
 from .sources import check_options, stated
 
 VALIDATION = 5000  # training images of MNIST or CIFAR-10 that validate where validation is asked for
-# What becomes of 8-bit values for a likelihood; for all others they are dequantized.
-BYTES = {"bernoulli": Binarize(), "discretized-logistic": Grid(256)}
+# What becomes of 8-bit values at each access: they are dequantized, but for two likelihoods.
+BYTES = dict.fromkeys(LIKELIHOODS, Dequantize(256)) | {"bernoulli": Binarize(), "discretized-logistic": Grid(256)}
 FITTING = {
     "8-bit values": tuple(LIKELIHOODS),
     "8-bit images": tuple(name for name in LIKELIHOODS if name != "bernoulli"),
-    "dequantized grey values": tuple(name for name in LIKELIHOODS if name not in BYTES),
+    "dequantized grey values": tuple(name for name in LIKELIHOODS if BYTES[name] == Dequantize(256)),
     "zeros and ones": ("bernoulli",),
     "real values in [0, 1]": tuple(name for name in LIKELIHOODS if name != "discretized-logistic"),
     "real values": GAUSSIAN,
@@ -47,46 +48,44 @@ def dataset(
     """
     given = stated(given)
     check_options(name, root, given)
-    found = READERS[name](root, likelihood, validate, download, given)
+    found = READERS[name](root, likelihood, given | {"validate": validate, "download": download})
     if validate and len(found.val) == 0:
         raise ValueError("no points validate: num_val is 0, and --patience needs some; leave one of them out")
     return found
 
 
-def _digits(root, likelihood: str, validate: bool, download: bool, given: dict) -> Dataset:
+def _digits(root, likelihood: str, given: dict) -> Dataset:
     check_fits(likelihood, "dequantized grey values", "digits")
     return builtin.digits()
 
 
-def _official(read: Callable, binary: bool) -> Callable:
-    r"""The reader of images with an official test set, which are binarized for "bernoulli" if they are ``binary``."""
-
-    def reader(root, likelihood: str, validate: bool, download: bool, given: dict) -> Dataset:
-        num_val = given.get("num_val", VALIDATION if validate else 0)
-        if binary and likelihood == "bernoulli":
-            return read(root, num_val=num_val, download=download, binarization=given.get("binarization", "dynamic"))
-        if "binarization" in given:
-            raise ValueError(f"--binarization is for the likelihood bernoulli, and it is {likelihood}; leave it out")
-        check_fits(likelihood, "8-bit images", root)
-        kept = {"binarization": None} if binary else {}
-        return read(root, num_val=num_val, download=download, transform=of_bytes(likelihood), **kept)
-
-    return reader
+def _official(read: Callable, binary: bool, root, likelihood: str, given: dict) -> Dataset:
+    r"""Images with an official test set, which are binarized for "bernoulli" if they are ``binary``."""
+    num_val = given.get("num_val", VALIDATION if given["validate"] else 0)
+    settings = {"num_val": num_val, "download": given["download"]}
+    if binary and likelihood == "bernoulli":
+        return read(root, binarization=given.get("binarization", "dynamic"), **settings)
+    if "binarization" in given:
+        raise ValueError(f"--binarization is for the likelihood bernoulli, and it is {likelihood}; leave it out")
+    check_fits(likelihood, "8-bit images", root)
+    if binary:
+        settings["binarization"] = None
+    return read(root, transform=BYTES[likelihood], **settings)
 
 
-def _file(root, likelihood: str, validate: bool, download: bool, given: dict) -> Dataset:
+def _file(root, likelihood: str, given: dict) -> Dataset:
     v, labels = array_files.read(root, given.get("key"), given.get("layout"), given.get("labels"))
     values = kind(v, root)
     check_fits(likelihood, values, f"the values of {root}")
     transform = None
     if values == "8-bit values":
-        v, transform = (v / 255 if likelihood == "bernoulli" else v), of_bytes(likelihood)
+        v, transform = (v / 255 if likelihood == "bernoulli" else v), BYTES[likelihood]
     elif likelihood == "bernoulli" and values != "zeros and ones":
         transform = Binarize()
-    return split(Path(root).stem, v, labels, transform=transform, **_parts(len(v), validate, given))
+    return split(Path(root).stem, v, labels, transform=transform, **_parts(len(v), given))
 
 
-def _folder(root, likelihood: str, validate: bool, download: bool, given: dict) -> Dataset:
+def _folder(root, likelihood: str, given: dict) -> Dataset:
     check_fits(likelihood, "8-bit images", f"the images of {root}")
     if "size" not in given:
         raise ValueError(
@@ -95,25 +94,24 @@ def _folder(root, likelihood: str, validate: bool, download: bool, given: dict) 
     height, _, width = given["size"].partition("x")
     settings = {"size": (int(height), int(width or height)), "channels": 1 if given.get("grey") else 3}
     settings |= {"num_workers": given.get("workers", 0), "streamed": "workers" in given}
-    settings["progress"] = sys.stderr.isatty()
+    settings |= {"progress": sys.stderr.isatty(), "transform": BYTES[likelihood]}
     N = len(image_folder.paths(Path(root)))
-    return image_folder.images(root, transform=of_bytes(likelihood), **settings, **_parts(N, validate, given))
+    return image_folder.images(root, **settings, **_parts(N, given))
 
 
 READERS = {
     "digits": _digits,
-    "mnist": _official(builtin.mnist, binary=True),
-    "fashion-mnist": _official(builtin.fashion_mnist, binary=True),
-    "cifar10": _official(builtin.cifar10, binary=False),
+    "mnist": partial(_official, builtin.mnist, True),
+    "fashion-mnist": partial(_official, builtin.fashion_mnist, True),
+    "cifar10": partial(_official, builtin.cifar10, False),
     "file": _file,
     "folder": _folder,
 }
 
 
-def _parts(N: int, validate: bool, given: dict) -> dict:
-    num_test = given.get("num_test", max(1, N // 10))
-    seed = given.get("split_seed", 0)
-    num_val = given.get("num_val", num_test if validate else 0)
+def _parts(N: int, given: dict) -> dict:
+    num_test, seed = given.get("num_test", max(1, N // 10)), given.get("split_seed", 0)
+    num_val = given.get("num_val", num_test if given["validate"] else 0)
     return {"num_test": num_test, "num_val": num_val, "seed": None if seed == "none" else seed}
 
 
@@ -127,11 +125,6 @@ def check_fits(likelihood: str, values: str, whose: str) -> None:
     """
     if likelihood not in FITTING[values]:
         raise ValueError(f"{likelihood} does not fit {whose}, which are {values}; use {', '.join(FITTING[values])}")
-
-
-def of_bytes(likelihood: str) -> Transform:
-    r"""What becomes of 8-bit values at each access."""
-    return BYTES.get(likelihood, Dequantize(256))
 
 
 def kind(v: Tensor, root) -> str:

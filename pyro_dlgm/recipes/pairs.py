@@ -55,32 +55,28 @@ def _parts() -> SimpleNamespace:
 
     from ..guides import amortized, autoguides, chain, hybrid, per_point
     from ..likelihoods import bernoulli, discretized_logistic, low_rank, normal
-    from ..nets import conv, dense
+    from ..nets import conv, net
 
     modules = (amortized, autoguides, chain, hybrid, per_point, bernoulli, discretized_logistic, low_rank, normal)
-    names = {name: value for module in (*modules, conv, dense) for name, value in vars(module).items()}
+    names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})
 
 
-def _convolutional(p, shape: Sequence[int]) -> bool:
-    return len(shape) == 3 and min(shape[1:]) >= p.SMALLEST
-
-
-def _network(shape: Sequence[int]) -> dict:
-    small = min(shape[1:]) < SMALL
-    return {"widths": (32, 64)} if small else {"widths": (32, 64, 64, 64), "norm": True}
+def _stages(p, shape: Sequence[int]) -> dict:
+    r"""How the convolutional networks of these points are built; empty where they get perceptrons."""
+    if len(shape) != 3 or min(shape[1:]) < p.SMALLEST:
+        return {}
+    return {"widths": (32, 64)} if min(shape[1:]) < SMALL else {"widths": (32, 64, 64, 64), "norm": True}
 
 
 def _decoder(p, D: int, shape, heads: int = 1):
-    if not _convolutional(p, shape):
-        return p.MLP(D, shape, heads=heads)
-    return p.ConvDecoder(D, shape, heads=heads, **_network(shape))
+    stages = _stages(p, shape)
+    return p.ConvDecoder(D, shape, heads=heads, **stages) if stages else p.MLP(D, shape, heads=heads)
 
 
 def _encoder(p, shape):
-    if not _convolutional(p, shape):
-        return p.MLP(shape, 200)
-    return p.ConvEncoder(shape, 128 if min(shape[1:]) < SMALL else 256, **_network(shape))
+    stages = _stages(p, shape)
+    return p.ConvEncoder(shape, 128 if min(shape[1:]) < SMALL else 256, **stages) if stages else p.MLP(shape, 200)
 
 
 def model(likelihood: str, D: int, shape: tuple[int, ...]) -> DLGM:

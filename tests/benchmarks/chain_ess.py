@@ -10,7 +10,7 @@ import measure
 import pyro
 import torch
 from pyro.infer.mcmc import HMC, MCMC, NUTS
-from pyro_dlgm.guides.kernel import diagnostics, draw
+from pyro_dlgm.guides.kernel import diagnostics
 from torch import Tensor
 
 from pyro_dlgm import DLGM, data, fit, guides, likelihoods, load, nets, priors
@@ -74,7 +74,7 @@ def ours(model, x: Tensor, leapfrog: int, a: argparse.Namespace) -> dict:
     kernel = guide._kernel(x, index, None)
     with pyro.validation_enabled(False):
         state = kernel.start(guide.samples(index))
-        draws = draw(kernel, state, a.draws)[1]
+        draws = torch.stack(kernel.run(state, a.draws // 2, a.draws)[1])
     seconds = time.perf_counter() - start
     print(f"Chain, {leapfrog} leapfrog: {len(x)} points, {seconds:.0f} s", flush=True)
     return summary(worst(draws), seconds * POINTS / len(x))
