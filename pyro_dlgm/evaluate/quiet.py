@@ -1,10 +1,9 @@
 r"""Evaluation without side effects: generators, train/eval flags and the parameter store stay as they were."""
 
 import contextlib
-from collections.abc import Iterator
 
 import pyro
-from torch import Tensor, nn
+from torch import nn
 
 from ..seeding import forked
 
@@ -24,16 +23,3 @@ def quiet(*programs, seed: int | None = None):
         finally:
             for m, flag in zip(modules, flags, strict=True):
                 m.training = flag
-
-
-def blocks(
-    x: Tensor, index: Tensor | None, mask: Tensor | None, num_samples: int, budget: int = 2**19
-) -> Iterator[tuple]:
-    r"""(x, index, mask, sample counts) block by block: at most about ``budget`` numbers of x · samples at a time."""
-    per_point = max(1, x[0].numel())
-    samples = max(1, min(num_samples, budget // per_point))
-    points = max(1, budget // (per_point * samples))
-    counts = [min(samples, num_samples - k) for k in range(0, num_samples, samples)]
-    for i in range(0, len(x), points):
-        here = slice(i, i + points)
-        yield x[here], None if index is None else index[here], None if mask is None else mask[here], counts

@@ -1,4 +1,7 @@
-r"""Checks of what evaluation is given: points, their index and mask, and a q that can be evaluated."""
+r"""The points of an evaluation: taken in blocks, and checked, with the q that is asked about them."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +11,45 @@ from ..guides.base import adapted
 from .quiet import quiet
 
 FIT_ONE = "fit one to this w first: evaluate.infer(model, guides.FullRank(len(x), D), x)"
+
+
+class Points(NamedTuple):
+    r"""Points in the order in which a guide takes them: ``guide.posterior(*points)``.
+
+    Attributes:
+        x: data (B, ...).
+        index: which points these are (B,), or `None`.
+        mask: boolean, True where observed, of x's shape or (B,), or `None`.
+    """
+
+    x: Tensor
+    index: Tensor | None = None
+    mask: Tensor | None = None
+
+    @classmethod
+    def numbered(cls, x: Tensor, mask: Tensor | None = None) -> "Points":
+        r"""Creates points with the index 0..B−1, for a guide whose rows are theirs."""
+        return cls(x, torch.arange(len(x), device=x.device), mask)
+
+    def at(self, which: Tensor | slice) -> "Points":
+        r"""Some of the points."""
+        return Points(*(None if part is None else part[which] for part in self))
+
+
+def blocks(points: Points, num_samples: int, budget: int = 2**19) -> Iterator[tuple[Points, list[int]]]:
+    r"""Points and sample counts block by block: at most about ``budget`` numbers of x · samples at a time."""
+    rows = max(1, budget // max(1, points.x[0].numel()))
+    for here, counts in chunks(len(points.x), num_samples, rows):
+        yield points.at(here), counts
+
+
+def chunks(num_points: int, num_samples: int, rows: int) -> Iterator[tuple[slice, list[int]]]:
+    r"""Slices of points, each with the numbers of samples (or chains) that go together: at most ``rows`` at a time."""
+    samples = max(1, min(num_samples, rows))
+    size = max(1, rows // samples)
+    counts = [min(samples, num_samples - k) for k in range(0, num_samples, samples)]
+    for i in range(0, num_points, size):
+        yield slice(i, min(i + size, num_points)), counts
 
 
 def check_points(x: Tensor, index: Tensor | None = None, mask: Tensor | None = None) -> None:
@@ -39,13 +81,14 @@ def check_data(model, x: Tensor, mask: Tensor | None) -> None:
             model.check(masks.observed(x, mask))
 
 
-def check_rows(guide, x: Tensor, index: Tensor | None, mask: Tensor | None) -> None:
-    r"""Raises a `ValueError` unless there is one index for each point and, for a guide with rows, a row for it."""
-    check_index(x, index)
+def check_pair(model, guide, points: Points) -> None:
+    r"""Raises a `ValueError` unless the likelihood takes the points and, where the guide has rows, each has one."""
+    check_data(model, points.x, points.mask)
+    check_index(points.x, points.index)
     if adapted(guide).per_point:
         # Later, nothing is validated.
         with quiet(guide), torch.no_grad():
-            guide.posterior(x, index, mask)
+            guide.posterior(*points)
 
 
 def check_density(guide, instead: str) -> None:
