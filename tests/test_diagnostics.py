@@ -292,7 +292,7 @@ def test_the_aggregate_posterior_is_the_mixture(monkeypatch, budget, points):
     x, guide = model(size=9).detach(), guides.Exact(model)
     q = model.posterior(x)
     t = q.sample((4,))
-    with_own, without = aggregate.log_aggregate(guide, t, q.log_prob(t), x, None, None)
+    with_own, without = aggregate.log_aggregate(guide, t, q.log_prob(t), evaluate.points.Points(x))
     for i in range(9):
         components = dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril)
         mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(9).double()), components)

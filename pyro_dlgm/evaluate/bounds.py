@@ -128,7 +128,6 @@ def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -
     return table
 
 
-@torch.no_grad()
 def weigh(
     model, guide, points: Points, num_samples: int, seed: int | None, with_q: bool = True
 ) -> tuple[Tensor, Tensor]:

@@ -149,7 +149,7 @@ def gaps(
     check_start(guide)
     check_pair(model, guide, Points(x, index, mask))
     climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
-    with quiet(model, guide), torch.no_grad():
+    with quiet(model, guide):
         q = guide.posterior(x, index, mask)
     own, points = _family(guide, q), Points.numbered(x, mask)
     fitted = {name: _best(model, q, name, points, climbed) for name in dict.fromkeys((own, *families))}

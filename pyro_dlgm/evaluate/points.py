@@ -61,33 +61,22 @@ def check_points(x: Tensor, index: Tensor | None = None, mask: Tensor | None = N
         raise ValueError(f"x is a {type(x).__name__}; expected a tensor (B, ...): use torch.as_tensor(x)")
     if x.dim() == 0 or len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected (B, ...) with B >= 1")
-    check_index(x, index)
+    program.check_index(index)
+    if index is not None and len(index) != len(x):
+        raise ValueError(f"x has {len(x)} points and index {len(index)}; expected one index for each point of x")
     if mask is not None:
         masks.check(mask, x)
 
 
-def check_index(x: Tensor, index: Tensor | None) -> None:
-    r"""Raises a `ValueError` unless there is one index for each point of x."""
-    program.check_index(index)
-    if index is not None and len(index) != len(x):
-        raise ValueError(f"x has {len(x)} points and index {len(index)}; expected one index for each point of x")
-
-
-def check_data(model, x: Tensor, mask: Tensor | None) -> None:
-    r"""Raises a `ValueError` unless there are points, and the likelihood takes them."""
-    check_points(x, mask=mask)
-    if hasattr(model, "check"):
-        with quiet(model):
-            model.check(masks.observed(x, mask))
-
-
 def check_pair(model, guide, points: Points) -> None:
     r"""Raises a `ValueError` unless the likelihood takes the points and, where the guide has rows, each has one."""
-    check_data(model, points.x, points.mask)
-    check_index(points.x, points.index)
+    check_points(*points)
+    if hasattr(model, "check"):
+        with quiet(model):
+            model.check(masks.observed(points.x, points.mask))
     if adapted(guide).per_point:
         # Later, nothing is validated.
-        with quiet(guide), torch.no_grad():
+        with quiet(guide):
             guide.posterior(*points)
 
 

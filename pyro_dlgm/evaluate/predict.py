@@ -9,7 +9,6 @@ from .points import Points, blocks, check_points
 from .quiet import quiet
 
 
-@torch.no_grad()
 def reconstruct(
     model,
     guide,

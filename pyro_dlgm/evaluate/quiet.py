@@ -3,6 +3,7 @@ r"""Evaluation without side effects: generators, train/eval flags and the parame
 import contextlib
 
 import pyro
+import torch
 from torch import nn
 
 from ..seeding import forked
@@ -10,12 +11,15 @@ from ..seeding import forked
 
 @contextlib.contextmanager
 def quiet(*programs, seed: int | None = None):
-    r"""Inside, modules are in eval mode and the generators are forked (and seeded, if there is a seed)."""
+    r"""Inside, modules are in eval mode, there are no gradients, and the generators are forked (and seeded, if asked).
+
+    What needs gradients enables them inside.
+    """
     modules = [m for program in programs if isinstance(program, nn.Module) for m in program.modules()]
     flags = [m.training for m in modules]
     store = pyro.get_param_store()
     # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
-    with forked(seed), store.scope(store.get_state()):
+    with forked(seed), store.scope(store.get_state()), torch.no_grad():
         try:
             for m in modules:
                 m.training = False

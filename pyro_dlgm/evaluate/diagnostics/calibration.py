@@ -99,7 +99,6 @@ class Calibration:
         return verdicts.listed(self.verdicts)
 
 
-@torch.no_grad()
 def check_calibration(
     model,
     guide,

@@ -100,7 +100,6 @@ class Diagnosis:
         return verdicts.listed(self.verdicts)
 
 
-@torch.no_grad()
 def diagnose(
     model,
     guide,
@@ -137,16 +136,16 @@ def diagnose(
     check_pair(model, guide, points)
     if len(x) < 2 or num_samples < 2:
         raise ValueError(f"x has {len(x)} points, num_samples is {num_samples}; expected at least 2 of both")
+    calibration = None
+    if num_simulated:
+        dealt = masks.dealt(mask, num_simulated)
+        calibration = check_calibration(model, guide, num_points=num_simulated, mask=dealt, seed=seed)
     # Another stream: points that were simulated with this seed would share their noise with samples of q.
     with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):
         p = model.prior()
         table = tabulate(guide, p, points, num_samples)
         with_own, without = log_aggregate(guide, table["t"], table["log_q"], points)
-    calibration = None
-    if num_simulated:
-        dealt = masks.dealt(mask, num_simulated)
-        calibration = check_calibration(model, guide, num_points=num_simulated, mask=dealt, seed=seed)
-    return _diagnosis(p, table, with_own, without, calibration)
+        return _diagnosis(p, table, with_own, without, calibration)
 
 
 def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: Calibration | None) -> Diagnosis:

@@ -13,7 +13,6 @@ References:
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...guides.base import adapted
@@ -94,7 +93,7 @@ def bdmc(
     check_start(guide)
     # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.
     made, fitted, walked = seeds(3, seed)
-    with quiet(model, seed=made), torch.no_grad():
+    with quiet(model, seed=made):
         t = model.prior().sample((num_points,))
         x = model.likelihood(t).sample()
     points = Points.numbered(x, None if mask is None else mask.expand(x.shape))

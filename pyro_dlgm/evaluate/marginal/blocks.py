@@ -10,8 +10,7 @@ from torch import Tensor
 from ...program import unregistered
 from ...progress import Bar
 from .. import rounding
-from ..points import FIT_ONE, Points, check_density, chunks
-from ..points import check_data as check_points  # noqa: F401
+from ..points import FIT_ONE, Points, check_density, check_pair, chunks
 from ..quiet import quiet
 from .path import Annealer, Settings
 
@@ -25,12 +24,17 @@ def check_start(guide) -> None:
         check_density(guide, PRIOR_OR_FIT)
 
 
+def check_points(model, x: Tensor, mask: Tensor | None) -> None:
+    r"""Raises a `ValueError` unless the likelihood takes the points."""
+    check_pair(model, None, Points(x, mask=mask))
+
+
 @contextlib.contextmanager
 def annealing(model, guide, *, seed: int | None):
     r"""Inside, nothing is touched, nothing is validated, and gradients are taken where they are asked for."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("annealing needs gradients and was called under torch.inference_mode(); leave it first")
-    with quiet(model, guide, seed=seed), pyro.validation_enabled(False), unregistered(), torch.no_grad():
+    with quiet(model, guide, seed=seed), pyro.validation_enabled(False), unregistered():
         yield
 
 
