@@ -12,13 +12,13 @@ References:
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import messages
 from ..guides.base import adapted
-from ..guides.rows import sparse_gradients
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
 from .bounds import weigh
@@ -129,7 +129,7 @@ def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
     ends = []
     for here in points.index.split(pace.batch_size):
         block = points.at(here)
-        ends.append(fitted.settle(*block, pace.max_steps) or _Climb(model, fitted, block, pace).run())
+        ends.append(fitted.settle(*block, pace.max_steps) or _climb_block(model, fitted, block, pace))
     converged, gradients = zip(*ends, strict=True)
     return Convergence(torch.cat(converged), sum(gradients) / len(points.x))
 
@@ -144,60 +144,43 @@ def _check(guide, x: Tensor, mask: Tensor | None) -> None:
     check_points(x, mask=mask)
 
 
-class _Climb:
-    r"""One block of points on its way up."""
+class PathBound(ELBO):
+    r"""Creates the loss −F, per point, whose gradient is the path derivative; arguments as those of `ELBO`."""
 
-    def __init__(self, model, guide, points: Points, pace: Pace):
-        self.model, self.guide, self.points, self.pace = model, guide, points, pace
-        self.parameters = [p for p in guide.parameters() if p.requires_grad]
-
-    def run(self) -> tuple[Tensor, int]:
-        r"""Climbs until nothing more comes or the steps are spent.
-
-        Returns:
-            Which points converged, (B,), and gradient evaluations, all points together.
-        """
-        pace, K = self.pace, self.pace.num_particles
-        stages = [(self._far, K, rate) for rate in FAR] + [(self._near, NEAR_PARTICLES * K, rate) for rate in NEAR]
-        steps, gradients, before = 0, 0, self._bounds()
-        for ascend, particles, rate in stages:
-            # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude on the way, and
-            # Adam divides by what it remembers. Rows of other blocks, without momentum, stay in place.
-            optimizers = adam(self.guide, lr=rate * pace.lr, row_lr=rate * pace.lr, betas=(0.9, 0.99))
-            gain = math.inf
-            while gain > pace.tol and steps < pace.max_steps:
-                ascend(optimizers, particles)
-                steps, gradients = steps + pace.window, gradients + pace.window * particles
-                now = self._bounds()
-                change, before = now - before, now
-                gain = float(change.mean())
-        same = change.mean(0).abs() <= pace.tol + 4 * change.std(0) / CHECK_SAMPLES**0.5
-        return same & (gain <= pace.tol), gradients * len(self.points.x)
-
-    def _far(self, optimizers, particles: int) -> None:
-        x, index, mask = self.points
-        svi = SVI(self.model, self.guide, optimizers, ELBO(particles))
-        for _ in range(self.pace.window):
-            svi.e_step(x, index, mask=mask, weight=1 / len(x))
-
-    def _near(self, optimizers, particles: int) -> None:
-        for _ in range(self.pace.window):
-            with sparse_gradients():
-                (-self._path_bound(particles)).backward(inputs=self.parameters)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-
-    def _path_bound(self, particles: int) -> Tensor:
-        r"""F per point, whose gradient is the path derivative."""
-        t = self.guide.posterior(*self.points).rsample((particles,))
-        bound = self.model.log_joint(self.points.x, t, self.points.mask)
-        if self.guide.has_density:
+    def differentiable_loss(self, model, guide, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""The loss as a scalar tensor, in nats, with its graph."""
+        t = guide.posterior(x, index, mask).rsample((self.num_particles,))
+        bound = model.log_joint(x, t, mask)
+        if guide.has_density:
             with torch.no_grad():
-                held = self.guide.posterior(*self.points)
+                held = guide.posterior(x, index, mask)
             bound = bound - held.log_prob(t)
-        return bound.mean()
+        return -bound.mean()
 
-    def _bounds(self) -> Tensor:
-        r"""F of each point from the same random numbers each time, (K, B)."""
-        return weigh(self.model, self.guide, self.points, CHECK_SAMPLES, seed=0, with_q=self.guide.has_density)[0]
+
+def _climb_block(model, guide, points: Points, pace: Pace) -> tuple[Tensor, int]:
+    r"""Climbs over one block until nothing more comes or the steps are spent.
+
+    Returns:
+        Which points converged, (B,), and gradient evaluations, all points together.
+    """
+    x, index, mask = points
+    far = [(ELBO(pace.num_particles), 1 / len(x), rate * pace.lr) for rate in FAR]
+    near = [(PathBound(NEAR_PARTICLES * pace.num_particles), 1.0, rate * pace.lr) for rate in NEAR]
+    # F of each point under the same seed each time, (K, B): common random numbers.
+    bounds = partial(weigh, model, guide, points, CHECK_SAMPLES, seed=0, with_q=guide.has_density)
+    steps, gradients, before = 0, 0, bounds()[0]
+    for objective, weight, lr in far + near:
+        # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude on the way, and Adam
+        # divides by what it remembers. Rows of other blocks, without momentum, stay in place.
+        svi = SVI(model, guide, adam(guide, lr=lr, row_lr=lr, betas=(0.9, 0.99)), objective)
+        gain = math.inf
+        while gain > pace.tol and steps < pace.max_steps:
+            for _ in range(pace.window):
+                svi.e_step(x, index, mask=mask, weight=weight)
+            steps, gradients = steps + pace.window, gradients + pace.window * objective.num_particles * len(x)
+            now = bounds()[0]
+            change, before = now - before, now
+            gain = float(change.mean())
+    same = change.mean(0).abs() <= pace.tol + 4 * change.std(0) / CHECK_SAMPLES**0.5
+    return same & (gain <= pace.tol), gradients

@@ -97,9 +97,5 @@ def ais(
     with annealing(model, guide, seed=seed):
         walks = list(map(Annealer.upwards, annealers(model, guide, points, settings, progress=progress)))
     walks = Walk.joined(walks, 1)
-    return AIS(
-        walks.log_weights,
-        walks.accepted.mean(0) / max(1, num_temperatures - 1),
-        walks.diverged.sum(0),
-        settings.gradients(sweeps=1),
-    )
+    acceptance = walks.accepted.mean(0) / max(1, num_temperatures - 1)
+    return AIS(walks.log_weights, acceptance, walks.diverged.sum(0), settings.gradients(sweeps=1))
