@@ -129,7 +129,7 @@ def gaps(
         num_samples: the number K of samples of each F and of IWAE-K.
         num_chains, num_temperatures: of `ais` and `bdmc`.
         num_simulated: points of `bdmc`; 0 leaves it out.
-        objective: what the guide was trained on. Behind anything but the ELBO the amortization gap mixes what the
+        objective: what the guide was trained on. For anything but the ELBO the amortization gap mixes what the
             encoder cannot do with what it was never asked to do, and says so.
         mask: boolean, True where observed, of x's shape or (B,).
         seed: seed of all that is random. The global generator stays as it was in any case.

@@ -48,11 +48,11 @@ def two_means(q, num_samples: int) -> Tensor:
     The product of both then does not take sampling noise for variance over the points. They come from the halves of a
     chain's states, or of ``num_samples`` samples; a single state counts twice.
     """
-    if isinstance(q, States) and len(q.states) > 1:
-        return torch.stack([half.mean(0) for half in q.states.tensor_split(2)])
-    if isinstance(q, States | Delta) or marginals(q) is not None:
+    single = isinstance(q, States) and len(q.states) == 1
+    if single or isinstance(q, Delta) or marginals(q) is not None:
         return torch.stack([q.mean] * 2)
-    return torch.stack([half.mean(0) for half in q.sample((num_samples,)).tensor_split(2)])
+    draws = q.states if isinstance(q, States) else q.sample((num_samples,))
+    return torch.stack([half.mean(0) for half in draws.tensor_split(2)])
 
 
 def mean_variance(means: Tensor) -> Tensor:
