@@ -13,9 +13,10 @@ from pyro_dlgm.guides import families
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.marginal.ais import AIS, ais
 from pyro_dlgm.evaluate.marginal.bdmc import bdmc
-from pyro_dlgm.evaluate.marginal.chunks import blocks, rows_that_fit
+from pyro_dlgm.evaluate.marginal.blocks import rows_that_fit
 from pyro_dlgm.evaluate.marginal.path import schedule
 from pyro_dlgm.evaluate.marginal.quadrature import quadrature
+from pyro_dlgm.evaluate.points import chunks
 
 annealers, bdmc_module = (importlib.import_module(f"pyro_dlgm.evaluate.marginal.{name}") for name in ("blocks", "bdmc"))
 N, D = 60, 6
@@ -119,8 +120,10 @@ def test_weights_are_unbiased_with_three_temperatures(start):
 
 def test_a_wrong_path_would_be_seen(monkeypatch):
     """The same with transitions that leave something else invariant: the test above is able to fail."""
-    transition = annealers.Path.transition
-    monkeypatch.setattr(annealers.Path, "transition", lambda self, s, beta, step: transition(self, s, 1 - beta, step))
+    transition = annealers.Annealer.transition
+    monkeypatch.setattr(
+        annealers.Annealer, "transition", lambda self, s, beta, step: transition(self, s, 1 - beta, step)
+    )
     with pytest.raises(AssertionError):
         test_weights_are_unbiased_with_three_temperatures("prior")
 
@@ -192,7 +195,7 @@ def test_little_memory_means_small_blocks():
     log_density = lambda t: model.log_joint(x, t)  # noqa: E731
     small, large = (rows_that_fit(log_density, t, memory) for memory in (2**18, 2**24))
     assert rows_that_fit(log_density, t, 1) == 1 and large == pytest.approx(64 * small, rel=0.1)
-    one, two = ([*blocks(5, 4, rows)] for rows in (2, 8))
+    one, two = ([*chunks(5, 4, rows)] for rows in (2, 8))
     assert [(s.start, s.stop) for s, _ in one] == [(i, i + 1) for i in range(5)]
     assert all(counts == [2, 2] for _, counts in one)
     assert [(s.start, s.stop) for s, _ in two] == [(0, 2), (2, 4), (4, 5)] and all(c == [4] for _, c in two)

@@ -223,7 +223,7 @@ def test_the_mask_reaches_model_and_guide():
 
 
 def test_blocks_of_points_and_samples_change_nothing_but_the_draws(monkeypatch):
-    monkeypatch.setattr(evaluate.quiet.blocks, "__defaults__", (40 * 5,))
+    monkeypatch.setattr(evaluate.points.blocks, "__defaults__", (40 * 5,))
     found = checked(guides.Exact(linear()), n=200)
     assert found.ranks.shape == (200, 2) and found.ranks.max() > 150 and (found.p_values > 1e-4).all()
     assert found.joint_ranks.max() > 150 and found.joint_p_value > 1e-4
@@ -287,12 +287,12 @@ def test_the_rate_is_information_plus_mismatch(factor, shift):
 @pytest.mark.parametrize("points", [3, 100])
 def test_the_aggregate_posterior_is_the_mixture(monkeypatch, budget, points):
     monkeypatch.setattr(aggregate, "BUDGET", budget)
-    monkeypatch.setattr(evaluate.quiet.blocks, "__defaults__", (points * 5,))
+    monkeypatch.setattr(evaluate.points.blocks, "__defaults__", (points * 5,))
     model = linear().double()
     x, guide = model(size=9).detach(), guides.Exact(model)
     q = model.posterior(x)
     t = q.sample((4,))
-    with_own, without = aggregate.log_aggregate(guide, t, q.log_prob(t), x, None, None)
+    with_own, without = aggregate.log_aggregate(guide, t, q.log_prob(t), evaluate.points.Points(x))
     for i in range(9):
         components = dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril)
         mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(9).double()), components)

@@ -143,8 +143,8 @@ def test_where_climbing_brings_nothing_q_is_kept(model, x, monkeypatch):
     guide, index = best_mean_field(model, x), torch.arange(POINTS)
     climb = e_step.climb
 
-    def lost(model, guide, x, mask):
-        found = climb(model, guide, x, mask, max_steps=1, window=1)
+    def lost(model, guide, points, pace):
+        found = climb(model, guide, points, e_step.Pace(max_steps=1, window=1))
         guide.rows.weight.data[:7] += 1.0
         return found
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..guides.base import adapted
 from . import rounding
-from .checks import check_points
 from .importance import FEWEST, UNRELIABLE, pareto_k, traced_log_weights
-from .quiet import blocks, quiet
+from .points import Points, blocks, check_points
+from .quiet import quiet
 
-NEGLIGIBLE = 0.05  # the share of points with heavy tails of which nobody is warned
+NEGLIGIBLE = 0.05  # the share of points with heavy tails up to which there is no warning
 
 
 def log_weights(
@@ -53,7 +53,7 @@ def log_weights(
         ValueError: if x, index, mask or the number of samples makes no sense, or the program has latent sites outside
             the plate, whose weight belongs to no point.
     """
-    return _weights(model, guide, x, index, num_samples, mask, seed)
+    return _weights(model, guide, Points(x, index, mask), num_samples, seed)
 
 
 def elbo(
@@ -67,7 +67,7 @@ def elbo(
     seed: int | None = None,
 ) -> Tensor:
     r"""The ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
-    return _weights(model, guide, x, index, num_samples, mask, seed).mean(0)
+    return _weights(model, guide, Points(x, index, mask), num_samples, seed).mean(0)
 
 
 def iwae(
@@ -82,12 +82,17 @@ def iwae(
 ) -> Tensor:
     r"""The IWAE-K bound of each point, (B,), in nats: the log-mean-exp of K log-weights. Arguments as in `log_weights`.
 
-    It is a bound in expectation, and loose where the weights are heavy-tailed: read `ess` and `pareto_k` beside it.
+    It is a bound in expectation, and loose where the weights are heavy-tailed: read `ess` and `pareto_k` with it.
     From K = 25 on it warns where k̂ > 0.7 at more than a twentieth of the points.
     """
-    table = _weights(model, guide, x, index, num_samples, mask, seed)
-    if num_samples >= FEWEST:
-        _warn_of_heavy_tails(pareto_k(table))
+    table = _weights(model, guide, Points(x, index, mask), num_samples, seed)
+    heavy = int((pareto_k(table) > UNRELIABLE).sum()) if num_samples >= FEWEST else 0
+    if heavy > NEGLIGIBLE * len(x):
+        warnings.warn(
+            f"IWAE is not to be trusted at {heavy} of {len(x)} points, where Pareto k-hat is above {UNRELIABLE}: "
+            "q is too narrow there, and more samples hardly help; use evaluate.ais, or a better q",
+            stacklevel=2,
+        )
     return log_mean_exp(table)
 
 
@@ -102,7 +107,7 @@ def log_joint(
     seed: int | None = None,
 ) -> Tensor:
     r"""E_q log p(x, t | w) of each point, (B,), in nats: what hard EM climbs. It is no bound on log p(x | w)."""
-    return _table(model, guide, x, index, num_samples, mask, seed, with_q=False).mean(0)
+    return weigh(model, guide, Points(x, index, mask), num_samples, seed, with_q=False)[0].mean(0)
 
 
 def log_mean_exp(table: Tensor) -> Tensor:
@@ -110,60 +115,43 @@ def log_mean_exp(table: Tensor) -> Tensor:
     return table.logsumexp(0) - math.log(len(table))
 
 
-def _weights(model, guide, x, index, num_samples, mask, seed) -> Tensor:
-    r"""What `log_weights` returns, for those who are called as it is: a warning names their caller."""
+def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -> Tensor:
+    r"""What `log_weights` returns, for the functions that users call: a warning names the line of their call."""
     if not adapted(guide).has_density:
         raise TypeError(
             f"{type(guide).__name__} is a point mass, or draws of a chain: it has no density, so there is no F(q). "
             "Ask for evaluate.log_joint, or fit a q with a density to this w: "
             "evaluate.infer(model, guides.FullRank(len(x), D), x)"
         )
-    table, off = _watched(model, guide, x, index, num_samples, mask, seed, with_q=True)
+    table, off = weigh(model, guide, points, num_samples, seed)
     rounding.report(off, stacklevel=3)
     return table
 
 
-def _warn_of_heavy_tails(k: Tensor) -> None:
-    heavy = int((k > UNRELIABLE).sum())
-    if heavy > NEGLIGIBLE * len(k):
-        warnings.warn(
-            f"IWAE is not to be trusted at {heavy} of {len(k)} points, where Pareto k-hat is above {UNRELIABLE}: "
-            "q is too narrow there, and more samples hardly help; use evaluate.ais, or a better q",
-            stacklevel=3,
-        )
-
-
-def _table(model, guide, x, index, num_samples, mask, seed, with_q: bool = True) -> Tensor:
-    return _watched(model, guide, x, index, num_samples, mask, seed, with_q)[0]
-
-
-@torch.no_grad()
-def _watched(model, guide, x, index, num_samples, mask, seed, with_q: bool) -> tuple[Tensor, Tensor]:
-    r"""Log-weights (K, B), and how far log q strays at each point, (B,)."""
-    check_points(x, index, mask)
+def weigh(
+    model, guide, points: Points, num_samples: int, seed: int | None, with_q: bool = True
+) -> tuple[Tensor, Tensor]:
+    r"""Log-weights (K, B), or log p(x, t_k | w) without q; and how far log q strays at each point, (B,). In nats."""
+    check_points(*points)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")
-    says = adapted(guide).posterior is not None and hasattr(model, "log_joint")
-    weigh = _from_posterior if says else _from_traces
     columns, strays = [], []
     with quiet(model, guide, seed=seed):
-        for x_b, i_b, m_b, counts in blocks(x, index, mask, num_samples):
-            parts = [weigh(model, guide, x_b, i_b, k, m_b, with_q) for k in counts]
-            columns.append(torch.cat([weights for weights, _ in parts]))
-            strays.append(torch.stack([off for _, off in parts]).amax(0))
+        for block, counts in blocks(points, num_samples):
+            tables, off = zip(*(_weigh_block(model, guide, block, k, with_q) for k in counts), strict=True)
+            columns.append(torch.cat(tables))
+            strays.append(torch.stack(off).amax(0))
     return torch.cat(columns, 1), torch.cat(strays)
 
 
-def _from_posterior(model, guide, x, index, num_samples, mask, with_q) -> tuple[Tensor, Tensor]:
-    q = guide.posterior(x, index, mask)
-    t = q.sample((num_samples,))
-    weights = model.log_joint(x, t, mask)
-    if not with_q:
-        return weights, torch.zeros_like(weights[0])
-    log_q = q.log_prob(t)
-    return weights - log_q, rounding.strays(q, log_q)
-
-
-def _from_traces(*args) -> tuple[Tensor, Tensor]:
-    weights = traced_log_weights(*args)
+def _weigh_block(model, guide, points: Points, num_samples: int, with_q: bool) -> tuple[Tensor, Tensor]:
+    if adapted(guide).posterior is None or not hasattr(model, "log_joint"):
+        weights = traced_log_weights(model, guide, points, num_samples, with_q)
+    else:
+        q = guide.posterior(*points)
+        t = q.sample((num_samples,))
+        weights = model.log_joint(points.x, t, points.mask)
+        if with_q:
+            log_q = q.log_prob(t)
+            return weights - log_q, rounding.strays(q, log_q)
     return weights, torch.zeros_like(weights[0])

@@ -12,17 +12,17 @@ References:
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import messages
 from ..guides.base import adapted
-from ..guides.rows import sparse_gradients
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
-from .bounds import _table
-from .checks import check_points
+from .bounds import weigh
+from .points import Points, check_points
 from .quiet import quiet
 
 # Learning rates, in parts of the first: each is used until it brings nothing more.
@@ -45,18 +45,39 @@ class Convergence:
     gradients_per_point: float
 
 
+@dataclass(frozen=True)
+class Pace:
+    r"""How an E-step climbs; the arguments of `infer` of the same names.
+
+    Raises:
+        ValueError: unless all of them are finite and above 0.
+    """
+
+    lr: float = 0.1
+    tol: float = 1e-2
+    window: int = 50
+    max_steps: int = 3000
+    num_particles: int = 1
+    batch_size: int = 1000
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; expected a finite number > 0")
+
+
 def infer(
     model,
     guide,
     x: Tensor,
     *,
     mask: Tensor | None = None,
-    lr: float = 0.1,
-    tol: float = 1e-2,
-    window: int = 50,
-    max_steps: int = 3000,
-    num_particles: int = 1,
-    batch_size: int = 1000,
+    lr: float = Pace.lr,
+    tol: float = Pace.tol,
+    window: int = Pace.window,
+    max_steps: int = Pace.max_steps,
+    num_particles: int = Pace.num_particles,
+    batch_size: int = Pace.batch_size,
     seed: int | None = None,
 ):
     r"""Fits q to the points x with w frozen, from the start that the guide gives: q* of its family.
@@ -86,54 +107,34 @@ def infer(
         The fitted guide, with rows for x in their order (index 0..N−1) and an attribute ``convergence``. Points that
         did not converge are counted in a warning. A guide with nothing to fit (`Exact`) is returned as it is.
     """
-    _check(
-        guide,
-        x,
-        mask,
-        lr=lr,
-        tol=tol,
-        window=window,
-        max_steps=max_steps,
-        num_particles=num_particles,
-        batch_size=batch_size,
-    )
+    _check(guide, x, mask)
+    pace = Pace(lr, tol, window, max_steps, num_particles, batch_size)
     with quiet(model, guide, seed=seed), torch.enable_grad():
         fitted = guide.start(x, mask)
         if fitted is guide:
             return fitted
-        pace = {"lr": lr, "tol": tol, "window": window, "max_steps": max_steps, "num_particles": num_particles}
-        fitted.convergence = climb(model, fitted, x, mask, batch_size=batch_size, **pace)
-    _report(fitted.convergence.converged, max_steps)
+        fitted.convergence = climb(model, fitted, Points.numbered(x, mask), pace)
+    late = (~fitted.convergence.converged).nonzero().flatten().tolist()
+    if late:
+        warnings.warn(
+            f"{len(late)} of {len(x)} points have not converged ({messages.rows(late)}): "
+            f"raise max_steps={max_steps} or tol",
+            stacklevel=2,
+        )
     return fitted
 
 
-def climb(
-    model,
-    fitted,
-    x: Tensor,
-    mask: Tensor | None = None,
-    *,
-    lr: float = 0.1,
-    tol: float = 1e-2,
-    window: int = 50,
-    max_steps: int = 3000,
-    num_particles: int = 1,
-    batch_size: int = 1000,
-) -> Convergence:
-    r"""Climbs F over a guide with rows for x, from where they are; arguments as those of `infer`."""
-    ends, spent = [], 0
-    for index in torch.arange(len(x), device=x.device).split(batch_size):
-        data = x[index], index, None if mask is None else mask[index]
-        ended = fitted.settle(*data, max_steps)
-        if ended is None:
-            block = _Climb(model, fitted, *data, lr, num_particles)
-            ended = block.run(tol, window, max_steps), block.gradients * len(index)
-        ends.append(ended[0])
-        spent += ended[1]
-    return Convergence(torch.cat(ends), spent / len(x))
+def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
+    r"""Climbs F over a guide with a row for each of the numbered points, from where the rows are."""
+    ends = []
+    for here in points.index.split(pace.batch_size):
+        block = points.at(here)
+        ends.append(fitted.settle(*block, pace.max_steps) or _climb_block(model, fitted, block, pace))
+    converged, gradients = zip(*ends, strict=True)
+    return Convergence(torch.cat(converged), sum(gradients) / len(points.x))
 
 
-def _check(guide, x: Tensor, mask: Tensor | None, **positive) -> None:
+def _check(guide, x: Tensor, mask: Tensor | None) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
     if adapted(guide).start is None:
@@ -141,79 +142,45 @@ def _check(guide, x: Tensor, mask: Tensor | None, **positive) -> None:
             f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
         )
     check_points(x, mask=mask)
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; expected a finite number > 0")
 
 
-class _Climb:
-    r"""One block of points on its way up."""
+class PathBound(ELBO):
+    r"""Creates the loss −F, per point, whose gradient is the path derivative; arguments as those of `ELBO`."""
 
-    def __init__(self, model, guide, x, index, mask, lr, num_particles):
-        self.model, self.guide, self.data, self.lr = model, guide, (x, index, mask), lr
-        self.num_particles, self.gradients, self.steps = num_particles, 0, 0
-        self.parameters = [p for p in guide.parameters() if p.requires_grad]
-
-    def run(self, tol: float, window: int, max_steps: int) -> Tensor:
-        r"""Climbs until nothing more comes or the steps are spent; returns who converged (B,)."""
-        before, arrived = self._table(), False
-        for part, stages in ((self._far, FAR), (self._near, NEAR)):
-            for stage in stages:
-                # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude on the way,
-                # and Adam divides by what it remembers. Rows of other blocks, without momentum, stay in place.
-                optimizers = adam(self.guide, lr=stage * self.lr, row_lr=stage * self.lr, betas=(0.9, 0.99))
-                gain = float("inf")
-                while gain > tol and self.steps < max_steps:
-                    part(optimizers, window)
-                    now = self._table()
-                    change, before = now - before, now
-                    gain = float(change.mean())
-                arrived = gain <= tol
-        return (change.mean(0).abs() <= tol + 4 * change.std(0) / CHECK_SAMPLES**0.5) & arrived
-
-    def _far(self, optimizers, steps: int) -> None:
-        x, index, mask = self.data
-        svi = SVI(self.model, self.guide, optimizers, ELBO(self.num_particles))
-        for _ in range(steps):
-            svi.e_step(x, index, mask=mask, weight=1 / len(x))
-        self._count(steps, self.num_particles)
-
-    def _near(self, optimizers, steps: int) -> None:
-        K = NEAR_PARTICLES * self.num_particles
-        for _ in range(steps):
-            with sparse_gradients():
-                (-self._path_bound(K)).backward(inputs=self.parameters)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-        self._count(steps, K)
-
-    def _path_bound(self, K: int) -> Tensor:
-        r"""F per point from K samples, whose gradient is the path derivative."""
-        q = self.guide.posterior(*self.data)
-        t = q.rsample((K,))
-        bound = self.model.log_joint(self.data[0], t, self.data[2])
-        if self.guide.has_density:
+    def differentiable_loss(self, model, guide, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""The loss as a scalar tensor, in nats, with its graph."""
+        t = guide.posterior(x, index, mask).rsample((self.num_particles,))
+        bound = model.log_joint(x, t, mask)
+        if guide.has_density:
             with torch.no_grad():
-                held = self.guide.posterior(*self.data)
+                held = guide.posterior(x, index, mask)
             bound = bound - held.log_prob(t)
-        return bound.mean()
-
-    def _count(self, steps: int, particles: int) -> None:
-        self.steps, self.gradients = self.steps + steps, self.gradients + steps * particles
-
-    def _table(self) -> Tensor:
-        # The same seed each time: common random numbers.
-        x, index, mask = self.data
-        with_q = self.guide.has_density
-        return _table(self.model, self.guide, x, index, CHECK_SAMPLES, mask, seed=0, with_q=with_q)
+        return -bound.mean()
 
 
-def _report(converged: Tensor, max_steps: int) -> None:
-    late = (~converged).nonzero().flatten().tolist()
-    if late:
-        warnings.warn(
-            f"{len(late)} of {len(converged)} points have not converged ({messages.rows(late)}): "
-            f"raise max_steps={max_steps} or tol",
-            stacklevel=3,
-        )
+def _climb_block(model, guide, points: Points, pace: Pace) -> tuple[Tensor, int]:
+    r"""Climbs over one block until nothing more comes or the steps are spent.
+
+    Returns:
+        Which points converged, (B,), and gradient evaluations, all points together.
+    """
+    x, index, mask = points
+    far = [(ELBO(pace.num_particles), 1 / len(x), rate * pace.lr) for rate in FAR]
+    near = [(PathBound(NEAR_PARTICLES * pace.num_particles), 1.0, rate * pace.lr) for rate in NEAR]
+    # F of each point under the same seed each time, (K, B): common random numbers.
+    bounds = partial(weigh, model, guide, points, CHECK_SAMPLES, seed=0, with_q=guide.has_density)
+    steps, gradients, before = 0, 0, bounds()[0]
+    for objective, weight, lr in far + near:
+        # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude on the way, and Adam
+        # divides by what it remembers. Rows of other blocks, without momentum, stay in place.
+        svi = SVI(model, guide, adam(guide, lr=lr, row_lr=lr, betas=(0.9, 0.99)), objective)
+        gain = math.inf
+        while gain > pace.tol and steps < pace.max_steps:
+            for _ in range(pace.window):
+                svi.e_step(x, index, mask=mask, weight=weight)
+            steps, gradients = steps + pace.window, gradients + pace.window * objective.num_particles * len(x)
+            now = bounds()[0]
+            change, before = now - before, now
+            gain = float(change.mean())
+    same = change.mean(0).abs() <= pace.tol + 4 * change.std(0) / CHECK_SAMPLES**0.5
+    return same & (gain <= pace.tol), gradients

@@ -13,6 +13,8 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from .points import Points
+
 FEWEST = 25  # weights that make a tail of 5
 UNRELIABLE = 0.7  # the k̂ above which an average is
 # Log-weights within this of each other are equal up to rounding.
@@ -67,14 +69,15 @@ def _generalized_pareto_shape(y: Tensor) -> Tensor:
     return (n * k + 10 * 0.5) / (n + 10)
 
 
-def traced_log_weights(model, guide, x: Tensor, index, num_samples: int, mask, with_q: bool = True) -> Tensor:
+def traced_log_weights(model, guide, points: Points, num_samples: int, with_q: bool) -> Tensor:
     r"""Computes unscaled log-weights (K, B) of any two Pyro programs; auxiliary sites of the guide are summed.
 
-    For guides that do not say their posterior. Arguments as in `bounds.log_weights`.
+    For guides that do not say their posterior. Without q, log p(x, t_k | w).
 
     Raises:
         ValueError: if a site has no log-weight for each point: a latent outside the plate over data.
     """
+    x, index, mask = points
     with pyro.plate("samples", num_samples, dim=-2):
         guide_trace = poutine.trace(guide).get_trace(x, index, mask=mask)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x, index, mask=mask)
@@ -82,15 +85,10 @@ def traced_log_weights(model, guide, x: Tensor, index, num_samples: int, mask, w
     for trace, sign in ((model_trace, 1), (guide_trace, -1 if with_q else 0)):
         trace.compute_log_prob()
         for name, site in trace.nodes.items():
-            if _has_density(site):
+            drawn = site["type"] == "sample" and not poutine.util.site_is_subsample(site)
+            if drawn and not site["infer"].get("_deterministic"):
                 total = total + sign * _per_point(name, site, len(x))
     return total
-
-
-def _has_density(site: dict) -> bool:
-    if site["type"] != "sample" or poutine.util.site_is_subsample(site):
-        return False
-    return not site["infer"].get("_deterministic")
 
 
 def _per_point(name: str, site: dict, batch: int) -> Tensor:

@@ -22,11 +22,11 @@ from ..guides.families import FAMILIES
 from ..guides.per_point import PER_POINT, PerPoint
 from ..seeding import seeds
 from .bounds import log_weights
-from .checks import check_data, check_rows
-from .e_step import climb
+from .e_step import Pace, climb
 from .estimates import Estimate
 from .marginal.blocks import check_start
 from .marginal.estimate import STREAMS, Evidence, check, evidence
+from .points import Points, check_pair
 from .quiet import quiet
 
 MIXES = (
@@ -129,7 +129,7 @@ def gaps(
         num_samples: the number K of samples of each F and of IWAE-K.
         num_chains, num_temperatures: of `ais` and `bdmc`.
         num_simulated: points of `bdmc`; 0 leaves it out.
-        objective: what the guide was trained on. Behind anything but the ELBO the amortization gap mixes what the
+        objective: what the guide was trained on. For anything but the ELBO the amortization gap mixes what the
             encoder cannot do with what it was never asked to do, and says so.
         mask: boolean, True where observed, of x's shape or (B,).
         seed: seed of all that is random. The global generator stays as it was in any case.
@@ -142,25 +142,26 @@ def gaps(
         TypeError: if the guide has no `posterior`, one without a density, or one that is not Gaussian.
         ValueError: on an unknown family, numbers that make no sense, or if x, index or mask does not fit.
     """
-    _check(families)
+    for name in families:
+        if name not in FAMILIES:
+            raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
     check(num_samples, num_chains, num_temperatures, num_simulated)
     check_start(guide)
-    check_data(model, x, mask)
-    check_rows(guide, x, index, mask)
+    check_pair(model, guide, Points(x, index, mask))
     climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
-    with quiet(model, guide), torch.no_grad():
+    with quiet(model, guide):
         q = guide.posterior(x, index, mask)
-    own, rows = _family(guide, q), torch.arange(len(x), device=x.device)
-    fitted = {name: _best(model, q, name, x, mask, climbed) for name in dict.fromkeys((own, *families))}
+    own, points = _family(guide, q), Points.numbered(x, mask)
+    fitted = {name: _best(model, q, name, points, climbed) for name in dict.fromkeys((own, *families))}
 
     def weigh(guide, index, seed):
         return log_weights(model, guide, x, index, num_samples, mask, seed=seed)
 
     # Other random numbers choose between q and q*: under the same ones a choice would flatter what it chooses.
-    kept = weigh(guide, index, chosen).mean(0) >= weigh(fitted[own], rows, chosen).mean(0)
+    kept = weigh(guide, index, chosen).mean(0) >= weigh(fitted[own], points.index, chosen).mean(0)
     fitted[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), fitted[own].rows.weight.detach()))
     reached = weigh(guide, index, reported)
-    tables = {name: weigh(best, rows, reported) for name, best in fitted.items()}
+    tables = {name: weigh(best, points.index, reported) for name, best in fitted.items()}
     settings = {"num_samples": num_samples, "num_chains": num_chains, "num_temperatures": num_temperatures}
     settings |= {"num_simulated": num_simulated, "seed": seed, "progress": progress}
     found = evidence(model, judge or fitted.get("full_rank", fitted[own]), x, mask, **settings)
@@ -176,12 +177,12 @@ def gaps(
     )
 
 
-def _best(model, q, family: str, x: Tensor, mask: Tensor | None, seed: int) -> PerPoint:
-    r"""q* of a family for the points x, climbed from the member nearest to q."""
+def _best(model, q, family: str, points: Points, seed: int) -> PerPoint:
+    r"""q* of a family for the numbered points, climbed from the member nearest to q."""
     with quiet(model, seed=seed), torch.enable_grad():
-        guide = PER_POINT[family](len(x), q.event_shape[0], latent=model.latent, plate=model.plate)
+        guide = PER_POINT[family](*q.mean.shape, latent=model.latent, plate=model.plate)
         guide = guide.to(q.mean).set_rows(FAMILIES[family].of(q))
-        guide.convergence = climb(model, guide, x, mask)
+        guide.convergence = climb(model, guide, points, Pace())
     return guide
 
 
@@ -194,9 +195,3 @@ def _family(guide, q) -> str:
         f"q of {type(guide).__name__} is a {type(q).__name__}; expected a Gaussian, whose family has a best member: "
         "for others take log p(x) from evaluate.ais and F(q) from evaluate.elbo"
     )
-
-
-def _check(families: tuple[str, ...]) -> None:
-    for name in families:
-        if name not in FAMILIES:
-            raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")

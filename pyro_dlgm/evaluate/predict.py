@@ -5,11 +5,10 @@ from torch import Tensor
 
 from ..guides.base import adapted
 from ..masks import pixelwise
-from .checks import check_points
-from .quiet import blocks, quiet
+from .points import Points, blocks, check_points
+from .quiet import quiet
 
 
-@torch.no_grad()
 def reconstruct(
     model,
     guide,
@@ -35,7 +34,8 @@ def reconstruct(
         ValueError: if x, index, mask or the number of samples makes no sense.
         TypeError: if the guide has no `posterior`.
     """
-    check_points(x, index, mask)
+    points = Points(x, index, mask)
+    check_points(*points)
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
     if adapted(guide).posterior is None:
@@ -43,8 +43,8 @@ def reconstruct(
     K = num_samples or 1
     with quiet(model, guide, seed=seed):
         parts = []
-        for x_b, i_b, m_b, counts in blocks(x, index, mask, K):
-            q = guide.posterior(x_b, i_b, m_b)
+        for block, counts in blocks(points, K):
+            q = guide.posterior(*block)
             codes = (q.mean.unsqueeze(0) if num_samples is None else q.sample((k,)) for k in counts)
             parts.append(sum(model.likelihood(t).mean.sum(0) for t in codes) / K)
         made = torch.cat(parts)

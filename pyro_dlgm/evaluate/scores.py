@@ -7,7 +7,7 @@ from .. import gaussian
 from ..guides.base import adapted
 from .bounds import log_joint, log_mean_exp, log_weights
 from .importance import FEWEST, ess, pareto_k
-from .quiet import blocks
+from .points import Points, blocks
 
 SAMPLES = 10  # of t, where a training is watched
 
@@ -55,7 +55,7 @@ def rate(model, guide, x: Tensor, index: Tensor | None, mask: Tensor | None) -> 
     if adapted(guide).posterior is None or not hasattr(model, "prior"):
         return None
     p = model.prior()
-    return torch.cat([_kl(guide.posterior(*block[:3]), p) for block in blocks(x, index, mask, SAMPLES)])
+    return torch.cat([_kl(guide.posterior(*block), p) for block, _ in blocks(Points(x, index, mask), SAMPLES)])
 
 
 def _kl(q, p) -> Tensor:

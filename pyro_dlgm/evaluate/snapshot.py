@@ -10,6 +10,7 @@ from ..guides.base import adapted
 from ..ppca.model import PPCA
 from ..seeding import forked
 from .diagnostics.aggregate import ACTIVE, latent_nats, mean_variance, two_means
+from .points import Points
 from .predict import reconstruct
 from .quiet import quiet
 from .scores import SAMPLES, mean_scores
@@ -20,7 +21,7 @@ REACH = 3.0  # standard deviations of the prior, to both sides
 def _quietly(method):
     @functools.wraps(method)
     def call(self, *args, **settings):
-        with quiet(self.model, self.guide, seed=0), torch.no_grad():
+        with quiet(self.model, self.guide, seed=0):
             return method(self, *args, **settings)
 
     return call
@@ -43,30 +44,30 @@ class Snapshot:
     """
 
     def __init__(self, model, guide, x: Tensor, index: Tensor | None = None, mask: Tensor | None = None, labels=None):
-        self.model, self.guide, self.mask, self.labels = model, guide, mask, labels
-        self.index = torch.arange(len(x), device=x.device) if index is None else index
+        self.model, self.guide, self.labels = model, guide, labels
         self.has_density = adapted(guide).has_density
         halves = hasattr(model, "likelihood") and hasattr(model, "prior")
         self.has_posterior = halves and adapted(guide).posterior is not None
         self.image_shape = tuple(x.shape[1:]) if x.dim() == 4 and x.shape[1] in (1, 3) else None
         self.x = self._as_taken(x) if self.has_posterior else x
+        self.points = Points.numbered(self.x, mask) if index is None else Points(self.x, index, mask)
 
     def _as_taken(self, x: Tensor) -> Tensor:
         r"""x in the shape and dtype of the model: a linear one takes images as rows."""
-        with quiet(self.model), torch.no_grad():
+        with quiet(self.model):
             p = self.model.likelihood(self.model.prior().mean.unsqueeze(0))
         return x.reshape(len(x), *p.event_shape).to(p.mean.dtype)
 
     def _posterior(self):
-        return self.guide.posterior(self.x, self.index, self.mask)
+        return self.guide.posterior(*self.points)
 
     @_quietly
     def bounds(self) -> dict[str, float]:
         r"""Computes `mean_scores` at the points, and ``log_px``, exact, where the model is `PPCA`; nats per point."""
         exact = {}
         if isinstance(self.model, PPCA):
-            exact["log_px"] = float(self.model.log_prob(self.x, self.mask).mean())
-        return exact | mean_scores(self.model, self.guide, self.x, self.index, self.mask, seed=0)
+            exact["log_px"] = float(self.model.log_prob(self.x, self.points.mask).mean())
+        return exact | mean_scores(self.model, self.guide, *self.points, seed=0)
 
     @_quietly
     def means(self) -> Tensor:
@@ -89,11 +90,9 @@ class Snapshot:
         r"""The first points as images (num, C, H, W)."""
         return self._as_images(self.x[:num])
 
-    @_quietly
     def reconstructions(self, num: int) -> Tensor:
         r"""Reconstructions of the first points, as images."""
-        mask = None if self.mask is None else self.mask[:num]
-        return self._as_images(reconstruct(self.model, self.guide, self.x[:num], self.index[:num], mask))
+        return self._as_images(reconstruct(self.model, self.guide, *self.points.at(slice(num)), seed=0))
 
     @_quietly
     def samples(self, num: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ from torch.distributions import Independent
 
 from ... import gaussian
 from ...guides.empirical import States
-from ..quiet import blocks
+from ..points import Points, blocks
 from .calibration import marginals
 
 BUDGET = 2**22  # numbers of t at a time
@@ -48,11 +48,11 @@ def two_means(q, num_samples: int) -> Tensor:
     The product of both then does not take sampling noise for variance over the points. They come from the halves of a
     chain's states, or of ``num_samples`` samples; a single state counts twice.
     """
-    if isinstance(q, States) and len(q.states) > 1:
-        return torch.stack([half.mean(0) for half in q.states.tensor_split(2)])
-    if isinstance(q, States | Delta) or marginals(q) is not None:
+    single = isinstance(q, States) and len(q.states) == 1
+    if single or isinstance(q, Delta) or marginals(q) is not None:
         return torch.stack([q.mean] * 2)
-    return torch.stack([half.mean(0) for half in q.sample((num_samples,)).tensor_split(2)])
+    draws = q.states if isinstance(q, States) else q.sample((num_samples,))
+    return torch.stack([half.mean(0) for half in draws.tensor_split(2)])
 
 
 def mean_variance(means: Tensor) -> Tensor:
@@ -60,13 +60,13 @@ def mean_variance(means: Tensor) -> Tensor:
     return (means - means.mean(1, keepdim=True)).prod(0).sum(0) / (means.shape[1] - 1)
 
 
-def tabulate(guide, p, x: Tensor, index, mask, S: int) -> dict:
+def tabulate(guide, p, points: Points, S: int) -> dict:
     r"""What q says at N points, with the points as the second axis of every tensor.
 
     Arguments:
         guide: a guide with a ``posterior``.
         p: the prior p(t).
-        x, index, mask: the points, as a guide takes them.
+        points: N of them.
         S: samples of q for each point.
 
     Returns:
@@ -74,7 +74,7 @@ def tabulate(guide, p, x: Tensor, index, mask, S: int) -> dict:
         marginals or `None` without a closed form, ``means`` (2, N, D), ``second`` moments (1, N, D), and whether q is
         ``factorized``.
     """
-    parts = [_summary(guide.posterior(*block[:3]), p, S) for block in blocks(x, index, mask, 1)]
+    parts = [_summary(guide.posterior(*block), p, S) for block, _ in blocks(points, 1)]
     return {
         name: torch.cat([part[name] for part in parts], 1) if isinstance(value, Tensor) else value
         for name, value in parts[0].items()
@@ -84,44 +84,42 @@ def tabulate(guide, p, x: Tensor, index, mask, S: int) -> dict:
 def _summary(q, p, S: int) -> dict:
     r"""Samples, densities and moments of q for a block of B points; entries without a closed form are `None`."""
     t = q.sample((S,))
-    log_q, log_p, normal, prior = q.log_prob(t), p.log_prob(t), marginals(q), marginals(p)
-    closed = normal is not None
-    rate = gaussian.kl(q, p)
+    log_q, log_p, normal, rate = q.log_prob(t), p.log_prob(t), marginals(q), gaussian.kl(q, p)
+    second = t.square().mean(0) if normal is None else normal.variance + normal.mean.square()
     return {
         "t": t,
         "log_q": log_q,
         "log_p": log_p,
-        "rate": (log_q - log_p).mean(0, keepdim=True) if rate is None else rate.unsqueeze(0),
-        "kl": marginal_kl(q, p).unsqueeze(0) if closed and prior is not None else None,
+        "rate": ((log_q - log_p).mean(0) if rate is None else rate).unsqueeze(0),
+        "kl": None if normal is None or marginals(p) is None else marginal_kl(q, p).unsqueeze(0),
         "means": two_means(q, S),
-        "second": (normal.variance + normal.mean.square() if closed else t.square().mean(0)).unsqueeze(0),
+        "second": second.unsqueeze(0),
         "factorized": isinstance(q, Independent) and isinstance(p, Independent),
     }
 
 
-def log_aggregate(guide, t: Tensor, own: Tensor, x: Tensor, index, mask) -> tuple[Tensor, Tensor]:
+def log_aggregate(guide, t: Tensor, own: Tensor, points: Points) -> tuple[Tensor, Tensor]:
     r"""log q(t) with and without a sample's own component: N² S densities, in blocks that fit into memory.
 
     Arguments:
         guide: a guide with a ``posterior``.
         t: samples (S, N, D); t[:, i] are of q(t | x_i).
         own: log q(t[s, i] | x_i), (S, N).
-        x, index, mask: the points, as a guide takes them.
+        points: N of them.
 
     Returns:
         log (1/N) Σ_j q(t_si | x_j) and log 1/(N−1) Σ_{j≠i} q(t_si | x_j), each (S, N), in nats.
     """
-    N = len(x)
-    others = torch.full_like(own, -math.inf)
-    first = 0
-    for x_b, i_b, m_b, _ in blocks(x, index, mask, 1):
-        q, last = guide.posterior(x_b, i_b, m_b), first + len(x_b)
-        for s, columns in _tiles(t, len(x_b)):
-            log_q = q.log_prob(t[s, columns].unsqueeze(1).expand(-1, len(x_b), -1))  # (n, B)
-            i = torch.arange(N, device=t.device)[columns].unsqueeze(-1)
-            log_q = log_q.masked_fill(i == torch.arange(first, last, device=t.device), -math.inf)
+    N = len(points.x)
+    numbers, others, first = torch.arange(N, device=t.device), torch.full_like(own, -math.inf), 0
+    for block, _ in blocks(points, 1):
+        q, B = guide.posterior(*block), len(block.x)
+        for s, columns in _tiles(t, B):
+            log_q = q.log_prob(t[s, columns].unsqueeze(1).expand(-1, B, -1))  # (n, B)
+            itself = numbers[columns].unsqueeze(-1) == numbers[first : first + B]
+            log_q = log_q.masked_fill(itself, -math.inf)
             others[s, columns] = torch.logaddexp(others[s, columns], log_q.logsumexp(-1))
-        first = last
+        first += B
     return torch.logaddexp(others, own) - math.log(N), others - math.log(N - 1)
 
 

@@ -3,7 +3,7 @@ r"""Whether q means what it says, where the truth is known: t* ~ p(t), x ~ p(x |
 If q(t | x) is p(t | x, w), then t* and samples of q are exchangeable: the rank of t*_d among L samples is uniform on
 0..L, and a central interval of q of probability c holds t*_d with the frequency c. The converse is false. The prior
 itself passes both, since it is the average of the posteriors. The rank of log p(x, t* | w) among those of the samples
-is uniform, too, if q is exact, and it sees a q that ignores x.
+is also uniform if q is exact, and it sees a q that ignores x.
 
 References:
     Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian inference algorithms with simulation-based
@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal
 
+from ... import gaussian
 from ...guides.base import adapted
-from ..checks import FIT_ONE, check_density, check_points
 from ..e_step import infer
-from ..quiet import blocks, quiet
+from ..points import FIT_ONE, Points, blocks, check_density, check_points
+from ..quiet import quiet
 from . import verdicts
 from .ranks import chi_square_p
 
@@ -98,7 +99,6 @@ class Calibration:
         return verdicts.listed(self.verdicts)
 
 
-@torch.no_grad()
 def check_calibration(
     model,
     guide,
@@ -141,31 +141,26 @@ def check_calibration(
         x = model.likelihood(t).sample()
         check_points(x, mask=mask)
         if adapted(guide).per_point:
-            # A seed of its own: the samples below must not repeat the noise of the ascent.
+            # Another seed: the samples below must not repeat the noise of the ascent.
             guide = infer(model, guide, x, mask=mask, seed=int(torch.randint(2**31, ())))
-        index = torch.arange(num_points, device=x.device)
-        parts = [_place(model, guide, t, *block) for block in blocks(x, index, mask, num_samples)]
+        parts = [_place(model, guide, t, *block) for block in blocks(Points.numbered(x, mask), num_samples)]
     return Calibration(*(torch.cat(part) for part in zip(*parts, strict=True)), num_samples)
 
 
 def marginals(q) -> Normal | None:
     r"""The marginals q(t_d) of a Gaussian q as one `Normal` of batch shape (B, D), else `None`."""
-    if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
-        return q.base_dist
-    if isinstance(q, MultivariateNormal):
-        return Normal(q.loc, q.variance.sqrt())
-    return None
+    return Normal(q.mean, q.stddev) if gaussian.diagonal(q) or isinstance(q, MultivariateNormal) else None
 
 
-def _place(model, guide, t, x, index, mask, counts) -> tuple[Tensor, Tensor, Tensor]:
+def _place(model, guide, t: Tensor, points: Points, counts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     r"""Ranks (B, D), joint ranks (B,) and PIT (B, D) of one block."""
-    q, t = guide.posterior(x, index, mask), t[index]
-    joint = model.log_joint(x, t, mask)
+    q, t = guide.posterior(*points), t[points.index]
+    joint = model.log_joint(points.x, t, points.mask)
     ranks, joint_ranks = torch.zeros_like(t, dtype=torch.long), torch.zeros_like(joint, dtype=torch.long)
     for count in counts:
         samples = q.sample((count,))
         ranks += (samples < t).sum(0)
-        joint_ranks += (model.log_joint(x, samples, mask) < joint).sum(0)
+        joint_ranks += (model.log_joint(points.x, samples, points.mask) < joint).sum(0)
     normal = marginals(q)
     pit = normal.cdf(t) if normal is not None else ((ranks + 0.5) / (sum(counts) + 1)).to(t)
     return ranks, joint_ranks, pit

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ... import masks
 from ...seeding import forked
-from ..checks import check_data, check_density, check_rows
 from ..estimates import Mean
+from ..points import Points, check_density, check_pair
 from ..quiet import quiet
 from . import verdicts
 from .aggregate import ACTIVE, log_aggregate, mean_variance, tabulate
@@ -100,7 +100,6 @@ class Diagnosis:
         return verdicts.listed(self.verdicts)
 
 
-@torch.no_grad()
 def diagnose(
     model,
     guide,
@@ -133,60 +132,43 @@ def diagnose(
         ValueError: if x, index or mask makes no sense, or there are fewer than two points or samples.
     """
     check_density(guide, WRAP_OR_FIT)
-    check_data(model, x, mask)
-    check_rows(guide, x, index, mask)
+    points = Points(x, index, mask)
+    check_pair(model, guide, points)
     if len(x) < 2 or num_samples < 2:
         raise ValueError(f"x has {len(x)} points, num_samples is {num_samples}; expected at least 2 of both")
-    # A stream of its own: points that somebody simulated with this seed would share their noise with samples of q.
-    with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):
-        p = model.prior()
-        table = tabulate(guide, p, x, index, mask, num_samples)
-        with_own, without = log_aggregate(guide, table["t"], table["log_q"], x, index, mask)
     calibration = None
     if num_simulated:
         dealt = masks.dealt(mask, num_simulated)
         calibration = check_calibration(model, guide, num_points=num_simulated, mask=dealt, seed=seed)
+    # Another stream: points that were simulated with this seed would share their noise with samples of q.
+    with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):
+        p = model.prior()
+        table = tabulate(guide, p, points, num_samples)
+        with_own, without = log_aggregate(guide, table["t"], table["log_q"], points)
+        return _diagnosis(p, table, with_own, without, calibration)
+
+
+def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: Calibration | None) -> Diagnosis:
+    r"""The diagnosis from what q says at N points, and from log q(t) with and without a sample's own component."""
+    rate = Mean.of(table["rate"].mean(0))
+    information, aggregate_kl = (Mean.of(v.mean(0)) for v in (table["log_q"] - with_own, with_own - table["log_p"]))
+    kl, mean = table["kl"], table["means"].mean((0, 1))
     return Diagnosis(
-        num_points=len(x),
-        **_kl(table),
-        **_moments(table),
-        **_surgery(table, with_own, without),
+        num_points=with_own.shape[1],
+        rate=rate.mean,
+        rate_stderr=rate.standard_error,
+        kl=None if kl is None else kl[0].mean(0),
+        factorized=table["factorized"],
+        collapsed=None if kl is None else (kl[0] < COLLAPSED).to(kl).mean(0),
+        mean_variance=mean_variance(table["means"]),
+        information=information.mean,
+        information_upper=float((table["log_q"] - without).mean()),
+        information_stderr=information.standard_error,
+        aggregate_kl=aggregate_kl.mean,
+        aggregate_kl_stderr=aggregate_kl.standard_error,
+        aggregate_mean=mean,
+        aggregate_std=(table["second"].mean((0, 1)) - mean.square()).sqrt(),
         prior_mean=p.mean,
         prior_std=p.stddev,
         calibration=calibration,
     )
-
-
-def _kl(table: dict) -> dict:
-    rate, rate_stderr = Mean.of(table["rate"].mean(0))
-    kl = None if table["kl"] is None else table["kl"][0]
-    return {
-        "rate": rate,
-        "rate_stderr": rate_stderr,
-        "kl": None if kl is None else kl.mean(0),
-        "factorized": table["factorized"],
-        "collapsed": None if kl is None else (kl < COLLAPSED).to(kl).mean(0),
-    }
-
-
-def _moments(table: dict) -> dict:
-    means = table["means"]
-    mean = means.mean((0, 1))
-    return {
-        "mean_variance": mean_variance(means),
-        "aggregate_mean": mean,
-        "aggregate_std": (table["second"].mean((0, 1)) - mean.square()).sqrt(),
-    }
-
-
-def _surgery(table: dict, with_own: Tensor, without: Tensor) -> dict:
-    r"""The two parts of the rate, from log q(t) with and without a sample's own component."""
-    information, information_stderr = Mean.of((table["log_q"] - with_own).mean(0))
-    aggregate_kl, aggregate_kl_stderr = Mean.of((with_own - table["log_p"]).mean(0))
-    return {
-        "information": information,
-        "information_upper": float((table["log_q"] - without).mean()),
-        "information_stderr": information_stderr,
-        "aggregate_kl": aggregate_kl,
-        "aggregate_kl_stderr": aggregate_kl_stderr,
-    }

@@ -17,11 +17,11 @@ MATTERS = 0.1  # nats, or prior standard deviations, that are worth a word
 ERRORS = 4  # standard errors
 
 RANKS = {
-    "narrow": "too narrow (ranks gather at both ends, a U), or misplaced differently from point to point, in {}",
-    "wide": "too wide (ranks gather in the middle, a hump) in {}",
-    "low": "shifted, too low (ranks gather at the upper end) in {}",
-    "high": "shifted, too high (ranks gather at the lower end) in {}",
-    "odd": "not uniform in another way in {}",
+    "narrow": "too narrow (ranks gather at both ends, a U), or misplaced differently from point to point,",
+    "wide": "too wide (ranks gather in the middle, a hump)",
+    "low": "shifted, too low (ranks gather at the upper end)",
+    "high": "shifted, too high (ranks gather at the lower end)",
+    "odd": "not uniform in another way",
 }
 JOINT = {
     "low": "the truth is more probable under p(x, t) than samples of q: q is too wide, misplaced, or blind to x",
@@ -35,19 +35,27 @@ def listed(lines: dict[str, str]) -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
 
-def dimensions(chosen: list[int], D: int) -> str:
-    r"""Names dimensions: "all 16 dimensions", "dimension 3", "dimensions 0, 4, 7"."""
-    if len(chosen) == D:
+def dimensions(chosen: Tensor) -> str:
+    r"""Names dimensions, booleans (D,): "all 16 dimensions", "dimensions 0, 4"; "the dimensions together" for none."""
+    D, where = len(chosen), chosen.nonzero().flatten().tolist()
+    if not where:
+        return "the dimensions together"
+    if len(where) == D:
         return f"all {D} dimensions" if D > 1 else "the one dimension"
-    shown = ", ".join(map(str, chosen[:10])) + (", ..." if len(chosen) > 10 else "")
-    return f"dimension{'s' if len(chosen) > 1 else ''} {shown}"
+    shown = ", ".join(map(str, where[:10])) + (", ..." if len(where) > 10 else "")
+    return f"dimension{'s' if len(where) > 1 else ''} {shown}"
+
+
+def placed(found: dict[str, Tensor]) -> str:
+    r"""What was found, and in which dimensions, booleans (D,); "" for nothing."""
+    return "; ".join(f"{what} in {dimensions(where)}" for what, where in found.items() if where.any())
 
 
 def ranks(found: Tensor, L: int) -> str:
     r"""The verdict on ranks (n, D) of t*."""
-    words, (n, D) = shapes(found, L, ALPHA), found.shape
-    parts = [text.format(dimensions(_where(words, word), D)) for word, text in RANKS.items() if word in words]
-    return "q is " + "; ".join(parts) if parts else f"no departure seen in {n} ranks"
+    words = shapes(found, L, ALPHA)
+    parts = placed({text: torch.tensor([w == word for w in words]) for word, text in RANKS.items()})
+    return f"q is {parts}" if parts else f"no departure seen in {len(found)} ranks"
 
 
 def joint_ranks(found: Tensor, L: int) -> str:
@@ -66,11 +74,7 @@ def coverage(c, n: int) -> str:
     threshold = -float(torch.special.ndtri(torch.tensor(ALPHA / (2 * z.numel()), dtype=torch.float64)))
     numbers = ", ".join(f"{a:.0%}: {b:.1%} ± {s:.1%}" for a, b, s in zip(c.levels, c.pooled, error, strict=True))
     found = {"too low (q too narrow, or misplaced)": z < -threshold, "too high (q too wide)": z > threshold}
-    parts = []
-    for word, off in found.items():
-        where = _true(off[:, :D].any(0))
-        if off.any():
-            parts.append(f"{word} in {dimensions(where, D) if where else 'the dimensions together'}")
+    parts = [f"{word} in {dimensions(off[:, :D].any(0))}" for word, off in found.items() if off.any()]
     return f"{'; '.join(parts) or f'as nominal in {n} points'} [{numbers}]"
 
 
@@ -93,8 +97,8 @@ def active(d) -> str:
     text = f"{int(by_variance.sum())} of {D} by the variance of E_q[t | x] (> 0.01)"
     if d.active_by_kl is not None:
         text += f", {int(d.active_by_kl.sum())} by KL (>= 0.01 nats at more than 1% of the points)"
-    idle = _true(~by_variance)
-    return f"{text}; the mean of q stays where it is in {dimensions(idle, D)}" if idle else text
+    idle = ~by_variance
+    return f"{text}; the mean of q stays where it is in {dimensions(idle)}" if idle.any() else text
 
 
 def information(d) -> str:
@@ -124,19 +128,10 @@ def aggregate(d) -> str:
 
 def aggregate_marginals(d) -> str:
     r"""The verdict on mean and standard deviation of the marginals q(t_d) against those of the prior."""
-    N, D = d.num_points, len(d.aggregate_mean)
+    N = d.num_points
     ratio = d.aggregate_std / d.prior_std
     mean, log_std = (d.aggregate_mean - d.prior_mean) / d.prior_std, ratio.log()
     off_mean = mean.abs() > (ERRORS / N**0.5 * ratio).clamp_min(MATTERS)
     off_std = log_std.abs() > max(MATTERS, ERRORS / (2 * N) ** 0.5)
     found = {"mean off": off_mean, "too narrow": off_std & (log_std < 0), "too wide": off_std & (log_std > 0)}
-    parts = [f"{word} in {dimensions(_true(off), D)}" for word, off in found.items() if off.any()]
-    return "; ".join(parts) or f"no mean or standard deviation seen off by {MATTERS:.0%} of the prior's or more"
-
-
-def _true(chosen: Tensor) -> list[int]:
-    return chosen.nonzero().flatten().tolist()
-
-
-def _where(words: list[str], word: str) -> list[int]:
-    return [d for d, w in enumerate(words) if w == word]
+    return placed(found) or f"no mean or standard deviation seen off by {MATTERS:.0%} of the prior's or more"

@@ -11,14 +11,13 @@ References:
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..bounds import log_mean_exp
-from ..checks import check_data, check_rows
 from ..estimates import log_mean_exp_error
-from .blocks import Annealer, Settings, annealers, annealing, check_start
-from .path import Walk
+from ..points import Points, check_pair
+from .blocks import annealers, annealing, check_start
+from .path import Annealer, Settings, Walk
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def ais(
 ) -> AIS:
     r"""Estimates log p(x | w) of each point by annealing from q to the posterior.
 
-    Each point has step sizes of its own, in proportion to q's scale in each dimension. They are tuned by a short sweep
+    Each point has its own step sizes, in proportion to q's scale in each dimension. They are tuned by a short sweep
     first and frozen before the walks that count. From a q near the posterior a few hundred temperatures do what takes
     thousands from the prior; `bdmc` says what this estimate is worth for this model and guide.
 
@@ -92,21 +91,11 @@ def ais(
         ValueError: on numbers that make no sense, or if x, index or mask does not fit the model or the guide.
     """
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
+    points = Points(x, index, mask)
     check_start(guide)
-    check_data(model, x, mask)
-    check_rows(guide, x, index, mask)
+    check_pair(model, guide, points)
     with annealing(model, guide, seed=seed):
-        work = annealers(model, guide, x, index, mask, settings, progress=progress)
-        walks = list(map(Annealer.upwards, work))
-    count = max(1, num_temperatures - 1)
-    return AIS(
-        joined(walks, "log_weights"),
-        joined(walks, "accepted").mean(0) / count,
-        joined(walks, "diverged").sum(0),
-        settings.gradients(sweeps=1),
-    )
-
-
-def joined(walks: list[list[Walk]], name: str) -> Tensor:
-    r"""One book of all walks, blocks of points side by side and groups of chains below each other: (K, N)."""
-    return torch.cat([torch.cat([getattr(walk, name) for walk in groups]) for groups in walks], 1)
+        walks = list(map(Annealer.upwards, annealers(model, guide, points, settings, progress=progress)))
+    walks = Walk.joined(walks, 1)
+    acceptance = walks.accepted.mean(0) / max(1, num_temperatures - 1)
+    return AIS(walks.log_weights, acceptance, walks.diverged.sum(0), settings.gradients(sweeps=1))

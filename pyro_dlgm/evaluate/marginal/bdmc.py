@@ -13,17 +13,17 @@ References:
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...guides.base import adapted
-from ...seeding import forked, seeds
+from ...seeding import seeds
 from ..bounds import log_mean_exp
 from ..e_step import infer
 from ..estimates import Mean
+from ..points import Points
 from ..quiet import quiet
-from .ais import joined
-from .blocks import Settings, annealers, annealing, check_start
+from .blocks import annealers, annealing, check_start
+from .path import Settings, Walk
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,12 @@ class BDMC:
     @property
     def gap(self) -> float:
         r"""The mean of upper − lower, in nats per point."""
-        return self._gap().mean
+        return Mean.of(self.upper - self.lower).mean
 
     @property
     def stderr(self) -> float:
         r"""The standard error of the gap over points."""
-        return self._gap().standard_error
-
-    def _gap(self) -> Mean:
-        return Mean.of(self.upper - self.lower)
+        return Mean.of(self.upper - self.lower).standard_error
 
 
 def bdmc(
@@ -96,23 +93,16 @@ def bdmc(
     check_start(guide)
     # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.
     made, fitted, walked = seeds(3, seed)
-    t, x = simulate(model, num_points, made)
-    mask = None if mask is None else mask.expand(x.shape)
-    q = infer(model, guide, x, mask=mask, seed=fitted) if adapted(guide).per_point else guide
-    index = torch.arange(num_points, device=x.device)
-    up, down, done = [], [], 0
-    with annealing(model, q, seed=walked):
-        for annealer in annealers(model, q, x, index, mask, settings, sweeps=2, progress=progress):
-            up.append(annealer.upwards())
-            down.append(annealer.downwards(t[done : done + annealer.num_points]))
-            done += annealer.num_points
-    lower, upper = log_mean_exp(joined(up, "log_weights")), -log_mean_exp(-joined(down, "log_weights"))
-    return BDMC(lower, upper, x, t, joined(up, "diverged").sum(0) + joined(down, "diverged").sum(0))
-
-
-@torch.no_grad()
-def simulate(model, num_points: int, seed: int | None) -> tuple[Tensor, Tensor]:
-    r"""Codes t (M, D) and points x (M, ...) from p(t) p(x | t, w); the global generator stays as it was."""
-    with quiet(model), forked(seed):
+    with quiet(model, seed=made):
         t = model.prior().sample((num_points,))
-        return t, model.likelihood(t).sample()
+        x = model.likelihood(t).sample()
+    points = Points.numbered(x, None if mask is None else mask.expand(x.shape))
+    q = infer(model, guide, x, mask=points.mask, seed=fitted) if adapted(guide).per_point else guide
+    up, down = [], []
+    with annealing(model, q, seed=walked):
+        for annealer in annealers(model, q, points, settings, sweeps=2, progress=progress):
+            up.append(annealer.upwards())
+            down.append(annealer.downwards(t[annealer.points.index]))
+    up, down = Walk.joined(up, 1), Walk.joined(down, 1)
+    diverged = (up.diverged + down.diverged).sum(0)
+    return BDMC(log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), x, t, diverged)

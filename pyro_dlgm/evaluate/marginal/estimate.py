@@ -11,7 +11,7 @@ from ..bounds import log_weights
 from ..estimates import Estimate
 from .ais import ais
 from .bdmc import BDMC, bdmc
-from .blocks import Settings
+from .path import Settings
 
 STREAMS = 3  # of random numbers, which share nothing: IWAE, AIS, BDMC
 

@@ -1,4 +1,4 @@
-r"""From q to the posterior by small steps: the geometric path, its temperatures, and the sweep along it.
+r"""From q to the posterior by small steps: the geometric path, its temperatures, and the walks along it.
 
     π_β(t) ∝ q(t | x)^(1 − β) p(x, t | w)^β,    β from 0 to 1.
 
@@ -6,14 +6,17 @@ References:
     Neal, "Annealed importance sampling" (2001). https://arxiv.org/abs/physics/9803008
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ... import hmc
+from .. import rounding
+from ..points import Points
 
 RATE = 1.0  # of the step sizes' adaptation while they are tuned: they must keep up with a path of few temperatures
 TUNING = 5  # temperatures of a sweep for each one of the sweep that tunes it
@@ -31,96 +34,129 @@ def schedule(num_temperatures: int) -> Tensor:
     return (k - k[0]) / (k[-1] - k[0])
 
 
-@dataclass
-class Path:
-    r"""The path for a block of B points, and how HMC walks along it.
+@dataclass(frozen=True)
+class Settings:
+    r"""How to anneal; the arguments of `ais` of the same names.
 
-    Attributes:
-        parts: log q and log p(x, ·), functions (C, B, D) -> (C, B).
-        scale: of q, (B, D): the steps of a point are in proportion to it.
-        num_leapfrog: leapfrog steps of a transition.
-        target: the acceptance to which steps are tuned.
-        tick: called behind each transition.
+    Raises:
+        ValueError: on numbers that make no sense.
     """
 
-    parts: tuple[hmc.LogDensity, hmc.LogDensity]
-    scale: Tensor
+    num_chains: int
+    num_temperatures: int
     num_leapfrog: int
-    target: float
-    tick: Callable[[], None]
+    target_acceptance: float
+    memory: int
 
-    def tune(self, t: Tensor, num_temperatures: int) -> "Steps":
-        r"""The step sizes along the path, found by a sweep of their own from t (C, B, D) ~ q, and frozen then."""
-        betas = schedule(num_temperatures)
-        log_step = torch.full_like(self.scale[:, 0], hmc.first_step(t.shape[-1])).log()
-        state, found = hmc.start(self.parts, t), [log_step]
-        for beta in betas[1:]:
-            state, info = self.transition(state, beta, log_step)
-            log_step = hmc.adapted(log_step, info.acceptance, target=self.target, rate=RATE)
-            found.append(log_step)
-        return Steps(betas, torch.stack(found))
+    def __post_init__(self):
+        for name in ("num_chains", "num_temperatures", "num_leapfrog", "memory"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 < self.target_acceptance < 1:
+            raise ValueError(f"target_acceptance is {self.target_acceptance}; expected a probability between 0 and 1")
+
+    @property
+    def tuning(self) -> int:
+        r"""Temperatures of the sweep that tunes the step sizes."""
+        return max(1, self.num_temperatures // TUNING)
+
+    def transitions(self, sweeps: int, groups: int = 1) -> int:
+        r"""HMC transitions of a block whose chains go in ``groups``, each of which makes ``sweeps``."""
+        return self.tuning + groups * sweeps * (self.num_temperatures - 1)
+
+    def gradients(self, sweeps: int) -> int:
+        r"""Gradient evaluations of log p(x, t) per point."""
+        return self.num_chains * (self.transitions(sweeps) * self.num_leapfrog + sweeps + 1)
+
+
+class Walk(NamedTuple):
+    r"""What a sweep of C chains for each of B points leaves.
+
+    Attributes:
+        log_weights: Σ_k |β_k − β_(k−1)| (log p(x, t_(k−1)) − log q(t_(k−1) | x)), (C, B), in nats and float64.
+        accepted: the sum of the probabilities of acceptance, (C, B).
+        diverged: how many transitions diverged, (C, B).
+    """
+
+    log_weights: Tensor
+    accepted: Tensor
+    diverged: Tensor
+
+    @classmethod
+    def joined(cls, walks: "Iterable[Walk]", dim: int) -> "Walk":
+        r"""Walks as one: groups of chains one below the other (``dim`` 0), or blocks of points side by side (1)."""
+        return cls(*(torch.cat(parts, dim) for parts in zip(*walks, strict=True)))
+
+
+class Annealer:
+    r"""Creates what walks between q and the posterior for a block of B points; it tunes its step sizes first.
+
+    Arguments:
+        model: a `DLGM`.
+        q: where the walks start, of batch shape (B,); the steps of a point are in proportion to its scale.
+        points: the block.
+        counts: how many chains go together, group by group.
+        settings: how to anneal.
+        tick: called after each transition.
+
+    Attributes:
+        strays: how far log q strays at each point, (B,), in nats.
+    """
+
+    def __init__(self, model, q, points: Points, counts: list[int], settings: Settings, tick: Callable[[], None]):
+        self.q, self.points, self.counts, self.settings, self.tick = q, points, counts, settings, tick
+        self.parts, self.scale = (q.log_prob, lambda t: model.log_joint(points.x, t, points.mask)), q.stddev
+        self.betas, self.tuned = schedule(settings.num_temperatures), schedule(settings.tuning)
+        t = self._draws(counts[0])
+        self.strays = rounding.strays(q, q.log_prob(t))
+        self.log_steps = self._tune(t)
+
+    def upwards(self) -> Walk:
+        r"""Walks from draws of q."""
+        return Walk.joined([self.sweep(self._draws(n), self.betas) for n in self.counts], 0)
+
+    def downwards(self, t: Tensor) -> Walk:
+        r"""Walks from t (B, D), a draw of the posterior."""
+        return Walk.joined([self.sweep(t.expand(n, *t.shape), self.betas.flip(0)) for n in self.counts], 0)
+
+    def sweep(self, t: Tensor, betas: Tensor) -> Walk:
+        r"""Walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
+        state = hmc.start(self.parts, t)
+        log_weights = t.new_zeros(t.shape[:-1], dtype=torch.float64)
+        accepted, diverged = torch.zeros_like(log_weights), torch.zeros_like(log_weights, dtype=torch.long)
+        for before, beta in pairwise(betas):
+            log_q, log_p = state.parts.double()
+            log_weights += (beta - before).abs().to(log_p) * (log_p - log_q)
+            # The last temperature only weighs: where its transition would lead is not needed.
+            if 0 < beta < 1:
+                state, info = self.transition(state, beta, self._log_step(beta))
+                accepted += info.acceptance
+                diverged += info.diverged
+        return Walk(log_weights, accepted, diverged)
 
     def transition(self, state: hmc.State, beta: Tensor, log_step: Tensor) -> tuple[hmc.State, hmc.Info]:
         r"""One transition that leaves π_β invariant."""
         weights = torch.stack([1 - beta, beta]).to(state.parts)
         step = hmc.jittered(log_step, state).unsqueeze(-1) * self.scale
-        state, info = hmc.hmc(self.parts, state, step, weights=weights, num_leapfrog=self.num_leapfrog)
+        state, info = hmc.hmc(self.parts, state, step, weights=weights, num_leapfrog=self.settings.num_leapfrog)
         self.tick()
         return state, info
 
-    def sweep(self, t: Tensor, betas: Tensor, steps: "Steps") -> "Walk":
-        r"""Walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
-        state, walk = hmc.start(self.parts, t), Walk(t)
-        for before, beta in pairwise(betas):
-            walk.weigh((beta - before).abs(), *state.parts.double())
-            # The last temperature weighs; nobody asks where its transition would have led.
-            if 0 < beta < 1:
-                state, info = self.transition(state, beta, steps.at(beta))
-                walk.count(info)
-        return walk
+    def _draws(self, num: int) -> Tensor:
+        return self.q.sample((num,))
 
+    def _tune(self, t: Tensor) -> Tensor:
+        r"""log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep that t starts."""
+        log_step = torch.full_like(self.scale[:, 0], hmc.first_step(t.shape[-1])).log()
+        state, found = hmc.start(self.parts, t), [log_step]
+        for beta in self.tuned[1:]:
+            state, info = self.transition(state, beta, log_step)
+            log_step = hmc.adapted(log_step, info.acceptance, target=self.settings.target_acceptance, rate=RATE)
+            found.append(log_step)
+        return torch.stack(found)
 
-class Walk:
-    r"""Creates the books of a sweep of C chains for each of B points.
-
-    Attributes:
-        log_weights: Σ_k |β_k − β_(k−1)| (log p(x, t_(k−1)) − log q(t_(k−1) | x)), (C, B), in float64.
-        accepted: the sum of the probabilities of acceptance, (C, B).
-        diverged: how many transitions diverged, (C, B).
-        transitions: of one chain.
-    """
-
-    def __init__(self, t: Tensor):
-        self.log_weights = t.new_zeros(t.shape[:-1], dtype=torch.float64)
-        self.accepted = torch.zeros_like(self.log_weights)
-        self.diverged = torch.zeros_like(self.log_weights, dtype=torch.long)
-        self.transitions = 0
-
-    def weigh(self, length: Tensor, log_q: Tensor, log_p: Tensor) -> None:
-        r"""Adds a step of that length between two temperatures."""
-        self.log_weights += length.to(log_p) * (log_p - log_q)
-
-    def count(self, info: hmc.Info) -> None:
-        r"""Counts a transition."""
-        self.accepted += info.acceptance
-        self.diverged += info.diverged
-        self.transitions += 1
-
-
-@dataclass
-class Steps:
-    r"""Frozen step sizes: log ε at the temperatures at which they were tuned.
-
-    Attributes:
-        betas: temperatures (T,).
-        log_step: log ε of each point there, (T, B).
-    """
-
-    betas: Tensor
-    log_step: Tensor
-
-    def at(self, beta: Tensor) -> Tensor:
-        r"""log ε (B,) at a temperature, between the two next to it."""
-        right = int(torch.searchsorted(self.betas, beta).clamp(1, len(self.betas) - 1))
-        low, high = self.betas[right - 1], self.betas[right]
-        return torch.lerp(self.log_step[right - 1], self.log_step[right], float((beta - low) / (high - low)))
+    def _log_step(self, beta: Tensor) -> Tensor:
+        r"""log ε (B,) at a temperature, between the two next to it at which steps were tuned."""
+        right = int(torch.searchsorted(self.tuned, beta).clamp(1, len(self.tuned) - 1))
+        low, high = self.tuned[right - 1], self.tuned[right]
+        return torch.lerp(self.log_steps[right - 1], self.log_steps[right], float((beta - low) / (high - low)))

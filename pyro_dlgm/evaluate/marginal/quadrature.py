@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..checks import check_data
+from ..points import Points, check_pair
 from ..quiet import quiet
 from .cells import Cells, laid, log_joint, of, product
 
@@ -51,7 +51,7 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     Raises:
         ValueError: if the model has more latents, or x, mask or ``tol`` makes no sense.
     """
-    check_data(model, x, mask)
+    check_pair(model, None, Points(x, mask=mask))
     if not 0 < tol < math.inf:
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
     values = x.new_empty(len(x), dtype=torch.float64)
