@@ -120,7 +120,8 @@ def test_missing_entries_are_marginalized_exactly():
             gain = ppca.W[m].T @ torch.linalg.inv(C[m][:, m])
             assert (q.mean[i] - gain @ (X[i] - ppca.mu)[m]).abs().max() < 1e-9
             assert (q.covariance_matrix[i] - (torch.eye(4) - gain @ ppca.W[m])).abs().max() < 1e-9
-    assert value[0] == 0 and q.mean[0].abs().max() == 0
+    # log 1: two sums of the same logarithms, which round otherwise on another processor.
+    assert abs(value[0]) < 1e-14 and q.mean[0].abs().max() == 0
 
 
 def test_nan_and_mask_say_the_same():
