@@ -11,7 +11,7 @@ from ..program import Program
 
 
 class Shared(tuple):
-    r"""A reference to a module that the module tree does not see and that a deep copy shares."""
+    r"""Holds a module without registering it in the module tree; deep copies share it."""
 
     def __deepcopy__(self, memo):
         return self
@@ -50,18 +50,18 @@ class Guide(Program):
         raise NotImplementedError
 
     def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
-        r"""What `forward` does to q before it samples, in training mode: nothing, unless q moves by itself."""
+        r"""Updates q before it is sampled, in training mode; does nothing unless q moves by itself, as a chain does."""
 
     def cost(self, visits: int) -> int:
         r"""Gradient evaluations of log p(x, t | w) spent on a point over ``visits`` visits."""
         return visits
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> "Guide":
-        r"""Creates the guide with which `evaluate.infer` starts on the points x: this one, if nothing is to refine."""
+        r"""Creates the guide with which `evaluate.infer` starts at x; this one where there is nothing to fit."""
         return self
 
     def settle(self, x: Tensor, index: Tensor, mask: Tensor | None, max_steps: int) -> tuple[Tensor, int] | None:
-        r"""What `evaluate.infer` does on a block of points if q moves by itself.
+        r"""Runs chains on a block of points until they converge, for `evaluate.infer`.
 
         Arguments:
             x, index, mask: the points (B, ...), as in `posterior`.
@@ -85,7 +85,7 @@ class Guide(Program):
 
     @pyro_method
     def datum(self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        r"""The same without the plate: for larger guides, under plates of their own. Its parameters train there."""
+        r"""Samples t from q without the plate, for a larger guide with its plates; parameters train there."""
         q = self.posterior(x, index, mask)
         return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
 
@@ -96,8 +96,7 @@ DEFAULTS["cost"] = lambda visits: visits
 
 
 class Adapter:
-    r"""Creates the view of any Pyro guide that answers for what the guide does not say: q has a density, no rows, and
-    no `posterior`.
+    r"""Creates a wrapper of any Pyro guide with defaults for what it lacks: q has a density, no rows, no `posterior`.
     """
 
     def __init__(self, guide):

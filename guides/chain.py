@@ -109,7 +109,7 @@ class Chain(Rowed):
         return super().data_plate(x, index, size)
 
     def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
-        r"""Moves the chains of the points ``index`` (B,), on their first visit from where `start_from` says."""
+        r"""Moves the chains of the points ``index`` (B,), and initializes them at their first visit."""
         self.check_index(index)
         if x is None:
             raise ValueError(f"{type(self).__name__} moves by p(x, t | w) and got no x: call it with the data")
@@ -150,7 +150,7 @@ class Chain(Rowed):
         return ~late, self.gradients - before
 
     def cost(self, visits: int) -> int:
-        r"""Those of the chains, the first visit's burn-in included, and one for each M-step."""
+        r"""Gradient evaluations over ``visits`` visits: chains with burn-in, and one for each M-step."""
         s = self.settings
         M, L = s["num_states"], s["num_leapfrog"]
         first = M * (1 + s["burn_in"] * L) if s["burn_in"] else 0

@@ -29,7 +29,7 @@ class States(dist.TorchDistribution):
         super().__init__(shape, self.states.shape[2:], validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> "States":
-        r"""The same states with more axes on the left, or one point's for every point."""
+        r"""Expands the batch shape on the left; a single point's states serve all points."""
         batch_shape = torch.Size(batch_shape)
         states = self.states.expand(-1, batch_shape[-1], -1)
         return States(states, batch_shape=batch_shape, validate_args=False)

@@ -13,7 +13,7 @@ from .kernel import DECAY, Kernel, Tuning
 
 
 class Hybrid(Guide):
-    r"""Creates the law of t after a few transitions of HMC on log p(x, · | w) that begin at draws of q(t | x).
+    r"""Creates a guide whose samples are draws of q(t | x) refined by a few transitions of HMC on log p(x, · | w).
 
     The M-step ascends log p(x, t | w) at the chain's end. The encoder ascends its own ELBO: its gradient
 
@@ -83,7 +83,7 @@ class Hybrid(Guide):
         return pyro.sample(self.latent, ends, infer={"analytic_kl": False})
 
     def cost(self, visits: int) -> int:
-        r"""Those of the chains, and one for each M-step; the encoder's gradient is the chain's first."""
+        r"""Gradient evaluations over ``visits`` visits: chains, from the encoder's gradient on, and M-steps."""
         return visits * (self.num_states * (1 + self.num_transitions * self.num_leapfrog) + 1)
 
     def start(self, x: Tensor, mask: Tensor | None = None) -> Chain:

@@ -26,7 +26,7 @@ KEPT = 100  # draws of each chain; the first round takes as many
 
 @dataclass
 class Tuning:
-    r"""What is known of B points; all of it is learned by moving.
+    r"""Step sizes and running moments of B points, adapted from the history of their chains.
 
     A step has the length ε · scale in each dimension. ε follows the acceptance at each transition, with a gain that
     goes to 0. The scales must not follow so closely: a chain whose steps depend on where it just was is narrower than
@@ -53,7 +53,7 @@ class Tuning:
 
     @staticmethod
     def start(scale: Tensor) -> "Tuning":
-        r"""What to begin with where the states come from a distribution with these scales (B, D)."""
+        r"""Creates the adaptation's start for states that were drawn with these scales (B, D)."""
         B, D = scale.shape
         log_step = torch.full_like(scale[:, 0], hmc.first_step(D)).log()
         zero = torch.zeros(B, dtype=torch.long, device=scale.device)
@@ -128,7 +128,7 @@ class Kernel:
 
 
 def rounds(max_transitions: int) -> Iterator[int]:
-    r"""Numbers of draws n = 100, 200, 400, ..., each after n / 2 transitions that only learn, within a bound.
+    r"""Yields numbers of draws n = 100, 200, 400, ..., each after n / 2 transitions of adaptation, within a bound.
 
     The first round is made in any case.
     """

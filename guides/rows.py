@@ -11,7 +11,7 @@ _sparse = contextvars.ContextVar("sparse_gradients", default=False)
 
 
 def sparse_gradients():
-    r"""Lookups inside have sparse gradients, for `RowAdam`; outside dense ones, which every optimizer takes."""
+    r"""Context manager: table lookups have sparse gradients, for `RowAdam`; outside, dense ones for any optimizer."""
     return held(_sparse, True)
 
 

@@ -39,12 +39,12 @@ class State(NamedTuple):
         return _weighted(weights, self.parts)
 
     def force(self, weights: Tensor) -> Tensor:
-        r"""Its gradient, of shape (..., D)."""
+        r"""The gradient of `log_density`, of shape (..., D)."""
         return _weighted(weights, self.grads)
 
 
 class Info(NamedTuple):
-    r"""What a transition did, for each point.
+    r"""Acceptance and divergence of one transition, for each point.
 
     Attributes:
         acceptance: the probability with which the proposal was to be accepted, (...).
@@ -114,7 +114,7 @@ def mala(
 
 
 def adapted(log_step: Tensor, acceptance: Tensor, *, target: float, rate: float) -> Tensor:
-    r"""log ε a little larger where proposals are accepted too often, and smaller where too seldom.
+    r"""Returns log ε after one Robbins-Monro update toward the target acceptance.
 
     The recursion of Robbins and Monro, for each point apart. Samples count from where it is no longer applied.
 

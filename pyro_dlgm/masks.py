@@ -17,7 +17,7 @@ def pixelwise(mask: Tensor, ndim: int) -> Tensor:
 
 
 def dealt(mask: Tensor | None, num: int) -> Tensor | None:
-    r"""Masks for ``num`` simulated points, which miss what the points miss: those of the points (B, ...), in turn."""
+    r"""Returns masks for ``num`` simulated points: those of the points (B, ...), repeated in turn."""
     return None if mask is None else mask[torch.arange(num, device=mask.device) % len(mask)]
 
 
@@ -38,7 +38,7 @@ def observed(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def filled(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    r"""x with 0 for what is missing, and the mask in x's shape: (B,) says whole points along x's first axis.
+    r"""Returns x with 0 for what is missing, and the mask in x's shape; (B,) masks whole points along x's first axis.
 
     Arguments and errors as those of `observed`; without x or mask, both come back as they are.
     """

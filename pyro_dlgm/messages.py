@@ -16,7 +16,7 @@ def rows(indices: Sequence[int]) -> str:
 
 @contextlib.contextmanager
 def only_warned(what: str, but: tuple[type[Exception], ...] = ()):
-    r"""Inside, an error is a warning that names ``what`` failed, except for those of the types in ``but``."""
+    r"""Context manager: an error becomes a warning that ``what`` failed, except for those of the types in ``but``."""
     try:
         yield
     except but:

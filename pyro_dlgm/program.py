@@ -1,4 +1,4 @@
-r"""What the model and its guides share as Pyro programs: unique names, and the plate over data."""
+r"""The base of models and guides as Pyro programs: unique names, and the plate over data."""
 
 import contextlib
 import contextvars
@@ -15,7 +15,7 @@ _registers = contextvars.ContextVar("registers", default=True)
 
 @contextlib.contextmanager
 def held(variable: contextvars.ContextVar, value):
-    r"""Inside, the variable has that value."""
+    r"""Context manager: the variable has that value inside."""
     token = variable.set(value)
     try:
         yield
@@ -24,7 +24,7 @@ def held(variable: contextvars.ContextVar, value):
 
 
 def unregistered():
-    r"""Inside, reading a network of a `Program` does not register its parameters in Pyro's parameter store.
+    r"""Context manager: reading a network of a `Program` does not register its parameters in Pyro's parameter store.
 
     Pyro registers all of them at each access, for its own optimizers; torch optimizers have no use for it.
     """

@@ -7,7 +7,7 @@ import torch
 
 @contextlib.contextmanager
 def forked(seed: int | None = None):
-    r"""Inside, draws leave no trace in the global generators; with a seed they start there."""
+    r"""Context manager: the global generators are forked, and seeded if there is a seed; draws leave no trace."""
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else []):
         if seed is not None:

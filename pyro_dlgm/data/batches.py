@@ -43,7 +43,7 @@ class Batches:
         return {"order": self._order, "position": self._position}
 
     def load_state_dict(self, state: dict) -> None:
-        r"""Goes to where ``state`` was taken: the next pass is the rest of that one."""
+        r"""Restores what `state_dict` saved: the next pass is the rest of that one."""
         self._order, self._position = state["order"], state["position"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

@@ -12,7 +12,7 @@ from .transforms import Transform, real, seeded
 
 @dataclass(frozen=True)
 class Dataset:
-    r"""Images in three parts.
+    r"""A data set in three parts: points for training, validation and testing.
 
     Attributes:
         name: what it is.
@@ -54,7 +54,7 @@ def split(
     transform: Transform | None,
     protocol: str = "",
 ) -> Dataset:
-    r"""Creates the data set of v (N, ...), shuffled under the seed, of which the last points test and validate.
+    r"""Shuffles v (N, ...) under the seed and splits it into training, validation and test points.
 
     Arguments:
         name: of the data set.

@@ -46,7 +46,7 @@ class Files(torch.utils.data.Dataset):
 
 
 class Streamed:
-    r"""Creates the stand-in for a tensor (N, C, H, W) of bytes whose images stay in their files.
+    r"""Creates a view like a tensor (N, C, H, W) of bytes, of images that stay in their files.
 
     What `Batches` and `fit` ask of their data is here, and nothing else: it is read by index. The order is drawn
     outside, and the processes that read draw nothing, so a training on it is bit for bit that on the tensor.
@@ -107,7 +107,7 @@ class Streamed:
         return False
 
     def nansum(self, dtype: torch.dtype | None = None) -> Tensor:
-        r"""The sum of all values, by which `fit` knows its data again. It reads each image once."""
+        r"""The sum of all values, by which `fit` recognizes its data on resume. It reads each image once."""
         sums = [batch.sum(dtype=dtype) for batch in self.batches(self._rows())]
         return torch.stack(sums).sum()
 

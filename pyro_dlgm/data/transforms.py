@@ -1,4 +1,4 @@
-r"""What happens to raw values at each access."""
+r"""Transforms of raw values, drawn afresh at each access."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def real(v: Tensor) -> Tensor:
-    r"""v as it is if it is real, in the default dtype if it is whole: 8-bit images are kept as bytes."""
+    r"""Converts whole numbers to the default dtype (8-bit images are kept as bytes); real ones stay as they are."""
     return v if v.is_floating_point() else v.to(torch.get_default_dtype())
 
 

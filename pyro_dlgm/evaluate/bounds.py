@@ -1,4 +1,4 @@
-r"""Bounds on log p(x | w) from one currency: the log-weights log p(x, t_k | w) − log q(t_k | x), t_k ~ q.
+r"""Bounds on log p(x | w) from importance weights: log w_k = log p(x, t_k | w) − log q(t_k | x), t_k ~ q.
 
 Everything is per point, unscaled, and signed so that larger is better:
 
@@ -116,7 +116,7 @@ def log_mean_exp(table: Tensor) -> Tensor:
 
 
 def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -> Tensor:
-    r"""What `log_weights` returns, for the functions that users call: a warning names the line of their call."""
+    r"""Computes `log_weights` for the functions that users call, so that a warning names the line of their call."""
     if not adapted(guide).has_density:
         raise TypeError(
             f"{type(guide).__name__} is a point mass, or draws of a chain: it has no density, so there is no F(q). "
@@ -131,7 +131,7 @@ def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -
 def weigh(
     model, guide, points: Points, num_samples: int, seed: int | None, with_q: bool = True
 ) -> tuple[Tensor, Tensor]:
-    r"""Log-weights (K, B), or log p(x, t_k | w) without q; and how far log q strays at each point, (B,). In nats."""
+    r"""Returns log-weights (K, B), or log p(x, t_k | w) without q, and the rounding error of log q (B,), in nats."""
     check_points(*points)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")

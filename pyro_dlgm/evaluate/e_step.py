@@ -80,7 +80,7 @@ def infer(
     batch_size: int = Pace.batch_size,
     seed: int | None = None,
 ):
-    r"""Fits q to the points x with w frozen, from the start that the guide gives: q* of its family.
+    r"""Fits q to the points x with w frozen: q*, the best of the guide's family.
 
     A per-point guide gives fresh rows for x (training points never lend theirs), an amortized one the per-point guide
     of its family with the encoder's q as its rows, an exact one itself. A chain runs until split R-hat and bulk ESS of

@@ -74,7 +74,7 @@ class Gaps(Evidence):
 
     @property
     def notes(self) -> list[str]:
-        r"""What to know before the numbers are read."""
+        r"""Remarks on the numbers: the objective, points that did not converge, a missing certificate."""
         notes = [] if self.objective == "ELBO" else [MIXES.format(objective=self.objective)]
         if self.late:
             late = f"{len(self.late)} of {len(self.converged)} points"
@@ -111,7 +111,7 @@ def gaps(
     seed: int | None = None,
     progress: bool = False,
 ) -> Gaps:
-    r"""Takes log p(x) − F(q) apart for each point, with w as it is.
+    r"""Decomposes log p(x) − F(q) into approximation and amortization gap for each point, with w as it is.
 
     log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it, whichever has the larger
     mean over points, since both are lower bounds in expectation; `bdmc` with the same settings says what it is worth at

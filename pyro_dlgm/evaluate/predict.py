@@ -1,4 +1,4 @@
-r"""What the model says of x through q: reconstructions, and imputations of missing pixels."""
+r"""Predictions of x through q: reconstructions, and imputations of missing pixels."""
 
 import torch
 from torch import Tensor

@@ -11,7 +11,7 @@ from ..seeding import forked
 
 @contextlib.contextmanager
 def quiet(*programs, seed: int | None = None):
-    r"""Inside, modules are in eval mode, there are no gradients, and the generators are forked (and seeded, if asked).
+    r"""Context manager of evaluation: eval mode, no gradients, generators forked (and seeded, if asked).
 
     What needs gradients enables them inside.
     """

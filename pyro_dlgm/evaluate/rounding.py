@@ -1,4 +1,4 @@
-r"""Whether log q survives rounding: at q's own draws its mean is −H(q), which is known where q is Gaussian.
+r"""The rounding error of log q: at draws of q its mean is −H(q), which is known where q is Gaussian.
 
 For q = N(m, L Lᵀ) and a draw t = m + L ε, log q(t) + H(q) = ½ (D − |ε|²). From t, ε comes back by solving with L, and
 L's condition number magnifies the rounding of t. Where that leaves nothing of ε, log q(t) is too low by any amount,
@@ -18,7 +18,7 @@ CHANCE = 25.0  # nats: −log of the probability of an alarm by chance, of each 
 
 
 def strays(q, log_q: Tensor) -> Tensor:
-    r"""How far the mean of log q over its own draws is from −H(q), where that is neither chance nor harmless rounding.
+    r"""Returns how far the mean of log q over its draws is from −H(q); 0 where chance or harmless rounding explains it.
 
     mean_k log q(t_k) + H(q) is (n − χ²_n) / 2K with n = K D, which for any K and D is within
 

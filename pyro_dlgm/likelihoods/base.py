@@ -1,4 +1,4 @@
-r"""What the likelihoods of independent pixels share: masks, event dimensions, heads of networks."""
+r"""The base of likelihoods with independent pixels: masks, event dimensions, heads of networks."""
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ def check_heads(net: nn.Module, count: int, what: str) -> None:
 
 
 def heads(y: Tensor | tuple[Tensor, ...], count: int, what: str) -> tuple[Tensor, ...]:
-    r"""What a network returned, as ``count`` tensors; a `ValueError` if there are more or fewer."""
+    r"""Returns a network's output as ``count`` tensors; a `ValueError` if there are more or fewer."""
     y = (y,) if isinstance(y, Tensor) else y
     _check(len(y), count, what)
     return y

@@ -50,7 +50,7 @@ GUIDES: dict[str, Callable] = {
 
 
 def _parts() -> SimpleNamespace:
-    r"""What recipes build from."""
+    r"""Returns the classes and functions that recipes build from."""
     import torch
 
     from ..guides import amortized, autoguides, chain, hybrid, per_point

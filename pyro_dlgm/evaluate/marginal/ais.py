@@ -22,7 +22,7 @@ from .path import Annealer, Settings, Walk
 
 @dataclass(frozen=True)
 class AIS:
-    r"""What `ais` returns.
+    r"""The estimate of log p(x | w) by annealed importance sampling, with its error and diagnostics.
 
     Attributes:
         log_weights: of the walks, (K, B), in nats and float64; their log-mean-exp is the estimate.

@@ -28,7 +28,7 @@ from .path import Settings, Walk
 
 @dataclass(frozen=True)
 class BDMC:
-    r"""What `bdmc` returns: bounds on log p(x | w) of each simulated point, in nats.
+    r"""Lower and upper bounds on log p(x | w) of each simulated point, in nats.
 
     Attributes:
         lower: the log-mean-exp of the weights upwards, (M,), a lower bound in expectation: what `ais` estimates.

@@ -26,7 +26,7 @@ def check_start(guide) -> None:
 
 @contextlib.contextmanager
 def annealing(model, guide, *, seed: int | None):
-    r"""Inside, nothing is touched, nothing is validated, and gradients are taken where they are asked for."""
+    r"""Context manager of annealing: no side effects, no validation, gradients only where they are asked for."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("annealing needs gradients and was called under torch.inference_mode(); leave it first")
     with quiet(model, guide, seed=seed), pyro.validation_enabled(False), unregistered():

@@ -18,7 +18,7 @@ STREAMS = 3  # of random numbers, which share nothing: IWAE, AIS, BDMC
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    r"""What `evidence` returns.
+    r"""Estimates of log p(x | w) by AIS and by IWAE-K from one q, with the certificate of BDMC.
 
     Attributes:
         annealed, weighted: AIS and IWAE-K from one q, per point and in nats.
@@ -41,7 +41,7 @@ class Evidence:
 
     @property
     def annealed_is_larger(self) -> bool:
-        r"""Whether that is AIS."""
+        r"""Whether ``log_px`` is the estimate of AIS."""
         return bool(self.annealed.value.mean() >= self.weighted.value.mean())
 
     def summary(self) -> dict:

@@ -70,7 +70,7 @@ class Settings:
 
 
 class Walk(NamedTuple):
-    r"""What a sweep of C chains for each of B points leaves.
+    r"""Log-weights, acceptance and divergences of one annealing sweep of C chains for each of B points.
 
     Attributes:
         log_weights: Σ_k |β_k − β_(k−1)| (log p(x, t_(k−1)) − log q(t_(k−1) | x)), (C, B), in nats and float64.
@@ -89,7 +89,7 @@ class Walk(NamedTuple):
 
 
 class Annealer:
-    r"""Creates what walks between q and the posterior for a block of B points; it tunes its step sizes first.
+    r"""Creates annealed HMC between q and the posterior for a block of B points; step sizes are tuned first.
 
     Arguments:
         model: a `DLGM`.

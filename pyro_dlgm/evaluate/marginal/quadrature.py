@@ -74,7 +74,7 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
 
 
 def _neighbours(model, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-    r"""The points of each block: those whose mass is in much the same place share midpoints."""
+    r"""Groups points whose posterior mass is in nearly the same place into blocks, so that they share midpoints."""
     size, points = max(1, min(POINTS, NUMBERS // x[0].numel())), torch.arange(len(x), device=x.device)
     if len(x) > size:
         firsts = (Block(model, x[i], of(mask, i)).first().value.view(len(i), -1) for i in points.split(size))
