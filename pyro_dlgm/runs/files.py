@@ -13,12 +13,12 @@ class RunError(Exception):
 
 
 @contextlib.contextmanager
-def writing(place, advice: str = ""):
+def writing(place, advice: str = "", verb: str = "write"):
     r"""Inside, an error of the disk is a `RunError` that says what cannot be written, why, and the advice."""
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {place} ({error.strerror or error}){advice}") from error
+        raise RunError(f"cannot {verb} {place} ({error.strerror or error}){advice}") from error
 
 
 @contextlib.contextmanager

@@ -36,8 +36,11 @@ class Run:
         self.config_file, self.metrics_file = self.folder / "config.json", self.folder / "metrics.jsonl"
         self.checkpoint_file = self.folder / "checkpoint.pt"
 
-    def begin(self, config: dict, training, *, resume: bool) -> None:
+    @contextlib.contextmanager
+    def begun(self, config: dict, training, *, resume: bool):
         r"""Locks the folder, and makes a new run there or puts the training to the checkpoint of the old one.
+
+        Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well.
 
         Raises:
             RunError: if the folder holds a run and ``resume`` is not asked for, if the run has another configuration
@@ -51,14 +54,13 @@ class Run:
                 self.truncate(training.step)
             else:
                 self.create(config)
-        except BaseException:
+            with self._room():
+                yield
+        finally:
             self.unlock()
-            raise
 
     def lock(self) -> None:
         r"""Makes the folder, keeps other processes from writing it, and removes what a killed one left unfinished."""
-        if self._lock.is_locked:
-            return
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -101,8 +103,7 @@ class Run:
         return config
 
     @contextlib.contextmanager
-    def writing(self):
-        r"""Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well."""
+    def _room(self):
         try:
             yield
         except OSError as error:
