@@ -159,14 +159,13 @@ def _blamed(svi: pyro.infer.SVI) -> str:
 
 
 def _bad_site(traces: list, program: Callable[[], object]) -> str:
-    for pair in traces:
-        for trace in reversed(pair):  # the guide runs first
-            sites = [name for name, site in trace.nodes.items() if is_drawn(site)]
-            trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
-            for name in sites:
-                bad = ~trace.nodes[name]["log_prob"].isfinite()
-                if bad.any():
-                    return f"the log-density of site {name!r} is not finite{_rows(trace.nodes[name], bad, program)}"
+    for trace in (trace for pair in traces for trace in reversed(pair)):  # the guide runs first
+        sites = [name for name, site in trace.nodes.items() if is_drawn(site)]
+        trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
+        for name in sites:
+            bad = ~trace.nodes[name]["log_prob"].isfinite()
+            if bad.any():
+                return f"the log-density of site {name!r} is not finite{_rows(trace.nodes[name], bad, program)}"
     return "the log-densities of all sites are finite"
 
 

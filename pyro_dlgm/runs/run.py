@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..messages import line
 from . import checkpoint
-from .files import RunError, discard_unfinished, finite, whole, writing
+from .files import RunError, discard_unfinished, finite, whole, write_json, writing
 from .fingerprint import differences
 
 PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
@@ -49,12 +49,10 @@ class Run:
         self.lock()
         try:
             if resume and self.checkpoint_file.exists():
-                self.check_config(config)
-                self._restore(training)
-                self.truncate(training.step)
+                self._go_on(config, training)
             else:
                 self.create(config)
-            with self._room():
+            with writing(f"to {self.folder}", ": make room and resume", only=FULL):
                 yield
         finally:
             self.unlock()
@@ -85,8 +83,7 @@ class Run:
             raise RunError(f"{self.folder} holds a run already; continue it with resume, or choose another folder")
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole(self.config_file) as path:
-                path.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+            write_json(self.config_file, config)
             with whole(self.metrics_file):
                 pass
 
@@ -101,21 +98,6 @@ class Run:
         if not isinstance(config, dict):
             raise RunError(f"{self.config_file} is not the JSON of a run; restore it, or start another run")
         return config
-
-    @contextlib.contextmanager
-    def _room(self):
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise RunError(f"cannot write to {self.folder} ({error.strerror}): make room and resume") from error
-
-    def check_config(self, config: dict) -> None:
-        r"""Raises a `RunError` that names each difference, unless the run was made with this configuration."""
-        found = differences(self.config(), config, PLACES)
-        if found:
-            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}")
 
     def save(self, state: dict) -> None:
         r"""Replaces ``checkpoint.pt``: `checkpoint.write`."""
@@ -144,12 +126,16 @@ class Run:
         with whole(self.metrics_file) as path:
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def _restore(self, training) -> None:
+    def _go_on(self, config: dict, training) -> None:
+        found = differences(self.config(), config, PLACES)
+        if found:
+            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}")
         state = self.load()
         try:
             training.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{self.checkpoint_file} is of another pair or training: {line(error)}") from error
+        self.truncate(training.step)
 
     def _writable(self):
         return writing(f"to {self.folder}", "; choose another folder")

@@ -128,17 +128,15 @@ class Training:
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
         r"""Yields each step, with a record of the history where an epoch (or the training) ends."""
-        if self.done:
-            return
         self._set_rates()
         start = time.perf_counter() - self.seconds
-        for step in em(self.svi, self.batches, e_steps=self.e_steps, done=self.step):
+        steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step)
+        while not self.done:
+            step = next(steps)
             self.step, self.seconds = step.step, time.perf_counter() - start
             self._count(step)
             self._set_rates()
             yield step, self._record(step) if step.ends_epoch or step.step == self.total else None
-            if self.done:
-                return
 
     @property
     def done(self) -> bool:

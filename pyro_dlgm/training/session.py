@@ -42,19 +42,14 @@ def train(a: SimpleNamespace) -> Result:
 def _place(a: SimpleNamespace) -> None:
     r"""Moves modules and tensors to the device; without one they stay where they are."""
     device = checks.device(a.device)
-    if device is None:
-        return
-    for module in (a.model, a.guide):
-        module.to(device)
-    for name in TENSORS:
+    for name in () if device is None else ("model", "guide", *TENSORS):
         if getattr(a, name) is not None:
             setattr(a, name, getattr(a, name).to(device))
 
 
 def _training(a: SimpleNamespace) -> Training:
     batches = Batches(a.x, a.batch_size, transform=a.transform, mask=a.mask)
-    optimizers = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr)
-    look = interval(a.x.device)
+    optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(a.x.device)
     return Training(
         SVI(a.model, a.guide, optimizers, a.objective, clip_norm=a.clip_norm, check_every=look),
         batches,
@@ -82,10 +77,11 @@ def _climb_on_disk(training: Training, listeners: Iterable[Listener], a: SimpleN
 
     run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS} | {"schedule": described(a.schedule)}
     settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS})
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(run.begun({"fit": settings} | (a.config or {}), training, resume=a.resume))
-        board = stack.enter_context(contextlib.closing(TensorBoard(run, training, a.labels)))
-        autosave = stack.enter_context(Autosave(run, training))
+    with (
+        run.begun({"fit": settings} | (a.config or {}), training, resume=a.resume),
+        contextlib.closing(TensorBoard(run, training, a.labels)) as board,
+        Autosave(run, training) as autosave,
+    ):
         run.save(training.state_dict())
         # What has been logged comes before the checkpoint: after a kill, a log is cut back, a checkpoint is not.
         result = _climb(training, [board, *listeners, autosave], a.progress)

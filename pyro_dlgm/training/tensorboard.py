@@ -64,21 +64,19 @@ class TensorBoard:
         Raises:
             RunError: if it cannot be written, to a full disk, say.
         """
-        if record is not None:
-            with writing(f"to TensorBoard in {self.folder}", ": make room and resume", verb="log"):
-                self._log(step, record)
-
-    def _log(self, step, record: dict) -> None:
-        self._scalars(step.step, record)
-        if self.pair.has_posterior:
-            self._model(step.step)
-            self._latents(step.step)
-            if step.epoch & (step.epoch - 1) == 0 or self.training.done:
-                with only_warned("a picture for TensorBoard", but=(OSError,)):
-                    self._pictures(step.step)
-        if self.training.done:
-            self._close(step.step)
-        self.writer.flush()
+        if record is None:
+            return
+        with writing(f"to TensorBoard in {self.folder}", ": make room and resume", verb="log"):
+            self._scalars(step.step, record)
+            if self.pair.has_posterior:
+                self._model(step.step)
+                self._latents(step.step)
+                if step.epoch & (step.epoch - 1) == 0 or self.training.done:
+                    with only_warned("a picture for TensorBoard", but=(OSError,)):
+                        self._pictures(step.step)
+            if self.training.done:
+                self._close(step.step)
+            self.writer.flush()
 
     def _open(self, config: dict) -> None:
         self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()), 0)
