@@ -55,9 +55,9 @@ CHECKS = {
 
 def check(values: dict) -> None:
     r"""Raises a `ValueError` that names the first value which its check refuses; `None` stands for a default."""
-    for name, of_name in CHECKS.items():
-        if values[name] is not None and not of_name.fits(values[name]):
-            raise ValueError(f"{name} is {values[name]!r}; expected {of_name.expected}")
+    for name, (expected, fits) in CHECKS.items():
+        if values[name] is not None and not fits(values[name]):
+            raise ValueError(f"{name} is {values[name]!r}; expected {expected}")
 
 
 class Option(NamedTuple):
