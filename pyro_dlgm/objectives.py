@@ -59,8 +59,7 @@ class ELBO(Trace_ELBO):
     ):
         if num_particles < 1:
             raise ValueError(f"num_particles is {num_particles}; expected at least 1")
-        vectorize = {"vectorize_particles": num_particles > 1, "max_plate_nesting": max_plate_nesting}
-        super().__init__(num_particles=num_particles, **vectorize)
+        super().__init__(num_particles, max_plate_nesting, vectorize_particles=num_particles > 1)
         self.analytic_kl, self.beta = analytic_kl, _weight(beta)
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:

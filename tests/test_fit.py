@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pyro_dlgm import DLGM, PPCA, SVI, data, evaluate, fit, guides, likelihoods, nets, objectives, priors
-from pyro_dlgm.optim.em import em
 from pyro_dlgm.optim.svi import adam
+from pyro_dlgm.training.loop import em
 
 N, P, D = 70, 6, 2
 

@@ -14,7 +14,7 @@ from pyro_dlgm.cli.main import main
 from pyro_dlgm.cli.options import DEFAULTS
 from pyro_dlgm.comparison.comparison import rows
 from pyro_dlgm.training.checks import BATCH
-from pyro_dlgm.training.options import CHECKS, OneOf, Positive, Whole, check, options_of
+from pyro_dlgm.training.options import CHECKS, COUNT, POSITIVE, SCHEDULE, WHOLE, check, options_of
 
 OPTIONS = options_of(fit)
 SHELL = {p.name: p for p in main.commands["fit"].params if isinstance(p, click.Option)}
@@ -37,8 +37,8 @@ def test_the_command_line_has_them_with_their_defaults_meanings_and_checks():
     for name in CHECKS.keys() & SHELL.keys():
         assert SHELL[name].default == DEFAULTS.get(name, OPTIONS[name].default), name
         assert OPTIONS[name].meaning.startswith(SHELL[name].help.partition(".")[0]), name
-        kind = {Whole: click.IntRange, Positive: click.FloatRange, OneOf: click.Choice}[type(CHECKS[name])]
-        assert isinstance(SHELL[name].type, kind), name
+        kind = {COUNT: click.IntRange, WHOLE: click.IntRange, POSITIVE: click.FloatRange, SCHEDULE: click.Choice}
+        assert isinstance(SHELL[name].type, kind[CHECKS[name]]), name
     assert DEFAULTS.keys() == {"epochs", "batch_size", "seed"} and DEFAULTS["batch_size"] == BATCH
     assert all(OPTIONS[name].default is None for name in DEFAULTS)
 

@@ -33,7 +33,7 @@ class Options(Table):
             default = DEFAULTS.get(name)
             shell = "" if name not in FIT else f"`--{name.replace('_', '-')}`"
             shell += "" if default is None else f", default {default}"
-            yield f"`{name}`", f"`{option.default!r}`", shell, option.meaning, str(CHECKS[name])
+            yield f"`{name}`", f"`{option.default!r}`", shell, option.meaning, CHECKS[name].expected
 
 
 class Columns(Table):

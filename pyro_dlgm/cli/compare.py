@@ -1,6 +1,5 @@
 r"""The command ``pyro-dlgm compare``: several guides on one generative model, one table."""
 
-import json
 import platform
 import sys
 from dataclasses import asdict, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from ..recipes import pairs
-from ..runs.files import whole
+from ..runs.files import whole, write_json
 from . import config, types
 from .options import CERTIFY, COUNT, DATA, LADDER, check_certifying
 
@@ -26,10 +25,7 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}.",
 )
 @click.option(
-    "--likelihood",
-    type=click.Choice(pairs.GAUSSIAN),
-    default="fixed",
-    help=f"p(x|t,w) = N(μ(t), Σ). {LADDER}",
+    "--likelihood", type=click.Choice(pairs.GAUSSIAN), default="fixed", help=f"p(x|t,w) = N(μ(t), Σ). {LADDER}"
 )
 @click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
 @click.option(
@@ -115,8 +111,7 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     said |= {"machine": machine | {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}}
     for name, value in (("compare", [row.plain() for row in done]), ("config", said)):
-        with whole(out / f"{name}.json") as path:
-            path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(out / f"{name}.json", value)
     with whole(out / "compare.png") as path:
         sheet(done, dataset.test).savefig(path, dpi=130, format="png")
     report = page.write(out, page.of_comparison(done, dataset, said["num_samples"]))

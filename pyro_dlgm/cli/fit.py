@@ -3,6 +3,7 @@ r"""The command ``pyro-dlgm fit``: train a pair and keep the run on disk."""
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -52,7 +53,9 @@ def fit_command(context, out, resume, download, **options) -> None:
         raise KeyboardInterrupt(f"{done}; go on with: pyro-dlgm fit --out {out} --resume") from None
     early = ", stopped early: the run is at its best epoch" if result.stopped_early else ""
     click.echo(f"Done: {line(result.history[-1])}{early}.")
-    click.echo(f"Report: {_report(out, points)}\nNext: pyro-dlgm evaluate {out}")
+    from ..report import page
+
+    click.echo(f"Report: {page.write(out, page.of_run(out, points))}\nNext: pyro-dlgm evaluate {out}")
 
 
 def _train(options: dict, points, source: dict, out: Path, resume: bool):
@@ -61,9 +64,8 @@ def _train(options: dict, points, source: dict, out: Path, resume: bool):
     from ..seeding import forked
     from ..training.fit import fit
 
-    pair = {key: options[key] for key in ("likelihood", "guide", "latents")}
-    pair |= {"image_shape": list(points.image_shape), "num_points": len(points.train)}
-    recipe = Recipe(**pair)
+    named = {name: options[name] for name in ("likelihood", "guide", "latents")}
+    recipe = Recipe(**named, image_shape=list(points.image_shape), num_points=len(points.train))
     with forked(options["seed"]):
         model = recipe.new_model()
         guide = recipe.new_guide(model)
@@ -78,17 +80,11 @@ def _train(options: dict, points, source: dict, out: Path, resume: bool):
         device=options["device"],
         out=out,
         resume=resume,
-        config={"data": source, "recipe": pair, "device": options["device"]},
+        config={"data": source, "recipe": asdict(recipe), "device": options["device"]},
         progress=terminal,
         listeners=() if terminal else (Lines(options["epochs"], click.echo),),
         **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},
     )
-
-
-def _report(out: Path, points) -> Path:
-    from ..report import page
-
-    return page.write(out, page.of_run(out, points))
 
 
 class Lines:

@@ -4,15 +4,19 @@ import click
 from click.core import ParameterSource
 
 from ..recipes import pairs, sources
+from ..training import options as checks
 from ..training.fit import fit
-from ..training.options import CHECKS, OneOf, Option, Positive, Whole, options_of
+from ..training.options import CHECKS, Option, options_of
 from . import types
 
-COUNT, POSITIVE = click.IntRange(1), click.FloatRange(0, min_open=True)
+COUNT, WHOLE, POSITIVE = click.IntRange(1), click.IntRange(0), click.FloatRange(0, min_open=True)
 LADDER = (
     "fixed: one σ; fixed-per-pixel: a σ for each pixel; diagonal: σ(t); low-rank: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ with "
     f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel."
 )
+# The type of an option of `fit`, by its check.
+KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.POSITIVE: POSITIVE}
+KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 # What the command line gives where `fit` has no default.
 DEFAULTS = {"epochs": 100, "batch_size": 100, "seed": 0}
 
@@ -24,13 +28,11 @@ def together(*options):
 
 def _of_fit(option: Option):
     r"""The command line's option for one of `fit`; the first sentence of its meaning is the help."""
-    kinds = {Whole: lambda check: click.IntRange(check.least), Positive: lambda check: POSITIVE}
-    kinds[OneOf] = lambda check: click.Choice(check.names)
     default = DEFAULTS.get(option.name, option.default)
     meaning = option.meaning.partition(". ")[0].removesuffix(".") + "."
     return click.option(
         f"--{option.name.replace('_', '-')}",
-        type=kinds[type(CHECKS[option.name])](CHECKS[option.name]),
+        type=KINDS[CHECKS[option.name]],
         default=default,
         help=meaning + ("  [default: none]" if default is None else ""),
     )

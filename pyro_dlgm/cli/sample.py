@@ -19,7 +19,12 @@ LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of t.")
 def sample_command(run, out, num, seed) -> None:
     """Draw from the model of the RUN: t ~ p(t), and of each the mean of p(x|t,w), in one picture."""
-    _write(_samples(run, num, seed), out)
+    images = _samples(run, num, seed)
+    from ..plots.images import as_pil, grid
+
+    zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
+    with writing(out, "; choose another place"), whole(out) as path:
+        as_pil(grid(images, zoom)).save(path)
     click.echo(f"Written: {out}")
 
 
@@ -39,11 +44,3 @@ def _samples(run: Path, num: int, seed: int):
             "model, guide, config = load(run); model(size=64)"
         )
     return images
-
-
-def _write(images, out: Path) -> None:
-    from ..plots.images import as_pil, grid
-
-    zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
-    with writing(out, "; choose another place"), whole(out) as path:
-        as_pil(grid(images, zoom)).save(path)

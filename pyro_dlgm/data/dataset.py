@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .streamed_images import Streamed
-from .transforms import Transform, real, seeded
+from .transforms import Transform, real, seeded, seen
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Dataset:
 
     def seen(self, num: int) -> Tensor:
         r"""The first training points, as a model sees them after one seeded draw of the transform."""
-        v = self.train[torch.arange(min(num, len(self.train)))]  # images that stay in files are read by index
-        return v if self.transform is None else seeded(self.transform, v, 0)
+        return seen(self.train, self.transform, num)
 
 
 def split(

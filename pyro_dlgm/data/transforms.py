@@ -87,6 +87,12 @@ class Threshold:
         return (x > self.at).to(real(x).dtype)
 
 
+def seen(v: Tensor, transform: Transform | None, num: int) -> Tensor:
+    r"""The first ``num`` points of v, as a model sees them after one seeded draw of the transform."""
+    v = v[torch.arange(min(num, len(v)), device=v.device)]  # images that stay in files are read by index
+    return v if transform is None else seeded(transform, v, 0)
+
+
 def seeded(transform: Transform, x: Tensor, seed: int) -> Tensor:
     r"""One draw of ``transform`` under a seed, with the global generator left as it was."""
     with forked(seed):

@@ -61,11 +61,6 @@ class Attempt:
     kwargs: dict
     generators: list[Tensor]
 
-    @property
-    def pair(self) -> nn.ModuleDict:
-        r"""Model and guide, by these names."""
-        return nn.ModuleDict({"model": self.svi.model, "guide": self.svi.guide})
-
     def first(self) -> Tensor:
         r"""Computes the loss and the gradients.
 
@@ -88,20 +83,21 @@ class Attempt:
             return self._said(f"{what} at {self.name}: {site}")
 
     def _said(self, what: str) -> FloatingPointError:
-        return FloatingPointError(f"{what}; {_bad_parameter(self.pair)}. This step was not taken: {ADVICE}")
+        return FloatingPointError(f"{what}; {_blamed(self.svi)}. This step was not taken: {ADVICE}")
 
     @contextlib.contextmanager
     def _again(self):
         # The same draws as then; what the programs write into their buffers, and the gradients, are put back.
-        before = copy.deepcopy(self.pair.state_dict())
+        pair = _pair(self.svi)
+        before = copy.deepcopy(pair.state_dict())
         cpu, *cuda = self.generators
         with forked(), pyro.validation_enabled(False), unregistered(), torch.enable_grad():
             torch.set_rng_state(cpu)
             if cuda:
                 torch.cuda.set_rng_state_all(cuda)
             yield
-        self.pair.zero_grad(set_to_none=True)
-        self.pair.load_state_dict(before)
+        pair.zero_grad(set_to_none=True)
+        pair.load_state_dict(before)
 
 
 class Watch:
@@ -142,11 +138,20 @@ class Watch:
             raise next(attempt for attempt, bad in seen if bool(bad)).error()
 
 
-def _bad_parameter(pair: nn.Module) -> str:
-    for name, p in pair.named_parameters():
-        if not p.isfinite().all():
-            return f"the first parameter that is not finite is {name}"
-    for name, p in pair.named_parameters():
+def bad_parameter(svi: pyro.infer.SVI) -> str | None:
+    r"""The name of the first parameter that is not finite, "model.prior.scale", say; `None` if all are."""
+    return next((name for name, p in _pair(svi).named_parameters() if not p.isfinite().all()), None)
+
+
+def _pair(svi: pyro.infer.SVI) -> nn.ModuleDict:
+    return nn.ModuleDict({"model": svi.model, "guide": svi.guide})
+
+
+def _blamed(svi: pyro.infer.SVI) -> str:
+    bad = bad_parameter(svi)
+    if bad:
+        return f"the first parameter that is not finite is {bad}"
+    for name, p in _pair(svi).named_parameters():
         gradient = p.grad._values() if p.grad is not None and p.grad.is_sparse else p.grad
         if gradient is not None and not gradient.isfinite().all():
             return f"all parameters are finite, the first gradient that is not is that of {name}"
@@ -154,14 +159,13 @@ def _bad_parameter(pair: nn.Module) -> str:
 
 
 def _bad_site(traces: list, program: Callable[[], object]) -> str:
-    for pair in traces:
-        for trace in reversed(pair):  # the guide runs first
-            sites = [name for name, site in trace.nodes.items() if is_drawn(site)]
-            trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
-            for name in sites:
-                bad = ~trace.nodes[name]["log_prob"].isfinite()
-                if bad.any():
-                    return f"the log-density of site {name!r} is not finite{_rows(trace.nodes[name], bad, program)}"
+    for trace in (trace for pair in traces for trace in reversed(pair)):  # the guide runs first
+        sites = [name for name, site in trace.nodes.items() if is_drawn(site)]
+        trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
+        for name in sites:
+            bad = ~trace.nodes[name]["log_prob"].isfinite()
+            if bad.any():
+                return f"the log-density of site {name!r} is not finite{_rows(trace.nodes[name], bad, program)}"
     return "the log-densities of all sites are finite"
 
 

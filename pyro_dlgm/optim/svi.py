@@ -6,7 +6,7 @@ the batch only.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pyro
@@ -41,6 +41,12 @@ def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -
             groups.append({"params": dense, "lr": row_lr if adapted(module).per_point else lr})
     made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
     return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
+
+
+def load_states(parts: Sequence, states: Sequence[dict]) -> None:
+    r"""Puts modules or optimizers to where their states were taken."""
+    for part, state in zip(parts, states, strict=True):
+        part.load_state_dict(state)
 
 
 class SVI(pyro.infer.SVI):

@@ -13,12 +13,21 @@ class RunError(Exception):
 
 
 @contextlib.contextmanager
-def writing(place, advice: str = ""):
-    r"""Inside, an error of the disk is a `RunError` that says what cannot be written, why, and the advice."""
+def writing(place, advice: str = "", *, verb: str = "write", only: tuple[int, ...] = ()):
+    r"""Inside, an error of the disk is a `RunError` that says what cannot be written, why, and the advice.
+
+    Arguments:
+        place: what cannot be written.
+        advice: what to do then.
+        verb: what cannot be done with it.
+        only: of the errors with these numbers, if there are any; the others pass.
+    """
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {place} ({error.strerror or error}){advice}") from error
+        if only and error.errno not in only:
+            raise
+        raise RunError(f"cannot {verb} {place} ({error.strerror or error}){advice}") from error
 
 
 @contextlib.contextmanager
@@ -36,6 +45,13 @@ def whole(path: Path):
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # some file systems cannot; the file itself is safe
         _flush(path.parent)
+
+
+def write_json(file: Path, value) -> None:
+    r"""Replaces the file by one with the value, whole or not at all."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    with whole(file) as path:
+        path.write_text(text, encoding="utf-8")
 
 
 def discard_unfinished(path: Path) -> None:
@@ -84,6 +100,6 @@ def add_section(file: Path, section: str, result: dict) -> None:
     Raises:
         RunError: if what is there is no JSON object, or it cannot be written.
     """
-    text = json.dumps({**read_sections(file), section: finite(result)}, indent=1, ensure_ascii=False)
-    with writing(file), whole(file) as path:
-        path.write_text(text, encoding="utf-8")
+    sections = {**read_sections(file), section: finite(result)}
+    with writing(file):
+        write_json(file, sections)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..messages import line
 from . import checkpoint
-from .files import RunError, discard_unfinished, finite, whole, writing
+from .files import RunError, discard_unfinished, finite, whole, write_json, writing
 from .fingerprint import differences
 
 PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
@@ -36,8 +36,11 @@ class Run:
         self.config_file, self.metrics_file = self.folder / "config.json", self.folder / "metrics.jsonl"
         self.checkpoint_file = self.folder / "checkpoint.pt"
 
-    def begin(self, config: dict, training, *, resume: bool) -> None:
+    @contextlib.contextmanager
+    def begun(self, config: dict, training, *, resume: bool):
         r"""Locks the folder, and makes a new run there or puts the training to the checkpoint of the old one.
+
+        Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well.
 
         Raises:
             RunError: if the folder holds a run and ``resume`` is not asked for, if the run has another configuration
@@ -46,19 +49,16 @@ class Run:
         self.lock()
         try:
             if resume and self.checkpoint_file.exists():
-                self.check_config(config)
-                self._restore(training)
-                self.truncate(training.step)
+                self._go_on(config, training)
             else:
                 self.create(config)
-        except BaseException:
+            with writing(f"to {self.folder}", ": make room and resume", only=FULL):
+                yield
+        finally:
             self.unlock()
-            raise
 
     def lock(self) -> None:
         r"""Makes the folder, keeps other processes from writing it, and removes what a killed one left unfinished."""
-        if self._lock.is_locked:
-            return
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -83,8 +83,7 @@ class Run:
             raise RunError(f"{self.folder} holds a run already; continue it with resume, or choose another folder")
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole(self.config_file) as path:
-                path.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+            write_json(self.config_file, config)
             with whole(self.metrics_file):
                 pass
 
@@ -99,22 +98,6 @@ class Run:
         if not isinstance(config, dict):
             raise RunError(f"{self.config_file} is not the JSON of a run; restore it, or start another run")
         return config
-
-    @contextlib.contextmanager
-    def writing(self):
-        r"""Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise RunError(f"cannot write to {self.folder} ({error.strerror}): make room and resume") from error
-
-    def check_config(self, config: dict) -> None:
-        r"""Raises a `RunError` that names each difference, unless the run was made with this configuration."""
-        found = differences(self.config(), config, PLACES)
-        if found:
-            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}")
 
     def save(self, state: dict) -> None:
         r"""Replaces ``checkpoint.pt``: `checkpoint.write`."""
@@ -143,12 +126,16 @@ class Run:
         with whole(self.metrics_file) as path:
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def _restore(self, training) -> None:
+    def _go_on(self, config: dict, training) -> None:
+        found = differences(self.config(), config, PLACES)
+        if found:
+            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}")
         state = self.load()
         try:
             training.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{self.checkpoint_file} is of another pair or training: {line(error)}") from error
+        self.truncate(training.step)
 
     def _writable(self):
         return writing(f"to {self.folder}", "; choose another folder")

@@ -6,12 +6,60 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ..data.batches import Batches
 from ..guides.base import adapted
-from ..optim.em import Step, em
-from ..optim.svi import SVI
+from ..optim.svi import SVI, load_states
 from .validation import Validation
+
+
+@dataclass(frozen=True)
+class Step:
+    r"""What one joint step did.
+
+    Attributes:
+        step, epoch: counted from 1.
+        loss: −F per point on this batch, in nats, a scalar tensor (its value waits for the device).
+        points: the number of points of the batch.
+        passes: backward passes that the batch took, E-steps included.
+        ends_epoch: whether each point has now been seen ``epoch`` times.
+        gradient_norm: the global norm of the dense gradients of the joint step, before clipping, a scalar tensor;
+            `None` where there are none, or it was not asked for.
+    """
+
+    step: int
+    epoch: int
+    loss: Tensor
+    points: int
+    passes: int
+    ends_epoch: bool
+    gradient_norm: Tensor | None = None
+
+
+def em(svi: SVI, batches: Batches, *, e_steps: int = 1, done: int = 0) -> Iterator[Step]:
+    r"""Climbs F(q, w) for as long as it is asked for steps.
+
+    Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. It is the same for every guide: an
+    amortized one shares its network over points, a per-point one moves the rows of the batch, an exact one has
+    nothing to move.
+
+    Arguments:
+        svi: the pair (model, guide) with optimizers and objective.
+        batches: the data.
+        e_steps: steps on q for each step on w.
+        done: joint steps that were taken before.
+    """
+    N, svi.steps = batches.num_points, done
+    while True:
+        for x, index, mask in batches:
+            passes = svi.backward_passes
+            for _ in range(e_steps - 1):
+                svi.e_step(x, index, mask=mask, size=N, weight=1 / N)
+            loss = svi.step(x, index, mask=mask, size=N, weight=1 / N)
+            passes = svi.backward_passes - passes
+            epoch, left = divmod(svi.steps, len(batches))
+            yield Step(svi.steps, epoch + (left > 0), loss, len(index), passes, left == 0, svi.gradient_norm)
 
 
 @dataclass
@@ -80,17 +128,15 @@ class Training:
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
         r"""Yields each step, with a record of the history where an epoch (or the training) ends."""
-        if self.done:
-            return
         self._set_rates()
         start = time.perf_counter() - self.seconds
-        for step in em(self.svi, self.batches, e_steps=self.e_steps, done=self.step):
+        steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step)
+        while not self.done:
+            step = next(steps)
             self.step, self.seconds = step.step, time.perf_counter() - start
             self._count(step)
             self._set_rates()
             yield step, self._record(step) if step.ends_epoch or step.step == self.total else None
-            if self.done:
-                return
 
     @property
     def done(self) -> bool:
@@ -117,10 +163,9 @@ class Training:
         """
         self.svi.check()
         state = {name: getattr(self, name) for name in STATE}
-        state |= {"model": self.svi.model.state_dict(), "guide": self.svi.guide.state_dict()}
-        state |= {"optimizers": [o.state_dict() for o in self.svi.optimizers], "batches": self.batches.state_dict()}
+        state |= {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.svi.optimizers]
         state |= {"history": self.result.history, "stopped_early": self.result.stopped_early}
-        state["validation"] = None if self.validation is None else self.validation.state_dict()
         cuda = torch.cuda.get_rng_state(self.batches.x.device) if self.batches.x.is_cuda else None
         return state | {"generators": {"cpu": torch.get_rng_state(), "cuda": cuda}}
 
@@ -128,17 +173,18 @@ class Training:
         r"""Goes to where ``state`` was taken, the generators included."""
         for name in STATE:
             setattr(self, name, state[name])
-        self.svi.model.load_state_dict(state["model"])
-        self.svi.guide.load_state_dict(state["guide"])
-        for optimizer, saved in zip(self.svi.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.batches.load_state_dict(state["batches"])
+        for name, part in self._parts().items():
+            if part is not None:
+                part.load_state_dict(state[name])
+        load_states(self.svi.optimizers, state["optimizers"])
         self.result.history, self.result.stopped_early = state["history"], state["stopped_early"]
-        if self.validation is not None:
-            self.validation.load_state_dict(state["validation"])
         torch.set_rng_state(state["generators"]["cpu"])
         if state["generators"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.batches.x.device)
+
+    def _parts(self) -> dict:
+        pair = {"model": self.svi.model, "guide": self.svi.guide}
+        return pair | {"batches": self.batches, "validation": self.validation}
 
     def _set_rates(self) -> None:
         # Functions of the step, so that they need no state.

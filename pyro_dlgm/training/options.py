@@ -7,72 +7,60 @@ import inspect
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from ..optim.schedules import SCHEDULES
-
-
-@dataclass(frozen=True)
-class Whole:
-    r"""Creates the check that a value is a whole number, at least ``least``."""
-
-    least: int = 1
-
-    def __call__(self, value) -> bool:
-        return isinstance(value, int) and value >= self.least
-
-    def __str__(self) -> str:
-        return f"a whole number, at least {self.least}" if self.least else "a whole number >= 0"
+# Factors of the learning rates as functions of the fraction of the training that is done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
 
 
-@dataclass(frozen=True)
-class Positive:
-    r"""Creates the check that a value is a finite number above 0."""
+class Check(NamedTuple):
+    r"""Creates the check of an option.
 
-    def __call__(self, value) -> bool:
-        return isinstance(value, float | int) and value > 0 and math.isfinite(value)
+    Attributes:
+        expected: what a value has to be, in words.
+        fits: whether a value is that.
+    """
 
-    def __str__(self) -> str:
-        return "a finite number > 0"
-
-
-@dataclass(frozen=True)
-class OneOf:
-    r"""Creates the check that a value is one of the names, or a function."""
-
-    names: tuple[str, ...]
-
-    def __call__(self, value) -> bool:
-        return callable(value) or value in self.names
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(map(repr, self.names))}, or a function"
+    expected: str
+    fits: Callable[[object], bool]
 
 
+COUNT = Check("a whole number, at least 1", lambda value: isinstance(value, int) and value >= 1)
+WHOLE = Check("a whole number >= 0", lambda value: isinstance(value, int) and value >= 0)
+POSITIVE = Check(
+    "a finite number > 0", lambda value: isinstance(value, float | int) and value > 0 and math.isfinite(value)
+)
+SCHEDULE = Check(
+    f"one of {', '.join(map(repr, SCHEDULES))}, or a function",
+    lambda value: callable(value) or value in list(SCHEDULES),
+)
 CHECKS = {
-    "epochs": Whole(),
-    "steps": Whole(),
-    "batch_size": Whole(),
-    "lr": Positive(),
-    "row_lr": Positive(),
-    "schedule": OneOf(tuple(SCHEDULES)),
-    "e_steps": Whole(),
-    "clip_norm": Positive(),
-    "warmup": Whole(0),
-    "patience": Whole(),
-    "seed": Whole(0),
+    "epochs": COUNT,
+    "steps": COUNT,
+    "batch_size": COUNT,
+    "lr": POSITIVE,
+    "row_lr": POSITIVE,
+    "schedule": SCHEDULE,
+    "e_steps": COUNT,
+    "clip_norm": POSITIVE,
+    "warmup": WHOLE,
+    "patience": COUNT,
+    "seed": WHOLE,
 }
 
 
 def check(values: dict) -> None:
     r"""Raises a `ValueError` that names the first value which its check refuses; `None` stands for a default."""
-    for name, fits in CHECKS.items():
+    for name, (expected, fits) in CHECKS.items():
         if values[name] is not None and not fits(values[name]):
-            raise ValueError(f"{name} is {values[name]!r}; expected {fits}")
+            raise ValueError(f"{name} is {values[name]!r}; expected {expected}")
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     r"""An option of a function, as its signature and its docstring say it.
 
     Attributes:
@@ -89,9 +77,8 @@ class Option:
 def options_of(function: Callable) -> dict[str, Option]:
     r"""Reads the options of a function that have a check, in the order of `CHECKS`."""
     parameters, entries = inspect.signature(function).parameters, _entries(inspect.getdoc(function) or "")
-    return {
-        name: Option(name, parameters[name].default, entries.get(name, "")) for name in CHECKS if name in parameters
-    }
+    named = [name for name in CHECKS if name in parameters]
+    return {name: Option(name, parameters[name].default, entries.get(name, "")) for name in named}
 
 
 def _entries(doc: str) -> dict[str, str]:

@@ -13,14 +13,17 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from ..data.transforms import seen
 from ..evaluate.snapshot import Snapshot
 from ..messages import only_warned
 from ..plots.images import grid, squares, traversal_figure
 from ..ppca.model import PPCA
-from ..runs.files import RunError
+from ..runs.files import writing
 from ..runs.fingerprint import flat
+from ..runs.run import Run
 from .loop import Training
 
+POINTS = 256  # in the embedding and the pictures
 SHOWN = 10  # images in a row
 LATENTS = 6  # that are traversed
 LEGIBLE = 28  # pixels of the longer side of an image, at least
@@ -32,40 +35,25 @@ class TensorBoard:
     r"""Creates the listener that logs a training for TensorBoard.
 
     Arguments:
-        folder: where the event files go.
-        training: what is logged.
-        x: points to show (B, ...), as the model sees them; for guides with rows, training points.
-        index: which points these are, (B,).
-        mask: boolean, of x's shape or (B,), or `None`.
-        labels: whole numbers (B,), or `None`.
-        config: the configuration, logged once.
+        run: where the event files go; its configuration is logged once.
+        training: what is logged; its first points are shown.
+        labels: whole numbers (N,), or `None`.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        training: Training,
-        x: Tensor,
-        index: Tensor,
-        mask: Tensor | None,
-        labels: Tensor | None,
-        config: dict,
-    ):
-        self.folder, self.training = Path(folder), training
-        self.pair = Snapshot(training.svi.model, training.svi.guide, x, index, mask, labels)
+    def __init__(self, run: Run, training: Training, labels: Tensor | None):
+        self.folder, self.training, self.pair = run.folder, training, _snapshot(training, labels)
+        config = run.config()
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
         _wait_for_a_new_second(self.folder)
         # On resume, steps after the checkpoint are hidden: they will come again.
-        self.writer = SummaryWriter(str(folder), purge_step=training.step + 1)
+        self.writer = SummaryWriter(str(self.folder), purge_step=training.step + 1)
         metric = f"{'train' if training.validation is None else 'val'}/{training.bound}"
         *self.opening, self.ending = hparams(hyper_parameters(config), {metric: None})
         if begins:
             self._open(config)
 
-    def __enter__(self) -> "TensorBoard":
-        return self
-
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
+        r"""Ends the writing."""
         self.writer.close()
 
     def after(self, step, record: dict | None) -> None:
@@ -78,23 +66,17 @@ class TensorBoard:
         """
         if record is None:
             return
-        try:
-            self._log(step, record)
-        except OSError as error:
-            said = error.strerror or error
-            raise RunError(f"cannot log to TensorBoard in {self.folder} ({said}): make room and resume") from error
-
-    def _log(self, step, record: dict) -> None:
-        self._scalars(step.step, record)
-        if self.pair.has_posterior:
-            self._model(step.step)
-            self._latents(step.step)
-            if step.epoch & (step.epoch - 1) == 0 or self.training.done:
-                with only_warned("a picture for TensorBoard", but=(OSError,)):
-                    self._pictures(step.step)
-        if self.training.done:
-            self._close(step.step)
-        self.writer.flush()
+        with writing(f"to TensorBoard in {self.folder}", ": make room and resume", verb="log"):
+            self._scalars(step.step, record)
+            if self.pair.has_posterior:
+                self._model(step.step)
+                self._latents(step.step)
+                if step.epoch & (step.epoch - 1) == 0 or self.training.done:
+                    with only_warned("a picture for TensorBoard", but=(OSError,)):
+                        self._pictures(step.step)
+            if self.training.done:
+                self._close(step.step)
+            self.writer.flush()
 
     def _open(self, config: dict) -> None:
         self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()), 0)
@@ -156,6 +138,15 @@ class TensorBoard:
         labels = None if self.pair.labels is None else self.pair.labels.tolist()
         sprites = None if self.pair.image_shape is None else squares(self.pair.data(len(self.pair.x)), SPRITE)
         self.writer.add_embedding(self.pair.means(), labels, sprites, step, "latents")
+
+
+def _snapshot(training: Training, labels: Tensor | None) -> Snapshot:
+    r"""The pair at the first training points, as the model sees them."""
+    svi, batches = training.svi, training.batches
+    x = seen(batches.x, batches.transform, POINTS)
+    index = torch.arange(len(x), device=batches.x.device)
+    mask = None if batches.mask is None else batches.mask[index]
+    return Snapshot(svi.model, svi.guide, x, index, mask, None if labels is None else labels[: len(x)])
 
 
 def hyper_parameters(config: dict) -> dict[str, str | float | bool]:

@@ -9,7 +9,7 @@ from ..evaluate.quiet import quiet
 from ..evaluate.scores import mean_scores
 from ..guides.base import adapted
 from ..objectives import ELBO
-from ..optim.svi import SVI, adam
+from ..optim.svi import SVI, adam, load_states
 
 E_STEPS = 25
 RATE = 0.05  # of their rows
@@ -68,8 +68,7 @@ class Validation:
     def restore_best(self) -> None:
         r"""Puts model and guide back to the best call, if there is a ``patience``."""
         if self._states is not None:
-            for module, state in zip((self.model, self.trained), self._states, strict=True):
-                module.load_state_dict(state)
+            load_states((self.model, self.trained), self._states)
 
     def state_dict(self) -> dict:
         r"""Its state, as tensors and plain values."""
@@ -83,5 +82,4 @@ class Validation:
         self.best, self.calls_since_best, self._states = state["best"], state["calls_since_best"], state["states"]
         if self.per_point:
             self.guide.load_state_dict(state["guide"])
-            for optimizer, saved in zip(self.svi.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+            load_states(self.svi.optimizers, state["optimizers"])
