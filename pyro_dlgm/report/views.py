@@ -1,7 +1,8 @@
 r"""Sections of a report that show what pairs have learned: images and codes."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -24,7 +25,9 @@ def reconstructions(pairs: dict[str, Snapshot], of: str) -> Section:
         f"On top are the first {of} points, below is the mean of p(x given t) at the mean of q, for each method. What "
         "a strip lacks is lost in the code, or smoothed away because many x share a code."
     )
-    return _strips("Reconstructions", caption, pairs, lambda pair: pair.reconstructions(SHOWN), f"{of} points")
+    points = ((f"{of} points", pair.data(SHOWN)) for pair in list(pairs.values())[:1])
+    rows = ((name, pair.reconstructions(SHOWN)) for name, pair in _with_posterior(pairs).items())
+    return _section("Reconstructions", caption, pairs, [("", [], itertools.chain(points, rows))])
 
 
 def samples(pairs: dict[str, Snapshot]) -> Section:
@@ -33,19 +36,8 @@ def samples(pairs: dict[str, Snapshot]) -> Section:
         "Each image is the mean of p(x given t) for a t drawn from the prior, without the noise of Σ; every method "
         "gets the same draws. Images unlike the data show codes that the prior reaches and the data do not."
     )
-    return _strips("Samples", caption, pairs, lambda pair: pair.samples(SHOWN))
-
-
-def _strips(
-    title: str, caption: str, pairs: dict[str, Snapshot], images: Callable, above: str | None = None
-) -> Section:
-    r"""A strip for each pair, below one of the first points if it has a name."""
-
-    def blocks(seen):
-        points = [(above, next(iter(pairs.values())).data(SHOWN))] if above else []
-        return [("", [], points + [(name, images(pair)) for name, pair in seen.items()])]
-
-    return _section(title, caption, pairs, blocks)
+    rows = ((name, pair.samples(SHOWN)) for name, pair in _with_posterior(pairs).items())
+    return _section("Samples", caption, pairs, [("", [], rows)])
 
 
 def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
@@ -56,10 +48,8 @@ def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
         "A row that hardly changes is a latent that the model ignores, or that matters only for other points."
     )
     places = [f"{REACH * (2 * step / (STEPS - 1) - 1):.2g}".replace("-", "−") for step in range(STEPS)]
-
-    def blocks(seen):
-        return [(name, places, traversal_strips(pair, num, STEPS)) for name, pair in seen.items()]
-
+    seen = _with_posterior(pairs)
+    blocks = ((name, places, traversal_strips(pair, num, STEPS)) for name, pair in seen.items())
     notes = [
         f"{name}: q has no density, so its nats are what the prior charges for the mean of q, no KL."
         for name, pair in pairs.items()
@@ -69,20 +59,20 @@ def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
 
 
 def _section(
-    title: str, caption: str, pairs: dict[str, Snapshot], blocks: Callable, notes: Sequence[str] = ()
+    title: str, caption: str, pairs: dict[str, Snapshot], blocks: Iterable[tuple], notes: Iterable[str] = ()
 ) -> Section:
     r"""A section of images, or one that says why there are none.
 
     Arguments:
         title, caption, notes: of the section.
         pairs: by name, also those whose guide does not say its posterior.
-        blocks: takes the others and returns blocks of strips: their name, names of columns, (label, images) of rows.
+        blocks: of strips: their name, the names of columns, and (label, images) of each row. Images come from
+            generators, which do not run where there are none to show.
     """
     reason = _no_images(pairs)
     if reason:
         return missing(title, caption, reason)
-    strips = PAGES.get_template("strips.html")
-    body = strips.render(blocks=blocks(_with_posterior(pairs)), source=lambda images: source(strip(images)))
+    body = PAGES.get_template("strips.html").render(blocks=blocks, source=lambda images: source(strip(images)))
     return Section(title, caption, Markup(body), (*notes, *_unsaid(pairs)))
 
 
