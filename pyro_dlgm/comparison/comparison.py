@@ -77,7 +77,8 @@ def rows(
     settings |= {"transform": transform, "seed": seed, "progress": progress}
     reference = None
     for name, factory in guide_factories.items():
-        model = _frozen(model) if frozen and reference else copy.deepcopy(first)
+        # Frozen: the w that the first row has trained, which no training moves any more.
+        model = copy.deepcopy(model).requires_grad_(False) if frozen and reference else copy.deepcopy(first)
         with forked(seed):
             guide = factory(model, len(x_train))
         row = Row(name, model_name, reference[0] if frozen and reference else "own")
@@ -107,11 +108,6 @@ def epochs(guide, gradients: int) -> int:
     r"""How many epochs the budget pays for, at least one."""
     cost = adapted(guide).cost
     return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
-
-
-def _frozen(model):
-    r"""A copy of the model whose w no training moves."""
-    return copy.deepcopy(model).requires_grad_(False)
 
 
 def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Row:

@@ -36,8 +36,8 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
     shown = [sections.results(rows, dataset, num_samples), sections.learning(histories(rows), levels(rows))]
     shown += sections.gaps({row.guide: row.gaps for row in rows if row.gaps is not None})
     shown += _seen(pairs, "test", IN_COMPARISON)
-    facts = [f"{dataset.name}: {dataset.protocol}", f"{len(rows)} methods, {len(dataset.test)} test points"]
-    return _page(f"Comparison on {dataset.name}", facts, [*shown, *more])
+    size = f"{len(rows)} methods, {len(dataset.test)} test points"
+    return _page(f"Comparison on {dataset.name}", dataset, size, [*shown, *more])
 
 
 def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: Sequence[Section] = ()) -> str:
@@ -66,11 +66,8 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
     gaps = {part: found.get(f"{part}_gaps") for part in ("train", "test")}
     shown += sections.gaps({part: result for part, result in gaps.items() if result is not None})
     shown += _seen({name: Snapshot(model, guide, x, labels=_first(labels))}, of, IN_RUN)
-    facts = [
-        f"{dataset.name}: {dataset.protocol}",
-        f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}",
-    ]
-    return _page(f"Run {folder.folder.name}: {name}", facts, [*shown, *more], json.dumps(config, indent=1))
+    pair = f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}"
+    return _page(f"Run {folder.folder.name}: {name}", dataset, pair, [*shown, *more], json.dumps(config, indent=1))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -90,12 +87,8 @@ def _first(labels: Tensor | None) -> Tensor | None:
 
 
 def _seen(pairs: dict[str, Snapshot], of: str, num: int) -> list[Section]:
-    return [
-        views.reconstructions(pairs, of),
-        views.samples(pairs),
-        views.traversals(pairs, of, num),
-        views.space(pairs, of),
-    ]
+    images = [views.reconstructions(pairs, of), views.samples(pairs), views.traversals(pairs, of, num)]
+    return [*images, views.space(pairs, of)]
 
 
 def _length(state: dict) -> str:
@@ -103,5 +96,6 @@ def _length(state: dict) -> str:
     return f"{state['step']} steps, {last['epoch']} epochs, {last['seconds']:.0f} s"
 
 
-def _page(title: str, facts: list[str], shown: list[Section], config: str | None = None) -> str:
+def _page(title: str, dataset: Dataset, fact: str, shown: list[Section], config: str | None = None) -> str:
+    facts = [f"{dataset.name}: {dataset.protocol}", fact]
     return PAGES.get_template("report.html").render(title=title, facts=facts, sections=shown, config=config)
