@@ -92,8 +92,8 @@ def _gaps(model, guide, x: Tensor, test: Tensor, objective: str, settings: dict)
     """
     q = e_step(model, guide, test, settings["seed"]) if adapted(guide).per_point else guide
     how = settings | {"families": ("full_rank",), "objective": objective}
-    found = {"train": inference_gap.gaps(model, guide, x, _rows(x), **how | {"num_simulated": 0})}
-    return found | {"test": inference_gap.gaps(model, q, test, _rows(test), **how)}
+    train = inference_gap.gaps(model, guide, x, _rows(x), **how | {"num_simulated": 0})
+    return {"train": train, "test": inference_gap.gaps(model, q, test, _rows(test), **how)}
 
 
 def _rows(x: Tensor) -> Tensor:

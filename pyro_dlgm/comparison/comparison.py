@@ -77,7 +77,8 @@ def rows(
     settings |= {"transform": transform, "seed": seed, "progress": progress}
     reference = None
     for name, factory in guide_factories.items():
-        model = _frozen(model) if frozen and reference else copy.deepcopy(first)
+        # Frozen: the w that the first row has trained, which no training moves any more.
+        model = copy.deepcopy(model).requires_grad_(False) if frozen and reference else copy.deepcopy(first)
         with forked(seed):
             guide = factory(model, len(x_train))
         row = Row(name, model_name, reference[0] if frozen and reference else "own")
@@ -109,11 +110,6 @@ def epochs(guide, gradients: int) -> int:
     return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
 
 
-def _frozen(model):
-    r"""A copy of the model whose w no training moves."""
-    return copy.deepcopy(model).requires_grad_(False)
-
-
 def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Row:
     start = time.perf_counter()
     with forked(seed):
@@ -134,20 +130,19 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
 
 def _score(model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool) -> tuple[dict, tuple]:
     r"""Scores a pair on the test points: most of a `Scored`, and the pair with rows for them where it has rows."""
-    start, q, fitted = time.perf_counter(), guide, []
-    if adapted(guide).per_point:
-        q = e_step(model, guide, x, seed)
-        fitted.append(q.convergence)
+    start = time.perf_counter()
+    q = e_step(model, guide, x, seed) if adapted(guide).per_point else guide
     index = torch.arange(len(x), device=x.device)
     own = point_scores(model, q, x, index, K, seed=seed)
     judge = q if isinstance(q, FullRank) else full_rank(model, x, seed)
+    converged = judge.convergence.converged if q is guide else judge.convergence.converged & q.convergence.converged
     scored = {
         "own": own,
         "judged": point_scores(model, judge, x, index, K, seed=seed),
         "certified": certify(model, q, judge, x, seed, progress=progress) if certify else {},
         "gaps_asked": certify is not None and certify.gaps,
-        "gradients_per_point": fitted[0].gradients_per_point if fitted else 0.0,
-        "unconverged": int((~torch.stack([c.converged for c in (*fitted, judge.convergence)]).all(0)).sum()),
+        "gradients_per_point": 0.0 if q is guide else q.convergence.gradients_per_point,
+        "unconverged": int((~converged).sum()),
         "scales_at_floor": scales_at_floor(model, judge.posterior(index=index).mean),
     }
     return scored | {"seconds": time.perf_counter() - start}, (model, q)

@@ -1,7 +1,6 @@
 r"""The sections of a run's ``evaluation.json`` as rows and remarks, for the terminal and for the report."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from .row import number
 
@@ -10,27 +9,18 @@ TITLES |= {"log_px": "log p(x)", "reached": "F(q)", "total": "KL(q ‖ posterior
 TITLES |= {"approximation": "approximation gap", "amortization": "amortization gap"}
 
 
-class Score(NamedTuple):
-    r"""One score as text: its title, its value in nats per point, its error or quantiles, bits per dimension."""
-
-    title: str
-    value: str
-    spread: str
-    bits: str
-
-
-def scores(section: dict) -> Iterator[Score]:
-    r"""Yields the scores that a section holds."""
+def scores(section: dict) -> Iterator[tuple[str, str, str, str]]:
+    r"""Yields the scores of a section as text: title, nats per point, error or quantiles, bits per dimension."""
     for key, value in section.items():
         title = f"IWAE-{section['num_samples']}" if key == "iwae" and "num_samples" in section else TITLES.get(key, key)
         if isinstance(value, dict) and "mean" in value:
             bits = f"{value['bits_per_dim']:.3f}" if "bits_per_dim" in value else "–"
-            yield Score(title, number(value["mean"]), number(value.get("standard_error")), bits)
+            yield title, number(value["mean"]), number(value.get("standard_error")), bits
         elif key == "bdmc":
-            yield Score("BDMC gap", f"{value['gap']:.3f}", f"{value['standard_error']:.3f}", "–")
+            yield "BDMC gap", f"{value['gap']:.3f}", f"{value['standard_error']:.3f}", "–"
         elif isinstance(value, dict) and len(value) == 3 and key in ("ess", "pareto_k"):
             low, middle, high = map(number, value.values())
-            yield Score(f"{title}, median", middle, f"{low} to {high}", "–")
+            yield f"{title}, median", middle, f"{low} to {high}", "–"
 
 
 def remarks(section: dict) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ..seeding import forked
 BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step costs something for each block
 QUANTILES = (0.05, 0.5, 0.95)
 NO_DENSITY = "q is a point mass or a chain: it has no density, so no F(q) either; log_joint is no bound on log p(x)"
-BOUNDS = {"elbo", "iwae", "log_joint"}
+BOUNDS = ("elbo", "iwae", "log_joint")
 
 
 def blocks(guide, x: Tensor) -> tuple[Tensor, ...]:
@@ -69,14 +69,13 @@ def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed
         E-step, ``late``: whether it had not converged.
     """
     for number, x in enumerate(parts, seed):
-        q, late = guide, {}
-        if adapted(guide).per_point:
-            q = e_step(model, guide, x, number)
-            late["late"] = ~q.convergence.converged
+        q = e_step(model, guide, x, number) if adapted(guide).per_point else guide
         scores = point_scores(model, q, x, torch.arange(len(x), device=x.device), num_samples, seed=number)
         if "elbo" in scores and scores["elbo"].isnan().any():
             raise FloatingPointError("log-weights of test points are not numbers: the run has diverged; lower lr")
-        yield {name: values.cpu() for name, values in (scores | late).items()}
+        if q is not guide:
+            scores["late"] = ~q.convergence.converged
+        yield {name: values.cpu() for name, values in scores.items()}
 
 
 def bits_per_dim(likelihood, transform, num_pixels: int) -> Callable[[float], float] | None:
@@ -106,13 +105,14 @@ def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | Non
     """
     points = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     result: dict = {"points": len(next(iter(points.values())))}
-    for name in BOUNDS & points.keys():
-        result[name] = Mean.of(points[name].double())._asdict()
-        if bits is not None and name != "log_joint":
-            result[name]["bits_per_dim"] = bits(result[name]["mean"])
-    for name in points.keys() & {"ess", "pareto_k"}:
-        values = points[name].double().clamp(-1e300, 1e300)  # JSON has no infinity
-        result[name] = {str(q): float(values.quantile(q)) for q in QUANTILES}
+    for name, values in points.items():
+        if name in BOUNDS:
+            result[name] = Mean.of(values.double())._asdict()
+            if bits is not None and name != "log_joint":
+                result[name]["bits_per_dim"] = bits(result[name]["mean"])
+        elif name != "late":
+            finite = values.double().clamp(-1e300, 1e300)  # JSON has no infinity
+            result[name] = {str(q): float(finite.quantile(q)) for q in QUANTILES}
     if "log_joint" in points:
         result["reasons"] = dict.fromkeys(("elbo", "iwae"), NO_DENSITY)
     if "late" in points:

@@ -57,6 +57,18 @@ class Scored:
             return Mean(self.certified[name]["mean"], self.certified[name]["standard_error"])
         return Reason(NO_GAP if self.gaps_asked else NO_GAPS) if self.certified else Reason(NO_LOG_PX)
 
+    def bdmc_gap(self) -> float | Reason:
+        r"""What bounds the error of AIS."""
+        return self.certified["bdmc"]["gap"] if self.certified else Reason(NO_LOG_PX)
+
+    def certified_points(self) -> int | Reason:
+        r"""How many test points were certified."""
+        return self.certified["points"] if self.certified else Reason(NO_LOG_PX)
+
+    def gaps(self) -> dict | Mean | Reason:
+        r"""The summary of `evaluate.gaps`."""
+        return self.certified if "total" in self.certified else self.certificate("total")
+
     def difference(self) -> dict:
         r"""The paired difference of w's score to that of the first row."""
         name, score = self.reference
@@ -65,10 +77,6 @@ class Scored:
 
 def _median(scores: dict[str, Tensor], name: str) -> float | Reason:
     return float(scores[name].median()) if name in scores else Reason(NO_DENSITY)
-
-
-def _when(found: dict, value: Callable[[dict], object]) -> object:
-    return value(found) if found else Reason(NO_LOG_PX)
 
 
 @dataclass
@@ -146,12 +154,21 @@ def number(value: float | None, error: float | None = None) -> str:
     return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
-def _with_error(name: str) -> Callable[[Row], str]:
-    return lambda row: number(row.cells[name], row.standard_errors.get(name))
+def _mean(title: str, width: int, name: str, value: Callable, *, error=False, certified=False, **more) -> Column:
+    r"""A column of one number, with its standard error if asked for; ``more`` is kept and not shown."""
+    text = lambda row: number(row.cells[name], row.standard_errors.get(name) if error else None)  # noqa: E731
+    return Column(title, width, text, {name: value, **more}, certified)
 
 
-def _sum(first: str, second: str) -> Callable[[Row], str]:
-    return lambda row: f"{row.cells[first]:.0f} + {row.cells[second]:.0f}"
+def _gap(title: str, part: str, **more) -> Column:
+    r"""A column of one part of the inference gap."""
+    return _mean(title, 12, f"{part}_gap", lambda s: s.certificate(part), error=True, certified=True, **more)
+
+
+def _spent(title: str, width: int, name: str) -> Column:
+    r"""A column of what the training spent and what the scoring spent."""
+    values = {name: lambda s: s.training[name], f"test_{name}": lambda s: getattr(s, name)}
+    return Column(title, width, lambda row: " + ".join(f"{row.cells[spent]:.0f}" for spent in values), values)
 
 
 def _weights(suffix: str, scores: str) -> Column:
@@ -168,60 +185,18 @@ def _delta(row: Row) -> str:
 COLUMNS = (
     Column("guide", -12, lambda row: row.guide, {}),
     Column("model", -12, lambda row: row.model, {}),
-    Column("test ELBO", 14, _with_error("test_elbo"), {"test_elbo": lambda s: s.bound("elbo")}),
-    Column("IWAE", 6, lambda row: number(row.test_iwae), {"test_iwae": lambda s: s.bound("iwae")}),
+    _mean("test ELBO", 14, "test_elbo", lambda s: s.bound("elbo"), error=True),
+    _mean("IWAE", 6, "test_iwae", lambda s: s.bound("iwae")),
     _weights("", "own"),
-    Column(
-        "IWAE(w)",
-        7,
-        lambda row: number(row.test_iwae_full_rank),
-        {"test_iwae_full_rank": lambda s: Mean.of(s.judged["iwae"])},
-    ),
+    _mean("IWAE(w)", 7, "test_iwae_full_rank", lambda s: Mean.of(s.judged["iwae"])),
     _weights("_full_rank", "judged"),
     Column("Δ IWAE(w)", 13, _delta, {"difference": Scored.difference}),
-    Column("log p(x)", 14, _with_error("test_log_px"), {"test_log_px": lambda s: s.certificate("log_px")}),
-    Column(
-        "grads",
-        11,
-        _sum("gradients_per_point", "test_gradients_per_point"),
-        {
-            "gradients_per_point": lambda s: s.training["gradients_per_point"],
-            "test_gradients_per_point": lambda s: s.gradients_per_point,
-        },
-    ),
-    Column(
-        "seconds",
-        9,
-        _sum("seconds", "test_seconds"),
-        {"seconds": lambda s: s.training["seconds"], "test_seconds": lambda s: s.seconds},
-    ),
-    Column(
-        "BDMC",
-        6,
-        lambda row: number(row.test_bdmc_gap),
-        {
-            "test_bdmc_gap": lambda s: _when(s.certified, lambda found: found["bdmc"]["gap"]),
-            "certified_points": lambda s: _when(s.certified, lambda found: found["points"]),
-        },
-        certified=True,
-    ),
-    Column(
-        "approx. gap",
-        12,
-        _with_error("approximation_gap"),
-        {"approximation_gap": lambda s: s.certificate("approximation")},
-        certified=True,
-    ),
-    Column(
-        "amort. gap",
-        12,
-        _with_error("amortization_gap"),
-        {
-            "amortization_gap": lambda s: s.certificate("amortization"),
-            "gaps": lambda s: s.certified if "total" in s.certified else s.certificate("total"),
-        },
-        certified=True,
-    ),
+    _mean("log p(x)", 14, "test_log_px", lambda s: s.certificate("log_px"), error=True),
+    _spent("grads", 11, "gradients_per_point"),
+    _spent("seconds", 9, "seconds"),
+    _mean("BDMC", 6, "test_bdmc_gap", Scored.bdmc_gap, certified=True, certified_points=Scored.certified_points),
+    _gap("approx. gap", "approximation"),
+    _gap("amort. gap", "amortization", gaps=Scored.gaps),
     Column("", 0, str, {"scales_at_floor": lambda s: s.scales_at_floor, "test_unconverged": lambda s: s.unconverged}),
 )
 KEYS = tuple(name for column in COLUMNS for name in column.values)

@@ -48,9 +48,7 @@ def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
     """
     pairs = snapshots(rows, x[:SHOWN])
     if not any(pair.image_shape for pair in pairs.values()):
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        learning_curves(figure, histories(rows), levels(rows))
-        return figure
+        return learning_curves(Figure(figsize=(11, 3.6), layout="constrained"), histories(rows), levels(rows))
     height = 0.56 * (len(pairs) + 1)
     figure = Figure(figsize=(11, 3.6 + height), layout="constrained")
     top, below = figure.subfigures(2, 1, height_ratios=[3.6, height])

@@ -4,6 +4,13 @@ from ..data.dataset import Dataset
 from ..data.transforms import Dequantize
 from .row import Row, columns
 
+CERTIFIED = (
+    "log p(x) and the gaps: means over the first {} test points (exact ones over all). log p(x) is AIS or IWAE from a "
+    "fitted full-rank q, the larger mean, lower bounds in expectation; BDMC: what bounds the error of AIS on points "
+    "that the row's model makes."
+)
+GAPS = "approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q)."
+
 
 def header(certified: bool = False) -> str:
     r"""The titles of the columns; ``certified``: with those that AIS and BDMC fill."""
@@ -32,11 +39,15 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     compared = [row for row in rows if row.difference is not None]
     if compared:
         notes.append(f"Δ: paired difference of IWAE(w) to {compared[0].difference['to']}.")
-    notes += _of_certificates([row for row in rows if row.certified_points is not None])
+    certified = [row.certified_points for row in rows if row.certified_points is not None]
+    if certified:
+        notes += [CERTIFIED.format(certified[0]), GAPS]
     frozen = [row.w for row in rows if row.w != "own"]
     if frozen:
         notes.append(f"One w in all rows, that of {frozen[0]}: F(q) and the gaps compare what guides can do at it.")
-    notes += _bits([row for row in rows if row.test_iwae_full_rank is not None], dataset)
+    # A density of dequantized values bounds a probability; a density of values on a grid bounds nothing.
+    if isinstance(dataset.transform, Dequantize):
+        notes += _bits(rows, dataset.transform, dataset.test[0].numel())
     notes.append(f"Test points whose E-step had not converged: {_counts(rows, 'test_unconverged') or 'none'}.")
     slow = [f"{row.guide} {row.gaps['unconverged']}" for row in rows if row.gaps and row.gaps["unconverged"]]
     if slow:
@@ -45,24 +56,10 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     return notes + [f"–: {note}." for note in _reasons(rows)]
 
 
-def _of_certificates(rows: list[Row]) -> list[str]:
-    if not rows:
-        return []
-    return [
-        f"log p(x) and the gaps: means over the first {rows[0].certified_points} test points (exact ones over "
-        "all). log p(x) is AIS or IWAE from a fitted full-rank q, the larger mean, lower bounds in expectation; "
-        "BDMC: what bounds the error of AIS on points that the row's model makes.",
-        "approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q).",
-    ]
-
-
-def _bits(rows: list[Row], dataset: Dataset) -> list[str]:
-    # A density of dequantized values bounds a probability; a density of values on a grid bounds nothing.
-    if not isinstance(dataset.transform, Dequantize) or not rows:
-        return []
-    bits, P = dataset.transform.bits_per_dim, dataset.test[0].numel()
-    said = ", ".join(f"{row.guide} {bits(row.test_iwae_full_rank, P):.3f}" for row in rows)
-    return [f"Bits per dimension at IWAE(w): {said}."]
+def _bits(rows: list[Row], values: Dequantize, P: int) -> list[str]:
+    scored = [row for row in rows if row.test_iwae_full_rank is not None]
+    said = ", ".join(f"{row.guide} {values.bits_per_dim(row.test_iwae_full_rank, P):.3f}" for row in scored)
+    return [f"Bits per dimension at IWAE(w): {said}."] if said else []
 
 
 def _counts(rows: list[Row], name: str) -> str:
@@ -71,11 +68,9 @@ def _counts(rows: list[Row], name: str) -> str:
 
 def _reasons(rows: list[Row]) -> list[str]:
     r"""Each reason once, with the rows and the columns that it empties."""
-    cells: dict[tuple[str, str], list[str]] = {}
+    guides: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in row.reasons.items():
-            by_reason.setdefault(reason, []).append(name)
-        for reason, names in by_reason.items():
-            cells.setdefault((reason, ", ".join(names)), []).append(row.guide)
-    return [f"{reason} ({names}: {', '.join(guides)})" for (reason, names), guides in cells.items()]
+        for reason in dict.fromkeys(row.reasons.values()):
+            names = ", ".join(name for name, other in row.reasons.items() if other == reason)
+            guides.setdefault((reason, names), []).append(row.guide)
+    return [f"{reason} ({names}: {', '.join(of)})" for (reason, names), of in guides.items()]

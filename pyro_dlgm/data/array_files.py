@@ -102,9 +102,8 @@ def _tensor(path: Path, array) -> Tensor:
     try:
         v = torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} holds {getattr(array, 'dtype', type(array))}; expected an array of numbers"
-        ) from error
+        kind = getattr(array, "dtype", type(array))
+        raise ValueError(f"{path} holds {kind}; expected an array of numbers") from error
     if v.is_complex() or v.is_sparse or v.is_quantized:
         raise ValueError(f"{path} holds {v.dtype} ({v.layout}); expected a dense array of real numbers")
     if v.dim() < 2 or v.numel() == 0:

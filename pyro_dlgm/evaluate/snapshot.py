@@ -1,10 +1,11 @@
 r"""A snapshot of a pair (model, guide) at some points: bounds, reconstructions, samples, traversals, codes."""
 
 import functools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..guides.base import adapted
 from ..ppca.model import PPCA
@@ -64,10 +65,10 @@ class Snapshot:
     @_quietly
     def bounds(self) -> dict[str, float]:
         r"""Computes `mean_scores` at the points, and ``log_px``, exact, where the model is `PPCA`; nats per point."""
-        exact = {}
-        if isinstance(self.model, PPCA):
-            exact["log_px"] = float(self.model.log_prob(self.x, self.points.mask).mean())
-        return exact | mean_scores(self.model, self.guide, *self.points, seed=0)
+        scores = mean_scores(self.model, self.guide, *self.points, seed=0)
+        if not isinstance(self.model, PPCA):
+            return scores
+        return {"log_px": float(self.model.log_prob(self.x, self.points.mask).mean())} | scores
 
     @_quietly
     def means(self) -> Tensor:
@@ -132,8 +133,7 @@ def traversal(model, t: Tensor, latents: list[int], steps: int) -> Tensor:
     return model.likelihood(codes).mean
 
 
-@dataclass
-class Plane:
+class Plane(NamedTuple):
     r"""Points in two dimensions.
 
     Attributes:
@@ -149,10 +149,9 @@ def plane(means: Tensor) -> Plane:
     r"""Codes (N, D) in the plane: two latents as they are, one with 0 for the other axis, more by PCA."""
     D = means.shape[1]
     if D <= 2:
-        points = torch.nn.functional.pad(means, (0, 2 - D))
+        points = pad(means, (0, 2 - D))
         return Plane(points, ("posterior mean of t1", "posterior mean of t2" if D == 2 else "(one latent only)"))
     U, S, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+    U, S = pad(U, (0, 1))[:, :2], pad(S, (0, 1))  # a single point has one component
     share = S.square() / S.square().sum().clamp_min(torch.finfo(S.dtype).tiny)
-    points = torch.nn.functional.pad(U * S, (0, 2))[:, :2]  # a single point has one component
-    names = (f"PCA {j + 1}, {float(v):.0%} of the variance" for j, v in enumerate([*share, 0.0][:2]))
-    return Plane(points, tuple(names))
+    return Plane(U * S[:2], tuple(f"PCA {j}, {float(v):.0%} of the variance" for j, v in enumerate(share[:2], 1)))

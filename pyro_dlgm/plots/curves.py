@@ -9,8 +9,8 @@ TAIL = 0.05  # of the records are left out when the scale is chosen: the first s
 NAMED = 20  # as many labels have their name in the plane
 
 
-def learning_curves(figure, histories: dict[str, list[dict]], levels: dict[str, float]) -> None:
-    r"""Draws learning curves: one panel for bounds and one for what is none; dashed on validation points.
+def learning_curves(figure, histories: dict[str, list[dict]], levels: dict[str, float]):
+    r"""Draws learning curves and returns the figure: a panel for bounds, one for what is none; dashed: validation.
 
     Arguments:
         figure: to draw on.
@@ -22,9 +22,8 @@ def learning_curves(figure, histories: dict[str, list[dict]], levels: dict[str, 
         for number, (name, history) in enumerate(histories.items()):
             for of, style in (("", "-"), ("val_", "--")):
                 at, values = _curve(history, of + kind)
-                label = f"{name}, validation" if of else name
-                marker = "o" if len(at) == 1 else None
                 if at:
+                    label, marker = f"{name}, validation" if of else name, "o" if len(at) == 1 else None
                     axis.plot(at, values, style, color=f"C{number}", marker=marker, markersize=3, label=label)
         for label, level in levels.items() if kind == "elbo" else ():
             axis.axhline(level, color="0.5", linestyle=":", label=label)
@@ -33,6 +32,7 @@ def learning_curves(figure, histories: dict[str, list[dict]], levels: dict[str, 
         _scale(axis)
         axis.grid(alpha=0.15)
         axis.legend(fontsize=8, loc="lower right")
+    return figure
 
 
 def _curve(history: list[dict], name: str) -> tuple[list[float], list[float]]:
@@ -49,18 +49,16 @@ def _scale(axis) -> None:
 
 def scatter(axis, plane: Plane, labels: Tensor | None) -> None:
     r"""Draws codes in the plane, with a colour for each label and its name at the median of its points."""
-    points, labels = plane.points.cpu().double(), None if labels is None else labels.cpu()
-    x, y = points.T.numpy()
+    points = plane.points.cpu().double()
     values = [] if labels is None else labels.unique().tolist()
     if not values:
-        axis.scatter(x, y, s=5, color="C0", linewidths=0)
+        axis.scatter(*points.T.numpy(), s=5, color="C0", linewidths=0)
     for number, value in enumerate(values):
-        here = (labels == value).numpy()
-        axis.scatter(x[here], y[here], s=8, color=f"C{number % 10}", linewidths=0, alpha=0.7)
-    for number, value in enumerate(values if len(values) <= NAMED else ()):
-        at = points[labels == value].median(0).values.tolist()
-        text = {"ha": "center", "va": "center", "size": 13, "weight": "bold", "color": f"C{number % 10}"}
-        axis.annotate(str(value), at, **text)
+        here, color = points[labels.cpu() == value], f"C{number % 10}"
+        axis.scatter(*here.T.numpy(), s=8, color=color, linewidths=0, alpha=0.7)
+        if len(values) <= NAMED:  # annotations lie above all points
+            at = here.median(0).values.tolist()
+            axis.annotate(str(value), at, ha="center", va="center", size=13, weight="bold", color=color)
     axis.set_aspect("equal", "datalim")
     axis.set(xlabel=plane.axes[0], ylabel=plane.axes[1])
     axis.grid(alpha=0.15)

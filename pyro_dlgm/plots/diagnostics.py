@@ -2,8 +2,9 @@ r"""Pictures of a diagnosis: where the KL goes, whether ranks are uniform, wheth
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from ..evaluate.diagnostics.calibration import Calibration
+from ..evaluate.diagnostics.calibration import Calibration, Coverage
 from ..evaluate.diagnostics.diagnose import Diagnosis
 from ..evaluate.diagnostics.ranks import ecdf_band, ecdf_difference
 
@@ -17,8 +18,8 @@ def calibration(found: Calibration) -> Figure:
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _ranks(left, found)
-    _coverage(right, found)
+    _ranks(left, found.ranks, found.joint_ranks, found.num_samples)
+    _coverage(right, found.coverage)
     return figure
 
 
@@ -38,27 +39,19 @@ def latents(found: Diagnosis) -> Figure:
     return figure
 
 
-def _ranks(axis, found: Calibration) -> None:
-    n, L = found.ranks.shape[0], found.num_samples
+def _ranks(axis, ranks: Tensor, joint: Tensor, L: int) -> None:
     z = torch.arange(1, L + 1) / (L + 1)
-    low, high = ecdf_band(n, L)
-    axis.fill_between(z, low, high, color="0.88", step="mid", label="95% band")
-    axis.plot(z, ecdf_difference(found.ranks, L).cpu(), color="C0", linewidth=0.8)
-    axis.plot(
-        z, ecdf_difference(found.joint_ranks.unsqueeze(-1), L).cpu(), color="C1", linewidth=2, label="log p(x, t)"
-    )
+    axis.fill_between(z, *ecdf_band(len(ranks), L), color="0.88", step="mid", label="95% band")
+    axis.plot(z, ecdf_difference(ranks, L).cpu(), color="C0", linewidth=0.8)
+    axis.plot(z, ecdf_difference(joint.unsqueeze(-1), L).cpu(), color="C1", linewidth=2, label="log p(x, t)")
     axis.set(xlabel=f"rank of the truth among {L} samples of q, scaled", ylabel="ECDF − uniform")
     axis.legend(fontsize=8)
 
 
-def _coverage(axis, found: Calibration) -> None:
-    c = found.coverage
+def _coverage(axis, c: Coverage) -> None:
+    levels = c.levels.cpu()
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
-    for column in c.found.T.cpu():
-        axis.plot(c.levels.cpu(), column, color="C0", linewidth=0.8)
-    axis.errorbar(
-        c.levels.cpu(), c.pooled.cpu(), 2 * c.pooled_stderr.cpu(), color="k", fmt="o", markersize=4, capsize=3
-    )
-    axis.set(
-        xlabel="nominal probability of the interval", ylabel="part of the truths inside", xlim=(0.4, 1), ylim=(0, 1)
-    )
+    axis.plot(levels, c.found.cpu(), color="C0", linewidth=0.8)
+    axis.errorbar(levels, c.pooled.cpu(), 2 * c.pooled_stderr.cpu(), color="k", fmt="o", markersize=4, capsize=3)
+    axis.set(xlabel="nominal probability of the interval", ylabel="part of the truths inside")
+    axis.set(xlim=(0.4, 1), ylim=(0, 1))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..evaluate.quiet import quiet
 from ..gaussian import diagonal
 
-PIECES = (("reached", "F(q)"), ("amortization", "amortization gap"), ("approximation", "approximation gap"))
+PIECES = ("amortization", "approximation")
 WIDE, CELLS, RESOLVED = 5.0, 161, 1e-3  # the grid of two latents, and the share of the peak where it may end
 LEVELS = (1.0, 2.0)  # standard deviations of the ellipses
 
@@ -24,14 +24,15 @@ def bars(found: dict[str, dict]) -> Figure:
     axis = figure.subplots()
     for place, gaps in enumerate(found.values()):
         left = gaps["reached"]["mean"]
-        for number, (name, _) in enumerate(PIECES[1:]):
+        for number, name in enumerate(PIECES):
             # A gap can be a little below zero, by Monte Carlo error: it is drawn as it is.
             axis.barh(place, gaps[name]["mean"], left=left, color=f"C{number}", height=0.6)
             left += gaps[name]["mean"]
-        axis.errorbar(left, place, xerr=_certified(gaps), fmt="|", color="0.5", capsize=4, markersize=18)
+        above = max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))  # what BDMC allows log p(x); nothing below
+        axis.errorbar(left, place, xerr=[[0.0], [above]], fmt="|", color="0.5", capsize=4, markersize=18)
         axis.annotate(f"{gaps['total']['mean']:.2f}", (left, place), (6, 0), textcoords="offset points", va="center")
-    for number, (_, title) in enumerate(PIECES[1:]):
-        axis.barh(0, 0, color=f"C{number}", label=title)
+    for number, name in enumerate(PIECES):
+        axis.barh(0, 0, color=f"C{number}", label=f"{name} gap")
     low = min(gaps["reached"]["mean"] for gaps in found.values())
     high = max(gaps["log_px"]["mean"] for gaps in found.values())
     axis.set_xlim(low - 0.05 * (high - low) - 1e-3, high + 0.15 * (high - low) + 1e-3)
@@ -40,11 +41,6 @@ def bars(found: dict[str, dict]) -> Figure:
     axis.set_xlabel("nats per point: from F(q) on the left to log p(x) on the right")
     axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
-
-
-def _certified(gaps: dict) -> list[list[float]]:
-    r"""What BDMC allows log p(x) to be above its estimate; nothing below."""
-    return [[0.0], [max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))]]
 
 
 def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor) -> Figure:
@@ -68,9 +64,8 @@ def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor
         axis.imshow(density.T, origin="lower", extent=(left, right, low, high), cmap="Greys", aspect="auto")
         for number, (name, q) in enumerate(qs.items()):
             for level in LEVELS:
-                curve = _ellipse(q, point, level)
                 label = name if point == 0 and level == LEVELS[0] else None
-                axis.plot(*curve.T, color=f"C{number}", linewidth=1.2, label=label)
+                axis.plot(*_ellipse(q, point, level).T, color=f"C{number}", linewidth=1.2, label=label)
         axis.set(xlabel="$t_1$", xlim=(left, right), ylim=(low, high), title=f"point {point}")
     axes[0].set_ylabel("$t_2$")
     figure.legend(loc="outside lower center", ncols=len(qs), fontsize=8, frameon=False)

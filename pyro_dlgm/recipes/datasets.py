@@ -95,8 +95,7 @@ def _folder(root, likelihood: str, given: dict) -> Dataset:
     settings = {"size": (int(height), int(width or height)), "channels": 1 if given.get("grey") else 3}
     settings |= {"num_workers": given.get("workers", 0), "streamed": "workers" in given}
     settings |= {"progress": sys.stderr.isatty(), "transform": BYTES[likelihood]}
-    N = len(image_folder.paths(Path(root)))
-    return image_folder.images(root, **settings, **_parts(N, given))
+    return image_folder.images(root, **settings, **_parts(len(image_folder.paths(Path(root))), given))
 
 
 READERS = {

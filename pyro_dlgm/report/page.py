@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from ..comparison.row import Row
 from ..comparison.sheet import histories, levels, snapshots
 from ..data.dataset import Dataset
@@ -17,6 +19,7 @@ from .sections import PAGES, Section
 
 NAME = "report.html"
 POINTS = 1000  # that are looked at, at most
+STOPPED = "The training stopped early; below, model and guide are at the best epoch on validation points."
 IN_COMPARISON, IN_RUN = 3, 6  # latents that are traversed
 
 
@@ -29,13 +32,12 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
         num_samples: K of IWAE-K.
         more: further sections, which come last.
     """
-    labels = None if dataset.test_labels is None else dataset.test_labels[:POINTS]
-    pairs = snapshots(rows, dataset.test[:POINTS], labels)
+    pairs = snapshots(rows, dataset.test[:POINTS], _first(dataset.test_labels))
     shown = [sections.results(rows, dataset, num_samples), sections.learning(histories(rows), levels(rows))]
     shown += sections.gaps({row.guide: row.gaps for row in rows if row.gaps is not None})
     shown += _seen(pairs, "test", IN_COMPARISON)
-    facts = [f"{dataset.name}: {dataset.protocol}", f"{len(rows)} methods, {len(dataset.test)} test points"]
-    return _page(f"Comparison on {dataset.name}", facts, [*shown, *more])
+    size = f"{len(rows)} methods, {len(dataset.test)} test points"
+    return _page(f"Comparison on {dataset.name}", dataset, size, [*shown, *more])
 
 
 def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: Sequence[Section] = ()) -> str:
@@ -54,18 +56,18 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
     """
     folder, state = Run(run), Run(run).load()
     model, guide, config = load(run, model=model, guide=guide)
-    rows = adapted(guide).per_point
     name = config.get("recipe", {}).get("guide", type(guide).__name__)
-    seen = {name: _snapshot(model, guide, dataset, rows)}
+    x, labels, of = dataset.test[:POINTS], dataset.test_labels, "test"
+    if adapted(guide).per_point:
+        x, labels, of = dataset.seen(POINTS), dataset.train_labels, "training"
     found = read_sections(folder.folder / "evaluation.json")
     shown = [sections.scores(found, folder.folder, state["step"])]
-    shown += [sections.learning({name: state["history"]}, {}, _stop(state)), *sections.gaps(_gaps(found))]
-    shown += _seen(seen, "training" if rows else "test", IN_RUN)
-    facts = [
-        f"{dataset.name}: {dataset.protocol}",
-        f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}",
-    ]
-    return _page(f"Run {folder.folder.name}: {name}", facts, [*shown, *more], json.dumps(config, indent=1))
+    shown.append(sections.learning({name: state["history"]}, {}, (STOPPED,) if state["stopped_early"] else ()))
+    gaps = {part: found.get(f"{part}_gaps") for part in ("train", "test")}
+    shown += sections.gaps({part: result for part, result in gaps.items() if result is not None})
+    shown += _seen({name: Snapshot(model, guide, x, labels=_first(labels))}, of, IN_RUN)
+    pair = f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}"
+    return _page(f"Run {folder.folder.name}: {name}", dataset, pair, [*shown, *more], json.dumps(config, indent=1))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -80,30 +82,13 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-def _snapshot(model, guide, dataset: Dataset, rows: bool) -> Snapshot:
-    x, labels = dataset.test[:POINTS], dataset.test_labels
-    if rows:
-        x, labels = dataset.seen(POINTS), dataset.train_labels
-    return Snapshot(model, guide, x, labels=None if labels is None else labels[:POINTS])
+def _first(labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else labels[:POINTS]
 
 
 def _seen(pairs: dict[str, Snapshot], of: str, num: int) -> list[Section]:
-    return [
-        views.reconstructions(pairs, of),
-        views.samples(pairs),
-        views.traversals(pairs, of, num),
-        views.space(pairs, of),
-    ]
-
-
-def _gaps(found: dict) -> dict[str, dict]:
-    return {part: found[f"{part}_gaps"] for part in ("train", "test") if f"{part}_gaps" in found}
-
-
-def _stop(state: dict) -> tuple[str, ...]:
-    if not state["stopped_early"]:
-        return ()
-    return ("The training stopped early; below, model and guide are at the best epoch on validation points.",)
+    images = [views.reconstructions(pairs, of), views.samples(pairs), views.traversals(pairs, of, num)]
+    return [*images, views.space(pairs, of)]
 
 
 def _length(state: dict) -> str:
@@ -111,5 +96,6 @@ def _length(state: dict) -> str:
     return f"{state['step']} steps, {last['epoch']} epochs, {last['seconds']:.0f} s"
 
 
-def _page(title: str, facts: list[str], shown: list[Section], config: str | None = None) -> str:
+def _page(title: str, dataset: Dataset, fact: str, shown: list[Section], config: str | None = None) -> str:
+    facts = [f"{dataset.name}: {dataset.protocol}", fact]
     return PAGES.get_template("report.html").render(title=title, facts=facts, sections=shown, config=config)

@@ -64,23 +64,22 @@ def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
 
 def learning(histories: dict[str, list[dict]], levels: dict[str, float], notes: tuple[str, ...] = ()) -> Section:
     r"""Learning curves on training points, and on validation points where there are some."""
-    validated = {name: any(k.startswith("val_") for h in history for k in h) for name, history in histories.items()}
     caption = (
         "Solid lines are the mean of the objective over an epoch of training points, dashed lines are on validation "
         "points. A dashed line that falls while the solid one rises says that w is memorizing its training points."
     )
     if not any(histories.values()):
         return missing("Learning curves", caption, "no method was trained step by step")
-    unseen = tuple(f"No validation points: {name}" for name, seen in validated.items() if not seen)
-    if not any(validated.values()):
-        unseen = ("There is no validation curve: the training was given no validation points.",)
+    unseen = [name for name, h in histories.items() if not any(k.startswith("val_") for record in h for k in record)]
+    if len(unseen) == len(histories):
+        notes += ("There is no validation curve: the training was given no validation points.",)
+    else:
+        notes += tuple(f"No validation points: {name}" for name in unseen)
 
     def make():
-        figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-        learning_curves(figure, histories, levels)
-        return figure
+        return learning_curves(Figure(figsize=(9.5, 3.6), layout="constrained"), histories, levels)
 
-    return Section("Learning curves", caption, drawing(make, "Learning curves"), notes + unseen)
+    return Section("Learning curves", caption, drawing(make, "Learning curves"), notes)
 
 
 def gaps(found: dict[str, dict]) -> list[Section]:
@@ -109,20 +108,16 @@ def scores(found: dict, folder: Path, step: int) -> Section:
         "better. ELBO ≤ IWAE ≤ log p(x), so that their distance is a part of what q loses, and where k̂ is above 0.7 "
         "the IWAE is not to be trusted."
     )
-    held = {name: section for name, section in found.items() if isinstance(section, dict)}
-    rows = [
-        [f"{name}, {section['points']}" if "points" in section else name, *score]
-        for name, section in held.items()
-        for score in evaluation.scores(section)
-    ]
+    rows, remarks, stale = [], [], []
+    for name, section in found.items():
+        if isinstance(section, dict):
+            points = f"{name}, {section['points']}" if "points" in section else name
+            rows += [[points, *score] for score in evaluation.scores(section)]
+            remarks += evaluation.remarks(section)
+            if section.get("step", step) != step:
+                stale.append(f"Scored at step {section['step']}, and the run is at step {step} now: score it again.")
     if not rows:
         return missing("Scores", caption, f"the run has not been scored; pyro-dlgm evaluate {folder} does it")
-    notes = [remark for section in held.values() for remark in evaluation.remarks(section)]
-    notes += [
-        f"Scored at step {section['step']}, and the run is at step {step} now: score it again."
-        for section in held.values()
-        if section.get("step", step) != step
-    ]
     titles = ["points", "score", "value", "± or 5% to 95% of points", "bits per dimension"]
     body = PAGES.get_template("table.html").render(titles=titles, rows=rows, texts=2)
-    return Section("Scores", caption, Markup(body), tuple(notes))
+    return Section("Scores", caption, Markup(body), (*remarks, *stale))

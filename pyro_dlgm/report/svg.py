@@ -25,10 +25,8 @@ def svg(make: Callable[[], Figure], alt: str) -> str:
     ink |= {"grid.color": INK, "axes.facecolor": "none", "legend.facecolor": "none", "legend.edgecolor": INK}
     ink |= {"legend.framealpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
     text = {"svg.fonttype": "none", "svg.hashsalt": "pyro_dlgm", "font.size": 10}
-    with (
-        matplotlib.rc_context(ink | text | {"axes.prop_cycle": matplotlib.cycler(color=SERIES)}),
-        io.StringIO() as file,
-    ):
+    style = ink | text | {"axes.prop_cycle": matplotlib.cycler(color=SERIES)}
+    with matplotlib.rc_context(style), io.StringIO() as file:
         make().savefig(file, format="svg", metadata={"Date": None}, transparent=True)
         return _inline(file.getvalue(), alt)
 

@@ -1,10 +1,11 @@
 r"""Sections of a report that show what pairs have learned: images and codes."""
 
+import itertools
 import math
+from collections.abc import Iterable
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from ..evaluate.snapshot import REACH, Snapshot, plane
 from ..plots.curves import scatter
@@ -24,7 +25,9 @@ def reconstructions(pairs: dict[str, Snapshot], of: str) -> Section:
         f"On top are the first {of} points, below is the mean of p(x given t) at the mean of q, for each method. What "
         "a strip lacks is lost in the code, or smoothed away because many x share a code."
     )
-    return _strips("Reconstructions", caption, pairs, lambda pair: pair.reconstructions(SHOWN), above=of)
+    points = ((f"{of} points", pair.data(SHOWN)) for pair in list(pairs.values())[:1])
+    rows = ((name, pair.reconstructions(SHOWN)) for name, pair in _with_posterior(pairs).items())
+    return _section("Reconstructions", caption, pairs, [("", [], itertools.chain(points, rows))])
 
 
 def samples(pairs: dict[str, Snapshot]) -> Section:
@@ -33,18 +36,8 @@ def samples(pairs: dict[str, Snapshot]) -> Section:
         "Each image is the mean of p(x given t) for a t drawn from the prior, without the noise of Σ; every method "
         "gets the same draws. Images unlike the data show codes that the prior reaches and the data do not."
     )
-    return _strips("Samples", caption, pairs, lambda pair: pair.samples(SHOWN))
-
-
-def _strips(title: str, caption: str, pairs: dict[str, Snapshot], images, above: str | None = None) -> Section:
-    reason = _no_images(pairs)
-    if reason:
-        return missing(title, caption, reason)
-    first = next(iter(pairs.values()))
-    rows = [(f"{above} points", _image(first.data(SHOWN)))] if above else []
-    rows += [(name, _image(images(pair))) for name, pair in pairs.items() if pair.has_posterior]
-    block = {"name": "", "columns": [], "rows": rows}
-    return Section(title, caption, _blocks([block]), _unsaid(pairs))
+    rows = ((name, pair.samples(SHOWN)) for name, pair in _with_posterior(pairs).items())
+    return _section("Samples", caption, pairs, [("", [], rows)])
 
 
 def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
@@ -54,25 +47,33 @@ def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
         f"mean of q of the first {of} point; the numbers of nats say how much q uses the latent, a mean over points. "
         "A row that hardly changes is a latent that the model ignores, or that matters only for other points."
     )
-    reason = _no_images(pairs)
-    if reason:
-        return missing("Latent traversals", caption, reason)
-    blocks = [_traversal(name, pair, num) for name, pair in pairs.items() if pair.has_posterior]
+    places = [f"{REACH * (2 * step / (STEPS - 1) - 1):.2g}".replace("-", "−") for step in range(STEPS)]
+    seen = _with_posterior(pairs)
+    blocks = ((name, places, traversal_strips(pair, num, STEPS)) for name, pair in seen.items())
     notes = [
         f"{name}: q has no density, so its nats are what the prior charges for the mean of q, no KL."
         for name, pair in pairs.items()
         if not pair.has_density
     ]
-    return Section("Latent traversals", caption, _blocks(blocks), tuple(notes) + _unsaid(pairs))
+    return _section("Latent traversals", caption, pairs, blocks, notes)
 
 
-def _traversal(name: str, pair: Snapshot, num: int) -> dict:
-    rows = [(label, _image(x)) for label, x in traversal_strips(pair, num, STEPS)]
-    return {"name": name, "columns": _places(), "rows": rows}
+def _section(
+    title: str, caption: str, pairs: dict[str, Snapshot], blocks: Iterable[tuple], notes: Iterable[str] = ()
+) -> Section:
+    r"""A section of images, or one that says why there are none.
 
-
-def _places() -> list[str]:
-    return [f"{REACH * (2 * step / (STEPS - 1) - 1):.2g}".replace("-", "−") for step in range(STEPS)]
+    Arguments:
+        title, caption, notes: of the section.
+        pairs: by name, also those whose guide does not say its posterior.
+        blocks: of strips: their name, the names of columns, and (label, images) of each row. Images come from
+            generators, which do not run where there are none to show.
+    """
+    reason = _no_images(pairs)
+    if reason:
+        return missing(title, caption, reason)
+    body = PAGES.get_template("strips.html").render(blocks=blocks, source=lambda images: source(strip(images)))
+    return Section(title, caption, Markup(body), (*notes, *_unsaid(pairs)))
 
 
 def space(pairs: dict[str, Snapshot], of: str) -> Section:
@@ -82,7 +83,7 @@ def space(pairs: dict[str, Snapshot], of: str) -> Section:
         "two directions in which the means vary most (PCA). Labels were never seen in training: where colours part, "
         "the code has found the classes, and where they mix, other directions may still part them."
     )
-    seen = {name: pair for name, pair in pairs.items() if pair.has_posterior}
+    seen = _with_posterior(pairs)
     if not seen:
         return missing("Latent space", caption, UNSAID)
     labels = next(iter(seen.values())).labels
@@ -103,10 +104,14 @@ def space(pairs: dict[str, Snapshot], of: str) -> Section:
     return Section("Latent space", caption, drawing(make, "Latent space"), notes + _unsaid(pairs))
 
 
+def _with_posterior(pairs: dict[str, Snapshot]) -> dict[str, Snapshot]:
+    return {name: pair for name, pair in pairs.items() if pair.has_posterior}
+
+
 def _no_images(pairs: dict[str, Snapshot]) -> str | None:
     if not pairs:
         return "there is no pair to look at"
-    if not any(pair.has_posterior for pair in pairs.values()):
+    if not _with_posterior(pairs):
         return UNSAID
     pair = next(iter(pairs.values()))
     if pair.image_shape is None:
@@ -116,11 +121,3 @@ def _no_images(pairs: dict[str, Snapshot]) -> str | None:
 
 def _unsaid(pairs: dict[str, Snapshot]) -> tuple[str, ...]:
     return tuple(f"{name} is not shown: {UNSAID}." for name, pair in pairs.items() if not pair.has_posterior)
-
-
-def _image(images: Tensor) -> str:
-    return source(strip(images))
-
-
-def _blocks(blocks: list[dict]) -> Markup:
-    return Markup(PAGES.get_template("strips.html").render(blocks=blocks))

@@ -82,23 +82,21 @@ def kl(d) -> str:
     r"""The verdict on the KL divergences of a `diagnostics.Diagnosis`."""
     if d.kl is None:
         return f"total {d.rate:.2f} ± {d.rate_stderr:.2f}; no closed form for single dimensions of this q"
-    total = float(d.kl.sum())
     text = f"total {d.rate:.2f}; dimension {int(d.kl.argmax())} has the most, {float(d.kl.max()):.2f}"
     if d.factorized:
         return f"{text}; the dimensions add up to the total"
+    total = float(d.kl.sum())
     rest = max(0.0, d.rate - total)
     return f"{text}; the dimensions are marginals and add up to {total:.2f}: q's correlations make up {rest:.2f}"
 
 
 def active(d) -> str:
     r"""The verdict on active units."""
-    D = len(d.mean_variance)
-    by_variance = d.active_by_variance
-    text = f"{int(by_variance.sum())} of {D} by the variance of E_q[t | x] (> 0.01)"
+    units = d.active_by_variance
+    text = f"{int(units.sum())} of {len(units)} by the variance of E_q[t | x] (> 0.01)"
     if d.active_by_kl is not None:
         text += f", {int(d.active_by_kl.sum())} by KL (>= 0.01 nats at more than 1% of the points)"
-    idle = ~by_variance
-    return f"{text}; the mean of q stays where it is in {dimensions(idle)}" if idle.any() else text
+    return text if units.all() else f"{text}; the mean of q stays where it is in {dimensions(~units)}"
 
 
 def information(d) -> str:
