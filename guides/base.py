@@ -96,8 +96,7 @@ DEFAULTS["cost"] = lambda visits: visits
 
 
 class Adapter:
-    r"""Creates a wrapper of any Pyro guide with defaults for what it lacks: q has a density, no rows, no `posterior`.
-    """
+    r"""Creates a wrapper of any Pyro guide with defaults for what it lacks: a density, no rows, no `posterior`."""
 
     def __init__(self, guide):
         self._guide = guide
