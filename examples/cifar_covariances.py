@@ -23,7 +23,7 @@ from rich.progress import track
 from torchvision.utils import save_image
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison import pair
+from pyro_dlgm.comparison import scoring
 from pyro_dlgm.comparison.evaluation import lines
 from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.plots.images import grid
@@ -69,11 +69,11 @@ def train_and_score(images: data.Dataset, rank: int, a: argparse.Namespace, pict
     options |= {"seed": a.seed, "transform": images.transform, "x_val": images.val, "patience": a.patience}
     run = fit(model, guide, images.train, progress=True, **options)
     start, parts = time.perf_counter(), images.test.split(50)
-    work = track(pair.block_scores(model, guide, parts, a.samples, a.seed), f"IWAE-{a.samples}", len(parts))
+    work = track(scoring.block_scores(model, guide, parts, a.samples, a.seed), f"IWAE-{a.samples}", len(parts))
     tables = list(work)
-    bits = pair.bits_per_dim(model.likelihood, images.transform, images.test[0].numel())
+    bits = scoring.bits_per_dim(model.likelihood, images.transform, images.test[0].numel())
     best = max(run.history, key=lambda record: record["val_elbo"])
-    result = pair.summary(tables, bits) | {"epochs": len(run.history), "best_epoch": best["epoch"]}
+    result = scoring.summary(tables, bits) | {"epochs": len(run.history), "best_epoch": best["epoch"]}
     result |= {"train_elbo": best["elbo"], "val_elbo": best["val_elbo"]}
     result["parameters"] = sum(p.numel() for p in [*model.parameters(), *guide.parameters()])
     result["seconds"] = {"fit": run.history[-1]["seconds"], "evaluate": time.perf_counter() - start}

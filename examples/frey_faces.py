@@ -24,7 +24,7 @@ import torch
 from torchvision.utils import save_image
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison import pair
+from pyro_dlgm.comparison import scoring
 from pyro_dlgm.comparison.evaluation import lines
 from pyro_dlgm.plots.images import grid
 
@@ -67,11 +67,11 @@ def train_and_score(faces: data.Dataset, a: argparse.Namespace, picture: Path) -
     options |= {"transform": faces.transform, "x_val": faces.val, "patience": a.patience}
     run = fit(model, guide, faces.train, progress=True, **options)
     start = time.perf_counter()
-    bits = pair.bits_per_dim(model.likelihood, faces.transform, faces.test[0].numel())
-    refined = pair.e_step(model, guide, faces.test, a.seed)
+    bits = scoring.bits_per_dim(model.likelihood, faces.transform, faces.test[0].numel())
+    refined = scoring.e_step(model, guide, faces.test, a.seed)
     result = {
-        "encoder": pair.summary([judge(model, guide, faces.test, a)], bits),
-        "e-step": pair.summary([judge(model, refined, faces.test, a)], bits),
+        "encoder": scoring.summary([judge(model, guide, faces.test, a)], bits),
+        "e-step": scoring.summary([judge(model, refined, faces.test, a)], bits),
         "unconverged": int((~refined.convergence.converged).sum()),
     }
     best = max(run.history, key=lambda record: record["val_elbo"])

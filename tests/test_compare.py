@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from pyro_dlgm import DLGM, compare, data, guides, likelihoods, nets, priors
 from pyro_dlgm.cli.main import main
-from pyro_dlgm.comparison.pair import scales_at_floor
+from pyro_dlgm.comparison.scoring import scales_at_floor
 from pyro_dlgm.evaluate.estimates import Mean
 
 D, SHAPE = 2, (1, 5, 4)

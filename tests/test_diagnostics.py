@@ -10,8 +10,7 @@ import scipy.stats
 import torch
 
 from pyro_dlgm import PPCA, evaluate, guides
-from pyro_dlgm.evaluate.diagnostics import aggregate
-from pyro_dlgm.evaluate.diagnostics import ranks as uniformity
+from pyro_dlgm.evaluate.diagnostics import aggregate, uniformity
 from pyro_dlgm.evaluate.diagnostics.calibration import LEVELS
 from pyro_dlgm.plots import diagnostics as diagrams
 

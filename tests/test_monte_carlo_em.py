@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyro_dlgm import evaluate
-from pyro_dlgm.comparison import pair
+from pyro_dlgm.comparison import scoring
 
 FILE = Path(__file__).parent.parent / "examples" / "monte_carlo_em.py"
 SMALL = {"SIMULATED": 4, "VALIDATION": 4, "WIDTHS": (4, 4), "LATENTS": 2, "IMAGES": 30, "BATCH": 10}
@@ -29,7 +29,7 @@ def module(monkeypatch):
     for constant, value in SMALL.items():
         monkeypatch.setattr(module, constant, value)
     short = functools.partial(evaluate.infer, max_steps=5, window=5)
-    monkeypatch.setattr(pair, "e_step", lambda model, guide, x, seed: short(model, guide, x, seed=seed))
+    monkeypatch.setattr(scoring, "e_step", lambda model, guide, x, seed: short(model, guide, x, seed=seed))
     monkeypatch.setattr(sys.modules["pyro_dlgm.evaluate.marginal.bdmc"], "infer", short)
     return module
 

@@ -11,7 +11,7 @@ from pyro_dlgm.guides.base import adapted
 from pyro_dlgm.guides.empirical import States
 
 from pyro_dlgm import PPCA, compare, data, evaluate, guides, messages
-from pyro_dlgm.comparison import evaluation, row, table
+from pyro_dlgm.comparison import columns, evaluation, table
 from pyro_dlgm.comparison.sheet import called
 from pyro_dlgm.data.dataset import Dataset
 from pyro_dlgm.evaluate.diagnostics.aggregate import mean_variance, two_means
@@ -112,8 +112,9 @@ def test_a_snapshot_counts_the_active_units_of_a_chain(fitted):
 
 
 def test_a_column_is_one_object(monkeypatch, fitted):
-    mine = row.Column("mine", 6, lambda r: str(r.cells["mine"]), {"mine": lambda scored: 7 * len(scored.own["elbo"])})
-    monkeypatch.setattr(row, "COLUMNS", (*row.COLUMNS, mine))
+    values = {"mine": lambda scored: 7 * len(scored.own["elbo"])}
+    mine = columns.Column("mine", 6, lambda r: str(r.cells["mine"]), values)
+    monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, mine))
     _, x = fitted
     (made,) = compare(
         lambda: PPCA(D, P).double(), {"mean-field": lambda m, num: guides.MeanField(num, D).double()}, x, x[:4],
@@ -125,8 +126,8 @@ def test_a_column_is_one_object(monkeypatch, fitted):
 
 
 def test_a_row_has_what_its_columns_keep():
-    made = row.Row("mcem", "DLGM")
-    made.put({"test_elbo": evaluate_mean(1.5, 0.25), "ess": row.Reason("none"), "seconds": 2.0})
+    made = columns.Row("mcem", "DLGM")
+    made.put({"test_elbo": evaluate_mean(1.5, 0.25), "ess": columns.Reason("none"), "seconds": 2.0})
     assert (made.test_elbo, made.standard_errors, made.reasons) == (1.5, {"test_elbo": 0.25}, {"ess": "none"})
     assert made.seconds == 2.0 and made.ess is None and called(made) == "mcem"
     with pytest.raises(AttributeError, match="no 'test_elob'; expected one of test_elbo"):

@@ -13,6 +13,8 @@ from pyro_dlgm import compare, fit
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.cli.options import DEFAULTS
 from pyro_dlgm.comparison.comparison import rows
+from pyro_dlgm.optim.row_adam import RowAdam
+from pyro_dlgm.optim.svi import adam
 from pyro_dlgm.training.checks import BATCH
 from pyro_dlgm.training.options import CHECKS, COUNT, POSITIVE, SCHEDULE, WHOLE, check, options_of
 
@@ -49,6 +51,15 @@ def test_compare_has_the_defaults_of_fit():
     assert shared >= {"lr", "row_lr", "schedule", "batch_size", "transform", "progress"}
     for name in shared:
         assert ours[name].default == theirs[name].default, name
+
+
+def test_optimizers_made_by_hand_have_the_learning_rates_of_fit():
+    ours = inspect.signature(adam).parameters
+    assert {name: ours[name].default for name in ("lr", "row_lr")} == {
+        "lr": OPTIONS["lr"].default,
+        "row_lr": OPTIONS["row_lr"].default,
+    }
+    assert inspect.signature(RowAdam).parameters["lr"].default == ours["row_lr"].default
 
 
 def test_compare_has_the_signature_of_its_rows():

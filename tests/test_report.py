@@ -16,7 +16,7 @@ from PIL import Image
 from pyro_dlgm import DLGM, compare, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.comparison import table
-from pyro_dlgm.comparison.row import Row, columns
+from pyro_dlgm.comparison.columns import Row, columns
 from pyro_dlgm.comparison.sheet import sheet
 from pyro_dlgm.data.dataset import Dataset
 from pyro_dlgm.plots.curves import learning_curves

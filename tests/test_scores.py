@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_dlgm import DLGM, data, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison import pair
+from pyro_dlgm.comparison import scoring
 from pyro_dlgm.comparison.evaluation import lines
 
 P, D = 6, 2
@@ -23,8 +23,8 @@ def linear(heads: int = 1) -> nets.Linear:
 def scored(likelihood, x, transform) -> dict:
     model = DLGM(priors.StandardNormal(D), likelihood)
     guide = guides.Amortized(nets.MLP(P, 4), D)
-    parts = list(pair.block_scores(model, guide, (x,), 25, 0))
-    return pair.summary(parts, pair.bits_per_dim(likelihood, transform, P))
+    parts = list(scoring.block_scores(model, guide, (x,), 25, 0))
+    return scoring.summary(parts, scoring.bits_per_dim(likelihood, transform, P))
 
 
 @pytest.mark.parametrize("levels", [17, 256])
@@ -37,7 +37,7 @@ def test_of_a_density_the_values_count_that_were_dequantized(levels):
 
 
 def test_a_uniform_density_of_dequantized_bytes_needs_8_bits():
-    bits = pair.bits_per_dim(likelihoods.FixedNormal(linear()), data.Dequantize(256), P)
+    bits = scoring.bits_per_dim(likelihoods.FixedNormal(linear()), data.Dequantize(256), P)
     assert bits(0.0) == pytest.approx(8)  # log of the uniform density on [0, 1]^P
     assert bits(P * math.log(2)) == pytest.approx(7)
 
@@ -48,7 +48,7 @@ def test_bits_of_a_density_bound_the_code_of_its_probabilities_closely():
     low, high = normal.cdf(torch.tensor([v, v + 1]).double() / 256)
     code = -math.log2(high - low)
     x = data.Dequantize(256)(torch.full((20_000, 1), v).double())
-    bits = pair.bits_per_dim(likelihoods.FixedNormal(linear()), data.Dequantize(256), 1)
+    bits = scoring.bits_per_dim(likelihoods.FixedNormal(linear()), data.Dequantize(256), 1)
     assert code < bits(float(normal.log_prob(x).mean())) < code + 0.01
 
 
@@ -69,7 +69,7 @@ def test_of_a_mass_on_the_levels_it_is_the_length_of_a_code():
     ],
 )
 def test_there_are_no_bits_of_binary_pixels_or_of_values_that_were_not_dequantized(likelihood, transform):
-    assert pair.bits_per_dim(likelihood, transform, P) is None
+    assert scoring.bits_per_dim(likelihood, transform, P) is None
     result = scored(likelihood, torch.randint(2, (8, P)).float(), transform)
     assert "bits_per_dim" not in result["elbo"] and "bits" not in " ".join(lines({"test": result}))
 
@@ -77,6 +77,6 @@ def test_there_are_no_bits_of_binary_pixels_or_of_values_that_were_not_dequantiz
 def test_a_point_mass_has_no_bits():
     likelihood = likelihoods.DiscretizedLogistic(linear(2))
     model, guide = DLGM(priors.StandardNormal(D), likelihood), guides.PointEstimate(3, D)
-    parts = list(pair.block_scores(model, guide, (torch.zeros(3, P),), 25, 0))
-    result = pair.summary(parts, pair.bits_per_dim(likelihood, data.Grid(256), P))
+    parts = list(scoring.block_scores(model, guide, (torch.zeros(3, P),), 25, 0))
+    result = scoring.summary(parts, scoring.bits_per_dim(likelihood, data.Grid(256), P))
     assert "log_joint" in result and "bits_per_dim" not in result["log_joint"]

@@ -40,7 +40,7 @@ class Columns(Table):
     r"""The columns of a comparison, and what each keeps in ``compare.json``."""
 
     def rows(self):
-        from pyro_dlgm.comparison.row import COLUMNS
+        from pyro_dlgm.comparison.columns import COLUMNS
 
         yield "column", "in `compare.json`"
         for column in COLUMNS:

@@ -47,7 +47,7 @@ def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatur
 
 
 def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | None) -> dict:
-    from ..comparison.pair import bits_per_dim, block_scores, blocks, summary
+    from ..comparison.scoring import bits_per_dim, block_scores, blocks, summary
     from ..progress import Bar
 
     parts, found = blocks(guide, dataset.test[:points].to(next(model.parameters()).device)), []

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..evaluate import inference_gap
-from ..evaluate.marginal.estimate import check, evidence
+from ..evaluate.marginal.evidence import check, evidence
 from ..guides.base import adapted
-from .pair import e_step, full_rank
-from .row import NO_GAP
+from .columns import NO_GAP
+from .scoring import e_step, full_rank
 
 
 @dataclass(frozen=True)

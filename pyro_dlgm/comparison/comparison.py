@@ -21,8 +21,8 @@ from ..ppca.model import PPCA
 from ..seeding import forked
 from ..training.fit import fit
 from .certificates import Certify
-from .pair import e_step, full_rank, scales_at_floor
-from .row import Reason, Row, Scored
+from .columns import Reason, Row, Scored
+from .scoring import e_step, full_rank, scales_at_floor
 
 P = ParamSpec("P")
 

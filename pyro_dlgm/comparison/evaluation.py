@@ -2,7 +2,7 @@ r"""The sections of a run's ``evaluation.json`` as rows and remarks, for the ter
 
 from collections.abc import Iterator
 
-from .row import number
+from .columns import number
 
 TITLES = {"elbo": "ELBO", "iwae": "IWAE", "log_joint": "log p(x, t), no bound", "ess": "ESS", "pareto_k": "Pareto k̂"}
 TITLES |= {"log_px": "log p(x)", "reached": "F(q)", "total": "KL(q ‖ posterior)", "ais": "AIS"}

@@ -7,7 +7,7 @@ from ..evaluate.snapshot import Snapshot
 from ..guides.exact import Exact
 from ..plots.curves import learning_curves
 from ..plots.images import draw_strips
-from .row import Row
+from .columns import Row
 
 SHOWN = 10
 
@@ -42,7 +42,7 @@ def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
     Points that are no images have the upper part only.
 
     Arguments:
-        rows: of `compare.rows`, with their pairs.
+        rows: of `comparison.rows`, with their pairs.
         x: test points (M, C, H, W) or (M, ...).
         seed: of the samples; the same for all rows.
     """

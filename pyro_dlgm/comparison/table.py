@@ -2,7 +2,7 @@ r"""The table of a comparison as text: its header, a line for each row while it 
 
 from ..data.dataset import Dataset
 from ..data.transforms import Dequantize
-from .row import Row, columns
+from .columns import Row, columns
 
 CERTIFIED = (
     "log p(x) and the gaps: means over the first {} test points (exact ones over all). log p(x) is AIS or IWAE from a "

@@ -8,7 +8,7 @@ from .importance import ess, pareto_k
 from .inference_gap import Gaps, gaps
 from .marginal.ais import AIS, ais
 from .marginal.bdmc import BDMC, bdmc
-from .marginal.estimate import Evidence, evidence
+from .marginal.evidence import Evidence, evidence
 from .marginal.quadrature import quadrature
 from .predict import impute, reconstruct
 

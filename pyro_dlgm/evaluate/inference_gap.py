@@ -25,7 +25,7 @@ from .bounds import log_weights
 from .e_step import Pace, climb
 from .estimates import Estimate
 from .marginal.blocks import check_start
-from .marginal.estimate import STREAMS, Evidence, check, evidence
+from .marginal.evidence import STREAMS, Evidence, check, evidence
 from .points import Points, check_pair
 from .quiet import quiet
 

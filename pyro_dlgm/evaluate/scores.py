@@ -28,6 +28,7 @@ def point_scores(
     return found | ({"ess": ess(table), "pareto_k": pareto_k(table)} if num_samples >= FEWEST else {})
 
 
+@torch.no_grad()
 def mean_scores(
     model, guide, x: Tensor, index: Tensor, mask: Tensor | None = None, seed: int | None = None
 ) -> dict[str, float]:
@@ -47,6 +48,7 @@ def mean_scores(
     return means
 
 
+@torch.no_grad()
 def rate(model, guide, x: Tensor, index: Tensor | None, mask: Tensor | None) -> Tensor | None:
     r"""Computes KL(q ‖ p) of each point, (B,), in nats: in closed form where there is one, else from 10 samples.
 

@@ -28,7 +28,7 @@ class RowAdam(torch.optim.Optimizer):
 
     _step_supports_amp_scaling = True  # torch's word for an optimizer that heeds found_inf
 
-    def __init__(self, params, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+    def __init__(self, params, lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()

@@ -22,7 +22,7 @@ from .nan_guard import Attempt, Watch, generators, total_norm
 from .row_adam import RowAdam
 
 
-def adam(*modules, lr: float = 1e-3, row_lr: float = 1e-2, betas=(0.9, 0.999)) -> list[torch.optim.Optimizer]:
+def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) -> list[torch.optim.Optimizer]:
     r"""Creates the optimizers of w and q: a fused Adam for what is dense, a `RowAdam` for tables of rows.
 
     Arguments:
@@ -101,7 +101,7 @@ class SVI(pyro.infer.SVI):
 
     def run(self, *args, **kwargs):
         r"""Refused: Pyro has deprecated it."""
-        raise NotImplementedError("SVI.run is deprecated in Pyro; call step in a loop, or use pyro_dlgm.training.fit")
+        raise NotImplementedError("SVI.run is deprecated in Pyro; call step in a loop, or use pyro_dlgm.fit")
 
     def step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
         r"""One joint step on w and q; arguments go to model and guide.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..evaluate.diagnostics.calibration import Calibration, Coverage
 from ..evaluate.diagnostics.diagnose import Diagnosis
-from ..evaluate.diagnostics.ranks import ecdf_band, ecdf_difference
+from ..evaluate.diagnostics.uniformity import ecdf_band, ecdf_difference
 
 
 def calibration(found: Calibration) -> Figure:

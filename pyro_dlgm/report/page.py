@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..comparison.row import Row
+from ..comparison.columns import Row
 from ..comparison.sheet import histories, levels, snapshots
 from ..data.dataset import Dataset
 from ..evaluate.snapshot import Snapshot
@@ -27,7 +27,7 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
     r"""The report of a comparison, as HTML.
 
     Arguments:
-        rows: of `compare.rows`, with their pairs.
+        rows: of `comparison.rows`, with their pairs.
         dataset: whose test points they were scored on.
         num_samples: K of IWAE-K.
         more: further sections, which come last.
@@ -52,7 +52,7 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
         more: further sections, which come last.
 
     Raises:
-        checkpoint.RunError: as `load`.
+        RunError: as `load`.
     """
     folder, state = Run(run), Run(run).load()
     model, guide, config = load(run, model=model, guide=guide)

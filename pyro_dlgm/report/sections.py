@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ..comparison import evaluation
-from ..comparison.row import Row, columns
+from ..comparison.columns import Row, columns
 from ..comparison.table import footnotes
 from ..data.dataset import Dataset
 from ..plots.curves import learning_curves

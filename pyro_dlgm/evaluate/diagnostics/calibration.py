@@ -24,7 +24,7 @@ from ..e_step import infer
 from ..points import FIT_ONE, Points, blocks, check_density, check_points
 from ..quiet import quiet
 from . import verdicts
-from .ranks import chi_square_p
+from .uniformity import chi_square_p
 
 WRAP_OR_FIT = f"wrap it in a guides.Guide, use guides.auto, or {FIT_ONE}"
 LEVELS = (0.5, 0.8, 0.9, 0.95)

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from .ranks import shapes
+from .uniformity import shapes
 
 ALPHA = 0.01
 CEILING = 0.5  # nats below log N from which on an estimate of I(x; t) is held for cut off
@@ -79,7 +79,7 @@ def coverage(c, n: int) -> str:
 
 
 def kl(d) -> str:
-    r"""The verdict on the KL divergences of a `diagnostics.Diagnosis`."""
+    r"""The verdict on the KL divergences of a `Diagnosis`."""
     if d.kl is None:
         return f"total {d.rate:.2f} ± {d.rate_stderr:.2f}; no closed form for single dimensions of this q"
     text = f"total {d.rate:.2f}; dimension {int(d.kl.argmax())} has the most, {float(d.kl.max()):.2f}"
