@@ -61,7 +61,7 @@ class Tuning:
         return Tuning(log_step, scale.clone(), *moments, zero, zero + WINDOW, zero.clone(), zero.clone())
 
     def learn(self, t: Tensor, info: hmc.Info, target: float) -> None:
-        r"""Follows the states t (M, B, D) and acceptances after a transition."""
+        r"""Adapts step sizes and moments to the states t (M, B, D) and acceptances of a transition."""
         rate = self.transitions.to(t) ** -DECAY
         self.log_step = hmc.adapted(self.log_step, info.acceptance, target=target, rate=rate)
         self.seen = self.seen + 1
@@ -111,8 +111,7 @@ class Kernel:
         return state, info
 
     def run(self, state: hmc.State, learn: int, keep: int = 0) -> tuple[hmc.State, list[Tensor]]:
-        r"""Returns where the chains are after ``learn`` + ``keep`` transitions, and the states (M, B, D) of the last
-        ``keep``.
+        r"""Runs ``learn`` + ``keep`` transitions: returns the last state, and the draws (M, B, D) of the last ``keep``.
 
         The first ones adapt the step sizes, each for the next one. While draws are kept the kernel stays as it is: only
         then they are those of a Markov chain.

@@ -18,8 +18,9 @@ class Rowed(Guide):
     num_points: int
 
     def check_index(self, index: Tensor | None) -> None:
-        r"""Raises a `ValueError` if ``index`` is left out, is no vector of whole numbers or, where validation is on,
-        names a row that is not there.
+        r"""Raises a `ValueError` unless ``index`` is a vector of whole numbers that name rows.
+
+        Whether the rows are there is checked where Pyro's validation is on.
         """
         name, N = type(self).__name__, self.num_points
         program.check_index(index)

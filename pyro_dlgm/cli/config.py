@@ -42,7 +42,7 @@ def options_in(config: dict) -> dict:
 
 
 def from_file(context, parameter, value: Path | None) -> None:
-    r"""Puts the options of a file between those of the command line and the defaults."""
+    r"""Reads options from a file: they go before the defaults, and after those of the command line."""
     if value is not None and not context.resilient_parsing:
         context.default_map = {**(context.default_map or {}), **_options_in(value, context.command)}
 

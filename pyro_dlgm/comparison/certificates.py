@@ -15,7 +15,7 @@ from .scoring import e_step, full_rank
 
 @dataclass(frozen=True)
 class Certify:
-    r"""Creates what certifies the rows of `compare`.
+    r"""Creates the settings with which `compare` certifies log p(x|w) of its rows.
 
     log p(x) has one estimator in all rows, so that it scores w apart from q: AIS from a full-rank E-step on the test
     points, or IWAE with it, whichever has the larger mean (`evaluate.evidence`).

@@ -21,7 +21,7 @@ class Reason(str):
 
 @dataclass
 class Scored:
-    r"""What was computed for a row, all of it on the test points but for the training.
+    r"""The scores, certificates and costs that the cells of a row are filled from.
 
     Attributes:
         training: the last record of the training's history.
@@ -58,7 +58,7 @@ class Scored:
         return Reason(NO_GAP if self.gaps_asked else NO_GAPS) if self.certified else Reason(NO_LOG_PX)
 
     def bdmc_gap(self) -> float | Reason:
-        r"""What bounds the error of AIS."""
+        r"""The gap of BDMC, which bounds the error of AIS."""
         return self.certified["bdmc"]["gap"] if self.certified else Reason(NO_LOG_PX)
 
     def certified_points(self) -> int | Reason:
@@ -70,7 +70,7 @@ class Scored:
         return self.certified if "total" in self.certified else self.certificate("total")
 
     def difference(self) -> dict:
-        r"""The paired difference of w's score to that of the first row."""
+        r"""The paired difference between the IWAE(w) of this row and that of the first one."""
         name, score = self.reference
         return Mean.of(self.judged["iwae"] - score)._asdict() | {"to": name}
 

@@ -128,7 +128,7 @@ class Watch:
         return self.read()
 
     def read(self) -> None:
-        r"""Waits for the device.
+        r"""Raises the error of the first bad step, if there was one; waits for the device.
 
         Raises:
             FloatingPointError: if the flag is up; it names the first step since the last reading that was bad.

@@ -44,7 +44,7 @@ def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) ->
 
 
 def load_states(parts: Sequence, states: Sequence[dict]) -> None:
-    r"""Puts modules or optimizers to where their states were taken."""
+    r"""Restores the states of several modules or optimizers."""
     for part, state in zip(parts, states, strict=True):
         part.load_state_dict(state)
 
@@ -100,7 +100,7 @@ class SVI(pyro.infer.SVI):
             self.watch = Watch(check_every if masked else 1)
 
     def run(self, *args, **kwargs):
-        r"""Refused: Pyro has deprecated it."""
+        r"""Raises a `NotImplementedError`: Pyro has deprecated it."""
         raise NotImplementedError("SVI.run is deprecated in Pyro; call step in a loop, or use pyro_dlgm.fit")
 
     def step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
@@ -117,7 +117,7 @@ class SVI(pyro.infer.SVI):
         return loss
 
     def check(self) -> None:
-        r"""Waits for the device, if there is a ``check_every``.
+        r"""Raises if loss or gradient was not finite so far; waits for the device, if there is a ``check_every``.
 
         Raises:
             FloatingPointError: if the loss or a gradient was not finite in one of the steps; it names step, site, rows

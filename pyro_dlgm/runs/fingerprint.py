@@ -9,7 +9,7 @@ from ..objectives import ELBO
 
 
 def fingerprint(objective, transform, tensors: dict[str, Tensor | None]) -> dict[str, str | None]:
-    r"""What a run keeps to notice that it is resumed on something else: names, and of tensors shape, dtype and sum."""
+    r"""Describes modules and data so that a resume on others is noticed: names; shape, dtype and sum of tensors."""
     said = {"objective": described(objective), "transform": described(transform)}
     for name, v in tensors.items():
         said[name] = None if v is None else f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"

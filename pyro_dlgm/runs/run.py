@@ -38,7 +38,7 @@ class Run:
 
     @contextlib.contextmanager
     def begun(self, config: dict, training, *, resume: bool):
-        r"""Locks the folder, and makes a new run there or puts the training to the checkpoint of the old one.
+        r"""Locks the folder, and makes a new run there or resumes the training from the checkpoint that is there.
 
         Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well.
 
@@ -70,7 +70,7 @@ class Run:
                 discard_unfinished(file)
 
     def unlock(self) -> None:
-        r"""Lets others write."""
+        r"""Releases the lock."""
         self._lock.release()
 
     def create(self, config: dict) -> None:

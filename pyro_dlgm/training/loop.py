@@ -83,7 +83,7 @@ class Result:
 
 
 class Listener(Protocol):
-    r"""What `fit` calls while it trains."""
+    r"""The protocol of what `fit` calls after each step."""
 
     def after(self, step: Step, record: dict | None) -> None:
         r"""Called after each joint step; ``record`` is one of the history where an epoch (or the training) ends."""
@@ -151,7 +151,7 @@ class Training:
         return self.result
 
     def restore_beta(self) -> None:
-        r"""Gives the objective back the β that it came with."""
+        r"""Restores the β that the objective had before the training."""
         if self.warmup_steps:
             self.svi.objective.beta = self.beta
 
@@ -170,7 +170,7 @@ class Training:
         return state | {"generators": {"cpu": torch.get_rng_state(), "cuda": cuda}}
 
     def load_state_dict(self, state: dict) -> None:
-        r"""Goes to where ``state`` was taken, the generators included."""
+        r"""Restores what `state_dict` saved, the random generators included."""
         for name in STATE:
             setattr(self, name, state[name])
         for name, part in self._parts().items():

@@ -16,7 +16,7 @@ RATE = 0.05  # of their rows
 
 
 class Validation:
-    r"""Creates the validation of a run.
+    r"""Creates the validation of a training: scores on held-out points, and when to stop.
 
     A guide whose q is a function of x is asked directly. A per-point guide gets rows for the validation points, which
     follow w by a few E-steps at each call, so that its ELBO is a lower bound of what `evaluate.infer` would reach.
@@ -66,19 +66,19 @@ class Validation:
                 self._states = [copy.deepcopy(m.state_dict()) for m in (self.model, self.trained)]
 
     def restore_best(self) -> None:
-        r"""Puts model and guide back to the best call, if there is a ``patience``."""
+        r"""Restores model and guide as they were at the best validation, if there is a ``patience``."""
         if self._states is not None:
             load_states((self.model, self.trained), self._states)
 
     def state_dict(self) -> dict:
-        r"""Its state, as tensors and plain values."""
+        r"""The state of the validation, as tensors and plain values."""
         state = {"best": self.best, "calls_since_best": self.calls_since_best, "states": self._states}
         if self.per_point:
             state |= {"guide": self.guide.state_dict(), "optimizers": [o.state_dict() for o in self.svi.optimizers]}
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        r"""Goes to where ``state`` was taken."""
+        r"""Restores what `state_dict` saved."""
         self.best, self.calls_since_best, self._states = state["best"], state["calls_since_best"], state["states"]
         if self.per_point:
             self.guide.load_state_dict(state["guide"])

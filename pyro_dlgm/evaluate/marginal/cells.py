@@ -117,7 +117,7 @@ def _shared(model, x: Tensor, mask: Tensor | None, owner: Tensor, t: Tensor, pla
 
 
 def of(mask: Tensor | None, points: Tensor) -> Tensor | None:
-    r"""The mask of some of the points, by their indices."""
+    r"""The mask of the points with these indices."""
     return None if mask is None else mask[points]
 
 
