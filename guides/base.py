@@ -102,6 +102,8 @@ class Adapter:
         self._guide = guide
 
     def __getattr__(self, name: str):
+        if name not in DEFAULTS:
+            raise AttributeError(f"{name} is not asked of a guide; expected one of {', '.join(DEFAULTS)}")
         return getattr(self._guide, name, DEFAULTS[name])
 
 

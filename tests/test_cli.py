@@ -109,7 +109,7 @@ def test_sample_writes_a_picture_and_the_same_one_again(run, tmp_path):
 
 def test_resume_needs_only_the_folder_and_ends_where_an_uninterrupted_run_does(run, tmp_path):
     out = tmp_path / "x"
-    command = [sys.executable, "-m", "pyro_dlgm.cli.main", "fit", *TINY, "--epochs", "40", "--out", str(out)]
+    command = [sys.executable, "-m", "pyro_dlgm.cli", "fit", *TINY, "--epochs", "40", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
@@ -167,7 +167,8 @@ WRONG = [
     (["fit", "--patience", "0"], "0 is not in the range"),
     (["fit", "--seed", "-1"], "-1 is not in the range"),
     (["fit", "--device", "tpu9"], "no device"),
-    (["fit", "--device", "cuda:99"], "use --device cpu"),
+    (["fit", "--device", "meta"], "'meta' is no device; expected cpu, cuda or cuda:0"),
+    (["fit", "--device", "cuda:99"], "expected one of those, or 'cpu'"),
     (["fit", "--size", "0"], "'0' is no size"),
     (["fit", "--size", "8x"], "'8x' is no size"),
     (["fit", "--split-seed", "-1"], "'-1' is no seed"),
@@ -187,7 +188,7 @@ WRONG = [
     (["evaluate", "/nowhere"], "/nowhere is not a run"),
     (["evaluate", "RUN", "--iwae", "5"], "5 is not in the range"),
     (["evaluate", "RUN", "--points", "0"], "0 is not in the range"),
-    (["evaluate", "RUN", "--device", "cuda:99"], "use --device cpu"),
+    (["evaluate", "RUN", "--device", "cuda:99"], "or 'cpu'"),
     (["sample", "/nowhere"], "/nowhere is not a run"),
     (["sample", "RUN", "--num", "0"], "0 is not in the range"),
     (["sample", "RUN", "--out", "/proc/x.png"], "cannot write /proc/x.png"),

@@ -223,6 +223,19 @@ def test_validation_rows_follow_w(x, model):
     assert abs(result.history[-1]["val_elbo"] - best.mean()) < 0.3
 
 
+class Climbing(guides.MeanField):
+    r"""Starts with a step on its rows."""
+
+    def start(self, x, mask=None):
+        made = super().start(x, mask)
+        (made.rows.weight**2).sum().backward()
+        return made
+
+
+def test_a_guide_may_climb_where_it_starts(x, model):
+    assert "val_elbo" in fit(model, Climbing(50, D), x[:50], epochs=1, x_val=x[50:], seed=0).history[0]
+
+
 def test_a_warm_up_gives_beta_back_and_its_epochs_are_called_tempered(x, model):
     loss = objectives.ELBO(beta=0.25)
     fit(model, guides.MeanField(N, D), x, epochs=1, warmup=2, objective=loss)

@@ -7,6 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pyro_dlgm import DLGM, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import autosave, tensorboard
 
@@ -116,3 +117,27 @@ def test_an_error_in_a_picture_warns_and_ends_nothing(picture, tmp_path, monkeyp
         result = train(out=tmp_path)
     assert len(result.history) == 3 and len(scalars(tmp_path)["train/loss"]) == 3
     assert Run(tmp_path).load()["step"] == 9
+
+
+def test_a_run_error_of_a_listener_ends_the_training():
+    with pytest.raises(RunError, match="the plug was pulled"):
+        train(Broken(RunError("the plug was pulled")))
+
+
+class Meddling:
+    r"""Draws, and turns gradients off."""
+
+    def after(self, step, record):
+        torch.rand(3)
+        torch.set_grad_enabled(False)
+
+
+def test_a_listener_cannot_change_the_training():
+    assert torch.equal(weights(train(Meddling())), weights(train()))
+    assert torch.is_grad_enabled()
+
+
+def test_listeners_that_come_once_are_all_called():
+    heard = Heard()
+    train(listeners=(listener for listener in [heard]))
+    assert len(heard.steps) == 9

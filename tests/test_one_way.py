@@ -1,5 +1,6 @@
 r"""What is said once: rows of messages, a foreign guide's defaults, scores of a pair, a column, a section of scores."""
 
+import copy
 import json
 
 import pyro
@@ -54,6 +55,8 @@ def test_a_foreign_guide_has_the_defaults_of_ours():
     point = Foreign()
     point.has_density = False
     assert not adapted(point).has_density
+    copied = copy.deepcopy(adapted(point))
+    assert not copied.has_density and copied.cost(7) == 7 and not hasattr(copied, "nothing_of_that_name")
 
 
 def test_scores_of_the_exact_posterior_are_the_evidence(fitted):
@@ -74,9 +77,8 @@ def test_mean_scores_are_those_of_the_bounds(fitted):
     log_weights = evaluate.log_weights(model, guide, x, index, SAMPLES, seed=1)
     assert means["iwae_10"] == pytest.approx(float(evaluate.log_mean_exp(log_weights).mean()))
     q, p = guide.posterior(index=index), model.prior()
-    assert means["rate"] == pytest.approx(
-        float(torch.distributions.kl_divergence(q.base_dist, p.base_dist).sum(-1).mean())
-    )
+    kl = torch.distributions.kl_divergence(q.base_dist, p.base_dist).detach()
+    assert means["rate"] == pytest.approx(float(kl.sum(-1).mean()))
     assert means["distortion"] == pytest.approx(-(means["elbo"] + means["rate"]))
 
 
@@ -144,13 +146,28 @@ def test_sections_as_rows_and_remarks():
     gap = {"mean": 0.5, "standard_error": 0.1, "monte_carlo_error": 0.01}
     section = {"points": 4, "bdmc": {"gap": 0.0614, "standard_error": 0.0731}, "total": gap | {"mean": 2.5}}
     section |= {"approximation": gap, "amortization": gap | {"mean": 2.0}, "unconverged": 1}
-    section |= {"notes": ["no BDMC"], "reasons": {"elbo": "why", "iwae": "why"}}
+    section |= {"notes": ["no BDMC: x", "w is another"], "reasons": {"elbo": "why", "iwae": "why"}}
     assert ("BDMC gap", "0.061", "0.073", "–") in list(evaluation.scores(section))
     said = list(evaluation.remarks(section))
     assert said[:2] == ["No ELBO, IWAE: why.", "The E-step of 1 of 4 points had not converged."]
-    assert said[2].startswith("The parameters of q lose most") and said[3] == "Note: no BDMC."
+    assert said[2].startswith("The parameters of q lose most") and said[3:] == ["Note: w is another."]
     lines = evaluation.lines({"train_gaps": section})
-    assert lines[0] == "train  4 points" and any(line.startswith("train  amortization gap") for line in lines)
+    assert lines[0] == "train  4 points, nats per point"
+    assert any(line.startswith("train  amortization gap") for line in lines)
+
+
+def test_numbers_that_are_missing_are_said_to_be():
+    none = {"mean": None, "standard_error": None, "monte_carlo_error": None}
+    section = {
+        "points": 1,
+        "elbo": {"mean": 1.0, "standard_error": None},
+        "bdmc": {"gap": None, "standard_error": None},
+    }
+    section |= {"pareto_k": dict.fromkeys(("0.05", "0.5", "0.95"))}
+    section |= dict.fromkeys(("total", "approximation", "amortization"), none)
+    assert ("BDMC gap", "–", "–", "–") in list(evaluation.scores(section))
+    assert list(evaluation.remarks(section)) == ["The gap is not finite: look at the scores of single points."]
+    assert evaluation.lines({"test": section})[1] == f"test   {'ELBO':22} {'1.00':>9}"
 
 
 def test_the_first_training_points_as_a_model_sees_them():

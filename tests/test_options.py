@@ -5,6 +5,7 @@ import json
 import math
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -12,13 +13,15 @@ from click.testing import CliRunner
 from pyro_dlgm import compare, fit
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.cli.options import DEFAULTS
+from pyro_dlgm.comparison.columns import Row
 from pyro_dlgm.comparison.comparison import rows
 from pyro_dlgm.optim.row_adam import RowAdam
 from pyro_dlgm.optim.svi import adam
 from pyro_dlgm.training.checks import BATCH
-from pyro_dlgm.training.options import CHECKS, COUNT, POSITIVE, SCHEDULE, WHOLE, check, options_of
+from pyro_dlgm.training.options import CHECKS, COUNT, EPOCHS, NEEDED, POSITIVE, SCHEDULE, WHOLE, check, options_of
 
 OPTIONS = options_of(fit)
+VALUES = {name: option.default for name, option in OPTIONS.items()}
 SHELL = {p.name: p for p in main.commands["fit"].params if isinstance(p, click.Option)}
 
 
@@ -27,6 +30,18 @@ def test_every_check_is_of_a_parameter_that_has_a_meaning():
     for option in OPTIONS.values():
         assert len(option.meaning) > 10 and option.meaning[0].isupper() and "`" not in option.meaning
         assert option.default is inspect.signature(fit).parameters[option.name].default
+
+
+def test_none_says_nothing_where_there_is_a_default():
+    assert list(NEEDED) == [name for name, option in OPTIONS.items() if option.default is not None]
+    check(VALUES)
+    for name in NEEDED:
+        with pytest.raises(ValueError, match=f"{name} is None; expected"):
+            check(VALUES | {name: None})
+
+
+def test_numbers_of_numpy_and_parts_of_an_epoch_are_numbers():
+    check(VALUES | {"lr": np.float32(1e-3), "steps": np.int64(3), "warmup": 0.5})
 
 
 def test_a_meaning_goes_on_over_lines_and_ends_before_the_next_one():
@@ -39,7 +54,8 @@ def test_the_command_line_has_them_with_their_defaults_meanings_and_checks():
     for name in CHECKS.keys() & SHELL.keys():
         assert SHELL[name].default == DEFAULTS.get(name, OPTIONS[name].default), name
         assert OPTIONS[name].meaning.startswith(SHELL[name].help.partition(".")[0]), name
-        kind = {COUNT: click.IntRange, WHOLE: click.IntRange, POSITIVE: click.FloatRange, SCHEDULE: click.Choice}
+        kind = dict.fromkeys((COUNT, WHOLE, EPOCHS), click.IntRange)
+        kind |= {POSITIVE: click.FloatRange, SCHEDULE: click.Choice}
         assert isinstance(SHELL[name].type, kind[CHECKS[name]]), name
     assert DEFAULTS.keys() == {"epochs", "batch_size", "seed"} and DEFAULTS["batch_size"] == BATCH
     assert all(OPTIONS[name].default is None for name in DEFAULTS)
@@ -62,8 +78,10 @@ def test_optimizers_made_by_hand_have_the_learning_rates_of_fit():
     assert inspect.signature(RowAdam).parameters["lr"].default == ours["row_lr"].default
 
 
-def test_compare_has_the_signature_of_its_rows():
-    assert inspect.signature(compare).parameters == inspect.signature(rows).parameters
+def test_compare_has_the_signature_of_its_rows_and_says_that_it_returns_them():
+    ours = inspect.signature(compare)
+    assert ours.parameters == inspect.signature(rows).parameters and ours.return_annotation == list[Row]
+    assert "Returns:\n        A `Row` for each method" in compare.__doc__ and "Yields" not in compare.__doc__
     assert compare.__name__ == "compare" and "returns their rows" in compare.__doc__.splitlines()[0]
 
 
@@ -89,7 +107,7 @@ def test_config_json_holds_them(tmp_path):
     [
         ("epochs", 0, "epochs is 0; expected a whole number, at least 1"),
         ("epochs", 2.0, "epochs is 2.0; expected a whole number"),
-        ("warmup", -1, "warmup is -1; expected a whole number >= 0"),
+        ("warmup", -1, "warmup is -1; expected a finite number >= 0"),
         ("lr", math.inf, "lr is inf; expected a finite number > 0"),
         ("row_lr", "0.1", "row_lr is '0.1'; expected a finite number > 0"),
         ("clip_norm", -1.0, "clip_norm is -1.0; expected a finite number > 0"),
@@ -99,12 +117,12 @@ def test_config_json_holds_them(tmp_path):
 )
 def test_a_value_that_makes_no_sense_is_named(name, value, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(").replace("|", r"\|")):
-        check(dict.fromkeys(CHECKS) | {name: value})
+        check(VALUES | {name: value})
 
 
 def test_values_that_make_sense_pass():
-    check({name: option.default for name, option in OPTIONS.items()})
-    check(dict.fromkeys(CHECKS) | {"schedule": lambda done: 1.0, "epochs": 3, "lr": 1, "clip_norm": 0.5})
+    check(VALUES)
+    check(VALUES | {"schedule": lambda done: 1.0, "epochs": 3, "lr": 1, "clip_norm": 0.5})
 
 
 def test_the_signature_shows_types_and_defaults():
@@ -120,4 +138,4 @@ def test_one_gpu_check_for_fit_and_the_command_line():
     with pytest.raises(ValueError, match="torch sees"):
         fit(torch.nn.Identity(), torch.nn.Identity(), torch.zeros(2, 2), epochs=1, device="cuda:99")
     said = CliRunner().invoke(main, ["fit", "--device", "cuda:99"])
-    assert said.exit_code == 2 and "torch sees" in said.stderr and "use --device cpu" in said.stderr
+    assert said.exit_code == 2 and "torch sees" in said.stderr and "or 'cpu'" in said.stderr

@@ -226,7 +226,7 @@ def test_a_run_shows_its_curves_and_its_scores(dataset, tmp_path):
         ["test, 20", "ESS, median", "7.00", "1.00 to 9.00", "–"],
     ]
     assert [text(note) for note in found.iter("li")] == [
-        "No log p(x): not asked for.",
+        "test: No log p(x): not asked for.",
         "Scored at step 5, and the run is at step 6 now: score it again.",
     ]
 

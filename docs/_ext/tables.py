@@ -21,7 +21,7 @@ class Table(SphinxDirective):
 
 
 class Options(Table):
-    r"""The options of `fit` that the command line has as well."""
+    r"""The options of `fit` with their names on the command line."""
 
     def rows(self):
         from pyro_dlgm import fit

@@ -32,18 +32,17 @@ def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatur
     """
     asked = check_certifying(ais, gaps)
     from ..comparison.certificates import Certify, sections
-    from ..report import page
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
     model, guide, kept = load(run)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))
     click.echo(f"{len(dataset.test[:points])} test points of {dataset.name}: {dataset.protocol}")
-    _add(run, {"test": _scored(*pair, dataset, iwae, seed, points)})
+    _add(run, dataset, {"test": _scored(*pair, dataset, iwae, seed, points)})
     if asked:
         said = {"objective": bound(kept.get("fit", {}).get("objective")), "progress": sys.stderr.isatty()}
-        _add(run, sections(*pair, dataset, Certify(gaps, certified, chains, temperatures), seed, **said))
-    click.echo(f"Written: {run / 'evaluation.json'}, {page.write(run, page.of_run(run, dataset))}")
+        _add(run, dataset, sections(*pair, dataset, Certify(gaps, certified, chains, temperatures), seed, **said))
+    click.echo(f"Written: {run / 'evaluation.json'}, {run / 'report.html'}")
 
 
 def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | None) -> dict:
@@ -60,11 +59,14 @@ def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | No
     return summary(found, bits) | said
 
 
-def _add(run: Path, sections: dict[str, dict]) -> None:
+def _add(run: Path, dataset, sections: dict[str, dict]) -> None:
+    r"""Adds the sections to ``evaluation.json`` and to the report, and prints them: what comes next may take long."""
     from ..comparison.evaluation import lines
+    from ..report import page
     from ..runs.run import Run
 
     said = {"step": Run(run).load()["step"], "unit": "nats per point"}
     for name, section in sections.items():
         add_section(run / "evaluation.json", name, section | said)
+    page.write(run, page.of_run(run, dataset))
     click.echo("\n".join(lines(sections)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..recipes import sources
+from ..runs.files import writing
 from . import config, types
 from .options import CLIMB, DATA, FIT, PAIR, WORKERS
 
@@ -101,7 +102,8 @@ class Lines:
     def after(self, step, record: dict | None) -> None:
         r"""Says a record of the history, if it is its turn."""
         if record is not None and (record["epoch"] in (1, self.epochs) or record["epoch"] % self.every == 0):
-            self.say(line(record))
+            with writing("how the training goes", "; what was saved goes on with --resume"):
+                self.say(line(record))
 
 
 def line(record: dict) -> str:

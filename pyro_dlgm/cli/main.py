@@ -30,6 +30,3 @@ def main() -> None:
 
 for command in (compare_command, fit_command, evaluate_command, sample_command):
     main.add_command(command)
-
-if __name__ == "__main__":
-    main()

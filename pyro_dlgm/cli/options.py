@@ -15,7 +15,7 @@ LADDER = (
     f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel."
 )
 # The type of an option of `fit`, by its check.
-KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.POSITIVE: POSITIVE}
+KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 # What the command line gives where `fit` has no default.
 DEFAULTS = {"epochs": 100, "batch_size": 100, "seed": 0}

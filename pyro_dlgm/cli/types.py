@@ -72,12 +72,14 @@ def device(context, parameter, value: str) -> str:
     r"""A device that is there. The shell's completion does not ask: torch is slow to import."""
     if context.resilient_parsing or value == "cpu":
         return value
+    if not re.fullmatch(r"cpu:0|cuda(:\d+)?", value):
+        raise click.BadParameter(f"{value!r} is no device; expected cpu, cuda or cuda:0")
     from ..training.checks import device as found
 
     try:
         found(value)
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no device: {error}; or use --device cpu") from None
+        raise click.BadParameter(str(error)) from None
     return value
 
 

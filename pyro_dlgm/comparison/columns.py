@@ -147,11 +147,11 @@ class Column(NamedTuple):
     certified: bool = False
 
 
-def number(value: float | None, error: float | None = None) -> str:
+def number(value: float | None, error: float | None = None, digits: int = 2) -> str:
     r"""A number with its error, as text."""
     if value is None:
         return "–"
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return f"{value:.{digits}f}" if error is None else f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _mean(title: str, width: int, name: str, value: Callable, *, error=False, certified=False, **more) -> Column:

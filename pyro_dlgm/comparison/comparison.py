@@ -6,6 +6,7 @@ row for each point score the test set after an E-step there (`evaluate.infer`).
 
 import copy
 import functools
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from typing import ParamSpec
@@ -55,7 +56,8 @@ def rows(
         x_train: training points (N, ...), before ``transform``.
         x_test: test points (M, ...), after one draw of it.
         gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
-        batch_size, lr, row_lr, schedule, transform: as in `fit`.
+        batch_size: as in `fit`; all training points if there are fewer.
+        lr, row_lr, schedule, transform: as in `fit`.
         num_samples: K of IWAE-K.
         ppca: with D latents, PPCA comes first: a linear baseline, and another model.
         model_name: what the column "model" says.
@@ -73,7 +75,8 @@ def rows(
         yield _linear(x_train, x_test, ppca, transform, seed)
     with forked(seed):
         model = first = model_factory()
-    settings = {"batch_size": batch_size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
+    size = batch_size and min(batch_size, len(x_train))
+    settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
     settings |= {"transform": transform, "seed": seed, "progress": progress}
     reference = None
     for name, factory in guide_factories.items():
@@ -97,7 +100,9 @@ def _listed(function: Callable[P, Iterator[Row]]) -> Callable[P, list[Row]]:
         return list(function(*args, **settings))
 
     compare.__name__ = compare.__qualname__ = "compare"
-    compare.__doc__ = function.__doc__.replace("one method after the other", "all methods, and returns their rows", 1)
+    compare.__signature__ = inspect.signature(function).replace(return_annotation=list[Row])
+    doc = function.__doc__.replace("one method after the other", "all methods, and returns their rows", 1)
+    compare.__doc__ = doc.replace("Yields:", "Returns:", 1).replace("as soon as it is there", "for each method", 1)
     return compare
 
 

@@ -17,7 +17,7 @@ def scores(section: dict) -> Iterator[tuple[str, str, str, str]]:
             bits = f"{value['bits_per_dim']:.3f}" if "bits_per_dim" in value else "–"
             yield title, number(value["mean"]), number(value.get("standard_error")), bits
         elif key == "bdmc":
-            yield "BDMC gap", f"{value['gap']:.3f}", f"{value['standard_error']:.3f}", "–"
+            yield "BDMC gap", number(value["gap"], digits=3), number(value["standard_error"], digits=3), "–"
         elif isinstance(value, dict) and len(value) == 3 and key in ("ess", "pareto_k"):
             low, middle, high = map(number, value.values())
             yield f"{title}, median", middle, f"{low} to {high}", "–"
@@ -30,11 +30,13 @@ def remarks(section: dict) -> Iterator[str]:
         yield f"No {names}: {reason}."
     if section.get("unconverged"):
         yield f"The E-step of {section['unconverged']} of {section['points']} points had not converged."
-    if section.get("pareto_k", {}).get("0.95", 0.0) > 0.7:
+    if (section.get("pareto_k", {}).get("0.95") or 0.0) > 0.7:
         yield "Where k̂ is above 0.7 the IWAE is not to be trusted."
     if "total" in section:
         yield _verdict(section)
-    yield from (f"Note: {note}." for note in section.get("notes", ()) if "E-step" not in note)
+    # The E-step is said above; BDMC is measured once, on test points, for whatever points the section is of.
+    said = ("the E-step", "no BDMC")
+    yield from (f"Note: {note}." for note in section.get("notes", ()) if not note.startswith(said))
 
 
 def lines(sections: dict[str, dict]) -> list[str]:
@@ -42,9 +44,10 @@ def lines(sections: dict[str, dict]) -> list[str]:
     said = []
     for name, section in sections.items():
         part = f"{name.partition('_')[0]:6}"
-        said.append(f"{part} {section['points']} points")
+        said.append(f"{part} {section['points']} points, nats per point")
         for title, value, spread, bits in scores(section):
-            spread = f" ± {spread}" if " to " not in spread else f"   ({spread} between the 5% and 95% quantiles)"
+            known = f" ± {spread}" if spread != "–" else ""
+            spread = known if " to " not in spread else f"   ({spread} between the 5% and 95% quantiles)"
             said.append(f"{part} {title:22} {value:>9}{spread}" + f"   {bits} bits per dimension" * (bits != "–"))
         said += [f"{part} {remark}" for remark in remarks(section)]
     return said
@@ -53,6 +56,8 @@ def lines(sections: dict[str, dict]) -> list[str]:
 def _verdict(result: dict) -> str:
     r"""Which part of the gap is the larger, if the errors allow to say so."""
     family, parameters = result["approximation"], result["amortization"]
+    if None in (family["mean"], parameters["mean"], result["total"]["mean"]):
+        return "The gap is not finite: look at the scores of single points."
     error = (family["standard_error"] or 0) + (parameters["standard_error"] or 0)
     # KL(q || posterior) is never negative: how much it varies over points says nothing of whether it is zero.
     if result["total"]["mean"] <= max(0.1, 2 * (result["total"]["monte_carlo_error"] or 0)):

@@ -78,6 +78,8 @@ def _read(path: Path):
         raise FileNotFoundError(f"{path} is no file; expected one of arrays (.npy, .npz or .pt)")
     try:
         return READERS[path.suffix](path)
+    except MemoryError:
+        raise
     except Exception as error:  # a reader raises whatever its format brings along
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(

@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from ..objectives import is_drawn
 from .points import Points
 
 FEWEST = 25  # weights that make a tail of 5
@@ -85,8 +86,7 @@ def traced_log_weights(model, guide, points: Points, num_samples: int, with_q: b
     for trace, sign in ((model_trace, 1), (guide_trace, -1 if with_q else 0)):
         trace.compute_log_prob()
         for name, site in trace.nodes.items():
-            drawn = site["type"] == "sample" and not poutine.util.site_is_subsample(site)
-            if drawn and not site["infer"].get("_deterministic"):
+            if is_drawn(site) and not site["infer"].get("_deterministic"):
                 total = total + sign * _per_point(name, site, len(x))
     return total
 

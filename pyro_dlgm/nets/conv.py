@@ -44,8 +44,8 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, norm: bool, activation):
         super().__init__()
-        half = [[*_norm(channels, norm), activation(), nn.Conv2d(channels, channels, 3, padding=1)] for _ in range(2)]
-        self.f = nn.Sequential(*half[0], *half[1])
+        halves = [[*_norm(channels, norm), activation(), nn.Conv2d(channels, channels, 3, padding=1)] for _ in range(2)]
+        self.f = nn.Sequential(*halves[0], *halves[1])
 
     def forward(self, v: Tensor) -> Tensor:
         return v + self.f(v)

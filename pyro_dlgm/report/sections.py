@@ -113,7 +113,7 @@ def scores(found: dict, folder: Path, step: int) -> Section:
         if isinstance(section, dict):
             points = f"{name}, {section['points']}" if "points" in section else name
             rows += [[points, *score] for score in evaluation.scores(section)]
-            remarks += evaluation.remarks(section)
+            remarks += [f"{name}: {remark}" for remark in evaluation.remarks(section)]
             if section.get("step", step) != step:
                 stale.append(f"Scored at step {section['step']}, and the run is at step {step} now: score it again.")
     if not rows:

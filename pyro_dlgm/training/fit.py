@@ -31,7 +31,7 @@ def fit(
     schedule: str | Callable[[float], float] = "cosine",
     e_steps: int = 1,
     clip_norm: float | None = None,
-    warmup: int = 0,
+    warmup: float = 0,
     objective: ELBO | None = None,
     mask: Tensor | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
@@ -57,11 +57,11 @@ def fit(
         x: data (N, ...).
         epochs: passes through the training points.
         steps: joint steps on q and w, in place of ``epochs``.
-        batch_size: points in a batch, at most N; by default 100, or N if N is less. The last of an epoch may be
-            shorter.
-        lr: learning rate of networks and other dense parameters (Adam).
-        row_lr: learning rate of what a guide has for each point (`RowAdam`).
-        schedule: factor of the learning rates: constant, linear or cosine (both to 0); in Python also a function of
+        batch_size: points in a batch. By default 100, or N if N is less; more than N is an error. The last of an epoch
+            may be shorter.
+        lr: learning rate of networks and other dense parameters.
+        row_lr: learning rate of what a guide has for each point. `RowAdam` makes these steps, Adam the others.
+        schedule: factor of the learning rates: constant, linear or cosine (both to 0). In Python also a function of
             the fraction done.
         e_steps: steps on q for each step on w: the last of them is a joint step.
         clip_norm: bound on the global gradient norm of networks and other dense parameters.
@@ -73,12 +73,13 @@ def fit(
         labels: whole numbers (N,), only shown: TensorBoard colours the latent space by them.
         patience: stop once the bound on validation points has not risen for this many epochs, and go back to the best
             epoch.
-        seed: seed of all that is random here. In Python the global generator stays as it was, and serves where there
-            is no seed.
+        seed: seed of all that is random in the training. In Python the global generator stays as it was, and
+            serves where there is no seed.
         device: moves model, guide and data there first.
         progress: whether to show a bar with loss and points per second.
         listeners: objects whose ``after(step, record)`` is called after each joint step, with a `Step`, and with a
-            record of the history where an epoch ends, else `None`. An error in one is a warning.
+            record of the history where an epoch ends, else `None`. An error in one is a warning, but for a `RunError`,
+            which ends the training; what one draws leaves no trace.
         out: folder of the run on disk: ``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, TensorBoard's events.
             On Ctrl-C, a checkpoint is saved first.
         resume: continue the run in ``out`` as if it had never stopped (bit for bit on one machine with the same

@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import NamedTuple
 
 # Factors of the learning rates as functions of the fraction of the training that is done.
@@ -29,11 +30,10 @@ class Check(NamedTuple):
     fits: Callable[[object], bool]
 
 
-COUNT = Check("a whole number, at least 1", lambda value: isinstance(value, int) and value >= 1)
-WHOLE = Check("a whole number >= 0", lambda value: isinstance(value, int) and value >= 0)
-POSITIVE = Check(
-    "a finite number > 0", lambda value: isinstance(value, float | int) and value > 0 and math.isfinite(value)
-)
+COUNT = Check("a whole number, at least 1", lambda value: isinstance(value, Integral) and value >= 1)
+WHOLE = Check("a whole number >= 0", lambda value: isinstance(value, Integral) and value >= 0)
+POSITIVE = Check("a finite number > 0", lambda value: isinstance(value, Real) and 0 < value < math.inf)
+EPOCHS = Check("a finite number >= 0", lambda value: isinstance(value, Real) and 0 <= value < math.inf)
 SCHEDULE = Check(
     f"one of {', '.join(map(repr, SCHEDULES))}, or a function",
     lambda value: callable(value) or value in list(SCHEDULES),
@@ -47,16 +47,18 @@ CHECKS = {
     "schedule": SCHEDULE,
     "e_steps": COUNT,
     "clip_norm": POSITIVE,
-    "warmup": WHOLE,
+    "warmup": EPOCHS,
     "patience": COUNT,
     "seed": WHOLE,
 }
+# What has a number as its default, so that `None` says nothing.
+NEEDED = ("lr", "row_lr", "schedule", "e_steps", "warmup")
 
 
 def check(values: dict) -> None:
-    r"""Raises a `ValueError` that names the first value which its check refuses; `None` stands for a default."""
+    r"""Raises a `ValueError` that names the first value which its check refuses."""
     for name, (expected, fits) in CHECKS.items():
-        if values[name] is not None and not fits(values[name]):
+        if (values[name] is not None or name in NEEDED) and not fits(values[name]):
             raise ValueError(f"{name} is {values[name]!r}; expected {expected}")
 
 

@@ -1,7 +1,7 @@
 r"""One call of `fit`: its arguments are checked, then the loop runs with its listeners, on disk or not."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -12,6 +12,7 @@ from ..objectives import ELBO
 from ..optim.nan_guard import interval
 from ..optim.svi import SVI, adam
 from ..progress import Bar
+from ..runs.files import RunError
 from ..runs.fingerprint import described, fingerprint
 from ..runs.run import Run
 from ..seeding import forked
@@ -26,7 +27,7 @@ TENSORS = ("x", "mask", "x_val", "mask_val")
 
 def train(a: SimpleNamespace) -> Result:
     r"""Trains; ``a`` holds the arguments of `fit`."""
-    a.objective = a.objective or ELBO()
+    a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
     checks.check_arguments(a)
     _place(a)
     checks.check_points(a)
@@ -61,7 +62,7 @@ def _training(a: SimpleNamespace) -> Training:
     )
 
 
-def _climb(training: Training, listeners: Iterable[Listener], shown: bool) -> Result:
+def _climb(training: Training, listeners: Sequence[Listener], shown: bool) -> Result:
     r"""Takes the steps, and tells the listeners, in their order."""
     with Bar(training.total, done=training.step, shown=shown) as bar, contextlib.ExitStack() as stack:
         stack.callback(training.restore_beta)
@@ -72,7 +73,7 @@ def _climb(training: Training, listeners: Iterable[Listener], shown: bool) -> Re
         return training.finish()
 
 
-def _climb_on_disk(training: Training, listeners: Iterable[Listener], a: SimpleNamespace) -> Result:
+def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleNamespace) -> Result:
     from .tensorboard import TensorBoard  # imported here: only runs on disk need it
 
     run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS} | {"schedule": described(a.schedule)}
@@ -90,12 +91,15 @@ def _climb_on_disk(training: Training, listeners: Iterable[Listener], a: SimpleN
 
 
 class Guarded:
-    r"""Creates the listener that calls another one and turns its errors into warnings."""
+    r"""Creates the listener that calls another one, which cannot change the training.
+
+    Its errors become warnings, but for a `RunError`, which ends the training; what it draws leaves no trace.
+    """
 
     def __init__(self, listener: Listener):
         self.listener = listener
 
     def after(self, step, record: dict | None) -> None:
-        r"""Calls the listener; the training goes on in any case."""
-        with only_warned(f"{type(self.listener).__name__}.after"):
+        r"""Calls the listener."""
+        with only_warned(f"{type(self.listener).__name__}.after", but=(RunError,)), forked(), torch.enable_grad():
             self.listener.after(step, record)

@@ -32,7 +32,7 @@ class Validation:
         self.trained, self.model, self.x, self.mask, self.patience = guide, model, x, mask, patience
         self.index = torch.arange(len(x), device=x.device)
         self.per_point = adapted(guide).per_point
-        with quiet(seed=0):
+        with quiet(seed=0), torch.enable_grad():
             self.guide = guide.start(x, mask) if self.per_point else guide
         self.svi = SVI(model, self.guide, adam(self.guide, row_lr=RATE, lr=RATE), ELBO())
         self.best, self.calls_since_best, self._states = -float("inf"), 0, None

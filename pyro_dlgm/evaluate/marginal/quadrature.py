@@ -56,7 +56,7 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
     values = x.new_empty(len(x), dtype=torch.float64)
     settled = torch.empty_like(values, dtype=torch.bool)
-    with quiet(model), torch.no_grad():
+    with quiet(model):
         (D,) = model.prior().event_shape
         if D > MOST:
             raise ValueError(

@@ -1,0 +1,5 @@
+r"""``python -m pyro_dlgm.cli``."""
+
+from .main import main
+
+main()
