@@ -24,7 +24,10 @@ def log_scale(init_scale: float) -> float:
 
 
 class Family:
-    r"""Raw numbers m (..., D), then log s (..., D) where q has scales, then what is 0 at the start."""
+    r"""Base of the families of q: maps from raw numbers, which are not constrained, to a distribution of t.
+
+    Raw numbers are m (..., D), then log s (..., D) where q has scales, then what is 0 at the start.
+    """
 
     has_density = True
 

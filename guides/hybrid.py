@@ -114,7 +114,7 @@ class Hybrid(Guide):
     def _adapt(self, acceptance: Tensor) -> None:
         self.visits = self.visits + 1
         rate = self.visits.to(self.log_step) ** -DECAY
-        self.log_step = hmc.adapted(self.log_step, acceptance, target=self.target_acceptance, rate=rate)
+        self.log_step = hmc.adapted_step(self.log_step, acceptance, target=self.target_acceptance, rate=rate)
 
 
 def _check(guide) -> None:

@@ -63,7 +63,7 @@ class Tuning:
     def learn(self, t: Tensor, info: hmc.Info, target: float) -> None:
         r"""Adapts step sizes and moments to the states t (M, B, D) and acceptances of a transition."""
         rate = self.transitions.to(t) ** -DECAY
-        self.log_step = hmc.adapted(self.log_step, info.acceptance, target=target, rate=rate)
+        self.log_step = hmc.adapted_step(self.log_step, info.acceptance, target=target, rate=rate)
         self.seen = self.seen + 1
         part = (1 / self.seen.to(t)).unsqueeze(-1)
         # Welford's recursion, with the M states of a transition at once.

@@ -113,7 +113,7 @@ def mala(
     return hmc(parts, state, step_size, weights=weights, num_leapfrog=1)
 
 
-def adapted(log_step: Tensor, acceptance: Tensor, *, target: float, rate: float) -> Tensor:
+def adapted_step(log_step: Tensor, acceptance: Tensor, *, target: float, rate: float) -> Tensor:
     r"""Returns log ε after one Robbins-Monro update toward the target acceptance.
 
     The recursion of Robbins and Monro, for each point apart. Samples count from where it is no longer applied.

@@ -53,7 +53,7 @@ class DLGM(Program):
 
     @pyro_method
     def datum(self, x: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        r"""The same story without the plate: for larger programs, under plates of their own.
+        r"""Samples t and x without the plate over data, for larger programs with plates of their own.
 
         Arguments:
             x: observed data of the shape (..., *event), or `None` to generate.

@@ -347,7 +347,7 @@ def test_adaptation_reaches_the_target_for_each_point_apart():
     state, log_step = hmc.start(parts, t), torch.zeros(12)
     for _ in range(80):
         state, info = hmc.hmc(parts, state, log_step.exp().unsqueeze(1), num_leapfrog=3)
-        log_step = hmc.adapted(log_step, info.acceptance, target=target, rate=0.3)
+        log_step = hmc.adapted_step(log_step, info.acceptance, target=target, rate=0.3)
     acceptance = torch.stack(
         [hmc.hmc(parts, state, log_step.exp().unsqueeze(1), num_leapfrog=3)[1].acceptance.mean(0) for _ in range(10)]
     ).mean(0)
@@ -358,9 +358,11 @@ def test_adaptation_reaches_the_target_for_each_point_apart():
 
 def test_adaptation_is_the_recursion():
     log_step, acceptance = torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
-    found = hmc.adapted(log_step, acceptance, target=0.5, rate=0.2)
+    found = hmc.adapted_step(log_step, acceptance, target=0.5, rate=0.2)
     torch.testing.assert_close(found, torch.tensor([0.05, 0.95]))
-    torch.testing.assert_close(hmc.adapted(log_step, acceptance[0], target=0.5, rate=0.2), torch.tensor([0.1, 0.9]))
+    torch.testing.assert_close(
+        hmc.adapted_step(log_step, acceptance[0], target=0.5, rate=0.2), torch.tensor([0.1, 0.9])
+    )
 
 
 def test_jitter_stays_within_its_width_and_differs_by_chain():

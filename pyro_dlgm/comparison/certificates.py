@@ -1,4 +1,4 @@
-r"""log p(x) certified, and the inference gap taken apart: in a comparison, and of a run."""
+r"""Runs `evaluate.evidence` and `evaluate.gaps` for a comparison and for a run."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from ..evaluate import inference_gap
 from ..evaluate.marginal.evidence import check, evidence
 from ..guides.base import adapted
 from .columns import NO_GAP
-from .scoring import e_step, full_rank
+from .scoring import full_rank, infer_silently
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _gaps(model, guide, x: Tensor, test: Tensor, objective: str, settings: dict)
 
     A guide with rows for training points gets rows for test points by an E-step there.
     """
-    q = e_step(model, guide, test, settings["seed"]) if adapted(guide).per_point else guide
+    q = infer_silently(model, guide, test, settings["seed"]) if adapted(guide).per_point else guide
     how = settings | {"families": ("full_rank",), "objective": objective}
     train = inference_gap.gaps(model, guide, x, _rows(x), **how | {"num_simulated": 0})
     return {"train": train, "test": inference_gap.gaps(model, q, test, _rows(test), **how)}

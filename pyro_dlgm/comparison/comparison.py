@@ -23,7 +23,7 @@ from ..seeding import forked
 from ..training.fit import fit
 from .certificates import Certify
 from .columns import Reason, Row, Scored
-from .scoring import e_step, full_rank, scales_at_floor
+from .scoring import full_rank, infer_silently, scales_at_floor
 
 P = ParamSpec("P")
 
@@ -136,7 +136,7 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
 def _score(model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool) -> tuple[dict, tuple]:
     r"""Scores a pair on the test points: most of a `Scored`, and the pair with rows for them where it has rows."""
     start = time.perf_counter()
-    q = e_step(model, guide, x, seed) if adapted(guide).per_point else guide
+    q = infer_silently(model, guide, x, seed) if adapted(guide).per_point else guide
     index = torch.arange(len(x), device=x.device)
     own = point_scores(model, q, x, index, K, seed=seed)
     judge = q if isinstance(q, FullRank) else full_rank(model, x, seed)

@@ -25,7 +25,7 @@ def blocks(guide, x: Tensor) -> tuple[Tensor, ...]:
     return x.split(BLOCK[adapted(guide).per_point])
 
 
-def e_step(model, guide, x: Tensor, seed: int):
+def infer_silently(model, guide, x: Tensor, seed: int):
     r"""Runs `evaluate.infer` without its warning, for callers who report themselves which points have not converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -36,7 +36,7 @@ def full_rank(model, x: Tensor, seed: int) -> FullRank:
     r"""Fits a full-rank q to the points x (M, ...) from a fresh start: it judges w apart from any guide."""
     with forked():
         start = FullRank(1, model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
-    return e_step(model, start, x, seed)
+    return infer_silently(model, start, x, seed)
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed
         E-step, ``late``: whether it had not converged.
     """
     for number, x in enumerate(parts, seed):
-        q = e_step(model, guide, x, number) if adapted(guide).per_point else guide
+        q = infer_silently(model, guide, x, number) if adapted(guide).per_point else guide
         scores = point_scores(model, q, x, torch.arange(len(x), device=x.device), num_samples, seed=number)
         if "elbo" in scores and scores["elbo"].isnan().any():
             raise FloatingPointError("log-weights of test points are not numbers: the run has diverged; lower lr")

@@ -96,10 +96,10 @@ class DiscretizedLogisticPixels(dist.TorchDistribution):
         return type(self)(self.mu.expand(batch_shape), self.scale.expand(batch_shape), self.levels, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""With b − a = 1 / ((levels − 1) s): log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − e^{a − b}).
+        r"""Computes the log-probability of each pixel's level, exact to rounding in both tails.
 
-        No difference of nearly equal numbers is taken: it is exact to rounding in both tails. At an edge, one of the
-        first two terms alone.
+        With b − a = 1 / ((levels − 1) s): log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − e^{a − b}). No difference
+        of nearly equal numbers is taken. At an edge, one of the first two terms alone.
         """
         if self._validate_args:
             self._validate_sample(value)

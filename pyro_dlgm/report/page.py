@@ -88,7 +88,7 @@ def _first(labels: Tensor | None) -> Tensor | None:
 
 def _seen(pairs: dict[str, Snapshot], of: str, num: int) -> list[Section]:
     images = [views.reconstructions(pairs, of), views.samples(pairs), views.traversals(pairs, of, num)]
-    return [*images, views.space(pairs, of)]
+    return [*images, views.latent_space(pairs, of)]
 
 
 def _length(state: dict) -> str:

@@ -76,7 +76,7 @@ def _section(
     return Section(title, caption, Markup(body), (*notes, *_unsaid(pairs)))
 
 
-def space(pairs: dict[str, Snapshot], of: str) -> Section:
+def latent_space(pairs: dict[str, Snapshot], of: str) -> Section:
     r"""The means of q in the plane, coloured by label."""
     caption = (
         f"Each dot is the mean of q for one of the {of} points, in the two latents or, where there are more, in the "

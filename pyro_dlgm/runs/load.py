@@ -25,7 +25,7 @@ def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Modu
         ``(model, guide, config)``, on the CPU unless the given pair is elsewhere.
 
     Raises:
-        checkpoint.RunError: if the folder is no run, its checkpoint is damaged or of another pair, or the run has no
+        RunError: if the folder is no run, its checkpoint is damaged or of another pair, or the run has no
             recipe and no pair was given. A given pair is as it was then.
     """
     folder = Run(run)

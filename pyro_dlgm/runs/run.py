@@ -66,6 +66,9 @@ class Run:
             except Timeout:
                 said = f"another process is writing {self.folder}; wait for it, or choose another folder"
                 raise RunError(said) from None
+            except NotImplementedError:
+                said = f"{self.folder} lies on a file system without locks; choose a folder on another one"
+                raise RunError(said) from None
             for file in (self.config_file, self.metrics_file, self.checkpoint_file):
                 discard_unfinished(file)
 

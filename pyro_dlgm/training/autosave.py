@@ -12,7 +12,7 @@ EVERY = 10.0  # seconds between checkpoints; when they are taken changes nothing
 
 
 class Autosave(contextlib.ExitStack):
-    r"""Creates the listener that saves a training on disk, to be entered at once: Ctrl-C is its own until it is left.
+    r"""Creates the listener that keeps metrics and checkpoints; inside its context, Ctrl-C saves a checkpoint first.
 
     Arguments:
         run: the run, locked.

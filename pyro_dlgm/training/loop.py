@@ -128,14 +128,14 @@ class Training:
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
         r"""Yields each step, with a record of the history where an epoch (or the training) ends."""
-        self._set_rates()
+        self._set_schedules()
         start = time.perf_counter() - self.seconds
         steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step)
         while not self.done:
             step = next(steps)
             self.step, self.seconds = step.step, time.perf_counter() - start
             self._count(step)
-            self._set_rates()
+            self._set_schedules()
             yield step, self._record(step) if step.ends_epoch or step.step == self.total else None
 
     @property
@@ -186,7 +186,7 @@ class Training:
         pair = {"model": self.svi.model, "guide": self.svi.guide}
         return pair | {"batches": self.batches, "validation": self.validation}
 
-    def _set_rates(self) -> None:
+    def _set_schedules(self) -> None:
         # Functions of the step, so that they need no state.
         factor = self.factor(min(1.0, self.step / self.total))
         for optimizer, rates in zip(self.svi.optimizers, self.rates, strict=True):

@@ -43,7 +43,7 @@ def latent_nats(q, p, has_density: bool) -> Tensor:
 
 
 def two_means(q, num_samples: int) -> Tensor:
-    r"""E_q[t | x] twice, (2, B, D), with independent errors where it is not known.
+    r"""Two estimates of E_q[t | x], (2, B, D), with independent errors, so that their products have no bias.
 
     The product of both then does not take sampling noise for variance over the points. They come from the halves of a
     chain's states, or of ``num_samples`` samples; a single state counts twice.

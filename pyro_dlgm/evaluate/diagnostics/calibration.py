@@ -1,4 +1,4 @@
-r"""Whether q means what it says, where the truth is known: t* ~ p(t), x ~ p(x | t*, w), and q(t | x) against t*.
+r"""Simulation-based calibration of q: ranks of the true t* among samples of q(t | x), x ~ p(x | t*, w).
 
 If q(t | x) is p(t | x, w), then t* and samples of q are exchangeable: the rank of t*_d among L samples is uniform on
 0..L, and a central interval of q of probability c holds t*_d with the frequency c. The converse is false. The prior
@@ -52,7 +52,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Calibration:
-    r"""What n simulated points say about q.
+    r"""The result of `check_calibration`: ranks, their joint ranks, and PIT values of n simulated points.
 
     Attributes:
         ranks: the rank of t*_d among the samples of q, (n, D), integers 0..L.

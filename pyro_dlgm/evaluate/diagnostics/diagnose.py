@@ -36,7 +36,7 @@ COLLAPSED = 0.01  # ε and δ of (ε, δ)-collapse
 
 @dataclass(frozen=True)
 class Diagnosis:
-    r"""What N points say about q. ``str()`` of it is one verdict a line.
+    r"""The result of `diagnose` at N points; ``str()`` of it is one verdict a line.
 
     Attributes:
         num_points: N.
@@ -111,7 +111,7 @@ def diagnose(
     num_simulated: int = 1000,
     seed: int | None = None,
 ) -> Diagnosis:
-    r"""Looks at q over the points x, and at simulated points where the truth is known.
+    r"""Computes how q uses its latents: KL of each, active units, I(x; t), the aggregate posterior, and calibration.
 
     Arguments:
         model: a `DLGM`.

@@ -151,7 +151,7 @@ class Annealer:
         state, found = hmc.start(self.parts, t), [log_step]
         for beta in self.tuned[1:]:
             state, info = self.transition(state, beta, log_step)
-            log_step = hmc.adapted(log_step, info.acceptance, target=self.settings.target_acceptance, rate=RATE)
+            log_step = hmc.adapted_step(log_step, info.acceptance, target=self.settings.target_acceptance, rate=RATE)
             found.append(log_step)
         return torch.stack(found)
 
