@@ -138,4 +138,4 @@ def test_one_gpu_check_for_fit_and_the_command_line():
     with pytest.raises(ValueError, match="torch sees"):
         fit(torch.nn.Identity(), torch.nn.Identity(), torch.zeros(2, 2), epochs=1, device="cuda:99")
     said = CliRunner().invoke(main, ["fit", "--device", "cuda:99"])
-    assert said.exit_code == 2 and "torch sees" in said.stderr and "or 'cpu'" in said.stderr
+    assert said.exit_code == 2 and "torch sees" in said.stderr and "use --device cpu" in said.stderr

@@ -2,4 +2,5 @@ r"""``python -m pyro_dlgm.cli``."""
 
 from .main import main
 
-main()
+if __name__ == "__main__":
+    main()

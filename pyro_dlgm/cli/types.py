@@ -79,7 +79,7 @@ def device(context, parameter, value: str) -> str:
     try:
         found(value)
     except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.BadParameter(f"{error}: use --device cpu") from None
     return value
 
 
