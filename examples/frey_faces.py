@@ -68,7 +68,7 @@ def train_and_score(faces: data.Dataset, a: argparse.Namespace, picture: Path) -
     run = fit(model, guide, faces.train, progress=True, **options)
     start = time.perf_counter()
     bits = scoring.bits_per_dim(model.likelihood, faces.transform, faces.test[0].numel())
-    refined = scoring.e_step(model, guide, faces.test, a.seed)
+    refined = scoring.infer_silently(model, guide, faces.test, a.seed)
     result = {
         "encoder": scoring.summary([judge(model, guide, faces.test, a)], bits),
         "e-step": scoring.summary([judge(model, refined, faces.test, a)], bits),

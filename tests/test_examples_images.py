@@ -40,7 +40,7 @@ SMALL = {"NETWORK": {"widths": (4, 4)}, "LATENTS": 2, "BATCH": 8}
 def test_frey_faces_splits_in_time_and_at_random(example, tmp_path, capsys, monkeypatch):
     # Noise has no posterior that an E-step finds soon.
     short = lambda model, guide, x, seed: evaluate.infer(model, guide, x, seed=seed, max_steps=50)  # noqa: E731
-    monkeypatch.setattr(scoring, "e_step", short)
+    monkeypatch.setattr(scoring, "infer_silently", short)
     frames = np.random.default_rng(0).integers(0, 256, (40, 28, 20), dtype=np.uint8)
     record = example("frey_faces", frames, ["--random-too"], HELD_OUT=5, **SMALL)
     results = record["results"]
