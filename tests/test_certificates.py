@@ -3,12 +3,13 @@ r"""What the command line certifies of a run and in a comparison."""
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 from pyro.infer import RenyiELBO, Trace_ELBO
 
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.objectives import ELBO
-from pyro_dlgm.runs.fingerprint import bound, described
+from pyro_dlgm.runs.fingerprint import bound, described, fingerprint
 
 SMALL = ["--certified", "4", "--chains", "2", "--temperatures", "5"]
 
@@ -85,3 +86,9 @@ def test_wrong_values_get_one_line(tmp_path, option):
     said = call("compare", "--out", tmp_path / "out", *option)
     assert said.exit_code == 2
     assert option[0].lstrip("-") in said.output and len(said.output.strip().splitlines()) == 1
+
+
+def test_data_with_missing_values_are_told_apart():
+    one, two = torch.tensor([[1.0, torch.nan]]), torch.tensor([[2.0, torch.nan]])
+    assert fingerprint(None, None, {"x": one}) == fingerprint(None, None, {"x": one.clone()})
+    assert fingerprint(None, None, {"x": one}) != fingerprint(None, None, {"x": two})

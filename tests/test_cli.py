@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pyro_dlgm import data, evaluate, nets
-from pyro_dlgm.cli import config
+from pyro_dlgm.cli import config, types
 from pyro_dlgm.cli.fit import Lines
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.recipes import datasets, pairs
@@ -194,6 +194,10 @@ WRONG = [
     (["sample", "RUN", "--out", "/proc/x.png"], "cannot write /proc/x.png"),
     (["sample", "RUN", "--out", "OUT.xyz"], "xyz"),
 ]
+
+
+def test_a_guide_named_twice_is_compared_once():
+    assert types.guides(None, None, "hard-em, amortized,hard-em") == ["hard-em", "amortized"]
 
 
 def contents(folder):

@@ -1,5 +1,6 @@
 """The loop: budgets, seeds, schedules, warm-up, early stopping, masks, errors."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from pyro_dlgm import DLGM, PPCA, SVI, data, evaluate, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.optim.svi import adam
+from pyro_dlgm.training import validation
 from pyro_dlgm.training.loop import em
 
 N, P, D = 70, 6, 2
@@ -221,6 +223,36 @@ def test_validation_rows_follow_w(x, model):
     result = fit(model, guide, x[:50], epochs=30, lr=1e-2, x_val=x[50:], seed=0)
     best = evaluate.elbo(model, evaluate.infer(model, guide, x[50:], seed=0), x[50:], torch.arange(20), 500, seed=0)
     assert abs(result.history[-1]["val_elbo"] - best.mean()) < 0.3
+
+
+def test_epochs_of_a_warm_up_do_not_count_against_patience(x, model, monkeypatch):
+    counted = []
+    plain = validation.Validation.scores
+    monkeypatch.setattr(
+        validation.Validation, "scores", lambda self, *, counts: (counted.append(counts), plain(self, counts=counts))[1]
+    )
+    fit(model, guides.MeanField(50, D), x[:50], epochs=5, warmup=3, patience=9, x_val=x[50:], seed=0)
+    assert counted == [False, False, True, True, True]
+
+
+def test_validation_goes_on_where_it_was(x, model):
+    def make():
+        return validation.Validation(model, guides.MeanField(50, D), x[50:])
+
+    first, second = make(), make()
+    first.scores()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert second.scores() == first.scores()
+    assert torch.equal(second.guide.rows.weight, first.guide.rows.weight)
+
+
+def test_validation_points_may_lack_what_their_mask_hides(x, model):
+    x_val = x[50:].clone()
+    x_val[3, 1], mask = float("nan"), torch.ones(20, P, dtype=torch.bool)
+    mask[3, 1] = False
+    assert fit(model, guides.MeanField(50, D), x[:50], epochs=1, x_val=x_val, mask_val=mask, seed=0).history
+    with pytest.raises(ValueError, match=r"x_val has values that are not finite in rows \[3\]"):
+        fit(model, guides.MeanField(50, D), x[:50], epochs=1, x_val=x_val, seed=0)
 
 
 class Climbing(guides.MeanField):

@@ -11,13 +11,15 @@ from pyro.nn import PyroModule
 from pyro_dlgm.guides.base import adapted
 from pyro_dlgm.guides.empirical import States
 
-from pyro_dlgm import PPCA, compare, data, evaluate, guides, messages
+from pyro_dlgm import DLGM, PPCA, compare, data, evaluate, guides, likelihoods, messages, nets, priors
 from pyro_dlgm.comparison import columns, evaluation, table
 from pyro_dlgm.comparison.sheet import called
 from pyro_dlgm.data.dataset import Dataset
 from pyro_dlgm.evaluate.diagnostics.aggregate import mean_variance, two_means
+from pyro_dlgm.evaluate.estimates import Estimate
 from pyro_dlgm.evaluate.scores import SAMPLES, mean_scores, point_scores, rate
 from pyro_dlgm.evaluate.snapshot import Snapshot
+from pyro_dlgm.training.validation import Validation
 
 N, D, P = 60, 2, 5
 
@@ -103,6 +105,29 @@ def test_two_means_are_the_mean_where_it_is_known():
     unknown = dist.Independent(dist.Laplace(torch.randn(5, D), 1.0), 1)
     a, b = two_means(unknown, 4000)
     assert not torch.equal(a, b) and (a - unknown.mean).abs().max() < 0.2
+
+
+def test_a_single_state_counts_twice():
+    states = torch.randn(1, 5, D)
+    assert torch.equal(two_means(States(states), 10), states.expand(2, -1, -1))
+
+
+def test_errors_of_a_difference_and_of_a_mean():
+    a, b = Estimate(torch.zeros(4), torch.full((4,), 3.0)), Estimate(torch.zeros(4), torch.full((4,), 4.0))
+    assert torch.equal((a - b).stderr, torch.full((4,), 5.0))
+    assert Estimate(torch.zeros(4), torch.ones(4)).summary()["monte_carlo_error"] == 0.5
+
+
+def test_rates_and_validation_see_no_masked_pixel():
+    torch.manual_seed(0)
+    model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (8,)), 0.5))
+    guide, x = guides.Amortized(nets.MLP(P, 8, (8,)), D), torch.randn(N, P)
+    mask, index = torch.rand(N, P) > 0.5, torch.arange(N)
+    seen = mean_scores(model, guide, x, index, mask, seed=1)
+    assert seen["rate"] == float(rate(model, guide, x, index, mask).mean())
+    assert seen["rate"] != float(rate(model, guide, x, index, None).mean())
+    others = torch.where(mask, x, x + 1)
+    assert Validation(model, guide, x, mask).scores() == Validation(model, guide, others, mask).scores()
 
 
 def test_a_snapshot_counts_the_active_units_of_a_chain(fitted):

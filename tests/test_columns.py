@@ -1,0 +1,108 @@
+r"""Columns and remarks: which scores a cell is filled from, why one is empty, what is said of gaps."""
+
+import pytest
+import torch
+
+from pyro_dlgm import DLGM, PPCA, compare, guides, likelihoods, nets, priors
+from pyro_dlgm.comparison import columns, comparison, evaluation
+from pyro_dlgm.evaluate.scores import point_scores
+
+M, D, P = 6, 2, 5
+
+
+def scored(**more):
+    own = {name: torch.full((M,), value) for name, value in (("elbo", -3.0), ("iwae", -2.0), ("ess", 7.0))}
+    judged = {name: v + 1 for name, v in own.items()}
+    own["pareto_k"], judged["pareto_k"] = torch.full((M,), 0.5), torch.full((M,), 0.25)
+    training = {"gradients_per_point": 3.0, "seconds": 1.0}
+    rest = {"gradients_per_point": 0.0, "unconverged": 0, "scales_at_floor": None, "seconds": 1.0}
+    rest |= {"reference": ("first", judged["iwae"]), "certified": {}, "gaps_asked": False}
+    return columns.Scored(**({"training": training, "own": own, "judged": judged} | rest | more))
+
+
+def test_cells_of_q_and_of_w_are_from_their_own_scores():
+    row = columns.Row("mine", "model")
+    row.fill(scored())
+    assert (row.test_elbo, row.test_iwae, row.test_iwae_full_rank) == (-3.0, -2.0, -1.0)
+    assert (row.ess, row.ess_full_rank, row.pareto_k, row.pareto_k_full_rank) == (7.0, 8.0, 0.5, 0.25)
+
+
+def test_an_empty_certificate_has_its_reason():
+    log_px = {"log_px": {"mean": -1.0, "standard_error": 0.1}}
+    assert scored().certificate("total") == columns.NO_LOG_PX
+    assert scored(certified=log_px).certificate("total") == columns.NO_GAPS
+    assert scored(certified=log_px, gaps_asked=True).certificate("total") == columns.NO_GAP
+    assert scored(certified=log_px).certificate("log_px") == (-1.0, 0.1)
+
+
+def gaps(total, monte_carlo, family, parameters):
+    def mean(value):
+        return {"mean": value, "standard_error": 0.1, "monte_carlo_error": monte_carlo}
+
+    parts = {"total": mean(total), "approximation": mean(family), "amortization": mean(parameters)}
+    return {"points": M, "own_family": "Normal"} | parts
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (gaps(0.5, 0.3, 0.4, 0.1), "q is the posterior"),
+        (gaps(0.09, 0.0, 0.08, 0.01), "q is the posterior"),
+        (gaps(0.5, 0.2, 0.45, 0.05), "The family (Normal) loses most"),
+        (gaps(2.15, 0.0, 1.0, 1.15), "Family and parameters lose about the same"),
+        (gaps(2.5, 0.0, 0.5, 2.0), "The parameters of q lose most"),
+    ],
+)
+def test_the_larger_part_is_named_if_the_errors_allow(section, words):
+    (said,) = evaluation.remarks(section)
+    assert said.startswith(words)
+
+
+@pytest.mark.parametrize(("highest", "count"), [(0.8, 1), (0.6, 0)])
+def test_the_tail_of_the_points_decides_whether_the_iwae_is_doubted(highest, count):
+    quantiles = {"0.05": 0.1, "0.5": 0.75 if count == 0 else 0.3, "0.95": highest}
+    assert len(list(evaluation.remarks({"points": M, "pareto_k": quantiles}))) == count
+
+
+@pytest.fixture
+def x():
+    return torch.randn(40, P, generator=torch.Generator().manual_seed(0))
+
+
+def compared(x, **settings):
+    def model():
+        return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (8,)), 0.5))
+
+    return compare(model, {"mean-field": lambda _, n: guides.MeanField(n, D)}, x, x[:M], gradients=2, **settings)
+
+
+def test_the_linear_baseline_is_fitted_to_transformed_points(x):
+    baseline, _ = compared(x, ppca=D, transform=lambda v: 2 * v, num_samples=25)
+    expected = PPCA.fit(2 * x.double(), D).log_prob(x[:M].double()).mean()
+    assert baseline.test_elbo == pytest.approx(float(expected))
+
+
+def test_a_point_has_converged_if_both_e_steps_have(x, monkeypatch):
+    plain = comparison.infer_silently
+
+    def short(model, guide, points, seed):
+        q = plain(model, guide, points, seed)
+        q.convergence.converged[0] = False
+        return q
+
+    def whole(*arguments):
+        q = plain_full_rank(*arguments)
+        q.convergence.converged[:] = True
+        return q
+
+    plain_full_rank = comparison.full_rank
+    monkeypatch.setattr(comparison, "infer_silently", short)
+    monkeypatch.setattr(comparison, "full_rank", whole)
+    (row,) = compared(x, num_samples=25)
+    assert 1 <= row.test_unconverged <= M and not row.pair[1].convergence.converged[0]
+
+
+def test_weights_are_diagnosed_from_25_samples_on(x):
+    model = PPCA.fit(x.double(), D)
+    assert "ess" in point_scores(model, guides.MeanField(40, D).double(), x.double(), torch.arange(40), 25, seed=0)
+    assert "ess" not in point_scores(model, guides.MeanField(40, D).double(), x.double(), torch.arange(40), 24, seed=0)
