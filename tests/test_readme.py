@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -17,3 +19,14 @@ def test_the_first_python_block_runs(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["MeanField", "Amortized"]
     assert all(line.endswith("nats per test point") for line in lines)
+
+
+def imports():
+    pages = [README, *sorted(README.parent.glob("docs/**/*.md"))]
+    lines = {line.strip() for page in pages for line in page.read_text(encoding="utf-8").splitlines()}
+    return sorted(line for line in lines if re.match(r"(from|import) pyro_dlgm\S* ?(import)?", line))
+
+
+@pytest.mark.parametrize("line", imports())
+def test_what_the_pages_import_is_there(line):
+    exec(line, {"__name__": "pages"})
