@@ -1,12 +1,10 @@
 r"""Progress on the terminal; apart from the command line, no other file shows anything."""
 
-import contextlib
-
 EVERY = 20
 
 
-class Bar(contextlib.ExitStack):
-    r"""Creates a bar with loss and points per second, to be entered at once; not ``shown``, it does nothing.
+class Bar:
+    r"""Creates a bar with loss and points per second, shown inside its context; not ``shown``, it does nothing.
 
     Arguments:
         total: the number of steps.
@@ -16,11 +14,18 @@ class Bar(contextlib.ExitStack):
     """
 
     def __init__(self, total: int, *, done: int = 0, shown: bool, name: str = "fit"):
-        super().__init__()
         self.progress, self.points = _progress() if shown else None, 0
-        if shown:
-            self.enter_context(self.progress)
+        if self.progress:
             self.task = self.progress.add_task(name, total=total, completed=done, note="")
+
+    def __enter__(self) -> "Bar":
+        if self.progress:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.progress:
+            self.progress.stop()
 
     def tick(self) -> None:
         r"""Counts one step of work that is no training."""

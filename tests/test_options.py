@@ -17,8 +17,18 @@ from pyro_dlgm.comparison.columns import Row
 from pyro_dlgm.comparison.comparison import rows
 from pyro_dlgm.optim.row_adam import RowAdam
 from pyro_dlgm.optim.svi import adam
-from pyro_dlgm.training.checks import BATCH
-from pyro_dlgm.training.options import CHECKS, COUNT, EPOCHS, NEEDED, POSITIVE, SCHEDULE, WHOLE, check, options_of
+from pyro_dlgm.training.options import (
+    BATCH,
+    CHECKS,
+    COUNT,
+    EPOCHS,
+    NEEDED,
+    POSITIVE,
+    SCHEDULE,
+    WHOLE,
+    check,
+    options_of,
+)
 
 OPTIONS = options_of(fit)
 VALUES = {name: option.default for name, option in OPTIONS.items()}

@@ -18,7 +18,7 @@ LADDER = (
 KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 # What the command line gives where `fit` has no default.
-DEFAULTS = {"epochs": 100, "batch_size": 100, "seed": 0}
+DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
 
 
 def together(*options):

@@ -28,7 +28,6 @@ def point_scores(
     return found | ({"ess": ess(table), "pareto_k": pareto_k(table)} if num_samples >= FEWEST else {})
 
 
-@torch.no_grad()
 def mean_scores(
     model, guide, x: Tensor, index: Tensor, mask: Tensor | None = None, seed: int | None = None
 ) -> dict[str, float]:

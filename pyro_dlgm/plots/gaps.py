@@ -72,7 +72,6 @@ def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor
     return figure
 
 
-@torch.no_grad()
 def posterior_on_grid(model, x: Tensor) -> tuple[Tensor, Tensor]:
     r"""The posterior of one point (1, ...) on a square grid that is zoomed in to where it is.
 

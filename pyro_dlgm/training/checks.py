@@ -10,8 +10,7 @@ from ..evaluate.quiet import quiet
 from ..masks import observed
 from ..objectives import ELBO
 from . import options
-
-BATCH = 100
+from .options import BATCH
 
 
 def check_arguments(a: SimpleNamespace) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import NamedTuple
 
+BATCH = 100  # points in a batch, if there are as many
+
 # Factors of the learning rates as functions of the fraction of the training that is done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,

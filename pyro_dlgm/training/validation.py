@@ -52,8 +52,7 @@ class Validation:
             self.guide.train(self.per_point)  # a chain moves in training mode only
             for _ in range(E_STEPS if self.per_point else 0):
                 self.svi.e_step(self.x, self.index, mask=self.mask, weight=1 / len(self.x))
-            with torch.no_grad():
-                scores = mean_scores(self.model, self.guide, self.x, self.index, self.mask)
+            scores = mean_scores(self.model, self.guide, self.x, self.index, self.mask)
         if counts:
             self._keep(next(iter(scores.values())))
         return scores
