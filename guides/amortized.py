@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ..masks import filled
+from ..points import Points, joined
 from .base import Guide
 from .families import FAMILIES, log_scale
 from .per_point import PER_POINT, PerPoint
@@ -21,6 +22,7 @@ class Amortized(Guide):
         init_scale: the scale s of q at the start.
         mask_input: whether the encoder sees the mask: then its input is (x·m, m), stacked along the channels of an
             image (..., 2C, H, W), or the features (..., 2P). Without it, it sees x·m alone.
+        given_dim: the number C of what is given beside x: the head sees [features | c]. With 0, q is one of x alone.
         latent, plate: names of the model's latent site and plate.
 
     Raises:
@@ -40,6 +42,7 @@ class Amortized(Guide):
         *,
         init_scale: float = 1.0,
         mask_input: bool = False,
+        given_dim: int = 0,
         **names: str,
     ):
         super().__init__(**names)
@@ -47,35 +50,46 @@ class Amortized(Guide):
             raise ValueError(f"family is {family!r}; expected one of {', '.join(map(repr, FAMILIES))}")
         if latent_dim < 1:
             raise ValueError(f"latent_dim is {latent_dim}; expected at least 1 latent")
+        if given_dim < 0:
+            raise ValueError(f"given_dim is {given_dim}; expected the number of columns of given, or 0 for none")
         self.family, self.latent_dim, self.mask_input = FAMILIES[family], latent_dim, mask_input
-        self.encoder = encoder
-        self.head = nn.Linear(_features(encoder), self.family.width(latent_dim))
+        self.encoder, self.given_dim = encoder, given_dim
+        self.head = nn.Linear(_features(encoder) + given_dim, self.family.width(latent_dim))
         with torch.no_grad():
             self.head.bias.copy_(self.family.start(torch.zeros(latent_dim), log_scale(init_scale)))
 
-    def raw(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def raw(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""
         x, mask = filled(x, mask)
         if self.mask_input:
             x = torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x.dtype)], dim=1)
-        return self.head(self.encoder(x))
+        features = self.encoder(x)
+        return self.head(joined(features, self._given(given)) if self.given_dim else features)
 
-    def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:
+    def posterior(
+        self, x: Tensor | None = None, index=None, mask: Tensor | None = None, given: Tensor | None = None
+    ) -> dist.TorchDistribution:
         r"""q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
 
         Raises:
-            ValueError: if x is left out.
+            ValueError: if x is left out, or what is given has not ``given_dim`` columns.
         """
         if x is None:
             raise ValueError(f"{type(self).__name__} computes q from x and got none: call it with the data, guide(x)")
-        return self.family(self.raw(x, mask))
+        return self.family(self.raw(x, mask, given))
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> PerPoint:
-        r"""Creates the per-point guide of the family with the encoder's q for each point of x as its rows."""
+    def start(self, points: Points) -> PerPoint:
+        r"""Creates the per-point guide of the family with the encoder's q for each of the points as its rows."""
         with torch.no_grad():
-            raw = self.raw(x, mask)
-        guide = PER_POINT[self.family.name](len(x), self.latent_dim, latent=self.latent, plate=self.plate)
+            raw = self.raw(points.x, points.mask, points.given)
+        guide = PER_POINT[self.family.name](len(points), self.latent_dim, latent=self.latent, plate=self.plate)
         return guide.to(raw).set_rows(raw)
+
+    def _given(self, given: Tensor | None) -> Tensor:
+        if given is None or given.shape[-1] != self.given_dim:
+            what = None if given is None else f"of shape {tuple(given.shape)}"
+            raise ValueError(f"given is {what}; this guide was made with given_dim={self.given_dim}: (B, that)")
+        return given
 
 
 def _features(encoder: nn.Module) -> int:

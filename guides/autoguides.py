@@ -8,6 +8,7 @@ import torch
 from pyro.infer import autoguide
 from torch import Tensor
 
+from ..points import Points
 from .base import Shared
 from .per_point import Rowed
 
@@ -38,26 +39,26 @@ class Auto(Rowed):
         # It has run, but under no name that matters: a larger module may still adopt it.
         self._pyro_context.used = False
 
-    def posterior(self, x=None, index: Tensor | None = None, mask=None) -> dist.TorchDistribution:
-        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). x and mask are ignored."""
+    def posterior(self, x=None, index: Tensor | None = None, mask=None, given=None) -> dist.TorchDistribution:
+        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). All else is ignored."""
         self.check_index(index)
         if self.has_density:
             loc, scale = (self._rows(table, index) for table in (self.autoguide.locs, self.autoguide.scales))
             return dist.Normal(loc, scale).to_event(1)
         return dist.Delta(self._rows(self.autoguide, index), event_dim=1)
 
-    def forward(self, x=None, index=None, *, mask=None, size: int | None = None) -> Tensor:
+    def forward(self, x=None, index=None, *, mask=None, given=None, weight=None, size: int | None = None) -> Tensor:
         r"""Samples t (B, D) as the autoguide does, with an auxiliary site where it has one."""
         self.check_index(index)
         self.check_size(size)
         self._batch_length(x, index, size)
         scale = 1.0 if size is not None else len(index) / self.num_points
-        with pyro.poutine.scale(scale=scale):
+        with pyro.poutine.scale(scale=scale), self.weighted(weight, x, index, size):
             return self.autoguide(x, index)[self.latent]
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> "Auto":
-        r"""Creates the same autoguide with fresh rows for x."""
-        return Auto(self._model[0], self.name, len(x))
+    def start(self, points: Points) -> "Auto":
+        r"""Creates the same autoguide with fresh rows for the points."""
+        return Auto(self._model[0], self.name, len(points))
 
     def _rows(self, table, index: Tensor) -> Tensor:
         return attrgetter(self.latent)(table).index_select(0, index)

@@ -1,12 +1,16 @@
 r"""The guide: a Pyro program that samples t from q, whatever q is."""
 
+import contextlib
+import functools
 from abc import abstractmethod
 
 import pyro
 import pyro.distributions as dist
 from pyro.nn import pyro_method
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
+from ..points import Points
 from ..program import Program
 
 
@@ -15,6 +19,17 @@ class Shared(tuple):
 
     def __deepcopy__(self, memo):
         return self
+
+
+def _registering(posterior):
+    r"""The method, whose parameters train also where a plain function calls it under Pyro's SVI."""
+
+    @functools.wraps(posterior)
+    def call(self, *args, **kwargs):
+        with self._pyro_context if am_i_wrapped() else contextlib.nullcontext():
+            return posterior(self, *args, **kwargs)
+
+    return call
 
 
 class Guide(Program):
@@ -36,9 +51,18 @@ class Guide(Program):
         super().__init__(plate=plate)
         self.latent = latent
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "posterior" in vars(cls):
+            cls.posterior = _registering(cls.posterior)
+
     @abstractmethod
     def posterior(
-        self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor | None = None,
+        index: Tensor | None = None,
+        mask: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> dist.TorchDistribution:
         r"""q(t | x), of batch shape (B,) and event shape (D,).
 
@@ -46,25 +70,26 @@ class Guide(Program):
             x: data (B, ...).
             index: which points these are, (B,).
             mask: boolean, True where observed, of x's shape or (B,).
+            given: what the points are conditioned on, (B, C); handed over only where there is something.
         """
         raise NotImplementedError
 
-    def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
+    def e_step(self, points: Points) -> None:
         r"""Updates q before it is sampled, in training mode; does nothing unless q moves by itself, as a chain does."""
 
     def cost(self, visits: int) -> int:
         r"""Gradient evaluations of log p(x, t | w) spent on a point over ``visits`` visits."""
         return visits
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> "Guide":
-        r"""Creates the guide with which `evaluate.infer` starts at x; this one where there is nothing to fit."""
+    def start(self, points: Points) -> "Guide":
+        r"""Creates the guide with which `evaluate.infer` starts; this one where there is nothing to fit."""
         return self
 
-    def settle(self, x: Tensor, index: Tensor, mask: Tensor | None, max_steps: int) -> tuple[Tensor, int] | None:
+    def settle(self, points: Points, max_steps: int) -> tuple[Tensor, int] | None:
         r"""Runs chains on a block of points until they converge, for `evaluate.infer`.
 
         Arguments:
-            x, index, mask: the points (B, ...), as in `posterior`.
+            points: B of them, with their index.
             max_steps: bound on the transitions of each chain.
 
         Returns:
@@ -74,19 +99,33 @@ class Guide(Program):
         return None
 
     def forward(
-        self, x: Tensor | None = None, index: Tensor | None = None, *, mask=None, size: int | None = None
+        self,
+        x: Tensor | None = None,
+        index: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        given: Tensor | None = None,
+        weight: Tensor | None = None,
+        size: int | None = None,
     ) -> Tensor:
         r"""Samples t (B, D) from q in the plate over data; arguments as those of the model."""
-        points = self.data_plate(x, index, size)
+        plate = self.data_plate(x, index, size)
         if self.training:
-            self.e_step(x, index, mask)
-        with points:
-            return self.datum(x, index, mask)
+            self.e_step(Points(x, index, mask, given))
+        with plate, self.weighted(weight, x, index, size):
+            return self.datum(x, index, mask, given=given)
 
     @pyro_method
-    def datum(self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def datum(
+        self,
+        x: Tensor | None = None,
+        index: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        given: Tensor | None = None,
+    ) -> Tensor:
         r"""Samples t from q without the plate, for a larger guide with its plates; parameters train there."""
-        q = self.posterior(x, index, mask)
+        q = self.posterior(x, index, mask, **({} if given is None else {"given": given}))
         return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
 
 

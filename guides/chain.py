@@ -1,9 +1,14 @@
 r"""The Markov chain as a guide: Monte Carlo EM."""
 
+import inspect
+
 import pyro
 import torch
 from torch import Tensor
 
+from ..distributions import draws, stddev
+from ..points import Points
+from ..priors import StandardNormal
 from .base import Guide, Shared
 from .empirical import States
 from .kernel import KEPT, Kernel, Tuning, converged, rounds
@@ -74,23 +79,23 @@ class Chain(Rowed):
         _check_start(start_from)
         self.num_points, self.latent_dim, self.gradients = num_points, latent_dim, 0
         self._model, self._start_from = Shared((model,)), Shared((start_from,))
-        self._make_tables(model.prior())
+        self._make_tables(_prior(model, latent_dim))
 
     def _make_tables(self, prior) -> None:
         N, D = self.num_points, self.latent_dim
         if prior.event_shape != (D,):
             raise ValueError(f"latent_dim is {D}; expected {prior.event_shape[0]}, the latents of this model")
         with torch.no_grad():
-            self.register_buffer("states", prior.sample((N, self.settings["num_states"])))
-            tuning = Tuning.start(prior.stddev.expand(N, D))
+            self.register_buffer("states", prior((N, self.settings["num_states"])))
+            tuning = Tuning.start(stddev(prior).expand(N, D))
         for name, table in vars(tuning).items():
             self.register_buffer(name, table)
         self.register_buffer("draws", None, persistent=False)
 
-    def posterior(self, x=None, index: Tensor | None = None, mask=None) -> States:
+    def posterior(self, x=None, index: Tensor | None = None, mask=None, given=None) -> States:
         r"""The empirical distribution over the states of the rows ``index`` (B,): batch shape (B,), event shape (D,).
 
-        x and mask are ignored: what the chains have seen of them is in the states.
+        All else is ignored: what the chains have seen of it is in the states.
         """
         return States(self.samples(index))
 
@@ -108,23 +113,23 @@ class Chain(Rowed):
         self.check_index(index)
         return super().data_plate(x, index, size)
 
-    def e_step(self, x: Tensor | None, index: Tensor | None, mask: Tensor | None) -> None:
-        r"""Moves the chains of the points ``index`` (B,), and initializes them at their first visit."""
-        self.check_index(index)
-        if x is None:
+    def e_step(self, points: Points) -> None:
+        r"""Moves the chains of the points, and initializes them at their first visit."""
+        self.check_index(points.index)
+        if points.x is None:
             raise ValueError(f"{type(self).__name__} moves by p(x, t | w) and got no x: call it with the data")
         self.draws = None
-        self._begin(x, index, mask)
-        self._run(x, index, mask, self.settings["num_transitions"])
+        self._begin(points)
+        self._run(points, self.settings["num_transitions"])
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> "Chain":
-        r"""Creates a guide of the same settings with fresh chains for x, at least four for each point."""
+    def start(self, points: Points) -> "Chain":
+        r"""Creates a guide of the same settings with fresh chains for the points, at least four for each."""
         settings = self.settings | {"num_states": max(CHAINS, self.settings["num_states"])}
         start_from = self._start_from[0]
-        return Chain(self._model[0], len(x), self.latent_dim, **settings, start_from=start_from).to(self.states)
+        return Chain(self._model[0], len(points), self.latent_dim, **settings, start_from=start_from).to(self.states)
 
-    def settle(self, x: Tensor, index: Tensor, mask: Tensor | None, max_steps: int) -> tuple[Tensor, int]:
-        r"""Runs the chains of the points ``index`` until they have converged, or made ``max_steps`` transitions.
+    def settle(self, points: Points, max_steps: int) -> tuple[Tensor, int]:
+        r"""Runs the chains of the points until they have converged, or made ``max_steps`` transitions.
 
         It draws in rounds of 100, 200, 400, ... transitions, each after half as many for the step sizes; a point has
         converged if the draws of its last round have, in the worst dimension, a split R-hat below 1.01 and a bulk ESS
@@ -136,14 +141,14 @@ class Chain(Rowed):
         before = self.gradients
         if self.draws is None:
             self.draws = self.states.repeat(1, KEPT, 1)
-        self._begin(x, index, mask)
-        late = torch.ones_like(index, dtype=torch.bool)
+        self._begin(points)
+        late = torch.ones_like(points.index, dtype=torch.bool)
         for num in rounds(max_steps - self.settings["burn_in"]):
             here = late.nonzero().squeeze(-1)
-            rows, seen = index[here], None if mask is None else mask[here]
-            draws = torch.stack(self._run(x[here], rows, seen, num // 2, num))
+            block = points[here]
+            draws = torch.stack(self._run(block, num // 2, num))
             # (S, M, B, D) -> (B, S*M, D)
-            self.draws[rows] = draws[num // KEPT - 1 :: num // KEPT].flatten(0, 1).transpose(0, 1)
+            self.draws[block.index] = draws[num // KEPT - 1 :: num // KEPT].flatten(0, 1).transpose(0, 1)
             late[here] = ~converged(draws)
             if not late.any():
                 break
@@ -156,38 +161,51 @@ class Chain(Rowed):
         first = M * (1 + s["burn_in"] * L) if s["burn_in"] else 0
         return first + visits * (M * (1 + s["num_transitions"] * L) + 1)
 
-    def _begin(self, x: Tensor, index: Tensor, mask: Tensor | None) -> None:
+    def _begin(self, points: Points) -> None:
         r"""The first visit of the points that have had none."""
-        new = (self.transitions[index] == 0).nonzero().squeeze(-1)
+        new = points[(self.transitions[points.index] == 0).nonzero().squeeze(-1)]
         if len(new) == 0:
             return
-        x, index, mask = x[new], index[new], None if mask is None else mask[new]
-        if self._start_from[0] is not None:
+        start = self._first_q(new)
+        if start is not None:
             with torch.no_grad():
-                q = self._start_from[0].posterior(x, None, mask)
-                self.states[index] = q.sample((self.states.shape[1],)).transpose(0, 1)
-                self._store(Tuning.start(q.stddev), index)
+                self.states[new.index] = draws(start, self.states.shape[1], len(new)).transpose(0, 1)
+                self._store(Tuning.start(stddev(start).expand(len(new), self.latent_dim)), new.index)
         if self.settings["burn_in"]:
-            self._run(x, index, mask, self.settings["burn_in"])
+            self._run(new, self.settings["burn_in"])
 
-    def _run(self, x: Tensor, index: Tensor, mask: Tensor | None, learn: int, keep: int = 0) -> list[Tensor]:
+    def _first_q(self, points: Points):
+        r"""Where the chains start, if it depends on the points: `None` where they are draws of p(t) already."""
+        if self._start_from[0] is not None:
+            return self._start_from[0].posterior(points.x, None, points.mask, **points.side)
+        return self._model[0].prior(**points.side) if points.side else None
+
+    def _run(self, points: Points, learn: int, keep: int = 0) -> list[Tensor]:
         r"""Moves the chains of the points by `Kernel.run`, keeps what was learned, and returns the draws."""
-        kernel = self._kernel(x, index, mask)
+        kernel, index = self._kernel(points), points.index
         with pyro.validation_enabled(False):
-            state, draws = kernel.run(kernel.start(self.states[index].transpose(0, 1)), learn, keep)
+            state, kept = kernel.run(kernel.start(self.states[index].transpose(0, 1)), learn, keep)
         self.states[index] = state.t.transpose(0, 1)
         self._store(kernel.tuning, index)
         self.gradients += kernel.gradients
-        return draws
+        return kept
 
-    def _kernel(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Kernel:
+    def _kernel(self, points: Points) -> Kernel:
         model, s = self._model[0], self.settings
-        tuning = Tuning(*(getattr(self, name)[index] for name in Tuning.__dataclass_fields__))
-        return Kernel(lambda t: model.log_joint(x, t, mask), tuning, s["num_leapfrog"], s["target_acceptance"])
+        tuning = Tuning(*(getattr(self, name)[points.index] for name in Tuning.__dataclass_fields__))
+        log_joint = lambda t: model.log_joint(points.x, t, points.mask, **points.side)  # noqa: E731
+        return Kernel(log_joint, tuning, s["num_leapfrog"], s["target_acceptance"])
 
     def _store(self, tuning: Tuning, index: Tensor) -> None:
         for name, rows in vars(tuning).items():
             getattr(self, name)[index] = rows
+
+
+def _prior(model, latent_dim: int):
+    r"""p(t), or N(0, I) for the time being where it is conditional: at their first visit, states are drawn anew."""
+    parameters = inspect.signature(type(model.prior).forward).parameters.values()
+    needed = [p for p in parameters if p.name == "given" and p.default is p.empty]
+    return StandardNormal(latent_dim)() if needed else model.prior()
 
 
 def check_settings(*, target_acceptance: float, **counts: int) -> None:

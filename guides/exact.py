@@ -34,8 +34,10 @@ class Exact(Guide):
         super().__init__(latent=model.latent, plate=model.plate)
         self._model = Shared((model,))
 
-    def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> dist.TorchDistribution:
+    def posterior(
+        self, x: Tensor | None = None, index=None, mask: Tensor | None = None, **side: Tensor
+    ) -> dist.TorchDistribution:
         r"""p(t | x, w), of batch shape (B,) and event shape (D,). The index is ignored."""
         if x is None:
             raise ValueError("Exact computes q from x and got none: call it with the data, guide(x)")
-        return self._model[0].posterior(x, mask)
+        return self._model[0].posterior(x, mask, **side)

@@ -6,6 +6,8 @@ from pyro.nn import pyro_method
 from torch import Tensor
 
 from .. import hmc
+from ..distributions import stddev
+from ..points import Points
 from .base import Guide, Shared
 from .chain import Chain, check_settings
 from .empirical import States
@@ -65,18 +67,20 @@ class Hybrid(Guide):
         self.num_states, self.num_transitions, self.num_leapfrog = num_states, num_transitions, num_leapfrog
         self.target_acceptance, self.gradients = target_acceptance, 0
         self.guide, self._model = guide, Shared((model,))
-        dim = model.prior().event_shape[0]
+        dim = guide.latent_dim
         self.register_buffer("log_step", torch.tensor(hmc.first_step(dim)).log())
         self.register_buffer("visits", torch.tensor(0))
 
-    def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None) -> States:
+    def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None, **side: Tensor) -> States:
         r"""The empirical distribution over the ends of ``num_states`` new chains; the index is ignored."""
-        return self._moved(x, mask)[0]
+        return self._moved(x, mask, side)[0]
 
     @pyro_method
-    def datum(self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def datum(
+        self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None, *, given=None
+    ) -> Tensor:
         r"""Samples t at the end of the chains; in training mode with the factor that trains the encoder."""
-        ends, bound, acceptance = self._moved(x, mask)
+        ends, bound, acceptance = self._moved(x, mask, {} if given is None else {"given": given})
         if self.training:
             self._adapt(acceptance)
             pyro.factor(f"{self.latent}_encoder", bound.detach() - bound, has_rsample=True)
@@ -86,16 +90,16 @@ class Hybrid(Guide):
         r"""Gradient evaluations over ``visits`` visits: chains, from the encoder's gradient on, and M-steps."""
         return visits * (self.num_states * (1 + self.num_transitions * self.num_leapfrog) + 1)
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> Chain:
-        r"""Creates chains for x that start at the encoder's q."""
-        D = self._model[0].prior().event_shape[0]
-        return Chain(self._model[0], len(x), D, start_from=self.guide).to(self.log_step)
+    def start(self, points: Points) -> Chain:
+        r"""Creates chains for the points that start at the encoder's q."""
+        D = self.guide.latent_dim
+        return Chain(self._model[0], len(points), D, start_from=self.guide).to(self.log_step)
 
-    def _moved(self, x: Tensor | None, mask: Tensor | None) -> tuple[States, Tensor, Tensor]:
+    def _moved(self, x: Tensor | None, mask: Tensor | None, side: dict) -> tuple[States, Tensor, Tensor]:
         r"""The ends of the chains; a number (B,) with the gradient of the encoder's ELBO; the last acceptance (B,)."""
-        q = self.guide.posterior(x, None, mask)
+        q = self.guide.posterior(x, None, mask, **side)
         t = q.rsample((self.num_states,))
-        kernel = self._kernel(x, mask, q)
+        kernel = self._kernel(x, mask, side, q)
         with pyro.validation_enabled(False):
             state = kernel.start(t.detach())
             bound = ((state.grads[0] * t).sum(-1) - q.log_prob(t)).mean(0)
@@ -104,12 +108,12 @@ class Hybrid(Guide):
         self.gradients += kernel.gradients
         return States(state.t), bound, info.acceptance
 
-    def _kernel(self, x: Tensor, mask: Tensor | None, q) -> Kernel:
+    def _kernel(self, x: Tensor, mask: Tensor | None, side: dict, q) -> Kernel:
         model = self._model[0]
         with torch.no_grad():
-            tuning = Tuning.start(q.stddev)
+            tuning = Tuning.start(stddev(q))
         tuning.log_step = self.log_step.expand(len(x))
-        return Kernel(lambda t: model.log_joint(x, t, mask), tuning, self.num_leapfrog, self.target_acceptance)
+        return Kernel(lambda t: model.log_joint(x, t, mask, **side), tuning, self.num_leapfrog, self.target_acceptance)
 
     def _adapt(self, acceptance: Tensor) -> None:
         self.visits = self.visits + 1

@@ -5,7 +5,7 @@ import torch
 from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 
-from .. import program
+from ..points import Points, check_index
 from . import families
 from .base import Guide
 from .rows import Rows
@@ -23,7 +23,7 @@ class Rowed(Guide):
         Whether the rows are there is checked where Pyro's validation is on.
         """
         name, N = type(self).__name__, self.num_points
-        program.check_index(index)
+        check_index(index)
         if index is None:
             raise ValueError(
                 f"{name} has a row for each of its {N} points and got no index; say which rows: "
@@ -81,8 +81,8 @@ class PerPoint(Rowed):
         r"""Whether q has a density, so that F(q) exists."""
         return self.family.has_density
 
-    def posterior(self, x=None, index: Tensor | None = None, mask=None) -> dist.TorchDistribution:
-        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). x and mask are ignored.
+    def posterior(self, x=None, index: Tensor | None = None, mask=None, given=None) -> dist.TorchDistribution:
+        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). All else is ignored.
 
         Raises:
             ValueError: if ``index`` is left out.
@@ -90,10 +90,10 @@ class PerPoint(Rowed):
         self.check_index(index)
         return self.family(self.rows(index))
 
-    def start(self, x: Tensor, mask: Tensor | None = None) -> "PerPoint":
-        r"""Creates a guide of the same class with fresh rows for x, on the same device and of the same dtype."""
+    def start(self, points: Points) -> "PerPoint":
+        r"""Creates a guide of the same class with fresh rows for the points, on the same device, of the same dtype."""
         names = {"latent": self.latent, "plate": self.plate}
-        return type(self)(len(x), self.latent_dim, init_scale=self.init_scale, **names).to(self.rows.weight)
+        return type(self)(len(points), self.latent_dim, init_scale=self.init_scale, **names).to(self.rows.weight)
 
     @torch.no_grad()
     def set_rows(self, raw: Tensor) -> "PerPoint":

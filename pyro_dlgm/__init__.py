@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from .comparison.comparison import compare as compare
     from .model import DLGM as DLGM
     from .optim.svi import SVI as SVI
+    from .points import Points as Points
     from .ppca.model import PPCA as PPCA
     from .runs.load import load as load
     from .training.fit import fit as fit
     from .training.loop import Result as Result
 
 _PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
-_PLACES |= {"compare": "comparison.comparison", "fit": "training.fit"}
+_PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
 _MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors")
 __all__ = [*_PLACES, *_MODULES]
 __version__ = "0.1.0"

@@ -3,13 +3,71 @@ r"""The generative model, written once: t ~ p(t), x ~ p(x | t, w)."""
 import pyro
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.util import is_validation_enabled
-from pyro.nn import pyro_method
+from pyro.distributions.util import is_validation_enabled, scale_and_mask
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from . import messages
 from .masks import filled
 from .program import Program
+from .seeding import forked
+
+
+class Refusing(Messenger):
+    r"""Creates the handler that refuses to draw: each site below it is observed, or known to a handler around it.
+
+    Arguments:
+        beside: the latent that is known, for the error.
+    """
+
+    def __init__(self, beside: str = ""):
+        super().__init__()
+        self.beside = beside
+
+    def _pyro_post_sample(self, msg) -> None:
+        if not msg["is_observed"]:
+            beside = f" beside {self.beside!r}" if self.beside else ""
+            raise ValueError(
+                f"the program samples {msg['name']!r}{beside}, and a draw of it would be used silently; expected no "
+                f"further latent: sum it out, make it a part of the one there is, or hold it, with "
+                f"poutine.condition(data={{{msg['name']!r}: ...}}) around the call"
+            )
+
+
+class Held(Refusing):
+    r"""Creates the handler that holds the latent t at a value, keeps sites from other handlers, and adds them up.
+
+    Attributes:
+        sites: the messages of the sites so far, by name.
+    """
+
+    def __init__(self, latent: str, t: Tensor):
+        super().__init__(latent)
+        self.latent, self.t, self.sites = latent, t, {}
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"] == self.latent:
+            msg["value"], msg["is_observed"] = self.t, True
+        # What is not known here may be known to a handler around it: ``poutine.condition`` of a Bayesian w.
+        msg["stop"] = msg["is_observed"]
+
+    def _pyro_post_sample(self, msg) -> None:
+        super()._pyro_post_sample(msg)
+        if not msg["infer"].get("_deterministic"):
+            self.sites[msg["name"]] = msg
+
+    def log_joint(self) -> Tensor:
+        r"""The sum of the log-densities of the sites, (..., B) for t of shape (..., B, D)."""
+        total, B = 0.0, self.t.shape[-2:-1]
+        for name, msg in self.sites.items():
+            log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=msg["mask"])
+            if log_prob.shape[-1:] != B:
+                raise ValueError(
+                    f"site {name!r} has no log-density for each point (shape {tuple(log_prob.shape)}, {tuple(B)} "
+                    "points); expected one, along the last axis: use .to_event for the axes of a point"
+                )
+            total = total + log_prob
+        return total
 
 
 class DLGM(Program):
@@ -39,59 +97,86 @@ class DLGM(Program):
         self.prior, self.likelihood = prior, likelihood
         self.latent, self.observed = latent, observed
 
-    def forward(self, x: Tensor | None = None, index: Tensor | None = None, *, mask=None, size: int | None = None):
+    def forward(
+        self,
+        x: Tensor | None = None,
+        index: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        given: Tensor | None = None,
+        weight: Tensor | None = None,
+        size: int | None = None,
+    ):
         r"""Samples t and x for each point of the plate, and returns x.
 
         Arguments:
             x: observed data (B, ...), or `None` to generate.
             index: which points these are (B,); the model only passes it to the plate.
             mask: boolean, True where observed, of x's shape or (B,).
+            given: what p(t) and p(x | t) are conditioned on, (B, C).
+            weight: factors (B,) of the points' log-densities.
             size: the number N of all points, which scales a batch by N/B; without x, the number to generate.
         """
-        with self.data_plate(x, index, size):
-            return self.datum(x, mask)
+        with self.data_plate(x, index, size), self.weighted(weight, x, index, size):
+            return self.datum(x, mask, given=given)
 
-    @pyro_method
-    def datum(self, x: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def datum(
+        self, x: Tensor | None = None, mask: Tensor | None = None, *, given: Tensor | None = None, t=None
+    ) -> Tensor:
         r"""Samples t and x without the plate over data, for larger programs with plates of their own.
+
+        Under Pyro's SVI its parameters train, also where it is called by a plain function. A program whose w is
+        Bayesian enters `global_latents` before its plates.
 
         Arguments:
             x: observed data of the shape (..., *event), or `None` to generate.
             mask: boolean, of x's shape or (B,).
+            given: what p(t) and p(x | t) are conditioned on, (..., C).
+            t: codes (..., D), where the larger program has drawn them: then only x is sampled, given those.
         """
         x, mask = filled(x, mask)
-        prior = self.prior()
-        p = self.likelihood(self._code(pyro.sample(self.latent, prior), prior), mask)
-        return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
+        side = {} if given is None else {"given": given}
+        with self.global_latents():
+            if t is None:
+                prior = self.prior(**side)
+                t = self._code(pyro.sample(self.latent, prior), prior)
+            p = self.likelihood(t, mask, **side)
+            return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Tensor, *, given: Tensor | None = None, first: int = 0) -> None:
         r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and the model's dtype, and lies in its
-        support; it names the rows that do not.
+        support; it names the rows that do not, counted from ``first``.
         """
-        with pyro.validation_enabled(), torch.no_grad():
-            t = self.prior().mean.unsqueeze(0)
-            p = self.likelihood(t)
-            self._checked(p.expand((len(x),)) if len(x) else p, x)
+        with pyro.validation_enabled(), torch.no_grad(), forked(), self.global_latents():
+            side = {} if given is None else {"given": given[:1]}
+            t = self.prior(**side)((1,))  # a draw: a prior need not know its mean
+            t = t.squeeze(0) if t.dim() > 2 else t
+            p = self.likelihood(t, **side)
+            self._checked(p.expand((len(x),)) if len(x) else p, x, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(
                 f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), or model.to({x.dtype})"
             )
 
-    def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""log p(x, t | w) for each point, in nats.
+    def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None, *, given: Tensor | None = None) -> Tensor:
+        r"""log p(x, t | w) for each point, in nats: the log-density of `datum` with t held, all of its sites together.
 
         Arguments:
             x: data (B, ...).
             t: codes (..., B, D).
             mask: boolean, of x's shape or (B,).
+            given: what p(t) and p(x | t) are conditioned on, (B, C).
 
         Returns:
             A tensor of shape (..., B).
+
+        Raises:
+            ValueError: if `datum` samples a further latent, a draw of which would be used silently.
         """
-        x, mask = filled(x, mask)
-        prior = self.prior()
-        p = self.likelihood(self._code(t, prior), mask)
-        return prior.log_prob(t) + p.log_prob(self._checked(p, x))
+        with Held(self.latent, t) as held, self.global_latents():
+            held.sites.clear()  # what is known of a Bayesian w belongs to no point
+            self.datum(x, mask, **({} if given is None else {"given": given}))
+        return held.log_joint()
 
     def _code(self, t: Tensor, prior) -> Tensor:
         r"""t, with its number of latents checked."""
@@ -103,8 +188,8 @@ class DLGM(Program):
             )
         return t
 
-    def _checked(self, p, x: Tensor) -> Tensor:
-        r"""x, with its shape checked, and its support where Pyro's validation is on."""
+    def _checked(self, p, x: Tensor, first: int = 0) -> Tensor:
+        r"""x, with its shape checked, and its support where Pyro's validation is on; ``first``: the number of a row."""
         if x.dim() and len(x) == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected at least one")
         batch = x.dim() - len(p.event_shape)
@@ -118,20 +203,21 @@ class DLGM(Program):
             )
         if is_validation_enabled():
             _check_type(p, x)
-            self._check_support(p, x)
+            self._check_support(p, x, first)
         return x
 
-    def _check_support(self, p, x: Tensor) -> None:
+    def _check_support(self, p, x: Tensor, first: int) -> None:
         inside, finite = p.support.check(x), x.isfinite()
         outside = f"x has values outside the support of {type(self.likelihood).__name__} in"
         if not bool(finite.all()):
             bad = ~finite.flatten(x.dim() - len(p.event_shape)).all(-1) if p.event_shape else ~finite
             raise ValueError(
-                f"{outside} {_rows(bad)}, NaN or infinite ones; expected finite numbers: mask them, or drop the rows"
+                f"{outside} {_rows(bad, first)}, NaN or infinite ones; expected finite numbers: mask them, or drop the "
+                "rows"
             )
         if not bool(inside.all()):
             raise ValueError(
-                f"{outside} {_rows(~inside)} (x goes from {x.min():g} to {x.max():g}): "
+                f"{outside} {_rows(~inside, first)} (x goes from {x.min():g} to {x.max():g}): "
                 "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid), choose a likelihood for "
                 "such values (FixedNormal, ContinuousBernoulli, DiscretizedLogistic), or mask them"
             )
@@ -147,6 +233,6 @@ def _check_type(p, x: Tensor) -> None:
         raise ValueError(f"x has dtype {x.dtype}; expected real numbers: use x.float(), or a transform (data.Grid)")
 
 
-def _rows(bad: Tensor) -> str:
-    r"""Names the points, along the last axis, that are bad."""
-    return messages.rows(bad.nonzero()[:, -1].unique().tolist() if bad.dim() else [])
+def _rows(bad: Tensor, first: int) -> str:
+    r"""Names the points, along the last axis, that are bad; the first of them has the number ``first``."""
+    return messages.rows((bad.nonzero()[:, -1].unique() + first).tolist() if bad.dim() else [])

@@ -13,39 +13,43 @@ from pyro.infer.util import torch_item
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from . import gaussian
+from . import distributions
 
 __all__ = ["ELBO", "Tempered", "TraceMeanField_ELBO", "Trace_ELBO"]
 
 
 class Tempered(Messenger):
-    r"""Creates the handler that scales the log-density of every latent site by β.
+    r"""Creates the handler that scales the log-density of every latent site of the points by β.
 
     F becomes E_q[log p(x | t)] − β KL(q ‖ p) if it is around model *and* guide; around one of them it is another
-    objective. With it: ``SVI(Tempered(0.5)(model), Tempered(0.5)(guide), ...)``.
+    objective. With it: ``SVI(Tempered(0.5)(model), Tempered(0.5)(guide), ...)``. Global latents, which are outside of
+    the plate over data, keep their densities.
 
     Arguments:
         beta: β >= 0, a number or a scalar tensor.
+        plate: the name of the plate over data; `None`: any plate at dimension −1.
 
     References:
         Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework" (2017).
     """
 
-    def __init__(self, beta: float):
+    def __init__(self, beta: float, plate: str | None = None):
         super().__init__()
-        self.beta = _weight(beta)
+        self.beta, self.plate = _weight(beta), plate
 
     def _pyro_sample(self, msg) -> None:
-        if not msg["is_observed"]:
+        local = any(f.dim == -1 and self.plate in (None, f.name) for f in msg["cond_indep_stack"])
+        if local and not msg["is_observed"]:
             msg["scale"] = msg["scale"] * self.beta
 
 
 class ELBO(Trace_ELBO):
     r"""Creates the loss −F(q, w) for reparametrized guides, with KL(q ‖ p) in closed form where both are Gaussian.
 
-    Where it is not (a point mass, an autoguide), or where the guide's site says ``infer={"analytic_kl": False}``
-    (`Exact`), log p(t) − log q(t) is sampled. The step never waits for the
-    device: the loss stays a tensor. For guides without reparametrized samples use Pyro's `Trace_ELBO`.
+    Where it is not (a point mass, an autoguide), where the guide's site says ``infer={"analytic_kl": False}``
+    (`Exact`), or where p(t) may depend on a latent that the guide draws later, log p(t) − log q(t) is sampled. The step
+    never waits for the device: the loss stays a tensor. For guides without reparametrized samples use Pyro's
+    `Trace_ELBO`.
 
     Arguments:
         num_particles: samples of t per point.
@@ -64,7 +68,8 @@ class ELBO(Trace_ELBO):
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
         r"""The loss as a scalar tensor, in nats, with its graph."""
-        with contextlib.nullcontext() if self.beta == 1.0 else Tempered(self.beta):
+        plate = getattr(poutine.unwrap(model), "plate", None)
+        with contextlib.nullcontext() if self.beta == 1.0 else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
         return -sum(self._bound(*pair) for pair in traces) / self.num_particles
 
@@ -91,12 +96,19 @@ class ELBO(Trace_ELBO):
         return total
 
     def _closed_form(self, model_trace, guide_trace) -> dict[str, Tensor]:
-        r"""KL(q ‖ p), scaled and summed, for each latent site where it is known."""
-        closed = {}
+        r"""KL(q ‖ p), scaled and summed, for each latent site where it is known, and stands for an expectation over q.
+
+        It does if all that p may depend on, the latents before the site in the model, comes before it in the guide.
+        """
+        closed, before = {}, set()
+        parents = _latents_before(model_trace)
         for name, q in guide_trace.nodes.items():
-            p = model_trace.nodes.get(name)
-            if is_drawn(q) and p is not None and q["infer"].get("analytic_kl", True):
-                kl = gaussian.kl(q["fn"], p["fn"])
+            if not is_drawn(q):
+                continue
+            p, known = model_trace.nodes.get(name), parents.get(name, before) <= before
+            before = before | {name}
+            if p is not None and known and q["infer"].get("analytic_kl", True):
+                kl = distributions.kl(q["fn"], p["fn"])
                 if kl is not None:
                     closed[name] = scale_and_mask(kl, q["scale"], q["mask"]).sum()
         return closed
@@ -104,7 +116,7 @@ class ELBO(Trace_ELBO):
     def _get_trace(self, model, guide, args, kwargs):
         if is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
             model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-            _check_latents(model_trace, guide_trace)
+            check_latents(model_trace, guide_trace)
             _check_reparametrized(guide_trace)
             return model_trace, guide_trace
         # The same without checks and score parts: `_bound` asks for the log-densities that it needs, and no others.
@@ -117,13 +129,19 @@ def is_drawn(site: dict) -> bool:
     return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
 
 
+def _latents_before(trace) -> dict[str, set[str]]:
+    r"""For each latent site of a model, the latent sites that come before it."""
+    names = [name for name, site in trace.nodes.items() if is_drawn(site) and not site["is_observed"]]
+    return {name: set(names[:place]) for place, name in enumerate(names)}
+
+
 def _weight(beta):
     if not beta >= 0:
         raise ValueError(f"beta is {beta}; expected a number >= 0")
     return beta
 
 
-def _check_latents(model_trace, guide_trace) -> None:
+def check_latents(model_trace, guide_trace) -> None:
     r"""Raises a `ValueError` if a latent of the model is none of the guide's: its q would be the prior, silently."""
     drawn = [name for name, site in guide_trace.nodes.items() if is_drawn(site)]
     missing = [name for name, site in model_trace.nodes.items() if is_drawn(site) and not site["is_observed"]]

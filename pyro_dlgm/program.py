@@ -7,7 +7,11 @@ import itertools
 import pyro
 import torch
 from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
+
+from .points import check_index, check_weight
 
 _numbers = itertools.count(1)
 _registers = contextvars.ContextVar("registers", default=True)
@@ -31,23 +35,35 @@ def unregistered():
     return held(_registers, False)
 
 
-def _rename(module: PyroModule, name: str) -> None:
-    # As PyroModule names its children, but allowed on modules that have run: a copy of a trained model is one.
-    module._pyro_name = name
-    for key, child in module.named_children():
-        if isinstance(child, PyroModule):
-            _rename(child, f"{name}.{key}")
+class Weighted(Messenger):
+    r"""Creates the handler that scales the log-density of each site of a point by its weight (B,), 0 included."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, msg) -> None:
+        msg["scale"] = msg["scale"] * self.weight
 
 
-def check_index(index: Tensor | None) -> None:
-    r"""Raises a `ValueError` unless ``index`` is a vector of whole numbers, or left out."""
-    dtype = getattr(index, "dtype", type(index).__name__)
-    if index is not None and dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            f"index has dtype {dtype}; expected torch.int64, one row for each point: use torch.as_tensor(index).long()"
-        )
-    if index is not None and index.dim() != 1:
-        raise ValueError(f"index has shape {tuple(index.shape)}; expected (B,), one row a point: use index.flatten()")
+class Relative(Messenger):
+    r"""Creates the handler that takes the unique name of a program off the names of its sample sites.
+
+    A `PyroSample` is called after its root, "DLGM_5.likelihood.net.bias". The number is there for the parameter store;
+    in the name of a site it would give a copy other sites, to which posterior samples do not apply.
+
+    Arguments:
+        root: the unique name.
+        place: what stands for it: where the program is in a larger one, "decoder.", or nothing.
+    """
+
+    def __init__(self, root: str, place: str):
+        super().__init__()
+        self.root, self.place = f"{root}.", place
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"].startswith(self.root):
+            msg["name"] = self.place + msg["name"].removeprefix(self.root)
 
 
 class Program(PyroModule):
@@ -63,21 +79,64 @@ class Program(PyroModule):
 
     def __init__(self, *, plate: str = "data"):
         super().__init__(self._unique_name())
-        self.plate = plate
+        self.plate, self._place = plate, ""
 
     def _unique_name(self) -> str:
-        return f"{type(self).__name__}_{next(_numbers)}"
+        self._root = f"{type(self).__name__}_{next(_numbers)}"
+        return self._root
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        _rename(self, self._unique_name())
+        if self._pyro_name != self._root:  # in a larger program, whose sites keep their names
+            self._place = f"{self._pyro_name}."
+        self._link(self._unique_name())
+
+    def _link(self, root: str) -> None:
+        r"""Names each `PyroModule` below after its place, also inside of plain modules, where Pyro does not reach it.
+
+        As Pyro names children, but allowed on modules that have run: a copy of a trained model is one.
+        """
+        for path, module in self.named_modules():
+            if isinstance(module, PyroModule):
+                module._pyro_name = f"{root}.{path}" if path else root
+                module._pyro_context = self._pyro_context
 
     def __getattr__(self, name: str):
-        child = None if _registers.get() else self.__dict__["_modules"].get(name)
+        child = self.__dict__["_modules"].get(name)
         # A PyroModule keeps Pyro's way: it may hold PyroSamples, which are sites.
         if child is None or isinstance(child, PyroModule):
             return super().__getattr__(name)
+        if _registers.get() and self._pyro_context.active:
+            return super().__getattr__(name)
+        if _registers.get() and am_i_wrapped() and not pyro.settings.get("module_local_params"):
+            # ``model.likelihood(t)`` in a plain function under Pyro's SVI: it trains as it does inside of the program.
+            pyro.module(f"{self._pyro_name}.{name}", child)
         return child
+
+    def __call__(self, *args, **kwargs):
+        with self.global_latents():
+            return super().__call__(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def global_latents(self):
+        r"""Context manager: draws each `PyroSample` of the program once, with its own shape and at scale 1.
+
+        `forward` does so before it opens its plate. A larger program with plates of its own enters this first:
+        inside, `datum` has these values.
+        """
+        with self._pyro_context:
+            cache = self._pyro_context.cache
+            samples = [] if self in cache else [m for m in self.modules() if isinstance(m, PyroModule)]
+            samples = [(m, name) for m in samples for name in m._pyro_samples]
+            if not samples:
+                yield
+                return
+            self._link(self._pyro_name)
+            with Relative(self._root, self._place):
+                for module, name in samples:
+                    getattr(module, name)
+                cache[self] = True  # Pyro empties it when the outermost call ends
+                yield
 
     def data_plate(self, x: Tensor | None, index: Tensor | None, size: int | None):
         r"""The plate over the points of a batch, at dimension −1.
@@ -99,6 +158,13 @@ class Program(PyroModule):
         if index is None:
             index = torch.arange(batch, device=x.device)
         return pyro.plate(self.plate, size, subsample=index, dim=-1)
+
+    def weighted(self, weight: Tensor | None, x: Tensor | None, index: Tensor | None, size: int | None):
+        r"""Context manager: log-densities are scaled by the weights (B,) of the points, if there are any."""
+        if weight is None:
+            return contextlib.nullcontext()
+        check_weight(weight, self._batch_length(x, index, size))
+        return Weighted(weight)
 
     def _batch_length(self, x, index, size) -> int:
         check_index(index)

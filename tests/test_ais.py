@@ -11,12 +11,12 @@ import torch
 from pyro_dlgm.guides import families
 
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm.evaluate.blocks import chunks
 from pyro_dlgm.evaluate.marginal.ais import AIS, ais
 from pyro_dlgm.evaluate.marginal.bdmc import bdmc
 from pyro_dlgm.evaluate.marginal.blocks import rows_that_fit
 from pyro_dlgm.evaluate.marginal.path import schedule
 from pyro_dlgm.evaluate.marginal.quadrature import quadrature
-from pyro_dlgm.evaluate.points import chunks
 
 annealers, bdmc_module = (importlib.import_module(f"pyro_dlgm.evaluate.marginal.{name}") for name in ("blocks", "bdmc"))
 N, D = 60, 6
@@ -403,11 +403,11 @@ def test_rows_do_not_start_at_the_codes_that_they_shall_find(monkeypatch):
     started = []
 
     class Recorded(guides.MeanField):
-        def start(self, x, mask=None):
-            started.append(super().start(x, mask))
+        def start(self, points):
+            started.append(super().start(points))
             return started[-1]
 
-    monkeypatch.setattr(bdmc_module, "infer", lambda model, guide, x, *, mask, seed: only_start(guide, x, seed))
+    monkeypatch.setattr(bdmc_module, "infer", lambda model, guide, points, *, seed: only_start(guide, points, seed))
     ppca = cases.ppca(8, 3)
     for seed in (0, None):
         found = bdmc(ppca, Recorded(1, 3), 20, 1, 1, seed=seed)
@@ -415,11 +415,11 @@ def test_rows_do_not_start_at_the_codes_that_they_shall_find(monkeypatch):
         assert torch.corrcoef(torch.stack([means, found.t.flatten()]))[0, 1].abs() < 0.5
 
 
-def only_start(guide, x, seed):
+def only_start(guide, points, seed):
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         if seed is not None:
             torch.manual_seed(seed)
-        return guide.start(x)
+        return guide.start(points)
 
 
 def test_bdmc_takes_masks_and_seeds():

@@ -209,8 +209,8 @@ WRONG = [
         lambda: infer(mask=torch.ones(B + 1).bool(), window=2, max_steps=4),
         "mask has shape (5,) | expected x's shape (4, 1, 5, 7) | whole points",
     ),
-    ("mask-impute", lambda: judge("impute", index=rand(B, 1, 7, 5) < 1), "(4, 1, 7, 5) | (4, 1, 5, 7) | reshape"),
-    ("mask-none", lambda: judge("impute", index=None), "mask is None | boolean mask | ~x.isnan()"),
+    ("mask-impute", lambda: judge("impute", mask=rand(B, 1, 7, 5) < 1), "(4, 1, 7, 5) | (4, 1, 5, 7) | reshape"),
+    ("mask-none", lambda: judge("impute"), "mask is None | boolean mask | ~x.isnan()"),
     ("mask-ppca", lambda: ppca().posterior(rand(B, 6), rand(3) < 1), "(3,) | (4, 6) | reshape it"),
     # Names
     ("guide-family", lambda: guides.Amortized(encoder(conv()), D, "iaf"), "'iaf' | expected one of | full_rank"),
@@ -298,7 +298,7 @@ OTHERS = [
         RuntimeError,
         "inference_mode() | needs gradients | leave it",
     ),
-    ("fit-array", lambda: train(np.ones((N, *SHAPE))), TypeError, "x is a ndarray | expected a tensor | as_tensor(x)"),
+    ("fit-array", lambda: train([[0.5]] * N), TypeError, "x is a list | expected a tensor | as_tensor(x)"),
     (
         "fit-class",
         lambda: train(guide=guides.MeanField),

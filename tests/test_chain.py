@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 from pyro_dlgm.guides import kernel as kernels
 from pyro_dlgm.guides.empirical import States
 
-from pyro_dlgm import PPCA, SVI, evaluate, fit, guides
+from pyro_dlgm import PPCA, SVI, Points, evaluate, fit, guides
 from pyro_dlgm.objectives import ELBO
 from pyro_dlgm.optim.svi import adam
 
@@ -159,7 +159,7 @@ def test_steps_follow_the_acceptance_of_each_point(truth):
     assert width[1::2].mean().item() == pytest.approx(1.0, abs=0.1)
     exact = sharp.posterior(x[:1]).stddev.mean().item()
     assert width[0::2].mean().item() == pytest.approx(exact, rel=0.15)
-    kernel = guide._kernel(x, ROWS, mask)
+    kernel = guide._kernel(Points(x, ROWS, mask))
     state, seen = kernel.start(guide.samples(ROWS)), []
     for _ in range(30):
         state, info = kernel.step(state)
@@ -176,7 +176,7 @@ def test_a_point_that_diverges_leaves_the_others_alone(truth, x, bad):
     broken[5] = bad
     for g, data in ((guide, x), (other, broken)):
         torch.manual_seed(1)
-        g.e_step(data, ROWS, None)
+        g.e_step(Points(data, ROWS))
     keep = ROWS != 5
     for name in ("states", "log_step", "scale"):
         assert torch.equal(getattr(guide, name)[keep], getattr(other, name)[keep]), name
@@ -190,7 +190,7 @@ def test_masked_pixels_do_not_matter(truth, x):
         guide = chain(truth, num=N) if not made else copy.deepcopy(made[0][0])
         torch.manual_seed(1)
         fresh = copy.deepcopy(guide)
-        fresh.e_step(data, ROWS, mask)
+        fresh.e_step(Points(data, ROWS, mask))
         made.append((guide, fresh.states))
     assert torch.equal(made[0][1], made[1][1])
 
@@ -208,14 +208,14 @@ def test_chains_start_at_an_encoder_at_the_first_visit_only(truth, x):
     encoder = cases.amortized(truth)
     guide = chain(truth, num=N, num_states=500, burn_in=0, start_from=encoder)
     q = encoder.posterior(x[INDEX])
-    guide._begin(x[INDEX], INDEX, None)
+    guide._begin(Points(x[INDEX], INDEX))
     drawn = guide.posterior(None, INDEX)
     torch.testing.assert_close(drawn.mean, q.mean, rtol=0, atol=5 * 0.5 / 500**0.5)
     torch.testing.assert_close(drawn.stddev, q.stddev, rtol=0.2, atol=0)
     torch.testing.assert_close(guide.scale[INDEX], q.stddev)
     guide(x[INDEX], INDEX)
     before = guide.states.clone()
-    guide._begin(x[INDEX], INDEX, None)
+    guide._begin(Points(x[INDEX], INDEX))
     assert torch.equal(before, guide.states)
     assert len(list(guide.parameters())) == 0 and not any("encoder" in name for name in guide.state_dict())
 
@@ -532,7 +532,7 @@ def test_the_hybrid_follows_its_acceptance_in_training_only(truth, x):
     assert torch.equal(guide.log_step, start)
     for _ in range(100):
         guide(x)
-    acceptance = torch.cat([guide._moved(x, None)[2] for _ in range(20)])
+    acceptance = torch.cat([guide._moved(x, None, {})[2] for _ in range(20)])
     assert acceptance.mean().item() == pytest.approx(0.8, abs=0.05)
 
 

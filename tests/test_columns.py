@@ -3,7 +3,7 @@ r"""Columns and remarks: which scores a cell is filled from, why one is empty, w
 import pytest
 import torch
 
-from pyro_dlgm import DLGM, PPCA, compare, guides, likelihoods, nets, priors
+from pyro_dlgm import DLGM, PPCA, Points, compare, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison import columns, comparison, evaluation
 from pyro_dlgm.evaluate.scores import point_scores
 
@@ -104,5 +104,9 @@ def test_a_point_has_converged_if_both_e_steps_have(x, monkeypatch):
 
 def test_weights_are_diagnosed_from_25_samples_on(x):
     model = PPCA.fit(x.double(), D)
-    assert "ess" in point_scores(model, guides.MeanField(40, D).double(), x.double(), torch.arange(40), 25, seed=0)
-    assert "ess" not in point_scores(model, guides.MeanField(40, D).double(), x.double(), torch.arange(40), 24, seed=0)
+    assert "ess" in point_scores(
+        model, guides.MeanField(40, D).double(), Points(x.double(), torch.arange(40)), 25, seed=0
+    )
+    assert "ess" not in point_scores(
+        model, guides.MeanField(40, D).double(), Points(x.double(), torch.arange(40)), 24, seed=0
+    )

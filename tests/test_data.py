@@ -36,14 +36,15 @@ def test_the_test_set_is_the_same_each_time_whatever_the_generator(digits):
 
 def test_training_noise_is_fresh(digits):
     batches = data.Batches(digits.train[:50], 50, transform=digits.transform)
-    (one, index, _), (two, other, _) = next(iter(batches)), next(iter(batches))
+    (one, index, _), (two, other, _) = next(iter(batches)).seen, next(iter(batches)).seen
     assert not torch.equal(one[index.argsort()], two[other.argsort()])
     assert torch.equal((17 * one).floor(), digits.train[index])
 
 
 def test_index_names_the_rows():
     x, mask = torch.randn(10, 3), torch.rand(10, 3) > 0.5
-    for x_b, index, mask_b in data.Batches(x, 4, mask=mask):
+    for batch in data.Batches(x, 4, mask=mask):
+        x_b, index, mask_b = batch.seen
         assert torch.equal(x_b, x[index]) and torch.equal(mask_b, mask[index])
 
 

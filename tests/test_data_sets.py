@@ -367,13 +367,13 @@ def test_batches_go_on_in_the_middle_of_a_pass(many, streamed):
     d = data.images(many, streamed=streamed, num_workers=2 * streamed, **SETTINGS)
     torch.manual_seed(0)
     whole = data.Batches(d.train, 4, transform=d.transform)
-    seen = [(x, index) for _ in range(2) for x, index, _ in whole]
+    seen = [points.seen[:2] for _ in range(2) for points in whole]
     torch.manual_seed(0)
     first, second = (data.Batches(d.train, 4, transform=d.transform) for _ in range(2))
     passed = iter(first)
-    begun = [next(passed)[:2] for _ in range(2)]
+    begun = [next(passed).seen[:2] for _ in range(2)]
     second.load_state_dict(first.state_dict())
-    rest = [(x, index) for _ in range(2) for x, index, _ in second]
+    rest = [points.seen[:2] for _ in range(2) for points in second]
     assert len(seen) == 12 and all(
         torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(seen, begun + rest, strict=True)
     )

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from pyro_dlgm import PPCA, evaluate, guides
+from pyro_dlgm import PPCA, Points, evaluate, guides
 from pyro_dlgm.evaluate.diagnostics import aggregate, uniformity
 from pyro_dlgm.evaluate.diagnostics.calibration import LEVELS
 from pyro_dlgm.plots import diagnostics as diagrams
@@ -222,7 +222,7 @@ def test_the_mask_reaches_model_and_guide():
 
 
 def test_blocks_of_points_and_samples_change_nothing_but_the_draws(monkeypatch):
-    monkeypatch.setattr(evaluate.points.blocks, "__defaults__", (40 * 5,))
+    monkeypatch.setattr(evaluate.blocks.blocks, "__defaults__", (40 * 5,))
     found = checked(guides.Exact(linear()), n=200)
     assert found.ranks.shape == (200, 2) and found.ranks.max() > 150 and (found.p_values > 1e-4).all()
     assert found.joint_ranks.max() > 150 and found.joint_p_value > 1e-4
@@ -286,12 +286,12 @@ def test_the_rate_is_information_plus_mismatch(factor, shift):
 @pytest.mark.parametrize("points", [3, 100])
 def test_the_aggregate_posterior_is_the_mixture(monkeypatch, budget, points):
     monkeypatch.setattr(aggregate, "BUDGET", budget)
-    monkeypatch.setattr(evaluate.points.blocks, "__defaults__", (points * 5,))
+    monkeypatch.setattr(evaluate.blocks.blocks, "__defaults__", (points * 5,))
     model = linear().double()
     x, guide = model(size=9).detach(), guides.Exact(model)
     q = model.posterior(x)
     t = q.sample((4,))
-    with_own, without = aggregate.log_aggregate(guide, t, q.log_prob(t), evaluate.points.Points(x))
+    with_own, without = aggregate.log_aggregate(guide, t, q.log_prob(t), Points(x))
     for i in range(9):
         components = dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril)
         mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(9).double()), components)
@@ -396,9 +396,9 @@ def test_diagnose_says_one_verdict_a_line():
 def test_a_mask_of_the_points_is_dealt_to_the_simulated_ones():
     model, mask = linear(), torch.rand(40, 5) > 0.5
     x = model(size=40).detach().masked_fill(~mask, math.nan)
-    d = evaluate.diagnose(model, guides.Exact(model), x, None, mask, num_simulated=500, seed=0)
+    d = evaluate.diagnose(model, guides.Exact(model), x, mask=mask, num_simulated=500, seed=0)
     assert math.isfinite(d.rate) and d.calibration.verdicts["ranks"].startswith("no departure")
-    d = evaluate.diagnose(model, Deaf(model), x.nan_to_num(), None, mask, num_simulated=500, seed=0)
+    d = evaluate.diagnose(model, Deaf(model), x.nan_to_num(), mask=mask, num_simulated=500, seed=0)
     assert not d.calibration.verdicts["ranks"].startswith("no departure")
 
 

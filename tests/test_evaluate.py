@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_dlgm import DLGM, evaluate, guides, likelihoods, nets, priors
-from pyro_dlgm.evaluate import points
+from pyro_dlgm import DLGM, Points, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm.evaluate import blocks
 
 
 def model(D=2):
@@ -86,7 +86,7 @@ def test_a_seed_decides_and_no_seed_leaves_the_generator():
 @pytest.mark.parametrize("budget", [1, 6, 20, 10**6])
 def test_blocks_cover_every_point_and_sample_once(budget):
     x, index = torch.randn(7, 6), torch.arange(7)
-    parts = list(points.blocks(points.Points(x, index), 5, budget))
+    parts = list(blocks.blocks(Points(x, index), 5, budget))
     assert torch.equal(torch.cat([p.x for p, _ in parts]), x)
     assert torch.equal(torch.cat([p.index for p, _ in parts]), index)
     assert all(sum(counts) == 5 for _, counts in parts)
@@ -96,7 +96,7 @@ def test_blocks_agree_with_one_block(monkeypatch):
     m, x = model(), torch.randn(5, 6)
     guide = guides.Amortized(nets.MLP(6, 8), 2)
     whole = evaluate.elbo(m, guide, x, None, 4000, seed=0)
-    monkeypatch.setattr(points.blocks, "__defaults__", (600,))
+    monkeypatch.setattr(blocks.blocks, "__defaults__", (600,))
     assert (evaluate.elbo(m, guide, x, None, 4000, seed=0) - whole).abs().max() < 1.0
     assert evaluate.log_weights(m, guide, x, None, 300).shape == (300, 5)
 
@@ -137,5 +137,5 @@ def test_impute_keeps_what_is_observed_and_fills_the_rest():
     m, x = model(), torch.randn(4, 6)
     mask = torch.rand(4, 6) > 0.5
     hole = x.masked_fill(~mask, math.nan)
-    filled = evaluate.impute(m, guides.Amortized(nets.MLP(6, 8), 2), hole, mask, seed=0)
+    filled = evaluate.impute(m, guides.Amortized(nets.MLP(6, 8), 2), hole, mask=mask, seed=0)
     assert torch.equal(filled[mask], x[mask]) and filled.isfinite().all()

@@ -259,7 +259,7 @@ def test_the_error_is_about_the_very_draws_that_failed(particles):
     svi = SVI(model, guide, loss=objectives.ELBO(particles), check_every=1)
     with pytest.raises(FloatingPointError) as error:
         for _ in range(9):
-            svi.step(points(), index, size=N, weight=1 / N)
+            svi.step(points(), index, size=N, factor=1 / N)
     # For the error the step is taken twice again, with another look at the plate between; batch norm counts the step
     # alone.
     assert len(net.seen) == 4 + 3 and int(net.norm.num_batches_tracked) == 4
@@ -300,12 +300,12 @@ def test_on_a_gpu_nobody_waits_between_two_readings():
     for kind in ("mean_field", "amortized"):
         model, guide = (m.cuda() for m in pair(kind))
         svi, x, index = SVI(model, guide, check_every=50), points().cuda(), torch.arange(N, device="cuda")
-        svi.step(x, index, size=N, weight=1 / N)  # the first one checks arguments
+        svi.step(x, index, size=N, factor=1 / N)  # the first one checks arguments
         before = weights(model, guide)
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
-                svi.step(x * torch.nan, index, size=N, weight=1 / N)
+                svi.step(x * torch.nan, index, size=N, factor=1 / N)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         with pytest.raises(FloatingPointError, match="at step 2"):

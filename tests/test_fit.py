@@ -99,7 +99,7 @@ def test_e_steps_leave_w_alone(x, model):
     guide = guides.MeanField(N, D)
     svi = SVI(model, guide)
     w, q = weights(model), weights(guide)
-    svi.e_step(x, torch.arange(N), size=N, weight=1 / N)
+    svi.e_step(x, torch.arange(N), size=N, factor=1 / N)
     assert torch.equal(weights(model), w) and not torch.equal(weights(guide), q)
 
 
@@ -258,8 +258,8 @@ def test_validation_points_may_lack_what_their_mask_hides(x, model):
 class Climbing(guides.MeanField):
     r"""Starts with a step on its rows."""
 
-    def start(self, x, mask=None):
-        made = super().start(x, mask)
+    def start(self, points):
+        made = super().start(points)
         (made.rows.weight**2).sum().backward()
         return made
 
@@ -347,7 +347,7 @@ def test_the_loop_sees_each_point_once_an_epoch(x, model):
     svi = SVI(model, guide := guides.MeanField(N, D), adam(model, guide))
     steps = list(itertools.islice(em(svi, batches), 6))
     assert [s.points for s in steps] == [32, 32, 6] * 2 and [s.ends_epoch for s in steps] == [False, False, True] * 2
-    assert sorted(torch.cat([index for _, index, _ in batches]).tolist()) == list(range(N))
+    assert sorted(torch.cat([points.index for points in batches]).tolist()) == list(range(N))
 
 
 @pytest.mark.parametrize(

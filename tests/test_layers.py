@@ -14,8 +14,9 @@ ROOT = Path(pyro_dlgm.__file__).parent
 GUIDES = Path(pyro_dlgm.guides.__file__).parent
 # What each module imports lies on a lower layer, or in its own wing.
 LAYERS = [
-    ("messages", "program", "masks", "gaussian", "seeding", "progress", "hmc", "priors", "nets"),
-    ("likelihoods", "objectives"),
+    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets", "priors"),
+    ("points",),
+    ("program", "likelihoods", "objectives"),
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),
     ("evaluate", "runs"),

@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from pyro_dlgm.guides.base import adapted
 from pyro_dlgm.guides.empirical import States
 
-from pyro_dlgm import DLGM, PPCA, compare, data, evaluate, guides, likelihoods, messages, nets, priors
+from pyro_dlgm import DLGM, PPCA, Points, compare, data, evaluate, guides, likelihoods, messages, nets, priors
 from pyro_dlgm.comparison import columns, evaluation, table
 from pyro_dlgm.comparison.sheet import called
 from pyro_dlgm.data.dataset import Dataset
@@ -63,17 +63,17 @@ def test_a_foreign_guide_has_the_defaults_of_ours():
 
 def test_scores_of_the_exact_posterior_are_the_evidence(fitted):
     model, x = fitted
-    scores = point_scores(model, guides.Exact(model), x, torch.arange(N), 30, seed=0)
+    scores = point_scores(model, guides.Exact(model), Points(x, torch.arange(N)), 30, seed=0)
     evidence = model.log_prob(x).detach()
     assert torch.allclose(scores["elbo"], evidence) and torch.allclose(scores["iwae"], evidence)
     assert scores["ess"].allclose(torch.tensor(30.0).double()) and scores.keys() == {"elbo", "iwae", "ess", "pareto_k"}
-    assert point_scores(model, guides.Exact(model), x, None, 10, seed=0).keys() == {"elbo", "iwae"}
+    assert point_scores(model, guides.Exact(model), Points(x), 10, seed=0).keys() == {"elbo", "iwae"}
 
 
 def test_mean_scores_are_those_of_the_bounds(fitted):
     model, x = fitted
     guide, index = guides.MeanField(N, D, init_scale=0.5).double(), torch.arange(N)
-    means = mean_scores(model, guide, x, index, seed=1)
+    means = mean_scores(model, guide, Points(x, index), seed=1)
     assert list(means) == ["elbo", f"iwae_{SAMPLES}", "rate", "distortion"]
     assert means["elbo"] == pytest.approx(float(evaluate.elbo(model, guide, x, index, SAMPLES, seed=1).mean()))
     log_weights = evaluate.log_weights(model, guide, x, index, SAMPLES, seed=1)
@@ -86,8 +86,8 @@ def test_mean_scores_are_those_of_the_bounds(fitted):
 
 def test_a_point_mass_has_a_log_joint_and_a_foreign_guide_no_rate(fitted):
     model, x = fitted
-    assert list(mean_scores(model, guides.PointEstimate(N, D).double(), x, torch.arange(N))) == ["log_joint"]
-    assert rate(model, Foreign(), x, None, None) is None
+    assert list(mean_scores(model, guides.PointEstimate(N, D).double(), Points(x, torch.arange(N)))) == ["log_joint"]
+    assert rate(model, Foreign(), Points(x)) is None
 
 
 def test_chains_that_know_nothing_of_x_have_no_active_unit():
@@ -123,11 +123,14 @@ def test_rates_and_validation_see_no_masked_pixel():
     model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (8,)), 0.5))
     guide, x = guides.Amortized(nets.MLP(P, 8, (8,)), D), torch.randn(N, P)
     mask, index = torch.rand(N, P) > 0.5, torch.arange(N)
-    seen = mean_scores(model, guide, x, index, mask, seed=1)
-    assert seen["rate"] == float(rate(model, guide, x, index, mask).mean())
-    assert seen["rate"] != float(rate(model, guide, x, index, None).mean())
+    seen = mean_scores(model, guide, Points(x, index, mask), seed=1)
+    assert seen["rate"] == float(rate(model, guide, Points(x, index, mask)).mean())
+    assert seen["rate"] != float(rate(model, guide, Points(x, index)).mean())
     others = torch.where(mask, x, x + 1)
-    assert Validation(model, guide, x, mask).scores() == Validation(model, guide, others, mask).scores()
+    assert (
+        Validation(model, guide, Points(x, mask=mask)).scores()
+        == Validation(model, guide, Points(others, mask=mask)).scores()
+    )
 
 
 def test_a_snapshot_counts_the_active_units_of_a_chain(fitted):
@@ -198,5 +201,5 @@ def test_numbers_that_are_missing_are_said_to_be():
 def test_the_first_training_points_as_a_model_sees_them():
     v = torch.arange(10.0).reshape(5, 2)
     made = Dataset("rows", v, v[:0], v, data.Dequantize(17))
-    assert torch.equal(made.seen(3), data.seeded(data.Dequantize(17), v[:3], 0))
-    assert torch.equal(Dataset("rows", v, v[:0], v).seen(9), v)
+    assert torch.equal(made.seen(3).x, data.seeded(data.Dequantize(17), v[:3], 0))
+    assert torch.equal(Dataset("rows", v, v[:0], v).seen(9).x, v)

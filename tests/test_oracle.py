@@ -8,7 +8,7 @@ from pyro.distributions import MultivariateNormal
 from pyro_dlgm.guides import families
 from torch.distributions import kl_divergence
 
-from pyro_dlgm import PPCA, data, evaluate, fit, guides, nets, objectives
+from pyro_dlgm import PPCA, Points, data, evaluate, fit, guides, nets, objectives
 
 N, P, D = 200, 10, 3
 
@@ -117,7 +117,7 @@ def test_infer_leaves_w_and_the_guide_alone(rotated):
 def test_infer_refines_an_amortized_guide_from_its_own_q(rotated):
     ppca, X = rotated
     guide = guides.Amortized(nets.Linear(P, 8), D, "full_rank").double()
-    start = guide.start(X)
+    start = guide.start(Points(X))
     assert torch.equal(start.posterior(index=torch.arange(N)).mean, guide.posterior(X).mean)
     assert gap(ppca, inferred(ppca, X, guide).posterior(index=torch.arange(N)), X) < 1e-3
 

@@ -63,7 +63,7 @@ def test_an_epoch_of_ragged_batches_has_the_loss_and_the_gradient_of_all_points(
     x, mask = torch.randn(N, 5).double(), observed(N, 5) if masked else None
     full = gradient(model, guide, x, torch.arange(N), mask=mask, size=N)
     loss, total = 0.0, 0.0
-    for batch, index, m in data.Batches(x, size, mask=mask):
+    for batch, index, m in (points.seen for points in data.Batches(x, size, mask=mask)):
         part, slope = gradient(model, guide, batch, index, mask=m, size=N)
         # A batch of B points stands for all N: it weighs B/N.
         loss, total = loss + len(index) / N * part, total + len(index) / N * slope
@@ -91,7 +91,7 @@ def test_each_pass_yields_each_point_once(numbers, passes, seed):
     x, mask = torch.rand(N, 3), torch.rand(N, 3) < 0.5
     batches = data.Batches(x, size, mask=mask)
     for _ in range(passes):
-        made = list(batches)
+        made = [points.seen for points in batches]
         assert len(made) == len(batches) == math.ceil(N / size)
         assert [len(index) for _, index, _ in made[:-1]] == [size] * (len(made) - 1)
         assert torch.cat([index for _, index, _ in made]).sort().values.tolist() == list(range(N))

@@ -26,7 +26,7 @@ def linear(latents, P, num, scale=0.7):
 def record(monkeypatch, what):
     """A list of what(owner, width, u) of all cells from here on, call by call."""
     seen, log_joint = [], cells.log_joint
-    monkeypatch.setattr(whole, "log_joint", lambda *args: seen.append(what(*args[3:])) or log_joint(*args))
+    monkeypatch.setattr(whole, "log_joint", lambda *args: seen.append(what(*args[2:])) or log_joint(*args))
     return seen
 
 
@@ -37,7 +37,7 @@ def test_quadrature_is_the_evidence_of_ppca(latents, scale):
     assert (quadrature(ppca, x) - exact).abs().max() < 1e-3
     mask = torch.rand_like(x) > 0.3
     hole = x.masked_fill(~mask, math.nan)
-    assert (quadrature(ppca, hole, mask) - ppca.log_prob(x, mask)).abs().max() < 1e-3
+    assert (quadrature(ppca, hole, mask=mask) - ppca.log_prob(x, mask)).abs().max() < 1e-3
 
 
 def test_quadrature_takes_more_points_than_a_block_and_float32():
@@ -199,11 +199,11 @@ def test_tables_change_no_value(latents, num, prior, missing, monkeypatch):
     x = model(size=num).detach()
     mask = {None: None, "pixels": torch.rand_like(x) > 0.3, "points": torch.arange(num) % 4 != 1}[missing]
     hole = x if mask is None else x.masked_fill(~masks.pixelwise(mask, 2), math.nan)
-    found, expected = quadrature(model, hole, mask), quadrature(pairwise, hole, mask)
+    found, expected = quadrature(model, hole, mask=mask), quadrature(pairwise, hole, mask=mask)
     assert expected.unique().numel() > num // 4
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
     order = torch.randperm(num)
-    again = quadrature(model, hole[order], None if mask is None else mask[order])
+    again = quadrature(model, hole[order], mask=None if mask is None else mask[order])
     torch.testing.assert_close(again, found[order], rtol=0, atol=1e-8)
 
 
@@ -212,13 +212,13 @@ def test_a_block_with_too_many_cells_goes_on_in_halves_and_changes_no_value(miss
     model, _ = twins(2)
     x = model(size=21).detach()
     mask = torch.rand_like(x) > 0.3 if missing else None
-    expected = quadrature(model, x, mask)
+    expected = quadrature(model, x, mask=mask)
     calls = record(monkeypatch, lambda owner, width, u: len(owner) if width.max() < 1 else 0)
-    assert torch.equal(quadrature(model, x, mask), expected)
+    assert torch.equal(quadrature(model, x, mask=mask), expected)
     most = max(calls) // 3
     calls.clear()
     monkeypatch.setattr(whole, "CELLS", most)
-    torch.testing.assert_close(quadrature(model, x, mask), expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(quadrature(model, x, mask=mask), expected, rtol=0, atol=1e-8)
     assert most // 4 < max(calls) <= most
 
 
@@ -338,9 +338,9 @@ def test_quadrature_refuses_points_that_the_likelihood_does_not_take(make):
             quadrature(model, points)
     mask = torch.ones_like(x, dtype=torch.bool)
     mask[2, 3] = False
-    assert quadrature(model, half, mask).isfinite().all()
+    assert quadrature(model, half, mask=mask).isfinite().all()
     with pytest.raises(ValueError, match="mask has shape"):
-        quadrature(model, x, mask[:, :5])
+        quadrature(model, x, mask=mask[:, :5])
 
 
 def test_a_mode_that_q_does_not_know_is_known_to_quadrature_and_to_ais_from_the_prior():

@@ -13,7 +13,7 @@ from pyro_dlgm.guides import families
 from torch.distributions import Independent, Laplace, LowRankMultivariateNormal
 
 from pyro_dlgm import DLGM, evaluate, guides, likelihoods, nets, priors
-from pyro_dlgm.evaluate.rounding import report, strays
+from pyro_dlgm.evaluate.importance import report, strays
 from pyro_dlgm.objectives import ELBO
 from pyro_dlgm.optim.svi import SVI, adam
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_dlgm import DLGM, data, guides, likelihoods, nets, priors
+from pyro_dlgm import DLGM, Points, data, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison import scoring
 from pyro_dlgm.comparison.evaluation import lines
 
@@ -23,7 +23,7 @@ def linear(heads: int = 1) -> nets.Linear:
 def scored(likelihood, x, transform) -> dict:
     model = DLGM(priors.StandardNormal(D), likelihood)
     guide = guides.Amortized(nets.MLP(P, 4), D)
-    parts = list(scoring.block_scores(model, guide, (x,), 25, 0))
+    parts = list(scoring.block_scores(model, guide, [Points(x)], 25, 0))
     return scoring.summary(parts, scoring.bits_per_dim(likelihood, transform, P))
 
 

@@ -5,7 +5,7 @@ import torch
 from cases import NAMES, conv, make, ppca, same, tensors
 from sklearn.decomposition import PCA
 
-from pyro_dlgm import PPCA, evaluate, gaussian, guides, priors
+from pyro_dlgm import PPCA, distributions, evaluate, guides, priors
 from pyro_dlgm.evaluate import snapshot
 from pyro_dlgm.evaluate.diagnostics import aggregate
 from pyro_dlgm.evaluate.snapshot import Snapshot
@@ -23,7 +23,7 @@ def linear():
 def test_the_kl_of_the_marginals_sums_to_the_kl_where_latents_are_independent():
     model, guide = ppca(), guides.MeanField(N, 2, init_scale=0.7)
     q, p = guide.posterior(index=torch.arange(N)), model.prior()
-    assert torch.allclose(aggregate.marginal_kl(q, p).sum(-1), gaussian.kl(q, p), atol=1e-5)
+    assert torch.allclose(aggregate.marginal_kl(q, p).sum(-1), distributions.kl(q, p), atol=1e-5)
 
 
 def test_ppca_uses_its_directions_in_the_order_of_their_variance():
@@ -94,7 +94,7 @@ def test_bounds_of_the_exact_posterior_are_the_evidence():
     found = Snapshot(model, guides.Exact(model), x).bounds()
     assert found["log_px"] == pytest.approx(float(model.log_prob(x).mean().detach()))
     assert found["elbo"] == pytest.approx(found["log_px"]) == found["iwae_10"]
-    assert found["rate"] == pytest.approx(float(gaussian.kl(model.posterior(x), model.prior()).mean().detach()))
+    assert found["rate"] == pytest.approx(float(distributions.kl(model.posterior(x), model.prior()).mean().detach()))
     assert found["distortion"] == pytest.approx(-(found["elbo"] + found["rate"]))
 
 
@@ -102,7 +102,7 @@ def test_the_rate_is_sampled_where_it_has_no_closed_form(monkeypatch):
     model, x = linear()
     look = Snapshot(model, guides.MeanField(N, D, init_scale=0.5).double(), x)
     closed = look.bounds()["rate"]
-    monkeypatch.setattr("pyro_dlgm.evaluate.scores.gaussian.kl", lambda q, p: None)
+    monkeypatch.setattr("pyro_dlgm.evaluate.scores.distributions.kl", lambda q, p: None)
     sampled = look.bounds()["rate"]
     assert sampled == pytest.approx(closed, abs=0.2) and sampled != closed
 

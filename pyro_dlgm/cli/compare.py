@@ -66,14 +66,15 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
 
     dataset, kept = _dataset(options, points, download)
     likelihood, latents, shape = options["likelihood"], options["latents"], dataset.image_shape
+    built = latents, shape, dataset.given_dim
     certify = Certify(gaps, min(certified, len(dataset.test)), chains, temperatures) if asked else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": latents}
     budget["seed"] = options["seed"]
     work = rows(
-        lambda: pairs.model(likelihood, latents, shape),
-        {guide: pairs.guide(guide, latents, shape) for guide in guides},
-        dataset.train,
-        dataset.test,
+        lambda: pairs.model(likelihood, *built),
+        {guide: pairs.guide(guide, *built) for guide in guides},
+        dataset.train_points,
+        dataset.test_points,
         transform=dataset.transform,
         model_name=f"conv-{likelihood}" if likelihood != "factor-analysis" else likelihood,
         certify=certify,
@@ -99,7 +100,8 @@ def _dataset(options: dict, points: int | None, download: bool):
         shape = dataset.image_shape
         raise ValueError(f"the points of {dataset.name} have shape {shape}; compare draws images (C, H, W): use fit")
     labels = None if dataset.test_labels is None else dataset.test_labels[:points]
-    return replace(dataset, test=dataset.test[:points], test_labels=labels), kept
+    some = dataset.test_points[:points]
+    return replace(dataset, test=some.x, test_given=some.given, test_labels=labels), kept
 
 
 def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
@@ -113,6 +115,6 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
     for name, value in (("compare", [row.plain() for row in done]), ("config", said)):
         write_json(out / f"{name}.json", value)
     with whole(out / "compare.png") as path:
-        sheet(done, dataset.test).savefig(path, dpi=130, format="png")
+        sheet(done, dataset.test_points).savefig(path, dpi=130, format="png")
     report = page.write(out, page.of_comparison(done, dataset, said["num_samples"]))
     return [out / "compare.json", out / "compare.png", report]

@@ -7,7 +7,7 @@ import click
 
 from ..runs.files import add_section
 from . import config, types
-from .options import CERTIFY, COUNT, DEVICE, check_certifying
+from .options import CERTIFY, COUNT, DEVICE, MOVED, check_certifying
 
 
 @click.command("evaluate")
@@ -16,9 +16,7 @@ from .options import CERTIFY, COUNT, DEVICE, check_certifying
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
 @CERTIFY
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random.")
-@click.option(
-    "--data-root", type=types.PATH, help="Where the data lie, if they have moved: as for fit, or the file or folder."
-)
+@MOVED
 @DEVICE
 def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatures, seed, data_root, device) -> None:
     """Score the RUN on its test points: ELBO <= IWAE-K <= log p(x|w), in nats per point.
@@ -49,7 +47,7 @@ def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | No
     from ..comparison.scoring import bits_per_dim, block_scores, blocks, summary
     from ..progress import Bar
 
-    parts, found = blocks(guide, dataset.test[:points].to(next(model.parameters()).device)), []
+    parts, found = blocks(guide, dataset.test_points[:points].to(next(model.parameters()).device)), []
     with Bar(len(parts), shown=sys.stderr.isatty(), name="score") as bar:
         for block in block_scores(model, guide, parts, num_samples, seed):
             found.append(block)

@@ -3,7 +3,6 @@ r"""The command ``pyro-dlgm fit``: train a pair and keep the run on disk."""
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -66,7 +65,9 @@ def _train(options: dict, points, source: dict, out: Path, resume: bool):
     from ..training.fit import fit
 
     named = {name: options[name] for name in ("likelihood", "guide", "latents")}
-    recipe = Recipe(**named, image_shape=list(points.image_shape), num_points=len(points.train))
+    recipe = Recipe(
+        **named, image_shape=list(points.image_shape), num_points=len(points.train), given_dim=points.given_dim
+    )
     with forked(options["seed"]):
         model = recipe.new_model()
         guide = recipe.new_guide(model)
@@ -74,14 +75,14 @@ def _train(options: dict, points, source: dict, out: Path, resume: bool):
     return fit(
         model,
         guide,
-        points.train,
+        points.train_points,
         transform=points.transform,
         labels=points.train_labels,
-        x_val=points.val if config.validates(options) else None,
+        x_val=points.val_points if config.validates(options) else None,
         device=options["device"],
         out=out,
         resume=resume,
-        config={"data": source, "recipe": asdict(recipe), "device": options["device"]},
+        config={"data": source, "recipe": recipe.plain(), "device": options["device"]},
         progress=terminal,
         listeners=() if terminal else (Lines(options["epochs"], click.echo),),
         **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},

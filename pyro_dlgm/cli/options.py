@@ -41,6 +41,9 @@ def _of_fit(option: Option):
 ROOT = click.option(
     "--data-root", type=types.PATH, help="Folder that holds the data set's raw/ folder (cifar10: cifar-10-batches-py)."
 )
+MOVED = click.option(
+    "--data-root", type=types.PATH, help="Where the data lie, if they have moved: as for fit, or the file or folder."
+)
 DEVICE = click.option("--device", default="cpu", callback=types.device, help="Where to work: cpu, cuda or cuda:0.")
 FIT = tuple(name for name in options_of(fit) if name != "steps")  # the command line counts epochs
 CLIMB = together(*(_of_fit(options_of(fit)[name]) for name in FIT), DEVICE)
@@ -55,6 +58,12 @@ DATA = together(
     ROOT,
     click.option("--key", help="Which array of an .npz or .pt file.  [default: the only one]"),
     click.option("--labels", help="Which array of the file holds labels.  [default: none]"),
+    click.option(
+        "--given",
+        metavar="KEY",
+        help="Which array of the file holds what points are conditioned on, p(x|t,c) and q(t|x,c): whole numbers (N,), "
+        "as labels, or numbers (N, C).  [default: none]",
+    ),
     click.option(
         "--layout",
         type=click.Choice(["NCHW", "NHWC"]),

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from ..runs.files import RunError, whole, writing
-from . import types
-from .options import COUNT
+from . import config, types
+from .options import COUNT, MOVED
 
 LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
 
@@ -17,9 +17,13 @@ LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
 @click.option("--out", type=types.PATH, default="samples.png", help="The picture.")
 @click.option("--num", type=COUNT, default=64, help="How many images.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of t.")
-def sample_command(run, out, num, seed) -> None:
-    """Draw from the model of the RUN: t ~ p(t), and of each the mean of p(x|t,w), in one picture."""
-    images = _samples(run, num, seed)
+@MOVED
+def sample_command(run, out, num, seed, data_root) -> None:
+    """Draw from the model of the RUN: t ~ p(t), and of each the mean of p(x|t,w), in one picture.
+
+    Where something is given, samples take that of the test points in turn.
+    """
+    images = _samples(run, num, seed, data_root)
     from ..plots.images import as_pil, grid
 
     zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
@@ -28,16 +32,21 @@ def sample_command(run, out, num, seed) -> None:
     click.echo(f"Written: {out}")
 
 
-def _samples(run: Path, num: int, seed: int):
+def _samples(run: Path, num: int, seed: int, data_root: Path | None):
     r"""The means of p(x | t), t ~ p(t), as images (num, C, H, W)."""
     import torch
 
+    from ..distributions import draws, mean
     from ..runs.load import load
     from ..seeding import forked
 
-    model, _, _ = load(run)
+    model, _, kept = load(run)
+    side = {}
+    if kept.get("recipe", {}).get("given_dim"):
+        given = config.data_of(run, kept, data_root).test_given
+        side["given"] = given[torch.arange(num) % len(given)]
     with forked(seed), torch.no_grad():
-        images = model.likelihood(model.prior().sample((num,))).mean
+        images = mean(model.likelihood(draws(model.prior(**side), 1, num).squeeze(0), **side))
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise RunError(
             f"the points of {run} have shape {tuple(images.shape[1:])} and are no pictures; draw them in Python: "

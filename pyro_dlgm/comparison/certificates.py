@@ -2,13 +2,13 @@ r"""Runs `evaluate.evidence` and `evaluate.gaps` for a comparison and for a run.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..evaluate import inference_gap
 from ..evaluate.marginal.evidence import check, evidence
 from ..guides.base import adapted
+from ..points import Points
 from .columns import NO_GAP
 from .scoring import full_rank, infer_silently
 
@@ -43,21 +43,21 @@ class Certify:
         settings = {"num_samples": self.num_samples, "num_chains": self.num_chains, "seed": seed, "progress": progress}
         return settings | {"num_temperatures": self.num_temperatures, "num_simulated": self.points}
 
-    def __call__(self, model, q, judge, x: Tensor, seed: int, *, progress: bool = False) -> dict:
+    def __call__(self, model, q, judge, points: Tensor | Points, seed: int, *, progress: bool = False) -> dict:
         r"""Computes the summary of `evaluate.gaps`; without gaps, or where q has none, that of `evaluate.evidence`.
 
         Arguments:
             model: a `DLGM`.
-            q: its guide, with rows for x where it has rows.
-            judge: a full-rank guide fitted to x.
-            x: test points (M, ...); the first ones are taken.
+            q: its guide, with rows for the points where it has rows.
+            judge: a full-rank guide fitted to the points.
+            points: M test points; the first ones are taken.
             seed: of all that is random.
             progress: whether annealing shows a bar.
         """
-        x, settings = x[: self.points], self.settings(seed, progress=progress)
+        points, settings = Points.of(points)[: self.points].numbered(), self.settings(seed, progress=progress)
         if not (self.gaps and adapted(q).has_density):
-            return evidence(model, judge, x, **settings).summary()
-        return inference_gap.gaps(model, q, x, _rows(x), judge=judge, **settings).summary()
+            return evidence(model, judge, points, **settings).summary()
+        return inference_gap.gaps(model, q, points, judge=judge, **settings).summary()
 
 
 def sections(
@@ -75,9 +75,10 @@ def sections(
     """
     settings = certify.settings(seed, progress=progress)
     kept = {name: value for name, value in settings.items() if name not in ("progress", "num_simulated")}
-    test = dataset.test[: certify.points].to(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    test = dataset.test_points[: certify.points].to(device)
     if certify.gaps and adapted(guide).has_density:
-        found = _gaps(model, guide, dataset.seen(certify.points).to(test), test, objective, settings)
+        found = _gaps(model, guide, dataset.seen(certify.points).to(device), test, objective, settings)
         return {f"{part}_gaps": result.summary() | kept for part, result in found.items()}
     judge = full_rank(model, test, seed)  # log p(x) does not depend on the guide of the run
     found = evidence(model, judge, test, **settings).summary()
@@ -85,16 +86,12 @@ def sections(
     return {"test_ais": found | kept | ({"reasons": {"gaps": NO_GAP}} if certify.gaps else {})}
 
 
-def _gaps(model, guide, x: Tensor, test: Tensor, objective: str, settings: dict) -> dict[str, inference_gap.Gaps]:
-    r"""The gaps at training points x and at test points; BDMC is measured once.
+def _gaps(model, guide, points: Points, test: Points, objective: str, settings: dict) -> dict[str, inference_gap.Gaps]:
+    r"""The gaps at training points and at test points; BDMC is measured once.
 
     A guide with rows for training points gets rows for test points by an E-step there.
     """
     q = infer_silently(model, guide, test, settings["seed"]) if adapted(guide).per_point else guide
     how = settings | {"families": ("full_rank",), "objective": objective}
-    train = inference_gap.gaps(model, guide, x, _rows(x), **how | {"num_simulated": 0})
-    return {"train": train, "test": inference_gap.gaps(model, q, test, _rows(test), **how)}
-
-
-def _rows(x: Tensor) -> Tensor:
-    return torch.arange(len(x), device=x.device)
+    train = inference_gap.gaps(model, guide, points.numbered(), **how | {"num_simulated": 0})
+    return {"train": train, "test": inference_gap.gaps(model, q, test.numbered(), **how)}

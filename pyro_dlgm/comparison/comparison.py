@@ -18,6 +18,7 @@ from ..evaluate.estimates import Mean
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
 from ..guides.per_point import FullRank
+from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
 from ..training.fit import fit
@@ -31,8 +32,8 @@ P = ParamSpec("P")
 def rows(
     model_factory: Callable,
     guide_factories: dict[str, Callable],
-    x_train: Tensor,
-    x_test: Tensor,
+    x_train: Tensor | Points,
+    x_test: Tensor | Points,
     *,
     gradients: int = 100,
     batch_size: int | None = None,
@@ -53,8 +54,8 @@ def rows(
     Arguments:
         model_factory: ``model_factory()`` returns a `DLGM`. The first one's w is where every row starts.
         guide_factories: for each name a function ``(model, N)`` that returns a guide for N training points.
-        x_train: training points (N, ...), before ``transform``.
-        x_test: test points (M, ...), after one draw of it.
+        x_train: data (N, ...) to train on, before ``transform``, or `Points`.
+        x_test: data (M, ...) to test on, after one draw of it, or `Points`.
         gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
         batch_size: as in `fit`; all training points if there are fewer.
         lr, row_lr, schedule, transform: as in `fit`.
@@ -71,11 +72,12 @@ def rows(
     Yields:
         A `Row` as soon as it is there, its pair (model, guide for the test points) in ``row.pair``.
     """
+    train, test = Points.of(x_train), Points.of(x_test)
     if ppca is not None:
-        yield _linear(x_train, x_test, ppca, transform, seed)
+        yield _linear(train.x, test.x, ppca, transform, seed)
     with forked(seed):
         model = first = model_factory()
-    size = batch_size and min(batch_size, len(x_train))
+    size = batch_size and min(batch_size, len(train))
     settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
     settings |= {"transform": transform, "seed": seed, "progress": progress}
     reference = None
@@ -83,10 +85,10 @@ def rows(
         # Frozen: the w that the first row has trained, which no training moves any more.
         model = copy.deepcopy(model).requires_grad_(False) if frozen and reference else copy.deepcopy(first)
         with forked(seed):
-            guide = factory(model, len(x_train))
+            guide = factory(model, len(train))
         row = Row(name, model_name, reference[0] if frozen and reference else "own")
-        row.history = fit(model, guide, x_train, epochs=epochs(guide, gradients), **settings).history
-        scored, row.pair = _score(model, guide, x_test, num_samples, certify, seed, progress)
+        row.history = fit(model, guide, train, epochs=epochs(guide, gradients), **settings).history
+        scored, row.pair = _score(model, guide, test, num_samples, certify, seed, progress)
         reference = reference or (name, scored["judged"]["iwae"])
         row.fill(Scored(**scored, training=row.history[-1], reference=reference))
         yield row
@@ -133,21 +135,23 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
     return row
 
 
-def _score(model, guide, x: Tensor, K: int, certify: Certify | None, seed: int, progress: bool) -> tuple[dict, tuple]:
+def _score(
+    model, guide, points: Points, K: int, certify: Certify | None, seed: int, progress: bool
+) -> tuple[dict, tuple]:
     r"""Scores a pair on the test points: most of a `Scored`, and the pair with rows for them where it has rows."""
     start = time.perf_counter()
-    q = infer_silently(model, guide, x, seed) if adapted(guide).per_point else guide
-    index = torch.arange(len(x), device=x.device)
-    own = point_scores(model, q, x, index, K, seed=seed)
-    judge = q if isinstance(q, FullRank) else full_rank(model, x, seed)
+    points = points.numbered()
+    q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
+    own = point_scores(model, q, points, K, seed=seed)
+    judge = q if isinstance(q, FullRank) else full_rank(model, points, seed)
     converged = judge.convergence.converged if q is guide else judge.convergence.converged & q.convergence.converged
     scored = {
         "own": own,
-        "judged": point_scores(model, judge, x, index, K, seed=seed),
-        "certified": certify(model, q, judge, x, seed, progress=progress) if certify else {},
+        "judged": point_scores(model, judge, points, K, seed=seed),
+        "certified": certify(model, q, judge, points, seed, progress=progress) if certify else {},
         "gaps_asked": certify is not None and certify.gaps,
         "gradients_per_point": 0.0 if q is guide else q.convergence.gradients_per_point,
         "unconverged": int((~converged).sum()),
-        "scales_at_floor": scales_at_floor(model, judge.posterior(index=index).mean),
+        "scales_at_floor": scales_at_floor(model, judge.posterior(index=points.index).mean, **points.side),
     }
     return scored | {"seconds": time.perf_counter() - start}, (model, q)

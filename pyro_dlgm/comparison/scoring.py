@@ -1,17 +1,19 @@
 r"""Scores of one pair on test points, block by block: what ``pyro-dlgm evaluate`` writes."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..data.transforms import Dequantize
+from ..evaluate.blocks import prior
 from ..evaluate.e_step import infer
 from ..evaluate.estimates import Mean
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
 from ..guides.per_point import FullRank
+from ..points import Points
 from ..seeding import forked
 
 BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step costs something for each block
@@ -20,47 +22,52 @@ NO_DENSITY = "q is a point mass or a chain: it has no density, so no F(q) either
 BOUNDS = ("elbo", "iwae", "log_joint")
 
 
-def blocks(guide, x: Tensor) -> tuple[Tensor, ...]:
-    r"""Splits the points x (M, ...) into the blocks that `block_scores` takes."""
-    return x.split(BLOCK[adapted(guide).per_point])
+def blocks(guide, points: Points) -> list[Points]:
+    r"""Splits the points into the blocks that `block_scores` takes."""
+    size = BLOCK[adapted(guide).per_point]
+    return [points[i : i + size] for i in range(0, len(points), size)]
 
 
-def infer_silently(model, guide, x: Tensor, seed: int):
+def infer_silently(model, guide, points: Points, seed: int):
     r"""Runs `evaluate.infer` without its warning, for callers who report themselves which points have not converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return infer(model, guide, x, seed=seed)
+        return infer(model, guide, points, seed=seed)
 
 
-def full_rank(model, x: Tensor, seed: int) -> FullRank:
-    r"""Fits a full-rank q to the points x (M, ...) from a fresh start: it judges w apart from any guide."""
+def full_rank(model, points: Points, seed: int) -> FullRank:
+    r"""Fits a full-rank q to the points from a fresh start: it judges w apart from any guide."""
+    points = Points.of(points)
     with forked():
-        start = FullRank(1, model.prior.latent_dim, latent=model.latent, plate=model.plate).to(x)
-    return infer_silently(model, start, x, seed)
+        (D,) = prior(model, points[:1]).event_shape
+        start = FullRank(1, D, latent=model.latent, plate=model.plate).to(next(model.parameters(), points.x))
+    return infer_silently(model, start, points, seed)
 
 
 @torch.no_grad()
-def scales_at_floor(model, t: Tensor) -> int | None:
+def scales_at_floor(model, t: Tensor, **side: Tensor) -> int | None:
     r"""Counts the scales within 1% of the floor: parameters of Σ0, or pixels at the median over codes t (M, D)."""
     floor = getattr(model.likelihood, "floor", None)
     if floor is None:
         return None
     if hasattr(model.likelihood, "scale"):
         return int((model.likelihood.scale <= 1.01 * floor).sum())
-    pixels = model.likelihood(t)
+    pixels = model.likelihood(t, **side)
     while hasattr(pixels, "base_dist"):
         pixels = pixels.base_dist
     return int((pixels.scale.median(0).values <= 1.01 * floor).sum())
 
 
-def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def block_scores(
+    model, guide, parts: Sequence[Tensor | Points], num_samples: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
     r"""Computes `point_scores` block by block, in nats per point.
 
     A guide with parameters for each point gets rows for the test points first, with w frozen (`evaluate.infer`).
 
     Arguments:
         model, guide: the pair.
-        parts: blocks of points (B, ...).
+        parts: blocks of points, data (B, ...) or `Points`.
         num_samples: K of IWAE-K.
         seed: block n is scored under seed + n.
 
@@ -68,9 +75,10 @@ def block_scores(model, guide, parts: tuple[Tensor, ...], num_samples: int, seed
         ``elbo``, ``iwae``, ``ess``, ``pareto_k``, each (B,), or ``log_joint`` where q has no density; and, after an
         E-step, ``late``: whether it had not converged.
     """
-    for number, x in enumerate(parts, seed):
-        q = infer_silently(model, guide, x, number) if adapted(guide).per_point else guide
-        scores = point_scores(model, q, x, torch.arange(len(x), device=x.device), num_samples, seed=number)
+    for number, part in enumerate(parts, seed):
+        points = Points.of(part)
+        q = infer_silently(model, guide, points, number) if adapted(guide).per_point else guide
+        scores = point_scores(model, q, points.numbered(), num_samples, seed=number)
         if "elbo" in scores and scores["elbo"].isnan().any():
             raise FloatingPointError("log-weights of test points are not numbers: the run has diverged; lower lr")
         if q is not guide:

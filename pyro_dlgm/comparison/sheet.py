@@ -7,6 +7,7 @@ from ..evaluate.snapshot import Snapshot
 from ..guides.exact import Exact
 from ..plots.curves import learning_curves
 from ..plots.images import draw_strips
+from ..points import Points
 from .columns import Row
 
 SHOWN = 10
@@ -17,11 +18,16 @@ def called(row: Row) -> str:
     return row.model if row.guide == "Exact" else row.guide
 
 
-def snapshots(rows: list[Row], x: Tensor, labels: Tensor | None = None) -> dict[str, Snapshot]:
-    r"""Creates a snapshot of each row that has a pair, at test points x, by the rows' names."""
-    pairs = {called(row): row.pair for row in rows if row.pair is not None}
+def snapshots(rows: list[Row], points: Tensor | Points, labels: Tensor | None = None) -> dict[str, Snapshot]:
+    r"""Creates a snapshot of each row that has a pair, at test points, by the rows' names.
+
+    Of these, PPCA gets x alone: it conditions on nothing.
+    """
+    points, pairs = Points.of(points), {called(row): row.pair for row in rows if row.pair is not None}
     return {
-        name: Snapshot(model, Exact(model) if guide is None else guide, x, labels=labels)
+        name: Snapshot(model, Exact(model), points.x, labels=labels)
+        if guide is None
+        else Snapshot(model, guide, points, labels=labels)
         for name, (model, guide) in pairs.items()
     }
 
@@ -36,17 +42,18 @@ def levels(rows: list[Row]) -> dict[str, float]:
     return {f"{row.model}: exact log p(x), test": row.test_elbo for row in rows if not row.history}
 
 
-def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
+def sheet(rows: list[Row], points: Tensor | Points, seed: int = 0) -> Figure:
     r"""Draws the training objective against the budget, then for each row reconstructions and samples.
 
     Points that are no images have the upper part only.
 
     Arguments:
         rows: of `comparison.rows`, with their pairs.
-        x: test points (M, C, H, W) or (M, ...).
+        points: test points, images (M, C, H, W) or (M, ...).
         seed: of the samples; the same for all rows.
     """
-    pairs = snapshots(rows, x[:SHOWN])
+    points = Points.of(points)[:SHOWN]
+    pairs = snapshots(rows, points)
     if not any(pair.image_shape for pair in pairs.values()):
         return learning_curves(Figure(figsize=(11, 3.6), layout="constrained"), histories(rows), levels(rows))
     height = 0.56 * (len(pairs) + 1)
@@ -56,6 +63,6 @@ def sheet(rows: list[Row], x: Tensor, seed: int = 0) -> Figure:
     left, right = below.subfigures(1, 2)
     left.suptitle("test images, and their reconstructions at the mean of q", fontsize=9)
     right.suptitle("samples: the mean of p(x | t) for t from the prior", fontsize=9)
-    draw_strips(left, [("test", x[:SHOWN])] + [(name, pair.reconstructions(SHOWN)) for name, pair in pairs.items()])
+    draw_strips(left, [("test", points.x)] + [(name, pair.reconstructions(SHOWN)) for name, pair in pairs.items()])
     draw_strips(right, [("", None)] + [(name, pair.samples(SHOWN, seed)) for name, pair in pairs.items()])
     return figure

@@ -28,6 +28,7 @@ def arrays(
     seed: int | None = 0,
     layout: str | None = None,
     labels: str | None = None,
+    given: str | None = None,
     transform: Transform | None = None,
     name: str | None = None,
 ) -> Dataset:
@@ -44,6 +45,8 @@ def arrays(
         layout: axes of the array, "NCHW", "NHWC", "NHW" or "NP"; four axes need it unless just one of the second and
             the last has the 1 or 3 entries of channels.
         labels: the name of the array of labels (N,), if there is one.
+        given: the name of the array of what the points are conditioned on: whole numbers (N,), which become one-hot
+            rows; or numbers (N,) or (N, C).
         transform: what happens at each access: ``Grid(256)`` or ``Dequantize(256)`` for 8-bit images.
         name: of the data set, by default the file's.
 
@@ -52,23 +55,32 @@ def arrays(
         ValueError: if the file cannot be read without executing it, the key, layout or split does not fit, values are
             no numbers, or infinite, or do not fit the transform.
     """
-    v, y = read(path, key, layout, labels)
-    name = name or Path(path).stem
-    return split(name, v, y, num_val=num_val, num_test=num_test, seed=seed, transform=transform)
+    v, y, c = read(path, key, layout, labels, given)
+    name, how = name or Path(path).stem, {"num_val": num_val, "num_test": num_test, "seed": seed}
+    return split(name, v, y, given=c, transform=transform, protocol=said_of(given, c), **how)
 
 
 def read(
-    path: str | Path, key: str | None, layout: str | None, labels: str | None = None
-) -> tuple[Tensor, Tensor | None]:
-    r"""The points (N, ...) of a file and their labels (N,), if there are any. Arguments and errors as of `arrays`."""
+    path: str | Path, key: str | None, layout: str | None, labels: str | None = None, given: str | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    r"""The points (N, ...) of a file, their labels (N,) and what is given (N, C), if there are any.
+
+    Arguments and errors as of `arrays`.
+    """
     path = Path(path)
     held = _read(path)
     v = _tensor(path, _pick(path, held, key))
     y = None if labels is None else _labels(path, _pick(path, held, labels), len(v))
+    c = None if given is None else _given(path, given, _pick(path, held, given), len(v))
     v = _images(v, layout)
     if bool(v.isinf().any()):
         raise ValueError(f"{path} has infinite values; expected finite ones, or NaN for missing")
-    return v, y
+    return v, y, c
+
+
+def said_of(key: str | None, given: Tensor | None) -> str:
+    r"""What a protocol says of what is given: its name and its columns."""
+    return "" if given is None else f"given {key} ({given.shape[1]} columns); "
 
 
 def _read(path: Path):
@@ -140,3 +152,18 @@ def _labels(path: Path, array, N: int) -> Tensor:
     if y.shape != (N,) or y.is_floating_point():
         raise ValueError(f"the labels in {path} have shape {tuple(y.shape)} ({y.dtype}); expected {N} whole numbers")
     return y.long()
+
+
+def _given(path: Path, key: str, array, N: int) -> Tensor:
+    c = torch.as_tensor(array)
+    if c.dim() not in (1, 2) or len(c) != N or c.is_complex() or c.numel() == 0:
+        raise ValueError(
+            f"{key!r} in {path} has shape {tuple(c.shape)} ({c.dtype}); expected what {N} points are conditioned on: "
+            f"whole numbers ({N},) as labels, or numbers ({N}, C)"
+        )
+    if c.dim() == 1 and not c.is_floating_point():
+        return torch.nn.functional.one_hot(c.unique(return_inverse=True)[1]).to(torch.get_default_dtype())
+    c = c.reshape(N, -1).to(torch.get_default_dtype())
+    if not bool(c.isfinite().all()):
+        raise ValueError(f"{key!r} in {path} has NaN or infinite values; expected numbers: fill them in")
+    return c

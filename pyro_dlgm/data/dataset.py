@@ -1,11 +1,12 @@
 r"""Images (or rows) in three parts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..points import Points
 from .streamed_images import Streamed
 from .transforms import Transform, real, seeded, seen
 
@@ -20,6 +21,7 @@ class Dataset:
         val, test: values after one seeded draw of ``transform``, the same for all who compare.
         transform: what is drawn afresh at each access in training, or `None`.
         train_labels, test_labels: whole numbers (N,), where there are any.
+        train_given, val_given, test_given: what the points are conditioned on, (N, C), where there is something.
         protocol: what was done to the values, and how they were split: a table of log-likelihoods has to say it.
     """
 
@@ -31,15 +33,40 @@ class Dataset:
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
     protocol: str = ""
+    train_given: Tensor | None = None
+    val_given: Tensor | None = None
+    test_given: Tensor | None = None
+
+    @property
+    def train_points(self) -> Points:
+        r"""The training points, before the transform, with what is given."""
+        return Points(self.train, given=self.train_given)
+
+    @property
+    def val_points(self) -> Points:
+        r"""The validation points with what is given."""
+        return Points(self.val, given=self.val_given)
+
+    @property
+    def test_points(self) -> Points:
+        r"""The test points with what is given."""
+        return Points(self.test, given=self.test_given)
+
+    @property
+    def given_dim(self) -> int:
+        r"""The number C of what is given beside each point; 0 for nothing."""
+        return 0 if self.train_given is None else self.train_given.shape[1]
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         r"""The shape (C, H, W) of one image."""
         return tuple(self.train.shape[1:])
 
-    def seen(self, num: int) -> Tensor:
+    def seen(self, num: int) -> Points:
         r"""The first training points, as a model sees them after one seeded draw of the transform."""
-        return seen(self.train, self.transform, num)
+        return Points(
+            seen(self.train, self.transform, num), given=None if self.train_given is None else self.train_given[:num]
+        )
 
 
 def split(
@@ -47,6 +74,7 @@ def split(
     v: Tensor | Streamed,
     labels: Tensor | None = None,
     *,
+    given: Tensor | None = None,
     num_val: int,
     num_test: int,
     seed: int | None,
@@ -59,6 +87,7 @@ def split(
         name: of the data set.
         v: raw values (N, ...); of `Streamed` images those that train stay in their files.
         labels: whole numbers (N,), or `None`.
+        given: what the points are conditioned on, (N, C), or `None`.
         num_val, num_test: how many points validate and test; the others train.
         seed: of the shuffle; `None` keeps the order, for points that follow each other in time, say.
         transform: what is drawn afresh at each access, or `None`.
@@ -84,7 +113,10 @@ def split(
         parts = [v[i] if transform is not None else real(v[i]) for i in rows]
     how = "in their order" if seed is None else f"shuffled with seed {seed}"
     found = (None, None) if labels is None else (labels[train], labels[test])
-    return divided(name, parts, found, transform, how, f"{protocol}{transform or 'values as they are'}")
+    made = divided(name, parts, found, transform, how, f"{protocol}{transform or 'values as they are'}")
+    if given is None:
+        return made
+    return replace(made, train_given=given[train], val_given=given[val], test_given=given[test])
 
 
 def divided(name: str, parts: Iterable[Tensor], labels, transform: Transform | None, how: str, what: str = ""):

@@ -14,11 +14,15 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..distributions import draws
 from ..guides.base import adapted
-from . import rounding
-from .importance import FEWEST, UNRELIABLE, pareto_k, traced_log_weights
-from .points import Points, blocks, check_points
+from ..points import Points
+from . import importance
+from .blocks import blocks, posterior
+from .blocks import log_joint as joint
+from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import quiet
+from .traces import global_draws, traced_log_weights
 
 NEGLIGIBLE = 0.05  # the share of points with heavy tails up to which there is no warning
 
@@ -29,19 +33,24 @@ def log_weights(
     x: Tensor,
     index: Tensor | None = None,
     num_samples: int = 1,
-    mask: Tensor | None = None,
     *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
     r"""log p(x, t_k | w) − log q(t_k | x) for samples t_k of q, k = 1..K.
 
+    Global latents, a Bayesian w, are drawn from the guide, once for each k and for all points; the weights are then
+    those given w_k, and IWAE-K is a bound on the log-density of x under the mixture of models that q(w) makes.
+
     Arguments:
         model: a `DLGM`.
         guide: a guide of this package, or any Pyro guide with the model's signature.
-        x: data (B, ...).
+        x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
         num_samples: the number K of samples.
         mask: boolean, True where observed, of x's shape or (B,).
+        given: what the points are conditioned on, (B, C).
         seed: seed of the samples. Without one they start at the state of the global generator, which stays as it was.
 
     Returns:
@@ -50,10 +59,10 @@ def log_weights(
 
     Raises:
         TypeError: if q has no density (a point mass), so that there are no weights.
-        ValueError: if x, index, mask or the number of samples makes no sense, or the program has latent sites outside
-            the plate, whose weight belongs to no point.
+        ValueError: if x, index, mask, given or the number of samples makes no sense, or a draw of a latent would be
+            used silently: of one that the guide does not sample, or that neither is t nor lies outside the plate.
     """
-    return _weights(model, guide, Points(x, index, mask), num_samples, seed)
+    return _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed)
 
 
 def elbo(
@@ -62,12 +71,13 @@ def elbo(
     x: Tensor,
     index: Tensor | None = None,
     num_samples: int = 100,
-    mask: Tensor | None = None,
     *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
     r"""The ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
-    return _weights(model, guide, Points(x, index, mask), num_samples, seed).mean(0)
+    return _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed).mean(0)
 
 
 def iwae(
@@ -76,8 +86,9 @@ def iwae(
     x: Tensor,
     index: Tensor | None = None,
     num_samples: int = 1000,
-    mask: Tensor | None = None,
     *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
     r"""The IWAE-K bound of each point, (B,), in nats: the log-mean-exp of K log-weights. Arguments as in `log_weights`.
@@ -85,7 +96,7 @@ def iwae(
     It is a bound in expectation, and loose where the weights are heavy-tailed: read `ess` and `pareto_k` with it.
     From K = 25 on it warns where k̂ > 0.7 at more than a twentieth of the points.
     """
-    table = _weights(model, guide, Points(x, index, mask), num_samples, seed)
+    table = _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed)
     heavy = int((pareto_k(table) > UNRELIABLE).sum()) if num_samples >= FEWEST else 0
     if heavy > NEGLIGIBLE * len(x):
         warnings.warn(
@@ -102,12 +113,13 @@ def log_joint(
     x: Tensor,
     index: Tensor | None = None,
     num_samples: int = 1,
-    mask: Tensor | None = None,
     *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
     r"""E_q log p(x, t | w) of each point, (B,), in nats: what hard EM climbs. It is no bound on log p(x | w)."""
-    return weigh(model, guide, Points(x, index, mask), num_samples, seed, with_q=False)[0].mean(0)
+    return weigh(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, with_q=False)[0].mean(0)
 
 
 def log_mean_exp(table: Tensor) -> Tensor:
@@ -124,7 +136,7 @@ def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -
             "evaluate.infer(model, guides.FullRank(len(x), D), x)"
         )
     table, off = weigh(model, guide, points, num_samples, seed)
-    rounding.report(off, stacklevel=3)
+    importance.report(off, stacklevel=3)
     return table
 
 
@@ -132,26 +144,48 @@ def weigh(
     model, guide, points: Points, num_samples: int, seed: int | None, with_q: bool = True
 ) -> tuple[Tensor, Tensor]:
     r"""Returns log-weights (K, B), or log p(x, t_k | w) without q, and the rounding error of log q (B,), in nats."""
-    check_points(*points)
+    points.check()
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")
     columns, strays = [], []
     with quiet(model, guide, seed=seed):
+        weighed = _traced(model, guide, points, num_samples) if _says_too_little(model, guide) else _said(model, guide)
         for block, counts in blocks(points, num_samples):
-            tables, off = zip(*(_weigh_block(model, guide, block, k, with_q) for k in counts), strict=True)
+            tables, off, first = [], [], 0
+            for k in counts:
+                table, strayed = weighed(block, first, k, with_q)
+                tables, off, first = [*tables, table], [*off, strayed], first + k
             columns.append(torch.cat(tables))
             strays.append(torch.stack(off).amax(0))
     return torch.cat(columns, 1), torch.cat(strays)
 
 
-def _weigh_block(model, guide, points: Points, num_samples: int, with_q: bool) -> tuple[Tensor, Tensor]:
-    if adapted(guide).posterior is None or not hasattr(model, "log_joint"):
-        weights = traced_log_weights(model, guide, points, num_samples, with_q)
-    else:
-        q = guide.posterior(*points)
-        t = q.sample((num_samples,))
-        weights = model.log_joint(points.x, t, points.mask)
-        if with_q:
-            log_q = q.log_prob(t)
-            return weights - log_q, rounding.strays(q, log_q)
-    return weights, torch.zeros_like(weights[0])
+def _says_too_little(model, guide) -> bool:
+    return adapted(guide).posterior is None or not hasattr(model, "log_joint")
+
+
+def _said(model, guide):
+    r"""Weights from a posterior and a log-joint: a function of (block, first sample, number of samples, with q)."""
+
+    def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
+        q = posterior(guide, points)
+        t = draws(q, num, len(points))
+        weights = joint(model, points, t)
+        if not with_q:
+            return weights, torch.zeros_like(weights[0])
+        log_q = q.log_prob(t)
+        return weights - log_q, importance.strays(q, log_q)
+
+    return weighed
+
+
+def _traced(model, guide, points: Points, num_samples: int):
+    r"""Weights from the traces of two programs, with their global latents drawn once for all points; as `_said`."""
+    held = global_draws(guide, next(blocks(points, num_samples))[0], num_samples)
+
+    def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
+        here = {name: value[first : first + num] for name, value in held.items()}
+        weights = traced_log_weights(model, guide, points, num, with_q, here)
+        return weights, torch.zeros_like(weights[0])
+
+    return weighed

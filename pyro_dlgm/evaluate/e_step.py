@@ -21,8 +21,9 @@ from .. import messages
 from ..guides.base import adapted
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
+from ..points import Points
+from .blocks import log_joint, posterior
 from .bounds import weigh
-from .points import Points, check_points
 from .quiet import quiet
 
 # Learning rates, in parts of the first: each is used until it brings nothing more.
@@ -72,6 +73,7 @@ def infer(
     x: Tensor,
     *,
     mask: Tensor | None = None,
+    given: Tensor | None = None,
     lr: float = Pace.lr,
     tol: float = Pace.tol,
     window: int = Pace.window,
@@ -93,8 +95,9 @@ def infer(
     Arguments:
         model: a `DLGM`.
         guide: a guide of this package.
-        x: data (N, ...).
+        x: data (N, ...), or `Points`.
         mask: boolean, True where observed, of x's shape or (N,).
+        given: what the points are conditioned on, (N, C).
         lr: the first learning rate.
         tol: nats per point and window.
         window: steps in a window.
@@ -107,17 +110,19 @@ def infer(
         The fitted guide, with rows for x in their order (index 0..N−1) and an attribute ``convergence``. Points that
         did not converge are counted in a warning. A guide with nothing to fit (`Exact`) is returned as it is.
     """
-    _check(guide, x, mask)
+    points = Points.of(x, mask=mask, given=given)
+    _check(guide, points)
+    points = points.numbered()
     pace = Pace(lr, tol, window, max_steps, num_particles, batch_size)
     with quiet(model, guide, seed=seed), torch.enable_grad():
-        fitted = guide.start(x, mask)
+        fitted = guide.start(points)
         if fitted is guide:
             return fitted
-        fitted.convergence = climb(model, fitted, Points.numbered(x, mask), pace)
+        fitted.convergence = climb(model, fitted, points, pace)
     late = (~fitted.convergence.converged).nonzero().flatten().tolist()
     if late:
         warnings.warn(
-            f"{len(late)} of {len(x)} points have not converged ({messages.rows(late)}): "
+            f"{len(late)} of {len(points)} points have not converged ({messages.rows(late)}): "
             f"raise max_steps={max_steps} or tol",
             stacklevel=2,
         )
@@ -128,32 +133,33 @@ def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
     r"""Climbs F over a guide with a row for each of the numbered points, from where the rows are."""
     ends = []
     for here in points.index.split(pace.batch_size):
-        block = points.at(here)
-        ends.append(fitted.settle(*block, pace.max_steps) or _climb_block(model, fitted, block, pace))
+        block = points[here]
+        ends.append(fitted.settle(block, pace.max_steps) or _climb_block(model, fitted, block, pace))
     converged, gradients = zip(*ends, strict=True)
-    return Convergence(torch.cat(converged), sum(gradients) / len(points.x))
+    return Convergence(torch.cat(converged), sum(gradients) / len(points))
 
 
-def _check(guide, x: Tensor, mask: Tensor | None) -> None:
+def _check(guide, points: Points) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
     if adapted(guide).start is None:
         raise TypeError(
             f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
         )
-    check_points(x, mask=mask)
+    points.check()
 
 
 class PathBound(ELBO):
     r"""Creates the loss −F, per point, whose gradient is the path derivative; arguments as those of `ELBO`."""
 
-    def differentiable_loss(self, model, guide, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+    def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
         r"""The loss as a scalar tensor, in nats, with its graph."""
-        t = guide.posterior(x, index, mask).rsample((self.num_particles,))
-        bound = model.log_joint(x, t, mask)
+        points = Points(*args, **kwargs)
+        t = posterior(guide, points).rsample((self.num_particles,))
+        bound = log_joint(model, points, t)
         if guide.has_density:
             with torch.no_grad():
-                held = guide.posterior(x, index, mask)
+                held = posterior(guide, points)
             bound = bound - held.log_prob(t)
         return -bound.mean()
 
@@ -164,21 +170,21 @@ def _climb_block(model, guide, points: Points, pace: Pace) -> tuple[Tensor, int]
     Returns:
         Which points converged, (B,), and gradient evaluations, all points together.
     """
-    x, index, mask = points
-    far = [(ELBO(pace.num_particles), 1 / len(x), rate * pace.lr) for rate in FAR]
+    args, kwargs = (points.x, points.index), {"mask": points.mask} | points.side
+    far = [(ELBO(pace.num_particles), 1 / len(points), rate * pace.lr) for rate in FAR]
     near = [(PathBound(NEAR_PARTICLES * pace.num_particles), 1.0, rate * pace.lr) for rate in NEAR]
     # F of each point under the same seed each time, (K, B): common random numbers.
     bounds = partial(weigh, model, guide, points, CHECK_SAMPLES, seed=0, with_q=guide.has_density)
     steps, gradients, before = 0, 0, bounds()[0]
-    for objective, weight, lr in far + near:
+    for objective, factor, lr in far + near:
         # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude on the way, and Adam
         # divides by what it remembers. Rows of other blocks, without momentum, stay in place.
         svi = SVI(model, guide, adam(guide, lr=lr, row_lr=lr, betas=(0.9, 0.99)), objective)
         gain = math.inf
         while gain > pace.tol and steps < pace.max_steps:
             for _ in range(pace.window):
-                svi.e_step(x, index, mask=mask, weight=weight)
-            steps, gradients = steps + pace.window, gradients + pace.window * objective.num_particles * len(x)
+                svi.e_step(*args, **kwargs, factor=factor)
+            steps, gradients = steps + pace.window, gradients + pace.window * objective.num_particles * len(points)
             now = bounds()[0]
             change, before = now - before, now
             gain = float(change.mean())

@@ -1,4 +1,9 @@
-r"""Importance weights: of any pair of Pyro programs, from their traces; effective sample size and Pareto k̂.
+r"""What log-weights are worth: effective sample size, Pareto k̂, and the rounding error of log q.
+
+At draws of q the mean of log q is −H(q), which is known where q is Gaussian. For q = N(m, L Lᵀ) and a draw
+t = m + L ε, log q(t) + H(q) = ½ (D − |ε|²). From t, ε comes back by solving with L, and L's condition number magnifies
+the rounding of t. Where that leaves nothing of ε, log q(t) is too low by any amount, and F(q) and log p(x) are too high
+by as much.
 
 References:
     Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling" (2024). https://arxiv.org/abs/1507.02646
@@ -6,19 +11,18 @@ References:
 """
 
 import math
+import warnings
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
-from ..objectives import is_drawn
-from .points import Points
+from .. import distributions, messages
 
 FEWEST = 25  # weights that make a tail of 5
 UNRELIABLE = 0.7  # the k̂ above which an average is
 # Log-weights within this of each other are equal up to rounding.
+CHANCE = 25.0  # nats: −log of the probability of an alarm by chance, of each point and on each side
 SPREAD = {torch.float16: 1e-1, torch.bfloat16: 1e-1, torch.float32: 1e-4, torch.float64: 1e-9}
 
 
@@ -70,33 +74,41 @@ def _generalized_pareto_shape(y: Tensor) -> Tensor:
     return (n * k + 10 * 0.5) / (n + 10)
 
 
-def traced_log_weights(model, guide, points: Points, num_samples: int, with_q: bool) -> Tensor:
-    r"""Computes unscaled log-weights (K, B) of any two Pyro programs; auxiliary sites of the guide are summed.
+def strays(q, log_q: Tensor) -> Tensor:
+    r"""Returns how far the mean of log q over its draws is from −H(q); 0 where chance or harmless rounding explains it.
 
-    For guides that do not say their posterior. Without q, log p(x, t_k | w).
+    mean_k log q(t_k) + H(q) is (n − χ²_n) / 2K with n = K D, which for any K and D is within
 
-    Raises:
-        ValueError: if a site has no log-weight for each point: a latent outside the plate over data.
+        √(D c / K) + c / K
+
+    of 0 with a probability of at least 1 − 2 e⁻ᶜ. Besides, half of the digits of each of D terms may go in rounding.
+
+    Arguments:
+        q: of batch shape (B,) and event shape (D,).
+        log_q: at K draws of it, (K, B).
+
+    Returns:
+        Nats (B,); 0 where nothing is wrong, and where q is not Gaussian.
+
+    References:
+        Laurent and Massart, "Adaptive estimation of a quadratic functional by model selection" (2000), lemma 1.
     """
-    x, index, mask = points
-    with pyro.plate("samples", num_samples, dim=-2):
-        guide_trace = poutine.trace(guide).get_trace(x, index, mask=mask)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x, index, mask=mask)
-    total = x.new_zeros(num_samples, len(x))
-    for trace, sign in ((model_trace, 1), (guide_trace, -1 if with_q else 0)):
-        trace.compute_log_prob()
-        for name, site in trace.nodes.items():
-            if is_drawn(site) and not site["infer"].get("_deterministic"):
-                total = total + sign * _per_point(name, site, len(x))
-    return total
+    if not (distributions.diagonal(q) or isinstance(q, MultivariateNormal | LowRankMultivariateNormal)):
+        return torch.zeros_like(log_q[0])
+    K, (D,) = len(log_q), q.event_shape
+    off = (log_q.double().mean(0) + q.entropy()).abs()
+    harmless = math.sqrt(D * CHANCE / K) + CHANCE / K + D * torch.finfo(log_q.dtype).eps ** 0.5
+    return torch.where(off > harmless, off, 0.0).to(log_q)
 
 
-def _per_point(name: str, site: dict, batch: int) -> Tensor:
-    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    frames = [f for f in site["cond_indep_stack"] if f.dim == -1]
-    if not frames or log_prob.dim() > 2 or log_prob.shape[-1:] != torch.Size([batch]):
-        raise ValueError(
-            f"site {name!r} has no log-density for each point (shape {tuple(log_prob.shape)}, {batch} points): it is "
-            "outside the plate over data at dim=-1, so its weight belongs to no point. Condition on it, or block it"
+def report(off: Tensor, stacklevel: int) -> None:
+    r"""Warns of the points whose log q strays, ``off`` (B,) from `strays`."""
+    strayed = off.nonzero().flatten().tolist()
+    if strayed:
+        warnings.warn(
+            f"log q is wrong by up to {float(off.max()):.3g} nats at draws of q at {len(strayed)} of {len(off)} points "
+            f"({messages.rows(strayed)}), and so are F(q) and log p(x): q is too narrow or ill-conditioned there for "
+            f"{off.dtype}; use model.double() and guide.double(), fit q again at a lower lr or row_lr, or take another "
+            "family (guides.MeanField)",
+            stacklevel=stacklevel + 1,
         )
-    return log_prob

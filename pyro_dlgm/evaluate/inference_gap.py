@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from .. import gaussian, messages
+from .. import distributions, messages
 from ..guides.families import FAMILIES
 from ..guides.per_point import PER_POINT, PerPoint
+from ..points import Points
 from ..seeding import seeds
+from .blocks import check_pair, posterior
 from .bounds import log_weights
 from .e_step import Pace, climb
 from .estimates import Estimate
 from .marginal.blocks import check_start
 from .marginal.evidence import STREAMS, Evidence, check, evidence
-from .points import Points, check_pair
 from .quiet import quiet
 
 MIXES = (
@@ -108,6 +109,7 @@ def gaps(
     num_simulated: int = 64,
     objective: str = "ELBO",
     mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
     progress: bool = False,
 ) -> Gaps:
@@ -121,7 +123,7 @@ def gaps(
     Arguments:
         model: a `DLGM`.
         guide: a guide whose q is Gaussian: amortized or per point, or `AutoNormal`.
-        x: data (B, ...).
+        x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
         families: further families to fit to these points, "mean_field" and "full_rank".
         judge: a guide with rows for x, from which log p(x) is estimated instead: in a comparison log p(x) must not
@@ -132,6 +134,7 @@ def gaps(
         objective: what the guide was trained on. For anything but the ELBO the amortization gap mixes what the
             encoder cannot do with what it was never asked to do, and says so.
         mask: boolean, True where observed, of x's shape or (B,).
+        given: what the points are conditioned on, (B, C); simulated points take its rows in turn.
         seed: seed of all that is random. The global generator stays as it was in any case.
         progress: whether annealing shows a bar.
 
@@ -140,31 +143,32 @@ def gaps(
 
     Raises:
         TypeError: if the guide has no `posterior`, one without a density, or one that is not Gaussian.
-        ValueError: on an unknown family, numbers that make no sense, or if x, index or mask does not fit.
+        ValueError: on an unknown family, numbers that make no sense, or if x, index, mask or given does not fit.
     """
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
     check(num_samples, num_chains, num_temperatures, num_simulated)
     check_start(guide)
-    check_pair(model, guide, Points(x, index, mask))
+    asked = Points.of(x, index, mask=mask, given=given)
+    check_pair(model, guide, asked)
     climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
     with quiet(model, guide):
-        q = guide.posterior(x, index, mask)
-    own, points = _family(guide, q), Points.numbered(x, mask)
+        q = posterior(guide, asked)
+    own, points = _family(guide, q), asked.numbered()
     fitted = {name: _best(model, q, name, points, climbed) for name in dict.fromkeys((own, *families))}
 
-    def weigh(guide, index, seed):
-        return log_weights(model, guide, x, index, num_samples, mask, seed=seed)
+    def weigh(guide, points, seed):
+        return log_weights(model, guide, points, num_samples=num_samples, seed=seed)
 
     # Other random numbers choose between q and q*: under the same ones a choice would flatter what it chooses.
-    kept = weigh(guide, index, chosen).mean(0) >= weigh(fitted[own], points.index, chosen).mean(0)
+    kept = weigh(guide, asked, chosen).mean(0) >= weigh(fitted[own], points, chosen).mean(0)
     fitted[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), fitted[own].rows.weight.detach()))
-    reached = weigh(guide, index, reported)
-    tables = {name: weigh(best, points.index, reported) for name, best in fitted.items()}
+    reached = weigh(guide, asked, reported)
+    tables = {name: weigh(best, points, reported) for name, best in fitted.items()}
     settings = {"num_samples": num_samples, "num_chains": num_chains, "num_temperatures": num_temperatures}
     settings |= {"num_simulated": num_simulated, "seed": seed, "progress": progress}
-    found = evidence(model, judge or fitted.get("full_rank", fitted[own]), x, mask, **settings)
+    found = evidence(model, judge or fitted.get("full_rank", fitted[own]), points, **settings)
     return Gaps(
         **vars(found),
         reached=Estimate.mean(reached),
@@ -189,7 +193,7 @@ def _best(model, q, family: str, points: Points, seed: int) -> PerPoint:
 def _family(guide, q) -> str:
     if isinstance(q, MultivariateNormal):
         return "full_rank"
-    if gaussian.diagonal(q):
+    if distributions.diagonal(q):
         return "mean_field"
     raise TypeError(
         f"q of {type(guide).__name__} is a {type(q).__name__}; expected a Gaussian, whose family has a best member: "

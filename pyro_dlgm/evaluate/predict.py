@@ -1,11 +1,13 @@
-r"""Predictions of x through q: reconstructions, and imputations of missing pixels."""
+r"""What a model makes of x: reconstructions, imputations of missing pixels, and points of its own."""
 
 import torch
 from torch import Tensor
 
+from ..distributions import draws, mean
 from ..guides.base import adapted
 from ..masks import pixelwise
-from .points import Points, blocks, check_points
+from ..points import Points
+from .blocks import blocks, posterior
 from .quiet import quiet
 
 
@@ -14,9 +16,10 @@ def reconstruct(
     guide,
     x: Tensor,
     index: Tensor | None = None,
-    mask: Tensor | None = None,
-    *,
     num_samples: int | None = None,
+    *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
     r"""The mean of p(x | t, w) at the mean of q, or averaged over samples of q: of x's shape.
@@ -24,18 +27,19 @@ def reconstruct(
     Arguments:
         model: a `DLGM`.
         guide: a guide with a `posterior`.
-        x: data (B, ...).
+        x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
-        mask: boolean, True where observed, of x's shape or (B,).
         num_samples: how many samples of q to average over; `None` takes the mean of q alone.
+        mask: boolean, True where observed, of x's shape or (B,).
+        given: what the points are conditioned on, (B, C).
         seed: seed of the samples.
 
     Raises:
-        ValueError: if x, index, mask or the number of samples makes no sense.
+        ValueError: if x, index, mask, given or the number of samples makes no sense.
         TypeError: if the guide has no `posterior`.
     """
-    points = Points(x, index, mask)
-    check_points(*points)
+    points = Points.of(x, index, mask=mask, given=given)
+    points.check()
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
     if adapted(guide).posterior is None:
@@ -44,14 +48,14 @@ def reconstruct(
     with quiet(model, guide, seed=seed):
         parts = []
         for block, counts in blocks(points, K):
-            q = guide.posterior(*block)
-            codes = (q.mean.unsqueeze(0) if num_samples is None else q.sample((k,)) for k in counts)
-            parts.append(sum(model.likelihood(t).mean.sum(0) for t in codes) / K)
+            q = posterior(guide, block)
+            codes = (mean(q).unsqueeze(0) if num_samples is None else draws(q, k, len(block)) for k in counts)
+            parts.append(sum(mean(model.likelihood(t, **block.side)).sum(0) for t in codes) / K)
         made = torch.cat(parts)
-    if made.shape != x.shape:
+    if made.shape != points.x.shape:
         # A guide that ignores x would not notice.
         raise ValueError(
-            f"x has shape {tuple(x.shape)}; expected {tuple(made.shape)}, as the model makes it: reshape x"
+            f"x has shape {tuple(points.x.shape)}; expected {tuple(made.shape)}, as the model makes it: reshape x"
         )
     return made
 
@@ -60,14 +64,41 @@ def impute(
     model,
     guide,
     x: Tensor,
-    mask: Tensor,
     index: Tensor | None = None,
-    *,
     num_samples: int | None = 100,
+    *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t]. Arguments as in `reconstruct`."""
-    if mask is None:
+    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t]. Arguments as in `reconstruct`.
+
+    Raises:
+        ValueError: if there is no mask, and as `reconstruct`.
+    """
+    points = Points.of(x, index, mask=mask, given=given)
+    if points.mask is None:
         raise ValueError("mask is None; expected a boolean mask, True where x is observed: use ~x.isnan()")
-    guess = reconstruct(model, guide, x, index, mask, num_samples=num_samples, seed=seed)
-    return torch.where(pixelwise(mask, x.dim()), x, guess)
+    guess = reconstruct(model, guide, points, num_samples=num_samples, seed=seed)
+    return torch.where(pixelwise(points.mask, points.x.dim()), points.x, guess)
+
+
+def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None) -> tuple[Points, Tensor]:
+    r"""Draws t ~ p(t | c) and x ~ p(x | t, c), M points with the index 0..M−1, and their codes (M, D).
+
+    Arguments:
+        model: a `DLGM`.
+        num_points: M.
+        mask: boolean, True where observed, of the points' shape or (M,).
+        given: what p is conditioned on, (B, C); its rows are dealt to the simulated points in turn.
+
+    Raises:
+        ValueError: if there are fewer than one point, or the mask does not fit.
+    """
+    rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
+    side = {} if rows is None else {"given": rows}
+    t = draws(model.prior(**side), 1, num_points).squeeze(0)
+    x = draws(model.likelihood(t, **side), 1, num_points).squeeze(0)
+    points = Points(x, None, mask, rows).numbered()
+    points.check()
+    return points, t

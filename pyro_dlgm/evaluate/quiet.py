@@ -6,6 +6,7 @@ import pyro
 import torch
 from torch import nn
 
+from ..program import unregistered
 from ..seeding import forked
 
 
@@ -19,7 +20,7 @@ def quiet(*programs, seed: int | None = None):
     flags = [m.training for m in modules]
     store = pyro.get_param_store()
     # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
-    with forked(seed), store.scope(store.get_state()), torch.no_grad():
+    with forked(seed), store.scope(store.get_state()), unregistered(), torch.no_grad():
         try:
             for m in modules:
                 m.training = False

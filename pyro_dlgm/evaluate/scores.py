@@ -3,18 +3,18 @@ r"""Scores of a pair (model, guide) at points: ELBO, IWAE and rate, from one tab
 import torch
 from torch import Tensor
 
-from .. import gaussian
+from .. import distributions
+from ..distributions import draws
 from ..guides.base import adapted
+from ..points import Points
+from .blocks import blocks, posterior, prior
 from .bounds import log_joint, log_mean_exp, log_weights
 from .importance import FEWEST, ess, pareto_k
-from .points import Points, blocks
 
 SAMPLES = 10  # of t, where a training is watched
 
 
-def point_scores(
-    model, guide, x: Tensor, index: Tensor | None, num_samples: int, mask: Tensor | None = None, seed: int | None = None
-) -> dict[str, Tensor]:
+def point_scores(model, guide, points: Points, num_samples: int, seed: int | None = None) -> dict[str, Tensor]:
     r"""Computes the scores of each point, in nats; arguments as those of `log_weights`.
 
     Returns:
@@ -22,25 +22,23 @@ def point_scores(
         where q has no density, from at most 10 samples.
     """
     if not adapted(guide).has_density:
-        return {"log_joint": log_joint(model, guide, x, index, min(num_samples, SAMPLES), mask, seed=seed)}
-    table = log_weights(model, guide, x, index, num_samples, mask, seed=seed)
+        return {"log_joint": log_joint(model, guide, points, None, min(num_samples, SAMPLES), seed=seed)}
+    table = log_weights(model, guide, points, None, num_samples, seed=seed)
     found = {"elbo": table.mean(0), "iwae": log_mean_exp(table)}
     return found | ({"ess": ess(table), "pareto_k": pareto_k(table)} if num_samples >= FEWEST else {})
 
 
-def mean_scores(
-    model, guide, x: Tensor, index: Tensor, mask: Tensor | None = None, seed: int | None = None
-) -> dict[str, float]:
+def mean_scores(model, guide, points: Points, seed: int | None = None) -> dict[str, float]:
     r"""Computes means over points from 10 samples of t, in nats per point.
 
     Returns:
         ``elbo`` and ``iwae_10``; where the pair says q and p(t), ``rate``, KL(q ‖ p), with ``distortion``,
         −E_q log p(x given t): elbo = −(distortion + rate). ``log_joint`` alone where q has no density.
     """
-    found = {name: float(v.mean()) for name, v in point_scores(model, guide, x, index, SAMPLES, mask, seed).items()}
+    found = {name: float(v.mean()) for name, v in point_scores(model, guide, points, SAMPLES, seed).items()}
     if "iwae" not in found:
         return found
-    means, of_points = {"elbo": found["elbo"], f"iwae_{SAMPLES}": found["iwae"]}, rate(model, guide, x, index, mask)
+    means, of_points = {"elbo": found["elbo"], f"iwae_{SAMPLES}": found["iwae"]}, rate(model, guide, points)
     if of_points is not None:
         means["rate"] = float(of_points.mean())
         means["distortion"] = -(means["elbo"] + means["rate"])
@@ -48,20 +46,19 @@ def mean_scores(
 
 
 @torch.no_grad()
-def rate(model, guide, x: Tensor, index: Tensor | None, mask: Tensor | None) -> Tensor | None:
+def rate(model, guide, points: Points) -> Tensor | None:
     r"""Computes KL(q ‖ p) of each point, (B,), in nats: in closed form where there is one, else from 10 samples.
 
     `None` where the guide does not say its posterior, or the model its prior.
     """
     if adapted(guide).posterior is None or not hasattr(model, "prior"):
         return None
-    p = model.prior()
-    return torch.cat([_kl(guide.posterior(*block), p) for block, _ in blocks(Points(x, index, mask), SAMPLES)])
+    return torch.cat([_kl(posterior(guide, block), prior(model, block)) for block, _ in blocks(points, SAMPLES)])
 
 
 def _kl(q, p) -> Tensor:
-    closed = gaussian.kl(q, p)
+    closed = distributions.kl(q, p)
     if closed is not None:
         return closed
-    t = q.sample((SAMPLES,))
+    t = draws(q, SAMPLES, 1)
     return (q.log_prob(t) - p.log_prob(t)).mean(0)

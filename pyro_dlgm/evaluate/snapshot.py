@@ -1,17 +1,20 @@
 r"""A snapshot of a pair (model, guide) at some points: bounds, reconstructions, samples, traversals, codes."""
 
 import functools
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..distributions import draws, mean, stddev
 from ..guides.base import adapted
+from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
+from .blocks import posterior, prior
 from .diagnostics.aggregate import ACTIVE, latent_nats, mean_variance, two_means
-from .points import Points
 from .predict import reconstruct
 from .quiet import quiet
 from .scores import SAMPLES, mean_scores
@@ -33,9 +36,10 @@ class Snapshot:
 
     Arguments:
         model, guide: the pair, on the device of x.
-        x: points (B, ...), in any shape with as many numbers as the model's.
+        x: data (B, ...), in any shape with as many numbers as the model's, or `Points`.
         index: which points these are (B,), for guides with a row for each; by default the first ones.
         mask: boolean, True where observed, of x's shape or (B,), or `None`.
+        given: what the points are conditioned on, (B, C), or `None`; samples take its rows in turn.
         labels: whole numbers (B,), or `None`.
 
     Attributes:
@@ -44,28 +48,34 @@ class Snapshot:
         image_shape: (C, H, W) of a point that is an image of one or three channels, else `None`.
     """
 
-    def __init__(self, model, guide, x: Tensor, index: Tensor | None = None, mask: Tensor | None = None, labels=None):
+    def __init__(self, model, guide, x, index: Tensor | None = None, *, mask=None, given=None, labels=None):
         self.model, self.guide, self.labels = model, guide, labels
+        points = Points.of(x, index, mask=mask, given=given)
+        x = points.x
         self.has_density = adapted(guide).has_density
         halves = hasattr(model, "likelihood") and hasattr(model, "prior")
         self.has_posterior = halves and adapted(guide).posterior is not None
         self.image_shape = tuple(x.shape[1:]) if x.dim() == 4 and x.shape[1] in (1, 3) else None
-        self.x = self._as_taken(x) if self.has_posterior else x
-        self.points = Points.numbered(self.x, mask) if index is None else Points(self.x, index, mask)
+        self.points = points if points.index is not None else points.numbered()
+        if self.has_posterior:
+            self.points = replace(self.points, x=self._as_taken(self.points))
+        self.x = self.points.x
 
-    def _as_taken(self, x: Tensor) -> Tensor:
+    def _as_taken(self, points: Points) -> Tensor:
         r"""x in the shape and dtype of the model: a linear one takes images as rows."""
         with quiet(self.model):
-            p = self.model.likelihood(self.model.prior().mean.unsqueeze(0))
-        return x.reshape(len(x), *p.event_shape).to(p.mean.dtype)
+            one = points[:1]
+            t = draws(self.model.prior(**one.side), 1, 1)
+            p = self.model.likelihood(t, **one.side)
+        return points.x.reshape(len(points), *p.event_shape).to(t.dtype)
 
     def _posterior(self):
-        return self.guide.posterior(*self.points)
+        return posterior(self.guide, self.points)
 
     @_quietly
     def bounds(self) -> dict[str, float]:
         r"""Computes `mean_scores` at the points, and ``log_px``, exact, where the model is `PPCA`; nats per point."""
-        scores = mean_scores(self.model, self.guide, *self.points, seed=0)
+        scores = mean_scores(self.model, self.guide, self.points, seed=0)
         if not isinstance(self.model, PPCA):
             return scores
         return {"log_px": float(self.model.log_prob(self.x, self.points.mask).mean())} | scores
@@ -73,12 +83,12 @@ class Snapshot:
     @_quietly
     def means(self) -> Tensor:
         r"""The means of q, (B, D)."""
-        return self._posterior().mean
+        return mean(self._posterior())
 
     @_quietly
     def nats(self) -> Tensor:
         r"""How much q uses each latent, (D,), in nats: `latent_nats`."""
-        return latent_nats(self._posterior(), self.model.prior(), self.has_density)
+        return latent_nats(self._posterior(), prior(self.model, self.points), self.has_density)
 
     @_quietly
     def active(self) -> int:
@@ -93,27 +103,28 @@ class Snapshot:
 
     def reconstructions(self, num: int) -> Tensor:
         r"""Reconstructions of the first points, as images."""
-        return self._as_images(reconstruct(self.model, self.guide, *self.points.at(slice(num)), seed=0))
+        return self._as_images(reconstruct(self.model, self.guide, self.points[:num], seed=0))
 
     @_quietly
     def samples(self, num: int, seed: int = 0) -> Tensor:
         r"""The mean of p(x | t) for draws of t from the prior, as images: the same t for all models of D latents."""
+        here = self.points.dealt(self.x.new_empty(num, 0))
         with forked(seed):
-            t = self.model.prior().sample((num,))
-        return self._as_images(self.model.likelihood(t).mean)
+            t = draws(self.model.prior(**here.side), 1, num).squeeze(0)
+        return self._as_images(mean(self.model.likelihood(t, **here.side)))
 
     @_quietly
     def traversals(self, num: int, steps: int) -> tuple[list[int], Tensor]:
         r"""The most used latents, and for each, images (num, steps, C, H, W) around the posterior mean of point 0."""
         most = self.nats().argsort(descending=True)[:num].tolist()
-        x = traversal(self.model, self._posterior().mean[0], most, steps)
+        x = traversal(self.model, mean(self._posterior())[0], most, steps, given=self.points[:1].given)
         return most, self._as_images(x.flatten(0, 1)).unflatten(0, (len(most), steps))
 
     def _as_images(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), *self.image_shape)
 
 
-def traversal(model, t: Tensor, latents: list[int], steps: int) -> Tensor:
+def traversal(model, t: Tensor, latents: list[int], steps: int, given: Tensor | None = None) -> Tensor:
     r"""The mean of p(x | t) while one latent after the other goes from −3 to 3 deviations of the prior.
 
     Arguments:
@@ -121,16 +132,19 @@ def traversal(model, t: Tensor, latents: list[int], steps: int) -> Tensor:
         t: the code (D,) at which the other latents stay.
         latents: which ones go, n of them.
         steps: where each stops on its way, S places.
+        given: what the point is conditioned on, (1, C).
 
     Returns:
         A tensor of shape (n, S, ...).
     """
-    p = model.prior()
+    side = {} if given is None else {"given": given}
+    p = model.prior(**side)
+    centre, scale = (v.reshape(-1, len(t))[0] for v in (mean(p), stddev(p)))
     codes = t.repeat(len(latents), steps, 1)
     way = torch.linspace(-REACH, REACH, steps, dtype=t.dtype, device=t.device)
     for row, j in enumerate(latents):
-        codes[row, :, j] = p.mean[j] + way * p.stddev[j]
-    return model.likelihood(codes).mean
+        codes[row, :, j] = centre[j] + way * scale[j]
+    return mean(model.likelihood(codes, **side))
 
 
 class Plane(NamedTuple):

@@ -5,33 +5,75 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..masks import pixelwise
+from ..points import joined
 
 MEAN, PAIR = (1, "one, for μ"), (2, "two, for μ and σ")  # heads, and what they are
 
 
-class Likelihood(nn.Module):
+class Conditional(nn.Module):
+    r"""The base of likelihoods: the vector that their network decodes, and how many axes a point has."""
+
+    event_dim: int | None = None  # axes of a point; by default those that the network says, as its ``out_shape``
+
+    def code(self, t: Tensor, given: Tensor | None) -> Tensor:
+        r"""[t | c], what the network decodes: t (..., D), then what is given, (..., C); leading axes broadcast.
+
+        Raises:
+            ValueError: if the network wants more numbers than these, or fewer.
+        """
+        code = t if given is None else joined(t, given)
+        wanted = getattr(self._net(), "in_shape", code.shape[-1:])
+        if code.shape[-1:] != wanted and (given is not None or t.shape[-1:] < wanted):
+            C = 0 if given is None else given.shape[-1]
+            raise ValueError(
+                f"the network decodes {wanted[0]} numbers and gets {t.shape[-1]} latents with {C} that are given; "
+                f"expected given of shape (B, {max(0, wanted[0] - t.shape[-1])}), or a network of {code.shape[-1]} "
+                "numbers"
+            )
+        return code
+
+    def axes(self, p_dim: int, code: Tensor) -> int:
+        r"""The number of axes of a point, for arrays of ``p_dim`` axes that were decoded from the code (..., D).
+
+        The network says it, or the class; a network that says nothing keeps the leading axes of its code.
+        """
+        if self.event_dim is not None:
+            return self.event_dim
+        out_shape = getattr(self._net(), "out_shape", None)
+        return p_dim - (code.dim() - 1) if out_shape is None else len(out_shape)
+
+    def _net(self) -> nn.Module | None:
+        return self._modules.get("net")
+
+
+class Likelihood(Conditional):
     r"""Creates p(x | t, w) = ∏_j p(x_j | t, w), independent over the pixels j given t.
 
-    A subclass says `pixels`, the distribution of single pixels; masks and event dimensions are written here.
+    A subclass says `pixels`, the distribution of single pixels; masks, event dimensions and what is given beside t are
+    written here.
     """
 
     def pixels(self, t: Tensor) -> dist.TorchDistribution:
-        r"""The distribution of each pixel given t: its batch shape ends with x's shape, its event shape is ()."""
+        r"""The distribution of each pixel given t: its batch shape ends with x's shape, its event shape is ().
+
+        Where side information c is given, what comes as t is [t | c].
+        """
         raise NotImplementedError
 
-    def forward(self, t: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, t: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> dist.TorchDistribution:
         r"""Returns p(x | t, w).
 
         Arguments:
             t: codes of shape (..., D).
             mask: boolean, True where observed, of x's shape or (B,). Missing pixels add nothing to the log-density,
                 which is exact marginalization since pixels are independent given t.
+            given: side information (..., C): the network decodes [t | c].
         """
-        p = self.pixels(t)
-        ndim = len(p.batch_shape)
-        event_dim = ndim - (t.dim() - 1)
+        code = self.code(t, given)
+        p = self.pixels(code)
+        event_dim = self.axes(len(p.batch_shape), code)
         if mask is not None:
-            p = p.mask(pixelwise(mask, event_dim + 1) if t.dim() > 1 else mask)
+            p = p.mask(pixelwise(mask, event_dim + 1) if code.dim() > 1 else mask)
         return p.to_event(event_dim)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..masks import pixelwise
-from .base import check_heads, heads
+from .base import Conditional, check_heads, heads
 
 
-class LowRankNormal(nn.Module):
+class LowRankNormal(Conditional):
     r"""Creates p(x | t, w) = N(μ(t, w), Σ(t, w)) with Σ = diag σ²(t, w) + F(t, w) F(t, w)ᵀ, F of shape (P, R).
 
     The general Σ(t) made practical: R directions in which the pixels vary together given t, at a cost of O(P R²) a
@@ -50,16 +50,18 @@ class LowRankNormal(nn.Module):
         check_heads(net, *self._heads)
         self.net, self.rank, self.floor = net, rank, floor
 
-    def forward(self, t: Tensor, mask: Tensor | None = None) -> "LowRankPixels":
+    def forward(self, t: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> "LowRankPixels":
         r"""Returns p(x | t, w).
 
         Arguments:
             t: codes of shape (..., D).
             mask: boolean, True where observed, of x's shape or (B,).
+            given: side information (..., C): the network decodes [t | c].
         """
-        mu, r, *F = heads(self.net(t), *self._heads)
-        event_dim = mu.dim() - (t.dim() - 1)
-        if mask is not None and t.dim() > 1:
+        code = self.code(t, given)
+        mu, r, *F = heads(self.net(code), *self._heads)
+        event_dim = self.axes(mu.dim(), code)
+        if mask is not None and code.dim() > 1:
             mask = pixelwise(mask, event_dim + 1)
         return LowRankPixels(mu, self.floor + softplus(r), torch.stack(F, -1), event_dim, mask)
 

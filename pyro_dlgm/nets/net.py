@@ -49,10 +49,16 @@ class Net(nn.Module):
                 f"{type(self).__name__} got shape {tuple(v.shape)}; "
                 f"expected (..., {', '.join(map(str, self.in_shape))}): reshape it, or build the network for its shape"
             )
-        y = self._run(v.reshape(-1, *self.in_shape))
+        return self._body(v, lead)
+
+    def _body(self, v: Tensor, lead: Sequence[int]):
+        return self._headed(self._run(v.reshape(-1, *self.in_shape)), lead, 1)
+
+    def _headed(self, y: Tensor, lead: Sequence[int], dim: int):
+        r"""The outputs of the body, heads side by side along ``dim``, as tensors (*lead, *out_shape)."""
         if self.heads == 1:
             return y.reshape(*lead, *self.out_shape)
-        return tuple(h.reshape(*lead, *self.out_shape) for h in y.chunk(self.heads, dim=1))
+        return tuple(h.reshape(*lead, *self.out_shape) for h in y.chunk(self.heads, dim=dim))
 
     def _run(self, v: Tensor):
         try:
@@ -80,11 +86,31 @@ class MLP(Net):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, hidden=(200, 200), *, activation=nn.ELU, heads: int = 1):
         widths = [prod(as_shape(in_shape)), *hidden]
-        layers: list[nn.Module] = [nn.Flatten()]
+        layers: list[nn.Module] = [nn.Flatten(-len(as_shape(in_shape)))]
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), activation()]
-        last = nn.Linear(widths[-1], heads * prod(as_shape(out_shape)))
+            layers += [Affine(before, after), activation()]
+        last = Affine(widths[-1], heads * prod(as_shape(out_shape)))
         super().__init__(in_shape, out_shape, nn.Sequential(*layers, last), heads)
+
+    def _body(self, v: Tensor, lead: Sequence[int]):
+        # With its leading axes: those of sampled weights come on the left of them.
+        y = self._run(v)
+        return self._headed(y, y.shape[:-1], -1)
+
+
+class Affine(nn.Linear):
+    r"""Creates v -> W v + b that also takes sampled weights, W (..., out, in) and b (..., out): leading axes broadcast.
+
+    A Bayesian W that was drawn for P particles is (P, 1, out, in), and v (..., B, in) then becomes (P, B, out).
+    """
+
+    def forward(self, v: Tensor) -> Tensor:
+        W, b = self.weight, self.bias
+        if W.dim() == 2 and b.dim() == 1:
+            return nn.functional.linear(v, W, b)
+        if W.dim() > 2 and W.shape[-3] == 1:  # one W for all points: no copies of it
+            return v @ W.squeeze(-3).mT + b
+        return (W @ v.unsqueeze(-1)).squeeze(-1) + b
 
 
 class Linear(MLP):

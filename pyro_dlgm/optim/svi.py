@@ -103,16 +103,16 @@ class SVI(pyro.infer.SVI):
         r"""Raises a `NotImplementedError`: Pyro has deprecated it."""
         raise NotImplementedError("SVI.run is deprecated in Pyro; call step in a loop, or use pyro_dlgm.fit")
 
-    def step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
+    def step(self, *args, factor: float = 1.0, **kwargs) -> Tensor:
         r"""One joint step on w and q; arguments go to model and guide.
 
         Arguments:
-            weight: factor of the loss, 1/N for a loss per point.
+            factor: of the loss, 1/N for a loss per point.
 
         Returns:
             The loss before the step, a detached scalar tensor in nats: reading its value waits for the device.
         """
-        loss = self._step(None, weight, args, kwargs)
+        loss = self._step(None, factor, args, kwargs)
         self.steps += 1
         return loss
 
@@ -126,13 +126,13 @@ class SVI(pyro.infer.SVI):
         if self.watch is not None:
             self.watch.read()
 
-    def e_step(self, *args, weight: float = 1.0, **kwargs) -> Tensor:
+    def e_step(self, *args, factor: float = 1.0, **kwargs) -> Tensor:
         r"""One step on q alone; w gets no gradient. Arguments and result as those of `step`."""
-        return self._step([p for p in self.guide.parameters() if p.requires_grad], weight, args, kwargs)
+        return self._step([p for p in self.guide.parameters() if p.requires_grad], factor, args, kwargs)
 
-    def _step(self, only, weight, args, kwargs) -> Tensor:
+    def _step(self, only, factor, args, kwargs) -> Tensor:
         self._clear()
-        backward = partial(self._backward, only, weight, args, kwargs)
+        backward = partial(self._backward, only, factor, args, kwargs)
         if self.watch is None:
             loss = backward()
             self._norms()
@@ -148,10 +148,10 @@ class SVI(pyro.infer.SVI):
         self._clear()
         return loss.detach()
 
-    def _backward(self, only, weight, args, kwargs) -> Tensor:
+    def _backward(self, only, factor, args, kwargs) -> Tensor:
         validation = pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
         with validation, sparse_gradients(), unregistered():
-            loss = weight * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
+            loss = factor * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
             self._validated = True
             if loss.requires_grad and only != []:
                 loss.backward(inputs=only)

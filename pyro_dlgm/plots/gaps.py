@@ -6,8 +6,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..distributions import diagonal
+from ..evaluate.blocks import log_joint, prior
 from ..evaluate.quiet import quiet
-from ..gaussian import diagonal
+from ..points import Points
 
 PIECES = ("amortization", "approximation")
 WIDE, CELLS, RESOLVED = 5.0, 161, 1e-3  # the grid of two latents, and the share of the peak where it may end
@@ -43,23 +45,25 @@ def bars(found: dict[str, dict]) -> Figure:
     return figure
 
 
-def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor) -> Figure:
+def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor | Points) -> Figure:
     r"""For two latents: the exact posterior of each point on a grid, with every q drawn over it.
 
     Arguments:
         model: a `DLGM` with two latents.
         qs: Gaussian q of batch shape (B,) by name; drawn at one and two standard deviations.
-        x: points (B, ...).
+        x: data (B, ...), or `Points`.
 
     Raises:
         ValueError: unless there are two latents.
     """
-    if model.prior().event_shape != (2,):
-        raise ValueError(f"the prior has event shape {tuple(model.prior().event_shape)}; expected two latents, (2,)")
-    figure = Figure(figsize=(2.6 * len(x), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(x), squeeze=False)[0]
+    points = Points.of(x)
+    shape = prior(model, points[:1]).event_shape
+    if shape != (2,):
+        raise ValueError(f"the prior has event shape {tuple(shape)}; expected two latents, (2,)")
+    figure = Figure(figsize=(2.6 * len(points), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(points), squeeze=False)[0]
     for point, axis in enumerate(axes):
-        corners, density = posterior_on_grid(model, x[point : point + 1])
+        corners, density = posterior_on_grid(model, points[point : point + 1])
         (left, right), (low, high) = corners.tolist()
         axis.imshow(density.T, origin="lower", extent=(left, right, low, high), cmap="Greys", aspect="auto")
         for number, (name, q) in enumerate(qs.items()):
@@ -72,18 +76,20 @@ def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor
     return figure
 
 
-def posterior_on_grid(model, x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The posterior of one point (1, ...) on a square grid that is zoomed in to where it is.
+def posterior_on_grid(model, points: Tensor | Points) -> tuple[Tensor, Tensor]:
+    r"""The posterior of one point on a square grid that is zoomed in to where it is.
 
     Returns:
         The corners ((left, right), (low, high)), (2, 2), and the density there, (n, n), its peak 1.
     """
+    points = Points.of(points)
+    x = points.x
     corners = torch.tensor([[-WIDE, WIDE], [-WIDE, WIDE]]).to(x)
     with quiet(model):
         for _ in range(3):
             axes = [torch.linspace(float(a), float(b), CELLS).to(x) for a, b in corners]
             t = torch.cartesian_prod(*axes).unflatten(0, (CELLS, CELLS))
-            log_p = torch.stack([model.log_joint(x, row.unsqueeze(1)).squeeze(1) for row in t])
+            log_p = torch.stack([log_joint(model, points, row.unsqueeze(1)).squeeze(1) for row in t])
             density = (log_p - log_p.max()).exp()
             there = (density > RESOLVED).nonzero()
             cell = (corners[:, 1] - corners[:, 0]) / (CELLS - 1)

@@ -74,7 +74,8 @@ def _official(read: Callable, binary: bool, root, likelihood: str, given: dict) 
 
 
 def _file(root, likelihood: str, given: dict) -> Dataset:
-    v, labels = array_files.read(root, given.get("key"), given.get("layout"), given.get("labels"))
+    named = (given.get(option) for option in ("key", "layout", "labels", "given"))
+    v, labels, c = array_files.read(root, *named)
     values = kind(v, root)
     check_fits(likelihood, values, f"the values of {root}")
     transform = None
@@ -82,7 +83,8 @@ def _file(root, likelihood: str, given: dict) -> Dataset:
         v, transform = (v / 255 if likelihood == "bernoulli" else v), BYTES[likelihood]
     elif likelihood == "bernoulli" and values != "zeros and ones":
         transform = Binarize()
-    return split(Path(root).stem, v, labels, transform=transform, **_parts(len(v), given))
+    said = array_files.said_of(given.get("given"), c)
+    return split(Path(root).stem, v, labels, given=c, transform=transform, protocol=said, **_parts(len(v), given))
 
 
 def _folder(root, likelihood: str, given: dict) -> Dataset:

@@ -37,15 +37,19 @@ CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
 HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
 # Functions of what `_parts` gives, the model, N training points, D latents and the shape of a point.
 GUIDES: dict[str, Callable] = {
-    "hard-em": lambda p, model, N, D, shape: p.PointEstimate(N, D),
-    "mean-field": lambda p, model, N, D, shape: p.MeanField(N, D),
-    "full-rank": lambda p, model, N, D, shape: p.FullRank(N, D),
-    "amortized": lambda p, model, N, D, shape: p.Amortized(_encoder(p, shape), D),
-    "amortized-full-rank": lambda p, model, N, D, shape: p.Amortized(_encoder(p, shape), D, "full_rank"),
-    "mcem": lambda p, model, N, D, shape: p.Chain(model, N, D, **CHAIN),
-    "mcem-encoder": lambda p, model, N, D, shape: p.Hybrid(model, p.Amortized(_encoder(p, shape), D), **HYBRID),
-    "auto-normal": lambda p, model, N, D, shape: p.auto(model, "AutoNormal", N),
-    "auto-delta": lambda p, model, N, D, shape: p.auto(model, "AutoDelta", N),
+    "hard-em": lambda p, model, N, D, shape, C=0: p.PointEstimate(N, D),
+    "mean-field": lambda p, model, N, D, shape, C=0: p.MeanField(N, D),
+    "full-rank": lambda p, model, N, D, shape, C=0: p.FullRank(N, D),
+    "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(_encoder(p, shape), D, given_dim=C),
+    "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
+        _encoder(p, shape), D, "full_rank", given_dim=C
+    ),
+    "mcem": lambda p, model, N, D, shape, C=0: p.Chain(model, N, D, **CHAIN),
+    "mcem-encoder": lambda p, model, N, D, shape, C=0: p.Hybrid(
+        model, p.Amortized(_encoder(p, shape), D, given_dim=C), **HYBRID
+    ),
+    "auto-normal": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoNormal", N),
+    "auto-delta": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoDelta", N),
 }
 
 
@@ -79,17 +83,20 @@ def _encoder(p, shape):
     return p.ConvEncoder(shape, 128 if min(shape[1:]) < SMALL else 256, **stages) if stages else p.MLP(shape, 200)
 
 
-def model(likelihood: str, D: int, shape: tuple[int, ...]) -> DLGM:
-    r"""Creates the model with that likelihood, D latents and points of that shape, (C, H, W) or (P,)."""
+def model(likelihood: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> DLGM:
+    r"""Creates the model with that likelihood, D latents and points of that shape, (C, H, W) or (P,).
+
+    Its network decodes D numbers and the ``given_dim`` that are given.
+    """
     from ..model import DLGM
     from ..priors import StandardNormal
 
-    return DLGM(StandardNormal(D), LIKELIHOODS[likelihood](_parts(), D, shape))
+    return DLGM(StandardNormal(D), LIKELIHOODS[likelihood](_parts(), D + given_dim, shape))
 
 
-def guide(name: str, D: int, shape: tuple[int, ...]) -> Callable[[DLGM, int], Guide]:
+def guide(name: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> Callable[[DLGM, int], Guide]:
     r"""Returns the factory (model, N) -> guide of that name."""
-    return lambda model, N: GUIDES[name](_parts(), model, N, D, shape)
+    return lambda model, N: GUIDES[name](_parts(), model, N, D, shape, given_dim)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class Recipe:
         latents: the number D of latents.
         image_shape: (C, H, W), or (P,) for points that are no images.
         num_points: the number N of training points, for guides with a row for each.
+        given_dim: the number C of what is given beside x and t.
 
     Raises:
         ValueError: on a name that is not there.
@@ -111,6 +119,7 @@ class Recipe:
     latents: int
     image_shape: Sequence[int]
     num_points: int
+    given_dim: int = 0
 
     def __post_init__(self):
         for kind, known in (("likelihood", LIKELIHOODS), ("guide", GUIDES)):
@@ -119,8 +128,12 @@ class Recipe:
 
     def new_model(self) -> DLGM:
         r"""Creates the model, with random weights."""
-        return model(self.likelihood, self.latents, tuple(self.image_shape))
+        return model(self.likelihood, self.latents, tuple(self.image_shape), self.given_dim)
 
     def new_guide(self, model: DLGM) -> Guide:
         r"""Creates the guide for that model."""
-        return guide(self.guide, self.latents, tuple(self.image_shape))(model, self.num_points)
+        return guide(self.guide, self.latents, tuple(self.image_shape), self.given_dim)(model, self.num_points)
+
+    def plain(self) -> dict:
+        r"""The recipe as plain values; ``given_dim`` is left out where nothing is given."""
+        return {name: value for name, value in vars(self).items() if name != "given_dim" or value}

@@ -10,7 +10,7 @@ TAKES = {
     "mnist": ("num_val", "binarization"),
     "fashion-mnist": ("num_val", "binarization"),
     "cifar10": ("num_val",),
-    "file": ("key", "labels", "layout", *PARTS),
+    "file": ("key", "labels", "given", "layout", *PARTS),
     "folder": ("size", "grey", *PARTS, "workers"),
 }
 KNOWN = tuple(TAKES)[:4]

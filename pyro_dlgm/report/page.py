@@ -32,7 +32,7 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
         num_samples: K of IWAE-K.
         more: further sections, which come last.
     """
-    pairs = snapshots(rows, dataset.test[:POINTS], _first(dataset.test_labels))
+    pairs = snapshots(rows, dataset.test_points[:POINTS], _first(dataset.test_labels))
     shown = [sections.results(rows, dataset, num_samples), sections.learning(histories(rows), levels(rows))]
     shown += sections.gaps({row.guide: row.gaps for row in rows if row.gaps is not None})
     shown += _seen(pairs, "test", IN_COMPARISON)
@@ -57,15 +57,15 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
     folder, state = Run(run), Run(run).load()
     model, guide, config = load(run, model=model, guide=guide)
     name = config.get("recipe", {}).get("guide", type(guide).__name__)
-    x, labels, of = dataset.test[:POINTS], dataset.test_labels, "test"
+    points, labels, of = dataset.test_points[:POINTS], dataset.test_labels, "test"
     if adapted(guide).per_point:
-        x, labels, of = dataset.seen(POINTS), dataset.train_labels, "training"
+        points, labels, of = dataset.seen(POINTS), dataset.train_labels, "training"
     found = read_sections(folder.folder / "evaluation.json")
     shown = [sections.scores(found, folder.folder, state["step"])]
     shown.append(sections.learning({name: state["history"]}, {}, (STOPPED,) if state["stopped_early"] else ()))
     gaps = {part: found.get(f"{part}_gaps") for part in ("train", "test")}
     shown += sections.gaps({part: result for part, result in gaps.items() if result is not None})
-    shown += _seen({name: Snapshot(model, guide, x, labels=_first(labels))}, of, IN_RUN)
+    shown += _seen({name: Snapshot(model, guide, points, labels=_first(labels))}, of, IN_RUN)
     pair = f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}"
     return _page(f"Run {folder.folder.name}: {name}", dataset, pair, [*shown, *more], json.dumps(config, indent=1))
 

@@ -7,13 +7,29 @@ from torch import Tensor
 
 from ..objectives import ELBO
 
+KEPT = ("x", "mask", "x_val", "mask_val")  # also where there is none
 
-def fingerprint(objective, transform, tensors: dict[str, Tensor | None]) -> dict[str, str | None]:
-    r"""Describes modules and data so that a resume on others is noticed: names; shape, dtype and sum of tensors."""
+
+def fingerprint(
+    objective, transform, tensors: dict[str, Tensor | None], size: int | None = None
+) -> dict[str, str | None]:
+    r"""Describes modules and data so that a resume on others is noticed: names; shape, dtype and sum of tensors.
+
+    Of a source of batches: its kind and the number of points.
+    """
     said = {"objective": described(objective), "transform": described(transform)}
     for name, v in tensors.items():
-        said[name] = None if v is None else f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"
+        if v is not None or name in KEPT:
+            said[name] = _data(v, size)
     return said
+
+
+def _data(v, size: int | None) -> str | None:
+    if v is None:
+        return None
+    if not hasattr(v, "nansum"):
+        return f"{type(v).__name__}, {size} points"
+    return f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"
 
 
 def described(thing) -> str:

@@ -5,19 +5,23 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from .. import messages
+from .. import masks, messages
 from ..evaluate.quiet import quiet
-from ..masks import observed
 from ..objectives import ELBO
+from ..points import Points, check_given, check_weight
 from . import options
 from .options import BATCH
+
+BLOCK = 2**22  # values of x that are checked at a time
 
 
 def check_arguments(a: SimpleNamespace) -> None:
     r"""Raises an error that names the first argument which makes no sense; ``a`` holds those of `fit`."""
     _check_kinds(a)
-    if a.mask_val is not None and a.x_val is None:
-        raise ValueError("mask_val was given without x_val; expected both: give the validation points as well")
+    for name in ("mask_val", "given_val"):
+        if getattr(a, name) is not None and a.x_val is None:
+            raise ValueError(f"{name} was given without x_val; expected both: give the validation points as well")
+    _check_size(a)
     if a.resume and a.out is None:
         raise ValueError("resume is True and out is None; expected the folder of the run: out='runs/x'")
     if (a.epochs is None) == (a.steps is None):
@@ -37,15 +41,36 @@ def _check_kinds(a: SimpleNamespace) -> None:
         if isinstance(program, type) or program is None:
             said = f"the class {program.__name__}" if isinstance(program, type) else "None"
             raise TypeError(f"{name} is {said}; expected an instance: make one first")
-    for name in ("x", "mask", "x_val", "mask_val"):
+    for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val"):
         value = getattr(a, name)
-        if value is not None and not hasattr(value, "is_floating_point"):  # streamed images are no tensor
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor: torch.as_tensor({name})")
+        if value is not None and is_source(value) and not (name == "x" and a.size is not None):
+            more = ", or what yields batches of Points, with size=N" if name == "x" else ""
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor: torch.as_tensor({name}){more}")
     for listener in a.listeners:
         if not hasattr(listener, "after"):
             raise TypeError(
                 f"a listener is a {type(listener).__name__}; expected an object with a method after(step, record)"
             )
+
+
+def is_source(x) -> bool:
+    r"""Whether x is no tensor (or images in files), but what yields batches."""
+    return not hasattr(x, "is_floating_point")
+
+
+def _check_size(a: SimpleNamespace) -> None:
+    r"""Raises a `ValueError` unless ``size`` goes with a source, and what comes with each point does not."""
+    if not is_source(a.x):
+        if a.size not in (None, len(a.x)):
+            raise ValueError(
+                f"size is {a.size} and x has {len(a.x)} points; expected size= only where x yields batches"
+            )
+        return
+    beside = [name for name in ("mask", "given", "weight", "labels", "batch_size") if getattr(a, name) is not None]
+    if beside:
+        raise ValueError(
+            f"{', '.join(beside)} came with a {type(a.x).__name__} that yields batches; expected them in its Points"
+        )
 
 
 def device(asked: str | torch.device | None) -> torch.device | None:
@@ -83,30 +108,45 @@ def batch_size(asked: int | None, N: int) -> int:
 
 def check_points(a: SimpleNamespace) -> None:
     r"""Raises a `ValueError` that names the rows with values that are not finite, or that the likelihood refuses."""
-    _check_data("x", a.model, a.x, a.mask, a.transform)
+    if not is_source(a.x):
+        check_data("x", a.model, Points(a.x, None, a.mask, a.given, a.weight), a.transform)
     if a.x_val is not None:
         if len(a.x_val) == 0:
             raise ValueError(f"x_val has shape {tuple(a.x_val.shape)}: there are no points")
-        _check_data("x_val", a.model, a.x_val, a.mask_val, None)
+        check_data("x_val", a.model, Points(a.x_val, None, a.mask_val, a.given_val), None)
     if a.labels is not None and a.labels.shape != (len(a.x),):
         raise ValueError(
             f"labels have shape {tuple(a.labels.shape)}; expected ({len(a.x)},), a whole number for each point"
         )
 
 
-def _check_data(name: str, model, x: Tensor, mask: Tensor | None, transform) -> None:
+def check_data(name: str, model, points: Points, transform) -> None:
+    r"""Raises a `ValueError` unless the points are what transform or likelihood takes, block by block."""
+    x = points.x
     if x.dim() < 2:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}; expected (N, ...): one axis of points, then those of a point"
         )
-    seen = observed(x, mask)
+    check_given(points.given, len(x))
+    check_weight(points.weight, len(x))
+    if points.mask is not None:
+        masks.check(points.mask, x)
+    if hasattr(x, "extremes"):  # streamed images say what they may be
+        return transform.check(x.extremes) if hasattr(transform, "check") else None
+    size = max(1, BLOCK // max(1, x[:1].numel()))
+    for first in range(0, max(1, len(x)), size):
+        block = points[first : first + size]
+        _check_finite(name, block.observed(), first)
+        if hasattr(transform, "check"):
+            transform.check(block.observed())
+        if transform is None and hasattr(model, "check"):
+            with quiet(model):
+                model.check(block.observed(), first=first, **block.side)
+
+
+def _check_finite(name: str, seen: Tensor, first: int) -> None:
     if seen.is_floating_point() and not bool(seen.isfinite().all()):
-        bad = messages.rows((~seen.isfinite().flatten(1).all(1)).nonzero().flatten().tolist())
+        bad = messages.rows(((~seen.isfinite().flatten(1).all(1)).nonzero().flatten() + first).tolist())
         raise ValueError(
             f"{name} has values that are not finite in {bad}; expected numbers: mask them, or drop the rows"
         )
-    if hasattr(transform, "check"):
-        transform.check(getattr(seen, "extremes", seen))  # streamed images say what they may be
-    if transform is None and hasattr(model, "check"):
-        with quiet(model):
-            model.check(seen)

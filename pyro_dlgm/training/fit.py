@@ -34,9 +34,13 @@ def fit(
     warmup: float = 0,
     objective: ELBO | None = None,
     mask: Tensor | None = None,
+    given: Tensor | None = None,
+    weight: Tensor | None = None,
+    size: int | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     x_val: Tensor | None = None,
     mask_val: Tensor | None = None,
+    given_val: Tensor | None = None,
     labels: Tensor | None = None,
     patience: int | None = None,
     seed: int | None = None,
@@ -54,7 +58,9 @@ def fit(
     Arguments:
         model: a `DLGM`, or any Pyro module with its signature.
         guide: a guide of this package, or any Pyro module with its signature.
-        x: data (N, ...).
+        x: data (N, ...), a tensor or a (memory-mapped) NumPy array; `Points`; or, for data larger than memory, what
+            yields batches of `Points` (`data.Source`): a DataLoader, an iterator, a function that returns one for an
+            epoch.
         epochs: passes through the training points.
         steps: joint steps on q and w, in place of ``epochs``.
         batch_size: points in a batch. By default 100, or N if N is less; more than N is an error. The last of an epoch
@@ -68,8 +74,11 @@ def fit(
         warmup: epochs over which the weight β of the KL term rises from 0 to 1.
         objective: the loss, by default `objectives.ELBO`.
         mask: boolean, True where observed, of x's shape or (N,).
+        given: what points are conditioned on, (N, C): model and guide get it beside x.
+        weight: factors (N,) >= 0 of the points' parts of the objective.
+        size: the number N of all points, where x yields batches of them.
         transform: drawn afresh on each batch (`data.Dequantize`, `data.Binarize`).
-        x_val, mask_val: validation points (M, ...), already transformed, and their mask.
+        x_val, mask_val, given_val: validation points (M, ...), already transformed, with their mask and what is given.
         labels: whole numbers (N,), only shown: TensorBoard colours the latent space by them.
         patience: stop once the bound on validation points has not risen for this many epochs, and go back to the best
             epoch.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batches
+from ..data.source import Source
 from ..guides.base import adapted
 from ..optim.svi import SVI, load_states
 from .validation import Validation
@@ -37,7 +38,7 @@ class Step:
     gradient_norm: Tensor | None = None
 
 
-def em(svi: SVI, batches: Batches, *, e_steps: int = 1, done: int = 0) -> Iterator[Step]:
+def em(svi: SVI, batches: Batches | Source, *, e_steps: int = 1, done: int = 0) -> Iterator[Step]:
     r"""Climbs F(q, w) for as long as it is asked for steps.
 
     Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. It is the same for every guide: an
@@ -52,14 +53,14 @@ def em(svi: SVI, batches: Batches, *, e_steps: int = 1, done: int = 0) -> Iterat
     """
     N, svi.steps = batches.num_points, done
     while True:
-        for x, index, mask in batches:
+        for points in batches:
+            args, kwargs = (points.x, points.index), {**points.keywords, "size": N, "factor": 1 / N}
             passes = svi.backward_passes
             for _ in range(e_steps - 1):
-                svi.e_step(x, index, mask=mask, size=N, weight=1 / N)
-            loss = svi.step(x, index, mask=mask, size=N, weight=1 / N)
+                svi.e_step(*args, **kwargs)
+            loss = svi.step(*args, **kwargs)
             passes = svi.backward_passes - passes
-            epoch, left = divmod(svi.steps, len(batches))
-            yield Step(svi.steps, epoch + (left > 0), loss, len(index), passes, left == 0, svi.gradient_norm)
+            yield Step(svi.steps, batches.epoch, loss, len(points), passes, batches.ended, svi.gradient_norm)
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Training:
     def __init__(
         self,
         svi: SVI,
-        batches: Batches,
+        batches: Batches | Source,
         total: int,
         *,
         e_steps: int = 1,
@@ -166,13 +167,16 @@ class Training:
         state |= {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.svi.optimizers]
         state |= {"history": self.result.history, "stopped_early": self.result.stopped_early}
-        cuda = torch.cuda.get_rng_state(self.batches.x.device) if self.batches.x.is_cuda else None
+        device = self.batches.device
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return state | {"generators": {"cpu": torch.get_rng_state(), "cuda": cuda}}
 
     def load_state_dict(self, state: dict) -> None:
         r"""Restores what `state_dict` saved, the random generators included."""
         for name in STATE:
             setattr(self, name, state[name])
+        if "epoch" not in state["batches"]:  # runs from before it was kept
+            state["batches"]["epoch"] = -(-self.step // len(self.batches))
         for name, part in self._parts().items():
             if part is not None:
                 part.load_state_dict(state[name])
@@ -180,7 +184,7 @@ class Training:
         self.result.history, self.result.stopped_early = state["history"], state["stopped_early"]
         torch.set_rng_state(state["generators"]["cpu"])
         if state["generators"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["generators"]["cuda"], self.batches.x.device)
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.batches.device)
 
     def _parts(self) -> dict:
         pair = {"model": self.svi.model, "guide": self.svi.guide}

@@ -1,16 +1,20 @@
 r"""One call of `fit`: its arguments are checked, then the loop runs with its listeners, on disk or not."""
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from ..data.batches import Batches
+from ..data.source import Source
 from ..messages import only_warned
 from ..objectives import ELBO
 from ..optim.nan_guard import interval
 from ..optim.svi import SVI, adam
+from ..points import Points
 from ..progress import Bar
 from ..runs.files import RunError
 from ..runs.fingerprint import described, fingerprint
@@ -18,20 +22,21 @@ from ..runs.run import Run
 from ..seeding import forked
 from . import checks
 from .autosave import Autosave
+from .first_call import first_call, is_made
 from .loop import Listener, Result, Training
 from .options import CHECKS, SCHEDULES
 from .validation import Validation
 
-TENSORS = ("x", "mask", "x_val", "mask_val")
+TENSORS = ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
 
 
 def train(a: SimpleNamespace) -> Result:
     r"""Trains; ``a`` holds the arguments of `fit`."""
     a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
+    _unpack(a)
     checks.check_arguments(a)
     _place(a)
     checks.check_points(a)
-    a.batch_size = checks.batch_size(a.batch_size, len(a.x))
     with contextlib.nullcontext() if a.seed is None else forked(a.seed):
         training = _training(a)
         listeners = [Guarded(listener) for listener in a.listeners]
@@ -40,26 +45,60 @@ def train(a: SimpleNamespace) -> Result:
         return _climb_on_disk(training, listeners, a)
 
 
+def _unpack(a: SimpleNamespace) -> None:
+    r"""Takes `Points` apart, so that each tensor is checked and named by itself; views arrays of NumPy as tensors."""
+    for name in ("x", "x_val"):
+        points, val = getattr(a, name), name.removeprefix("x")
+        if isinstance(points, Points):
+            beside = {"mask": getattr(a, f"mask{val}"), "given": getattr(a, f"given{val}")}
+            points = Points.of(points, **beside, weight=None if val else a.weight)
+            if points.index is not None:
+                raise ValueError(f"{name} has an index; expected none: the rows of {name} are numbered from 0 on")
+            setattr(a, name, points.x)
+            setattr(a, f"mask{val}", points.mask)
+            setattr(a, f"given{val}", points.given)
+            a.weight = a.weight if val else points.weight
+    if isinstance(a.x, np.ndarray):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*not writable.*")  # it is only read
+            a.x = torch.from_numpy(a.x)
+
+
 def _place(a: SimpleNamespace) -> None:
     r"""Moves modules and tensors to the device; without one they stay where they are."""
     device = checks.device(a.device)
     for name in () if device is None else ("model", "guide", *TENSORS):
-        if getattr(a, name) is not None:
+        if hasattr(getattr(a, name), "to"):  # a source's batches are moved one by one
             setattr(a, name, getattr(a, name).to(device))
+    a.device = device
 
 
 def _training(a: SimpleNamespace) -> Training:
-    batches = Batches(a.x, a.batch_size, transform=a.transform, mask=a.mask)
-    optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(a.x.device)
+    batches = _batches(a)
+    if not is_made(a.model, a.guide):
+        with forked():
+            some = batches.first(getattr(batches, "batch_size", batches.num_points))
+        first_call(a.model, a.guide, some, batches.num_points)
+    optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
+    val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
         SVI(a.model, a.guide, optimizers, a.objective, clip_norm=a.clip_norm, check_every=look),
         batches,
         a.epochs * len(batches) if a.steps is None else a.steps,
         e_steps=a.e_steps,
         factor=a.schedule if callable(a.schedule) else SCHEDULES[a.schedule],
-        warmup_steps=a.warmup * len(batches),
-        validation=None if a.x_val is None else Validation(a.model, a.guide, a.x_val, a.mask_val, a.patience),
+        warmup_steps=a.warmup * len(batches) if a.warmup else 0,
+        validation=None if val is None else Validation(a.model, a.guide, val, a.patience),
     )
+
+
+def _batches(a: SimpleNamespace) -> Batches | Source:
+    if checks.is_source(a.x):
+        source = Source(a.x, a.size, transform=a.transform, device=a.device)
+        checks.check_data("x", a.model, source.peek(), a.transform)
+        return source
+    beside = {"mask": a.mask, "given": a.given, "weight": a.weight}
+    return Batches(a.x, checks.batch_size(a.batch_size, len(a.x)), transform=a.transform, **beside)
 
 
 def _climb(training: Training, listeners: Sequence[Listener], shown: bool) -> Result:
@@ -76,8 +115,9 @@ def _climb(training: Training, listeners: Sequence[Listener], shown: bool) -> Re
 def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleNamespace) -> Result:
     from .tensorboard import TensorBoard  # imported here: only runs on disk need it
 
+    a.batch_size = getattr(training.batches, "batch_size", None)
     run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS} | {"schedule": described(a.schedule)}
-    settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS})
+    settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS}, a.size)
     with (
         run.begun({"fit": settings} | (a.config or {}), training, resume=a.resume),
         contextlib.closing(TensorBoard(run, training, a.labels)) as board,

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ..data.transforms import seen
 from ..evaluate.snapshot import Snapshot
 from ..messages import only_warned
 from ..plots.images import grid, squares, traversal_figure
@@ -21,6 +20,7 @@ from ..ppca.model import PPCA
 from ..runs.files import writing
 from ..runs.fingerprint import flat
 from ..runs.run import Run
+from ..seeding import forked
 from .loop import Training
 
 POINTS = 256  # in the embedding and the pictures
@@ -28,7 +28,9 @@ SHOWN = 10  # images in a row
 LATENTS = 6  # that are traversed
 LEGIBLE = 28  # pixels of the longer side of an image, at least
 SPRITE = 64  # pixels of the side of a sprite, at most: TensorBoard takes 8192 for all of them together
-DATA = ("fit.x", "fit.mask", "fit.x_val", "fit.mask_val")  # fingerprints of the data: no hyper-parameters
+DATA = tuple(
+    f"fit.{name}" for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
+)  # fingerprints of the data: no hyper-parameters
 
 
 class TensorBoard:
@@ -142,11 +144,10 @@ class TensorBoard:
 
 def _snapshot(training: Training, labels: Tensor | None) -> Snapshot:
     r"""The pair at the first training points, as the model sees them."""
-    svi, batches = training.svi, training.batches
-    x = seen(batches.x, batches.transform, POINTS)
-    index = torch.arange(len(x), device=batches.x.device)
-    mask = None if batches.mask is None else batches.mask[index]
-    return Snapshot(svi.model, svi.guide, x, index, mask, None if labels is None else labels[: len(x)])
+    svi = training.svi
+    with forked(0):
+        points = training.batches.first(POINTS)
+    return Snapshot(svi.model, svi.guide, points, labels=None if labels is None else labels[: len(points)])
 
 
 def hyper_parameters(config: dict) -> dict[str, str | float | bool]:

@@ -10,6 +10,7 @@ from ..evaluate.scores import mean_scores
 from ..guides.base import adapted
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam, load_states
+from ..points import Points
 
 E_STEPS = 25
 RATE = 0.05  # of their rows
@@ -23,17 +24,16 @@ class Validation:
 
     Arguments:
         model, guide: the pair in training.
-        x: validation points (M, ...).
-        mask: boolean, of x's shape or (M,), or `None`.
+        points: data (M, ...) that validate, or `Points`.
         patience: calls without a better bound after which it is `exhausted`; `None` means never.
     """
 
-    def __init__(self, model, guide, x: Tensor, mask: Tensor | None = None, patience: int | None = None):
-        self.trained, self.model, self.x, self.mask, self.patience = guide, model, x, mask, patience
-        self.index = torch.arange(len(x), device=x.device)
+    def __init__(self, model, guide, points: Tensor | Points, patience: int | None = None):
+        self.trained, self.model, self.patience = guide, model, patience
+        self.points = Points.of(points).numbered()
         self.per_point = adapted(guide).per_point
         with quiet(seed=0), torch.enable_grad():
-            self.guide = guide.start(x, mask) if self.per_point else guide
+            self.guide = guide.start(self.points) if self.per_point else guide
         self.svi = SVI(model, self.guide, adam(self.guide, row_lr=RATE, lr=RATE), ELBO())
         self.best, self.calls_since_best, self._states = -float("inf"), 0, None
 
@@ -51,8 +51,9 @@ class Validation:
         with quiet(self.model, self.guide, seed=0), torch.enable_grad():
             self.guide.train(self.per_point)  # a chain moves in training mode only
             for _ in range(E_STEPS if self.per_point else 0):
-                self.svi.e_step(self.x, self.index, mask=self.mask, weight=1 / len(self.x))
-            scores = mean_scores(self.model, self.guide, self.x, self.index, self.mask)
+                here = {"mask": self.points.mask} | self.points.side
+                self.svi.e_step(self.points.x, self.points.index, **here, factor=1 / len(self.points))
+            scores = mean_scores(self.model, self.guide, self.points)
         if counts:
             self._keep(next(iter(scores.values())))
         return scores

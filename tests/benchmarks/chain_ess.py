@@ -13,7 +13,7 @@ from pyro.infer.mcmc import HMC, MCMC, NUTS
 from pyro_dlgm.guides.kernel import diagnostics
 from torch import Tensor
 
-from pyro_dlgm import DLGM, data, fit, guides, likelihoods, load, nets, priors
+from pyro_dlgm import DLGM, Points, data, fit, guides, likelihoods, load, nets, priors
 
 POINTS, WIDTHS = 1_000, (16, 32)
 
@@ -70,7 +70,7 @@ def ours(model, x: Tensor, leapfrog: int, a: argparse.Namespace) -> dict:
     settings = {"num_states": a.chains, "num_leapfrog": leapfrog}
     guide = guides.Chain(model, len(x), model.prior().event_shape[0], **settings)
     start = time.perf_counter()
-    guide.e_step(x, index, None)
+    guide.e_step(Points(x, index))
     kernel = guide._kernel(x, index, None)
     with pyro.validation_enabled(False):
         state = kernel.start(guide.samples(index))

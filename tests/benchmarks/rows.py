@@ -56,7 +56,7 @@ def ours(num_points: int, a: argparse.Namespace) -> measure.Step:
 
     def step():
         x, index = next(data)
-        return svi.step(x, index, mask=None, size=num_points, weight=1 / num_points)
+        return svi.step(x, index, mask=None, size=num_points, factor=1 / num_points)
 
     return step
 

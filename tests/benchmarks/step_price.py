@@ -100,7 +100,7 @@ def contenders(case: str) -> dict[str, measure.Step]:
 
 def _ours(model: DLGM, guide: guides.Guide):
     svi = SVI(model, guide, adam(model, guide, lr=LR), check_every=1)
-    return lambda x, index: svi.step(x, index, mask=None, size=NUM_POINTS, weight=1 / NUM_POINTS)
+    return lambda x, index: svi.step(x, index, mask=None, size=NUM_POINTS, factor=1 / NUM_POINTS)
 
 
 def _on(data: list[tuple[Tensor, Tensor]], step) -> measure.Step:

@@ -7,9 +7,11 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Independent
 
-from ... import gaussian
+from ... import distributions
+from ...distributions import draws, mean, variance
 from ...guides.empirical import States
-from ..points import Points, blocks
+from ...points import Points
+from ..blocks import blocks, posterior, prior
 from .calibration import marginals
 
 BUDGET = 2**22  # numbers of t at a time
@@ -27,8 +29,9 @@ def marginal_kl(q, p) -> Tensor:
         q: q(t | x), of batch shape (B,) and event shape (D,), with a density.
         p: p(t), of event shape (D,).
     """
-    ratio = q.variance / p.variance
-    return 0.5 * (ratio + (q.mean - p.mean).square() / p.variance - 1 - ratio.log())
+    width = variance(p)
+    ratio = variance(q) / width
+    return 0.5 * (ratio + (mean(q) - mean(p)).square() / width - 1 - ratio.log())
 
 
 def latent_nats(q, p, has_density: bool) -> Tensor:
@@ -39,7 +42,7 @@ def latent_nats(q, p, has_density: bool) -> Tensor:
     """
     if has_density:
         return marginal_kl(q, p).mean(0)
-    return 0.5 * ((q.mean - p.mean).square() / p.variance).mean(0)
+    return 0.5 * ((mean(q) - mean(p)).square() / variance(p)).mean(0)
 
 
 def two_means(q, num_samples: int) -> Tensor:
@@ -51,8 +54,8 @@ def two_means(q, num_samples: int) -> Tensor:
     single = isinstance(q, States) and len(q.states) == 1
     if single or isinstance(q, Delta) or marginals(q) is not None:
         return torch.stack([q.mean] * 2)
-    draws = q.states if isinstance(q, States) else q.sample((num_samples,))
-    return torch.stack([half.mean(0) for half in draws.tensor_split(2)])
+    t = q.states if isinstance(q, States) else draws(q, num_samples, 1)
+    return torch.stack([half.mean(0) for half in t.tensor_split(2)])
 
 
 def mean_variance(means: Tensor) -> Tensor:
@@ -60,12 +63,12 @@ def mean_variance(means: Tensor) -> Tensor:
     return (means - means.mean(1, keepdim=True)).prod(0).sum(0) / (means.shape[1] - 1)
 
 
-def tabulate(guide, p, points: Points, S: int) -> dict:
+def tabulate(model, guide, points: Points, S: int) -> dict:
     r"""What q says at N points, with the points as the second axis of every tensor.
 
     Arguments:
+        model: a `DLGM`, for its prior.
         guide: a guide with a ``posterior``.
-        p: the prior p(t).
         points: N of them.
         S: samples of q for each point.
 
@@ -74,7 +77,7 @@ def tabulate(guide, p, points: Points, S: int) -> dict:
         marginals or `None` without a closed form, ``means`` (2, N, D), ``second`` moments (1, N, D), and whether q is
         ``factorized``.
     """
-    parts = [_summary(guide.posterior(*block), p, S) for block, _ in blocks(points, 1)]
+    parts = [_summary(posterior(guide, block), prior(model, block), S) for block, _ in blocks(points, 1)]
     return {
         name: torch.cat([part[name] for part in parts], 1) if isinstance(value, Tensor) else value
         for name, value in parts[0].items()
@@ -83,8 +86,8 @@ def tabulate(guide, p, points: Points, S: int) -> dict:
 
 def _summary(q, p, S: int) -> dict:
     r"""Samples, densities and moments of q for a block of B points; entries without a closed form are `None`."""
-    t = q.sample((S,))
-    log_q, log_p, normal, rate = q.log_prob(t), p.log_prob(t), marginals(q), gaussian.kl(q, p)
+    t = draws(q, S, 1)
+    log_q, log_p, normal, rate = q.log_prob(t), p.log_prob(t), marginals(q), distributions.kl(q, p)
     second = t.square().mean(0) if normal is None else normal.variance + normal.mean.square()
     return {
         "t": t,
@@ -110,10 +113,10 @@ def log_aggregate(guide, t: Tensor, own: Tensor, points: Points) -> tuple[Tensor
     Returns:
         log (1/N) Σ_j q(t_si | x_j) and log 1/(N−1) Σ_{j≠i} q(t_si | x_j), each (S, N), in nats.
     """
-    N = len(points.x)
+    N = len(points)
     numbers, others, first = torch.arange(N, device=t.device), torch.full_like(own, -math.inf), 0
     for block, _ in blocks(points, 1):
-        q, B = guide.posterior(*block), len(block.x)
+        q, B = posterior(guide, block), len(block)
         for s, columns in _tiles(t, B):
             log_q = q.log_prob(t[s, columns].unsqueeze(1).expand(-1, B, -1))  # (n, B)
             itself = numbers[columns].unsqueeze(-1) == numbers[first : first + B]

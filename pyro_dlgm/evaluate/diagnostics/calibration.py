@@ -12,16 +12,19 @@ References:
     Bayesian computation: the choice of test quantities shapes sensitivity" (2023). https://arxiv.org/abs/2211.02383
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from ... import gaussian
+from ... import distributions
+from ...distributions import draws
 from ...guides.base import adapted
+from ...points import Points
+from ..blocks import FIT_ONE, blocks, check_density, log_joint, posterior
 from ..e_step import infer
-from ..points import FIT_ONE, Points, blocks, check_density, check_points
+from ..predict import simulated
 from ..quiet import quiet
 from . import verdicts
 from .uniformity import chi_square_p
@@ -106,6 +109,7 @@ def check_calibration(
     num_points: int = 1000,
     num_samples: int = 199,
     mask: Tensor | None = None,
+    given: Tensor | None = None,
     seed: int | None = None,
 ) -> Calibration:
     r"""Simulates points from the model, and ranks each one's code t* among samples of q(t | x).
@@ -121,6 +125,7 @@ def check_calibration(
         num_samples: the number L of samples for each. 199 makes all four intervals of `Coverage` exact also where
             they come from ranks.
         mask: boolean, True where observed, of the simulated points' shape or (n,).
+        given: what points are conditioned on, (B, C); simulated ones take its rows in turn.
         seed: seed of all that is random here. The global generator stays as it was in any case.
 
     Returns:
@@ -137,30 +142,28 @@ def check_calibration(
             "fewer leave nothing to test, and at least 1 sample"
         )
     with quiet(model, guide, seed=seed):
-        t = model.prior().sample((num_points,))
-        x = model.likelihood(t).sample()
-        check_points(x, mask=mask)
+        points, t = simulated(model, num_points, mask, given)
         if adapted(guide).per_point:
             # Another seed: the samples below must not repeat the noise of the ascent.
-            guide = infer(model, guide, x, mask=mask, seed=int(torch.randint(2**31, ())))
-        parts = [_place(model, guide, t, *block) for block in blocks(Points.numbered(x, mask), num_samples)]
+            guide = infer(model, guide, replace(points, index=None), seed=int(torch.randint(2**31, ())))
+        parts = [_place(model, guide, t, *block) for block in blocks(points, num_samples)]
     return Calibration(*(torch.cat(part) for part in zip(*parts, strict=True)), num_samples)
 
 
 def marginals(q) -> Normal | None:
     r"""The marginals q(t_d) of a Gaussian q as one `Normal` of batch shape (B, D), else `None`."""
-    return Normal(q.mean, q.stddev) if gaussian.diagonal(q) or isinstance(q, MultivariateNormal) else None
+    return Normal(q.mean, q.stddev) if distributions.diagonal(q) or isinstance(q, MultivariateNormal) else None
 
 
 def _place(model, guide, t: Tensor, points: Points, counts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     r"""Ranks (B, D), joint ranks (B,) and PIT (B, D) of one block."""
-    q, t = guide.posterior(*points), t[points.index]
-    joint = model.log_joint(points.x, t, points.mask)
+    q, t = posterior(guide, points), t[points.index]
+    joint = log_joint(model, points, t)
     ranks, joint_ranks = torch.zeros_like(t, dtype=torch.long), torch.zeros_like(joint, dtype=torch.long)
     for count in counts:
-        samples = q.sample((count,))
+        samples = draws(q, count, 1)
         ranks += (samples < t).sum(0)
-        joint_ranks += (model.log_joint(points.x, samples, points.mask) < joint).sum(0)
+        joint_ranks += (log_joint(model, points, samples) < joint).sum(0)
     normal = marginals(q)
     pit = normal.cdf(t) if normal is not None else ((ranks + 0.5) / (sum(counts) + 1)).to(t)
     return ranks, joint_ranks, pit

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ... import masks
+from ... import distributions, masks
+from ...points import Points
 from ...seeding import forked
+from ..blocks import check_density, check_pair, prior
 from ..estimates import Mean
-from ..points import Points, check_density, check_pair
 from ..quiet import quiet
 from . import verdicts
 from .aggregate import ACTIVE, log_aggregate, mean_variance, tabulate
@@ -105,9 +106,10 @@ def diagnose(
     guide,
     x: Tensor,
     index: Tensor | None = None,
-    mask: Tensor | None = None,
-    *,
     num_samples: int = 10,
+    *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
     num_simulated: int = 1000,
     seed: int | None = None,
 ) -> Diagnosis:
@@ -116,10 +118,11 @@ def diagnose(
     Arguments:
         model: a `DLGM`.
         guide: a guide with a ``posterior`` that has a density.
-        x: data (N, ...). Costs N² densities of q for each sample.
+        x: data (N, ...), or `Points`. Costs N² densities of q for each sample.
         index: which points these are (N,), for guides with a row for each.
-        mask: boolean, True where observed, of x's shape or (N,). Simulated points take its rows in turn.
         num_samples: samples of q for each point of x.
+        mask: boolean, True where observed, of x's shape or (N,). Simulated points take its rows in turn.
+        given: what the points are conditioned on, (N, C), likewise.
         num_simulated: points for `check_calibration`, 0 for none. A guide with rows for each point needs an E-step
             on them.
         seed: seed of all that is random here. The global generator stays as it was in any case.
@@ -132,20 +135,28 @@ def diagnose(
         ValueError: if x, index or mask makes no sense, or there are fewer than two points or samples.
     """
     check_density(guide, WRAP_OR_FIT)
-    points = Points(x, index, mask)
+    points = Points.of(x, index, mask=mask, given=given)
     check_pair(model, guide, points)
-    if len(x) < 2 or num_samples < 2:
-        raise ValueError(f"x has {len(x)} points, num_samples is {num_samples}; expected at least 2 of both")
+    if len(points) < 2 or num_samples < 2:
+        raise ValueError(f"x has {len(points)} points, num_samples is {num_samples}; expected at least 2 of both")
     calibration = None
     if num_simulated:
-        dealt = masks.dealt(mask, num_simulated)
-        calibration = check_calibration(model, guide, num_points=num_simulated, mask=dealt, seed=seed)
+        dealt = masks.dealt(points.mask, num_simulated)
+        like = {"mask": dealt, "given": points.given}
+        calibration = check_calibration(model, guide, num_points=num_simulated, **like, seed=seed)
     # Another stream: points that were simulated with this seed would share their noise with samples of q.
     with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):
-        p = model.prior()
-        table = tabulate(guide, p, points, num_samples)
+        table = tabulate(model, guide, points, num_samples)
         with_own, without = log_aggregate(guide, table["t"], table["log_q"], points)
-        return _diagnosis(p, table, with_own, without, calibration)
+        return _diagnosis(prior(model, points), table, with_own, without, calibration)
+
+
+def _marginals(p) -> tuple[Tensor, Tensor]:
+    r"""Mean and standard deviation of p(t_d), (D,): of the mixture over the points, where p depends on them."""
+    centre, width = (
+        v.flatten(0, -2) if v.dim() > 1 else v.unsqueeze(0) for v in (distributions.mean(p), distributions.variance(p))
+    )
+    return centre.mean(0), (width.mean(0) + centre.var(0, correction=0)).sqrt()
 
 
 def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: Calibration | None) -> Diagnosis:
@@ -153,6 +164,7 @@ def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: C
     rate = Mean.of(table["rate"].mean(0))
     information, aggregate_kl = (Mean.of(v.mean(0)) for v in (table["log_q"] - with_own, with_own - table["log_p"]))
     kl, mean = table["kl"], table["means"].mean((0, 1))
+    prior_mean, prior_std = _marginals(p)
     return Diagnosis(
         num_points=with_own.shape[1],
         rate=rate.mean,
@@ -168,7 +180,7 @@ def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: C
         aggregate_kl_stderr=aggregate_kl.standard_error,
         aggregate_mean=mean,
         aggregate_std=(table["second"].mean((0, 1)) - mean.square()).sqrt(),
-        prior_mean=p.mean,
-        prior_std=p.stddev,
+        prior_mean=prior_mean,
+        prior_std=prior_std,
         calibration=calibration,
     )

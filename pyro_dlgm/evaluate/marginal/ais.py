@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...points import Points
+from ..blocks import check_pair
 from ..bounds import log_mean_exp
 from ..estimates import log_mean_exp_error
-from ..points import Points, check_pair
 from .blocks import annealers, annealing, check_start
 from .path import Annealer, Settings, Walk
 
@@ -58,6 +59,7 @@ def ais(
     num_leapfrog: int = 10,
     target_acceptance: float = 0.65,
     mask: Tensor | None = None,
+    given: Tensor | None = None,
     memory: int = 2**28,
     seed: int | None = None,
     progress: bool = False,
@@ -71,13 +73,14 @@ def ais(
     Arguments:
         model: a `DLGM`.
         guide: a guide with a `posterior` that has a density, where the walks start; `None` starts from the prior.
-        x: data (B, ...).
+        x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
         num_chains: the number K of walks of each point.
         num_temperatures: the number T of steps from q to the posterior.
         num_leapfrog: leapfrog steps of the HMC transition at each temperature.
         target_acceptance: what the step sizes are tuned to.
         mask: boolean, True where observed, of x's shape or (B,).
+        given: what the points are conditioned on, (B, C).
         memory: about how many bytes may be used at a time; points and chains go in blocks.
         seed: seed of all that is random. The global generator stays as it was in any case.
         progress: whether to show a bar.
@@ -88,10 +91,10 @@ def ais(
 
     Raises:
         TypeError: if the guide has no `posterior`, or one without a density.
-        ValueError: on numbers that make no sense, or if x, index or mask does not fit the model or the guide.
+        ValueError: on numbers that make no sense, or if x, index, mask or given does not fit the model or the guide.
     """
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
-    points = Points(x, index, mask)
+    points = Points.of(x, index, mask=mask, given=given)
     check_start(guide)
     check_pair(model, guide, points)
     with annealing(model, guide, seed=seed):

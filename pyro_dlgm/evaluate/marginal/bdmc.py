@@ -11,7 +11,7 @@ References:
     section 4.2. https://arxiv.org/abs/1611.04273
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from ...seeding import seeds
 from ..bounds import log_mean_exp
 from ..e_step import infer
 from ..estimates import Mean
-from ..points import Points
+from ..predict import simulated
 from ..quiet import quiet
 from .blocks import annealers, annealing, check_start
 from .path import Settings, Walk
@@ -65,6 +65,7 @@ def bdmc(
     num_leapfrog: int = 10,
     target_acceptance: float = 0.65,
     mask: Tensor | None = None,
+    given: Tensor | None = None,
     memory: int = 2**28,
     seed: int | None = None,
     progress: bool = False,
@@ -78,6 +79,7 @@ def bdmc(
         guide: as in `ais`; `None` anneals from the prior.
         num_points: the number M of points to simulate.
         mask: boolean, which pixels of a simulated point are observed, of the shape of one point or of all M.
+        given: what points are conditioned on, (B, C); simulated ones take its rows in turn.
         num_chains, num_temperatures, num_leapfrog, target_acceptance, memory, seed, progress: as in `ais`.
 
     Returns:
@@ -94,10 +96,9 @@ def bdmc(
     # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.
     made, fitted, walked = seeds(3, seed)
     with quiet(model, seed=made):
-        t = model.prior().sample((num_points,))
-        x = model.likelihood(t).sample()
-    points = Points.numbered(x, None if mask is None else mask.expand(x.shape))
-    q = infer(model, guide, x, mask=points.mask, seed=fitted) if adapted(guide).per_point else guide
+        points, t = simulated(model, num_points, None, given)
+    points = replace(points, mask=None if mask is None else mask.expand(points.x.shape))
+    q = infer(model, guide, replace(points, index=None), seed=fitted) if adapted(guide).per_point else guide
     up, down = [], []
     with annealing(model, q, seed=walked):
         for annealer in annealers(model, q, points, settings, sweeps=2, progress=progress):
@@ -105,4 +106,4 @@ def bdmc(
             down.append(annealer.downwards(t[annealer.points.index]))
     up, down = Walk.joined(up, 1), Walk.joined(down, 1)
     diverged = (up.diverged + down.diverged).sum(0)
-    return BDMC(log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), x, t, diverged)
+    return BDMC(log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), points.x, t, diverged)

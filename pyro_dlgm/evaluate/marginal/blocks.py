@@ -7,10 +7,12 @@ import pyro
 import torch
 from torch import Tensor
 
+from ...distributions import draws
+from ...points import Points
 from ...program import unregistered
 from ...progress import Bar
-from .. import rounding
-from ..points import FIT_ONE, Points, check_density, chunks
+from .. import importance
+from ..blocks import FIT_ONE, check_density, chunks, log_joint, posterior, prior
 from ..quiet import quiet
 from .path import Annealer, Settings
 
@@ -48,18 +50,19 @@ def annealers(
         sweeps: how many each chain makes.
         progress: whether to show the bar.
     """
-    prior, one = model.prior(), points.at(slice(1))
-    rows = rows_that_fit(lambda t: model.log_joint(one.x, t, one.mask), prior.sample((1, 1)), settings.memory)
-    todo = list(chunks(len(points.x), settings.num_chains, rows))
+    one = points[:1]
+    t = draws(prior(model, one), 1, 1)
+    rows = rows_that_fit(lambda t: log_joint(model, one, t), t, settings.memory)
+    todo = list(chunks(len(points), settings.num_chains, rows))
     total, strays = sum(settings.transitions(sweeps, len(counts)) for _, counts in todo), []
     with Bar(total, shown=progress, name="anneal") as bar:
         for here, counts in todo:
-            block = points.at(here)
-            q = prior.expand((len(block.x),)) if guide is None else guide.posterior(*block)
+            block = points[here]
+            q = prior(model, block).expand((len(block),)) if guide is None else posterior(guide, block)
             annealer = Annealer(model, q, block, counts, settings, bar.tick)
             strays.append(annealer.strays)
             yield annealer
-    rounding.report(torch.cat(strays), stacklevel=3)
+    importance.report(torch.cat(strays), stacklevel=3)
 
 
 def rows_that_fit(log_density: Callable[[Tensor], Tensor], t: Tensor, memory: int) -> int:

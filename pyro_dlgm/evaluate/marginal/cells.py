@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...distributions import mean, stddev
 from ...likelihoods.bernoulli import Bernoulli
 from ...model import DLGM
+from ...points import Points
+from .. import blocks
 
 NUMBERS = 2**21  # values of x that are compared with their distribution, or decoded, at a time
 NODES = 2**8  # midpoints that are decoded at a time, at most
@@ -68,7 +71,7 @@ def product(axis: Tensor, D: int) -> Tensor:
     return torch.cartesian_prod(*[axis] * D).reshape(-1, D)
 
 
-def log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, width: Tensor, u: Tensor) -> Tensor:
+def log_joint(model, points: Points, owner: Tensor, width: Tensor, u: Tensor) -> Tensor:
     r"""log p(x_i, t | w) dt/du of the point i = owner_c at t = mean + scale · u_c, for each cell c, in blocks.
 
     After a plain `Bernoulli`, in a model whose ``log_joint`` is `DLGM`'s, each midpoint is decoded once for all points
@@ -77,8 +80,7 @@ def log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, width: Tenso
 
     Arguments:
         model: a `DLGM`.
-        x: data (B, ...), which the model has checked.
-        mask: boolean, True where observed, of x's shape or (B,).
+        points: B of them, which the model has checked.
         owner: points of the cells (n,).
         u: midpoints of the cells (n, D), in units of the prior's scale.
         width: of the cells (n,), each a power of 2.
@@ -86,39 +88,42 @@ def log_joint(model, x: Tensor, mask: Tensor | None, owner: Tensor, width: Tenso
     Returns:
         Nats (n,), in float64.
     """
-    prior = model.prior()
-    t = prior.mean + prior.stddev * u.to(prior.mean)
-    plain = getattr(model.log_joint, "__func__", None) is DLGM.log_joint and type(model.likelihood) is Bernoulli
-    values = _shared(model, x, mask, owner, t, _places(width, u)) if plain else _alone(model, x, mask, owner, t)
-    return values + prior.stddev.double().log().sum()
+    loc, scale = scales(model, points, owner)
+    t = loc + scale * u.to(loc)
+    own = all(getattr(getattr(model, name), "__func__", None) is vars(DLGM)[name] for name in ("log_joint", "datum"))
+    plain = own and type(model.likelihood) is Bernoulli and points.given is None
+    values = _shared(model, points, owner, t, _places(width, u)) if plain else _alone(model, points, owner, t)
+    return values + scale.double().log().sum(-1)
 
 
-def _alone(model, x: Tensor, mask: Tensor | None, owner: Tensor, t: Tensor) -> Tensor:
+def scales(model, points: Points, owner: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Mean and scale of p(t) for the owners of cells: (D,) each, or (n, D) where p(t) depends on what is given."""
+    p = model.prior(**points.side)
+    return tuple(v[owner] if v.dim() > 1 else v for v in (mean(p), stddev(p)))
+
+
+def _alone(model, points: Points, owner: Tensor, t: Tensor) -> Tensor:
     r"""log p(x_i, t | w) pair by pair, (n,)."""
-    rows = max(1, NUMBERS // x[0].numel())
+    rows = max(1, NUMBERS // points.x[0].numel())
     pairs = zip(owner.split(rows), t.split(rows), strict=True)
-    return torch.cat([model.log_joint(x[i], codes, of(mask, i)).double() for i, codes in pairs])
+    return torch.cat([blocks.log_joint(model, points[i], codes).double() for i, codes in pairs])
 
 
-def _shared(model, x: Tensor, mask: Tensor | None, owner: Tensor, t: Tensor, place: Tensor) -> Tensor:
+def _shared(model, points: Points, owner: Tensor, t: Tensor, place: Tensor) -> Tensor:
     r"""log p(x_i, t | w) by tables of neighbouring codes and of the points that ask for any of them, (n,)."""
     prior, values = model.prior(), t.new_empty(len(t), dtype=torch.float64)
     place, order = place.sort()
     node = place.unique_consecutive(return_inverse=True)[1]
-    size = max(1, min(NODES, NUMBERS // x[0].numel()))
+    size = max(1, min(NODES, NUMBERS // points.x[0].numel()))
     counts = (node // size).bincount().tolist()
     for here, row in zip(order.split(counts), (node % size).split(counts), strict=True):
-        points, column = owner[here].unique(return_inverse=True)
+        asking, column = owner[here].unique(return_inverse=True)
+        some = points[asking]
         codes = t.new_empty(int(row[-1]) + 1, t.shape[1])
         codes[row] = t[here]
-        table = model.likelihood.table(x[points], codes, of(mask, points))
+        table = model.likelihood.table(some.x, codes, some.mask)
         values[here] = table[row, column] + prior.log_prob(codes).double()[row]
     return values
-
-
-def of(mask: Tensor | None, points: Tensor) -> Tensor | None:
-    r"""The mask of the points with these indices."""
-    return None if mask is None else mask[points]
 
 
 def _places(width: Tensor, u: Tensor) -> Tensor:

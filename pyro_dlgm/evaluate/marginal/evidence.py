@@ -2,10 +2,10 @@ r"""log p(x | w) with its certificate: the larger of two estimates from one q, a
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ... import masks
+from ...points import Points
 from ...seeding import seeds
 from ..bounds import log_weights
 from ..estimates import Estimate
@@ -66,8 +66,7 @@ def check(num_samples: int, num_chains: int, num_temperatures: int, num_simulate
 def evidence(
     model,
     judge,
-    x: Tensor,
-    mask: Tensor | None = None,
+    points: Tensor | Points,
     *,
     num_samples: int = 2000,
     num_chains: int = 16,
@@ -80,24 +79,23 @@ def evidence(
 
     Arguments:
         model: a `DLGM`.
-        judge: a guide with rows for x, from 0 on.
-        x: data (B, ...).
-        mask: boolean, True where observed, of x's shape or (B,).
+        judge: a guide with rows for the points, from 0 on.
+        points: data (B, ...), or `Points`.
         num_samples, num_chains, num_temperatures, num_simulated, seed, progress: as in `gaps`.
     """
     check(num_samples, num_chains, num_temperatures, num_simulated)
     weighed, walked, simulated = seeds(STREAMS, seed)
-    rows = torch.arange(len(x), device=x.device)
+    points = Points.of(points).numbered()
     settings = {"num_chains": num_chains, "num_temperatures": num_temperatures, "progress": progress}
-    walks = ais(model, judge, x, rows, mask=mask, seed=walked, **settings)
+    walks = ais(model, judge, points, seed=walked, **settings)
     bounds = None
     if num_simulated:
-        pixels = None if mask is None else masks.pixelwise(mask, x.dim())
-        dealt = masks.dealt(pixels, num_simulated)
-        bounds = bdmc(model, judge, num_simulated, mask=dealt, seed=simulated, **settings)
+        pixels = None if points.mask is None else masks.pixelwise(points.mask, points.x.dim())
+        like = {"mask": masks.dealt(pixels, num_simulated), "given": points.given}
+        bounds = bdmc(model, judge, num_simulated, **like, seed=simulated, **settings)
     return Evidence(
         annealed=Estimate(walks.log_px, walks.stderr),
-        weighted=Estimate.log_mean_exp(log_weights(model, judge, x, rows, num_samples, mask, seed=weighed)),
+        weighted=Estimate.log_mean_exp(log_weights(model, judge, points, None, num_samples, seed=weighed)),
         num_samples=num_samples,
         certificate=bounds,
     )

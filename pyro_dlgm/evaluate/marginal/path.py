@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ... import hmc
-from .. import rounding
-from ..points import Points
+from ...distributions import draws, stddev
+from ...points import Points
+from .. import importance
+from ..blocks import log_joint
 
 RATE = 1.0  # of the step sizes' adaptation while they are tuned: they must keep up with a path of few temperatures
 TUNING = 5  # temperatures of a sweep for each one of the sweep that tunes it
@@ -105,10 +107,10 @@ class Annealer:
 
     def __init__(self, model, q, points: Points, counts: list[int], settings: Settings, tick: Callable[[], None]):
         self.q, self.points, self.counts, self.settings, self.tick = q, points, counts, settings, tick
-        self.parts, self.scale = (q.log_prob, lambda t: model.log_joint(points.x, t, points.mask)), q.stddev
+        self.parts, self.scale = (q.log_prob, lambda t: log_joint(model, points, t)), stddev(q)
         self.betas, self.tuned = schedule(settings.num_temperatures), schedule(settings.tuning)
         t = self._draws(counts[0])
-        self.strays = rounding.strays(q, q.log_prob(t))
+        self.strays = importance.strays(q, q.log_prob(t))
         self.log_steps = self._tune(t)
 
     def upwards(self) -> Walk:
@@ -143,7 +145,7 @@ class Annealer:
         return state, info
 
     def _draws(self, num: int) -> Tensor:
-        return self.q.sample((num,))
+        return draws(self.q, num, len(self.points))
 
     def _tune(self, t: Tensor) -> Tensor:
         r"""log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep that t starts."""

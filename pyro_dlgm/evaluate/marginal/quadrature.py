@@ -12,9 +12,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..points import Points, check_pair
+from ...points import Points
+from ..blocks import check_pair, prior
 from ..quiet import quiet
-from .cells import Cells, laid, log_joint, of, product
+from .cells import Cells, laid, log_joint, product
 
 MOST = 3  # latents; the number of cells is exponential in it
 POINTS = 1024  # of a block, at most: the more there are, the more midpoints they share
@@ -30,7 +31,9 @@ EDGE = 1e-2  # of the mass outside is too much, whatever the tolerance
 CELLS = 2**23  # at a time, at most; a cell takes some 100 bytes on its way
 
 
-def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-3) -> Tensor:
+def quadrature(
+    model, x: Tensor, *, mask: Tensor | None = None, given: Tensor | None = None, tol: float = 1e-3
+) -> Tensor:
     r"""log p(x | w) of each point, for a model with at most three latents.
 
     The grid covers ±6 prior scales, and up to ±24 where the posterior reaches its edge. Cells are split in 2^D until a
@@ -41,8 +44,9 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
 
     Arguments:
         model: a `DLGM` with a prior that is concentrated about its mean.
-        x: data (B, ...).
+        x: data (B, ...), or `Points`.
         mask: boolean, True where observed, of x's shape or (B,).
+        given: what the points are conditioned on, (B, C).
         tol: nats.
 
     Returns:
@@ -51,50 +55,52 @@ def quadrature(model, x: Tensor, mask: Tensor | None = None, *, tol: float = 1e-
     Raises:
         ValueError: if the model has more latents, or x, mask or ``tol`` makes no sense.
     """
-    check_pair(model, None, Points(x, mask=mask))
+    points = Points.of(x, mask=mask, given=given)
+    check_pair(model, None, points)
     if not 0 < tol < math.inf:
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
-    values = x.new_empty(len(x), dtype=torch.float64)
+    values = points.x.new_empty(len(points), dtype=torch.float64)
     settled = torch.empty_like(values, dtype=torch.bool)
     with quiet(model):
-        (D,) = model.prior().event_shape
+        (D,) = prior(model, points[:1]).event_shape
         if D > MOST:
             raise ValueError(
                 f"the model has {D} latents; expected at most {MOST} for a grid: use evaluate.ais, which has no such "
                 "bound, and evaluate.bdmc, which says what it is worth"
             )
-        for here in _neighbours(model, x, mask):
-            values[here], settled[here] = Block(model, x[here], of(mask, here)).integrals(tol)
+        for here in _neighbours(model, points):
+            values[here], settled[here] = Block(model, points[here]).integrals(tol)
     if late := int((~settled).sum()):
         warnings.warn(
-            f"quadrature has not settled to {tol:g} nats at {late} of {len(x)} points: raise tol, or use evaluate.ais",
+            f"quadrature has not settled to {tol:g} nats at {late} of {len(points)} points: raise tol, or use "
+            "evaluate.ais",
             stacklevel=2,
         )
     return values
 
 
-def _neighbours(model, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+def _neighbours(model, points: Points) -> tuple[Tensor, ...]:
     r"""Groups points whose posterior mass is in nearly the same place into blocks, so that they share midpoints."""
-    size, points = max(1, min(POINTS, NUMBERS // x[0].numel())), torch.arange(len(x), device=x.device)
-    if len(x) > size:
-        firsts = (Block(model, x[i], of(mask, i)).first().value.view(len(i), -1) for i in points.split(size))
-        points = torch.cat([values.argmax(1) for values in firsts]).argsort(stable=True)
-    return points.split(size)
+    size, rows = max(1, min(POINTS, NUMBERS // points.x[0].numel())), points.numbered().index
+    if len(points) > size:
+        firsts = (Block(model, points[i]).first().value.view(len(i), -1) for i in rows.split(size))
+        rows = torch.cat([values.argmax(1) for values in firsts]).argsort(stable=True)
+    return rows.split(size)
 
 
 class Block:
-    r"""Points x (B, ...) with their mask, as for `quadrature`, and what is known of their integrals, each (B,)."""
+    r"""B points, as for `quadrature`, and what is known of their integrals, each (B,)."""
 
-    def __init__(self, model, x: Tensor, mask: Tensor | None):
-        self.model, self.x, self.mask = model, x, mask
+    def __init__(self, model, points: Points):
+        self.model, self.points, x = model, points, points.x
         self.reach = x.new_full((len(x),), HALF_WIDTH, dtype=torch.float32)  # half the side of the grid
-        (self.D,) = model.prior().event_shape
+        (self.D,) = prior(model, points[:1]).event_shape
         self.cube = product(torch.arange(0.5 - HALF_WIDTH, HALF_WIDTH, device=x.device, dtype=torch.float32), self.D)
 
     def integrals(self, tol: float) -> tuple[Tensor, Tensor]:
         r"""The values, and whether they have settled: cells are split until they have, or are given up."""
         cells = self.first()
-        self.value = cells.mass(len(self.x))  # log p(x | w)
+        self.value = cells.mass(len(self.points))  # log p(x | w)
         self.change = torch.full_like(self.value, math.inf)  # of the value, when cells were split last
         self.settled = torch.zeros_like(self.value, dtype=torch.bool)
         work = [(cells, 0.5)]
@@ -116,7 +122,7 @@ class Block:
 
     def first(self) -> Cells:
         r"""All cells of width 1, for all points."""
-        return self._laid(torch.arange(len(self.x), device=self.x.device), self.cube)
+        return self._laid(torch.arange(len(self.points), device=self.points.x.device), self.cube)
 
     def _near(self, cells: Cells, h: float) -> Tensor:
         r"""Which cells are wider than h and hold mass, or may, (n,).
@@ -124,11 +130,11 @@ class Block:
         A midpoint of a cell that holds mass may be half a diagonal away from the mode, and another midpoint be on it.
         """
         deep = (math.sqrt(2 * TAIL) + math.sqrt(self.D) / 2 / _narrow(h) * cells.width) ** 2 / 2
-        return (cells.width > h) & (cells.value > cells.top(len(self.x))[cells.owner] - deep)
+        return (cells.width > h) & (cells.value > cells.top(len(self.points))[cells.owner] - deep)
 
     def _judged(self, cells: Cells, tol: float) -> Cells:
         r"""The cells of points that go on, after a look at how their values have changed."""
-        B, at = len(self.x), cells.owner.bincount().nonzero().flatten()
+        B, at = len(self.points), cells.owner.bincount().nonzero().flatten()
         value = cells.mass(B)[at]
         change = (value - self.value[at]).abs()
         outside = cells[cells.u.abs().amax(1) > self.reach[cells.owner] - 1].mass(B)[at]
@@ -145,7 +151,7 @@ class Block:
         return self._cells(*laid(points, self.reach[points] / HALF_WIDTH, cube))
 
     def _cells(self, owner: Tensor, width: Tensor, u: Tensor) -> Cells:
-        return Cells(owner, width, u, log_joint(self.model, self.x, self.mask, owner, width, u))
+        return Cells(owner, width, u, log_joint(self.model, self.points, owner, width, u))
 
 
 def _narrow(h: float) -> float:

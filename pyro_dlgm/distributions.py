@@ -1,7 +1,43 @@
-r"""The Kullback-Leibler divergence where both sides are Gaussian."""
+r"""What is asked of distributions: draws, means and scales, and the closed-form KL of Gaussians."""
 
+import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+SAMPLES = 1000
+
+
+def draws(d, num: int, batch: int) -> Tensor:
+    r"""``num`` draws for each of B points, (num, B, D), of a distribution of batch shape (B,) or () for all of them.
+
+    Of the distribution it asks no more than Pyro does, to be called with a shape.
+    """
+    shape = torch.Size((num,)) if len(d.batch_shape) else torch.Size((num, batch))
+    with torch.no_grad():
+        return getattr(d, "sample", d)(shape)
+
+
+def mean(d) -> Tensor:
+    r"""The mean, of batch and event shape; of 1,000 draws where the distribution has none in closed form."""
+    return _said(d, "mean", lambda t: t.mean(0))
+
+
+def stddev(d) -> Tensor:
+    r"""The standard deviations, as `mean`."""
+    return _said(d, "stddev", lambda t: t.std(0))
+
+
+def variance(d) -> Tensor:
+    r"""The variances, as `mean`."""
+    return _said(d, "variance", lambda t: t.var(0))
+
+
+def _said(d, name: str, estimate) -> Tensor:
+    try:
+        return getattr(d, name)
+    except (NotImplementedError, AttributeError):
+        with torch.no_grad():
+            return estimate(getattr(d, "sample", d)(torch.Size((SAMPLES,))))
 
 
 def kl(q, p) -> Tensor | None:

@@ -1,0 +1,137 @@
+r"""Batches of a source that yields them: a loader, a generator for each epoch, data larger than memory."""
+
+import inspect
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..points import Points
+from ..seeding import forked
+from .batches import transformed
+
+UNSOUGHT = (
+    "the source cannot be sought: {} batches of this epoch are drawn again and skipped, and what comes next is what "
+    "would have come only if the source repeats itself. For an exact resume give a function (epoch, start) that yields "
+    "the batches of an epoch from one on, or a DataLoader of a dataset with indices"
+)
+
+
+class Source:
+    r"""Creates the batches of a source, each a `Points`; a pass through it is an epoch.
+
+    An epoch has ended after ``len(source)`` batches or, where there is no length, after N points.
+
+    Arguments:
+        source: what yields `Points`: an iterable, each pass of which is an epoch (a DataLoader, say); an iterator that
+            goes on for ever; or a function that returns an iterator for an epoch, of no argument, of (epoch), from 0
+            on, or of (epoch, start), which begins with the batch ``start`` of the epoch.
+        size: the number N of all points.
+        transform: drawn afresh on each batch, or `None`.
+        device: where batches go, or `None` where they are.
+
+    Attributes:
+        epoch: the number of the pass, counted from 1.
+        ended: whether the last batch was the last one of its pass.
+    """
+
+    def __init__(self, source: Iterable | Callable, size: int, *, transform=None, device=None):
+        self.source, self.num_points, self.transform, self._to = source, size, transform, device
+        self.epoch, self._done, self._seen, self.ended = 0, 0, 0, True
+        self._state, self._left, self._first = torch.get_rng_state(), None, None
+        self.device = self.peek().x.device
+
+    def __len__(self) -> int:
+        if not hasattr(self.source, "__len__"):
+            raise TypeError(
+                f"{type(self.source).__name__} has no length, so epochs cannot be counted before: give steps="
+            )
+        return len(self.source)
+
+    def peek(self) -> Points:
+        r"""The first batch of a pass, before the transform; an iterator keeps its place."""
+        if self._first is None:
+            with forked():
+                batches = self._begin(0, 0)
+                self._first = self._checked(next(batches, None))
+            if iter_is_self(self.source):
+                self.source = itertools.chain([self._first], batches)
+        return self._first
+
+    def first(self, num: int) -> Points:
+        r"""The first points of a pass (of one batch, at most), as a model sees them after one draw of the transform."""
+        return transformed(self.peek()[:num], self.transform)
+
+    def state_dict(self) -> dict:
+        r"""The number of this pass, how far it is, and the generator at its beginning."""
+        place = {"epoch": self.epoch, "done": self._done, "seen": self._seen, "ended": self.ended}
+        return place | {"generator": self._state}
+
+    def load_state_dict(self, state: dict) -> None:
+        r"""Restores what `state_dict` saved: the next pass is the rest of that one, if the source can be sought."""
+        self.epoch, self._done, self._seen = state["epoch"], state["done"], state["seen"]
+        self.ended, self._state, self._left = state["ended"], state["generator"], None
+
+    def __iter__(self) -> Iterator[Points]:
+        if self.ended:
+            self._state = torch.get_rng_state()
+            self.epoch, self._done, self._seen, self.ended = self.epoch + 1, 0, 0, False
+            self._left = self._begin(self.epoch - 1, 0)
+        elif self._left is None:
+            self._left = self._sought()
+        while not self.ended:
+            batch = self._checked(next(self._left, None))
+            self._done, self._seen = self._done + 1, self._seen + len(batch)
+            self.ended = (
+                self._done == len(self.source) if hasattr(self.source, "__len__") else self._seen >= self.num_points
+            )
+            yield transformed(batch, self.transform)
+
+    def _begin(self, epoch: int, start: int) -> Iterator[Points]:
+        r"""The batches of an epoch, from ``start`` on where the source can be asked for that."""
+        if not callable(self.source):
+            return iter(self.source)
+        return iter(self.source(*(epoch, start)[: self._arguments()]))
+
+    def _arguments(self) -> int:
+        r"""How many of (epoch, start) the source takes; 0 of what is no function."""
+        return min(2, len(inspect.signature(self.source).parameters)) if callable(self.source) else 0
+
+    def _sought(self) -> Iterator[Points]:
+        r"""What is left of a pass after a resume."""
+        if self._arguments() == 2:
+            return self._begin(self.epoch - 1, self._done)
+        indexed = isinstance(self.source, DataLoader) and not isinstance(self.source.dataset, IterableDataset)
+        if self._done and not indexed and self._arguments() == 0:
+            warnings.warn(UNSOUGHT.format(self._done), stacklevel=2)
+        # A loader draws its order when a pass begins: from the generator as it was then, it is the same order.
+        with forked():
+            torch.set_rng_state(self._state)
+            left = self._begin(self.epoch - 1, 0)
+            for _ in range(self._done):
+                next(left, None)
+        return left
+
+    def _checked(self, batch) -> Points:
+        if batch is None:
+            raise ValueError(
+                f"the source ended after {self._done} batches, {self._seen} of size={self.num_points} points; expected "
+                "an epoch of size points: correct size=, or give a function that returns a new iterator for each epoch"
+            )
+        if not isinstance(batch, Points):
+            raise TypeError(f"the source yields a {type(batch).__name__}; expected Points(x, index), a batch each")
+        batch = batch if self._to is None else batch.to(self._to)
+        batch.check()
+        if self._seen + len(batch) > self.num_points and not hasattr(self.source, "__len__"):
+            raise ValueError(
+                f"the source yields more than size={self.num_points} points in an epoch; expected batches that end "
+                "with them: correct size="
+            )
+        return batch
+
+
+def iter_is_self(source) -> bool:
+    r"""Whether the source is an iterator, which is used up."""
+    return not callable(source) and iter(source) is source

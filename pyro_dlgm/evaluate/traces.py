@@ -1,0 +1,75 @@
+r"""Log-weights of any pair of Pyro programs, from their traces: for guides that do not say their posterior."""
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from ..objectives import check_latents, is_drawn
+from ..points import Points
+from ..seeding import forked
+
+
+def global_draws(guide, points: Points, num_samples: int) -> dict[str, Tensor]:
+    r"""Draws the guide's latents outside of the plate over data, by name: (K, 1, ...) each; a Bayesian w.
+
+    Arguments:
+        guide: a Pyro program.
+        points: a block of points, on which it runs.
+        num_samples: the number K of draws.
+    """
+    with forked():
+        found = _global_sites(guide, points, 1)
+    return _global_sites(guide, points, num_samples) if found else {}
+
+
+def _global_sites(guide, points: Points, num_samples: int) -> dict[str, Tensor]:
+    trace = _trace(guide, points, num_samples)
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if is_drawn(site) and not site["is_observed"] and not _is_local(site)
+    }
+
+
+def traced_log_weights(model, guide, points: Points, num_samples: int, with_q: bool, held: dict[str, Tensor]) -> Tensor:
+    r"""Computes unscaled log-weights (K, B); auxiliary sites of the guide are summed. Without q, log p(x, t_k | w).
+
+    Arguments:
+        held: draws of the global latents by name, (K, 1, ...) each, whose densities belong to no point.
+
+    Raises:
+        ValueError: if the model has a latent that the guide does not sample, or another site has no log-weight for each
+            point.
+    """
+    guide_trace = _trace(poutine.condition(guide, data=held), points, num_samples)
+    replayed = poutine.replay(poutine.condition(model, data=held), trace=guide_trace)
+    model_trace = _trace(replayed, points, num_samples)
+    check_latents(model_trace, guide_trace)
+    total = points.x.new_zeros(num_samples, len(points))
+    for trace, sign in ((model_trace, 1), (guide_trace, -1 if with_q else 0)):
+        trace.compute_log_prob()
+        for name, site in trace.nodes.items():
+            if is_drawn(site) and not site["infer"].get("_deterministic") and name not in held:
+                total = total + sign * _per_point(name, site, len(points))
+    return total
+
+
+def _trace(program, points: Points, num_samples: int):
+    with pyro.plate("samples", num_samples, dim=-2):
+        return poutine.trace(program).get_trace(points.x, points.index, mask=points.mask, **points.side)
+
+
+def _is_local(site: dict) -> bool:
+    return any(f.dim == -1 for f in site["cond_indep_stack"])
+
+
+def _per_point(name: str, site: dict, batch: int) -> Tensor:
+    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+    if not _is_local(site) or log_prob.dim() > 2 or log_prob.shape[-1:] != torch.Size([batch]):
+        raise ValueError(
+            f"site {name!r} has no log-density for each point (shape {tuple(log_prob.shape)}, {batch} points): it is "
+            "outside the plate over data at dim=-1, so its weight belongs to no point. Condition on it, or block it"
+        )
+    return log_prob

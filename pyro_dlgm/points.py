@@ -1,0 +1,157 @@
+r"""`Points`: what is known of the points of a data set, as one value that is carried and sliced together."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from pyro.distributions.util import is_validation_enabled
+from torch import Tensor
+
+from . import masks
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    r"""Creates points from their data and what comes with them; ``len(points)``, and ``points[rows]`` for some of them.
+
+    Attributes:
+        x: data (B, ...).
+        index: which points these are (B,), for guides with a row for each.
+        mask: boolean, True where observed, of x's shape or (B,).
+        given: what p and q are conditioned on, labels, covariates or times: (B, C).
+        weight: factors (B,) >= 0 of the points' parts of the objective; evaluation is per point, and ignores it.
+    """
+
+    x: Tensor
+    index: Tensor | None = None
+    mask: Tensor | None = None
+    given: Tensor | None = None
+    weight: Tensor | None = None
+
+    @classmethod
+    def of(cls, x, index=None, *, mask=None, given=None, weight=None) -> "Points":
+        r"""Returns x if it is `Points`, else creates them.
+
+        Raises:
+            ValueError: if x is `Points` and something is given beside it.
+        """
+        if not isinstance(x, Points):
+            return cls(x, index, mask, given, weight)
+        beside = {"index": index, "mask": mask, "given": given, "weight": weight}
+        said = [name for name, value in beside.items() if value is not None]
+        if said:
+            raise ValueError(
+                f"x is Points and {', '.join(said)} came beside it; expected one of both: "
+                f"Points(x, {', '.join(f'{name}=' for name in said)}), or a tensor with keywords"
+            )
+        return x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Points":
+        return self._each(lambda part: part[rows])
+
+    def to(self, *args, **kwargs) -> "Points":
+        r"""The points elsewhere: all parts go to the device, and those of a real type to the dtype, if there is one."""
+        device, dtype, blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        return self._each(
+            lambda part: (
+                part.to(device, dtype if part.is_floating_point() else None, non_blocking=blocking)
+                if isinstance(part, Tensor)
+                else part.to(device)
+            )  # images that stay in their files
+        )
+
+    def _each(self, change) -> "Points":
+        return Points(*(None if part is None else change(part) for part in vars(self).values()))
+
+    @property
+    def seen(self) -> tuple:
+        r"""(x, index, mask), as a posterior takes them: ``guide.posterior(*points.seen, **points.side)``."""
+        return self.x, self.index, self.mask
+
+    @property
+    def side(self) -> dict:
+        r"""``given`` as a keyword, where there is one: ``prior``, ``likelihood`` and ``posterior`` get it only then."""
+        return {} if self.given is None else {"given": self.given}
+
+    @property
+    def keywords(self) -> dict:
+        r"""What a program gets beside x and index: ``program(points.x, points.index, **points.keywords)``."""
+        return {"mask": self.mask} | self.side | ({} if self.weight is None else {"weight": self.weight})
+
+    def numbered(self) -> "Points":
+        r"""The points with the index 0..B−1, for a guide whose rows are theirs."""
+        return replace(self, index=torch.arange(len(self.x), device=self.x.device))
+
+    def observed(self) -> Tensor:
+        r"""x with 0 in place of what is missing."""
+        return masks.observed(self.x, self.mask)
+
+    def dealt(self, x: Tensor) -> "Points":
+        r"""Simulated points x with the masks and the ``given`` of these, in turn."""
+        rows = torch.arange(len(x), device=x.device) % max(1, len(self.x))
+        mask, given = (None if part is None else part[rows] for part in (self.mask, self.given))
+        return Points(x, None, mask, given).numbered()
+
+    def check(self) -> None:
+        r"""Raises a `ValueError` unless x holds points, with an index, mask, ``given`` and weight for each, if at all.
+
+        Blocks of points slice all of them: a part of another length would go wrong without a word.
+        """
+        x = self.x
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x is a {type(x).__name__}; expected a tensor (B, ...): use torch.as_tensor(x)")
+        if x.dim() == 0 or len(x) == 0:
+            raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected (B, ...) with B >= 1")
+        check_index(self.index)
+        if self.index is not None and len(self.index) != len(x):
+            raise ValueError(
+                f"x has {len(x)} points and index {len(self.index)}; expected one index for each point of x"
+            )
+        if self.mask is not None:
+            masks.check(self.mask, x)
+        check_given(self.given, len(x))
+        check_weight(self.weight, len(x))
+
+
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    r"""[first | second] along the last axis, (..., A) and (..., B) -> (..., A + B); leading axes broadcast."""
+    lead = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
+    return torch.cat([v.expand(*lead, v.shape[-1]) for v in (first, second.to(first.dtype))], -1)
+
+
+def check_index(index: Tensor | None) -> None:
+    r"""Raises a `ValueError` unless ``index`` is a vector of whole numbers, or left out."""
+    dtype = getattr(index, "dtype", type(index).__name__)
+    if index is not None and dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"index has dtype {dtype}; expected torch.int64, one row for each point: use torch.as_tensor(index).long()"
+        )
+    if index is not None and index.dim() != 1:
+        raise ValueError(f"index has shape {tuple(index.shape)}; expected (B,), one row a point: use index.flatten()")
+
+
+def check_given(given: Tensor | None, num: int) -> None:
+    r"""Raises a `ValueError` unless ``given`` is left out or holds finite real numbers (num, C)."""
+    if given is None:
+        return
+    what = f"{tuple(given.shape)} of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+    if not isinstance(given, Tensor) or given.dim() != 2 or len(given) != num or not given.is_floating_point():
+        raise ValueError(
+            f"given is {what}; expected real numbers ({num}, C), a row for each point: one-hot labels are "
+            "torch.nn.functional.one_hot(labels).float(), one number a point is v.unsqueeze(1)"
+        )
+    if not bool(given.isfinite().all()):
+        raise ValueError("given has NaN or infinite values; expected numbers: fill them in, or drop the points")
+
+
+def check_weight(weight: Tensor | None, num: int) -> None:
+    r"""Raises a `ValueError` unless ``weight`` is left out or holds (num,) numbers, >= 0 where Pyro validates."""
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor) or weight.shape != (num,) or not weight.is_floating_point():
+        what = f"{tuple(weight.shape)} of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f"weight is {what}; expected real numbers ({num},), one factor for each point")
+    if is_validation_enabled() and not bool(((weight >= 0) & weight.isfinite()).all()):
+        raise ValueError(f"weight goes from {weight.min():g} to {weight.max():g}; expected finite numbers >= 0")
