@@ -1,16 +1,22 @@
 r"""The generative model, written once: t ~ p(t), x ~ p(x | t, w)."""
 
+import contextlib
+
 import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.distributions.util import is_validation_enabled, scale_and_mask
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from . import messages
 from .masks import filled
-from .program import Program
+from .program import Program, unregistered
 from .seeding import forked
+
+FEW = 100  # points that a subclass is asked for
 
 
 class Refusing(Messenger):
@@ -146,7 +152,11 @@ class DLGM(Program):
     def check(self, x: Tensor, *, given: Tensor | None = None, first: int = 0) -> None:
         r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and the model's dtype, and lies in its
         support; it names the rows that do not, counted from ``first``.
+
+        A subclass with a `datum` of its own is asked for its first points, by that.
         """
+        if type(self).datum is not DLGM.datum:
+            return self._check_by_datum(x[:FEW], given)
         with pyro.validation_enabled(), torch.no_grad(), forked(), self.global_latents():
             side = {} if given is None else {"given": given[:1]}
             t = self.prior(**side)((1,))  # a draw: a prior need not know its mean
@@ -157,6 +167,14 @@ class DLGM(Program):
             raise ValueError(
                 f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), or model.to({x.dtype})"
             )
+
+    def _check_by_datum(self, x: Tensor, given: Tensor | None) -> None:
+        side = {} if given is None else {"given": given[: len(x)]}
+        quietly = pyro.validation_enabled(), torch.no_grad(), forked(), poutine.block(), self.global_latents()
+        with contextlib.ExitStack() as stack:
+            for context in (*quietly, pyro.plate(self.plate, len(x), dim=-1)):
+                stack.enter_context(context)
+            self.datum(x, **side)
 
     def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None, *, given: Tensor | None = None) -> Tensor:
         r"""log p(x, t | w) for each point, in nats: the log-density of `datum` with t held, all of its sites together.
@@ -173,7 +191,9 @@ class DLGM(Program):
         Raises:
             ValueError: if `datum` samples a further latent, a draw of which would be used silently.
         """
-        with Held(self.latent, t) as held, self.global_latents():
+        # Outside of a larger program nobody asks for its parameters.
+        registering = contextlib.nullcontext() if am_i_wrapped() else unregistered()
+        with registering, Held(self.latent, t) as held, self.global_latents():
             held.sites.clear()  # what is known of a Bayesian w belongs to no point
             self.datum(x, mask, **({} if given is None else {"given": given}))
         return held.log_joint()

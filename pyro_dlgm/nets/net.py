@@ -108,9 +108,9 @@ class Affine(nn.Linear):
         W, b = self.weight, self.bias
         if W.dim() == 2 and b.dim() == 1:
             return nn.functional.linear(v, W, b)
-        if W.dim() > 2 and W.shape[-3] == 1:  # one W for all points: no copies of it
-            return v @ W.squeeze(-3).mT + b
-        return (W @ v.unsqueeze(-1)).squeeze(-1) + b
+        if W.dim() > 2 and W.shape[-3] > 1:  # a W for each point
+            return (W @ v.unsqueeze(-1)).squeeze(-1) + b
+        return v @ (W.squeeze(-3) if W.dim() > 2 else W).mT + b
 
 
 class Linear(MLP):

@@ -34,7 +34,7 @@ def first_call(model, guide, points: Points, size: int) -> None:
     args, kwargs = (points.x, points.index), points.keywords | {"size": size}
     with quiet(model, guide), pyro.validation_enabled(False), torch.enable_grad():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(model).get_trace(*args, **kwargs)  # replayed, it would take the guide's points
     plates = [_plates(trace) for trace in (model_trace, guide_trace)]
     for name in plates[0].keys() & plates[1].keys():
         if not torch.equal(*(found[name].sort().values for found in plates)):
