@@ -9,7 +9,7 @@ from pyro.infer import autoguide
 from torch import Tensor
 
 from ..points import Points
-from .base import Shared
+from .base import Shared, prior_needs_given
 from .per_point import Rowed
 
 SUPPORTED = ("AutoNormal", "AutoDelta")
@@ -85,6 +85,11 @@ def auto(model, name: str, num_points: int) -> Auto:
     if name not in SUPPORTED:
         raise ValueError(
             f"auto got {name!r}: {_reason(name)}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank"
+        )
+    if prior_needs_given(model):
+        raise ValueError(
+            f"the prior {type(model.prior).__name__} depends on what is given, and {name} is made from p(t) alone; "
+            "use MeanField or FullRank"
         )
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1 point")

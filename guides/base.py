@@ -2,6 +2,7 @@ r"""The guide: a Pyro program that samples t from q, whatever q is."""
 
 import contextlib
 import functools
+import inspect
 from abc import abstractmethod
 
 import pyro
@@ -127,6 +128,12 @@ class Guide(Program):
         r"""Samples t from q without the plate, for a larger guide with its plates; parameters train there."""
         q = self.posterior(x, index, mask, **({} if given is None else {"given": given}))
         return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
+
+
+def prior_needs_given(model) -> bool:
+    r"""Whether p(t) depends on what is given, so that there is none without."""
+    given = inspect.signature(model.prior.forward).parameters.get("given")
+    return given is not None and given.default is given.empty
 
 
 # What a guide that is not of this package need not say.

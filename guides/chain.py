@@ -1,7 +1,5 @@
 r"""The Markov chain as a guide: Monte Carlo EM."""
 
-import inspect
-
 import pyro
 import torch
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from ..distributions import draws, stddev
 from ..points import Points
 from ..priors import StandardNormal
-from .base import Guide, Shared
+from .base import Guide, Shared, prior_needs_given
 from .empirical import States
 from .kernel import KEPT, Kernel, Tuning, converged, rounds
 from .per_point import Rowed
@@ -203,9 +201,7 @@ class Chain(Rowed):
 
 def _prior(model, latent_dim: int):
     r"""p(t), or N(0, I) for the time being where it is conditional: at their first visit, states are drawn anew."""
-    parameters = inspect.signature(type(model.prior).forward).parameters.values()
-    needed = [p for p in parameters if p.name == "given" and p.default is p.empty]
-    return StandardNormal(latent_dim)() if needed else model.prior()
+    return StandardNormal(latent_dim)() if prior_needs_given(model) else model.prior()
 
 
 def check_settings(*, target_acceptance: float, **counts: int) -> None:

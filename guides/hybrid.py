@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import hmc
 from ..distributions import stddev
 from ..points import Points
-from .base import Guide, Shared
+from .base import Guide, Shared, prior_needs_given
 from .chain import Chain, check_settings
 from .empirical import States
 from .kernel import DECAY, Kernel, Tuning
@@ -67,7 +67,7 @@ class Hybrid(Guide):
         self.num_states, self.num_transitions, self.num_leapfrog = num_states, num_transitions, num_leapfrog
         self.target_acceptance, self.gradients = target_acceptance, 0
         self.guide, self._model = guide, Shared((model,))
-        dim = guide.latent_dim
+        dim = latent_dim(model, guide)
         self.register_buffer("log_step", torch.tensor(hmc.first_step(dim)).log())
         self.register_buffer("visits", torch.tensor(0))
 
@@ -92,7 +92,7 @@ class Hybrid(Guide):
 
     def start(self, points: Points) -> Chain:
         r"""Creates chains for the points that start at the encoder's q."""
-        D = self.guide.latent_dim
+        D = latent_dim(self._model[0], self.guide)
         return Chain(self._model[0], len(points), D, start_from=self.guide).to(self.log_step)
 
     def _moved(self, x: Tensor | None, mask: Tensor | None, side: dict) -> tuple[States, Tensor, Tensor]:
@@ -119,6 +119,11 @@ class Hybrid(Guide):
         self.visits = self.visits + 1
         rate = self.visits.to(self.log_step) ** -DECAY
         self.log_step = hmc.adapted_step(self.log_step, acceptance, target=self.target_acceptance, rate=rate)
+
+
+def latent_dim(model, guide: Guide) -> int:
+    r"""D, as the guide says it, or p(t)."""
+    return guide.latent_dim if prior_needs_given(model) else model.prior().event_shape[0]
 
 
 def _check(guide) -> None:

@@ -125,9 +125,9 @@ class Program(PyroModule):
         inside, `datum` has these values.
         """
         with self._pyro_context:
-            cache = self._pyro_context.cache
-            samples = [] if self in cache else [m for m in self.modules() if isinstance(m, PyroModule)]
-            samples = [(m, name) for m in samples for name in m._pyro_samples]
+            cache = self._pyro_context.cache  # Pyro empties it when the outermost call ends
+            samples = () if self in cache else [(m, name) for m in self._pyro_modules() for name in m._pyro_samples]
+            cache[self] = True
             if not samples:
                 yield
                 return
@@ -135,8 +135,13 @@ class Program(PyroModule):
             with Relative(self._root, self._place):
                 for module, name in samples:
                     getattr(module, name)
-                cache[self] = True  # Pyro empties it when the outermost call ends
                 yield
+
+    def _pyro_modules(self) -> list[PyroModule]:
+        found = [self]
+        for module in found:  # it grows: what `modules` does, without names, since this runs at each call
+            found.extend(child for child in module._modules.values() if child is not None)
+        return [module for module in found if isinstance(module, PyroModule)]
 
     def data_plate(self, x: Tensor | None, index: Tensor | None, size: int | None):
         r"""The plate over the points of a batch, at dimension −1.

@@ -21,6 +21,7 @@ from .batches import Batches
 from .builtin import cifar10, digits, fashion_mnist, mnist
 from .dataset import Dataset
 from .image_folder import images
+from .source import Source
 from .streamed_images import Streamed
 from .transforms import Binarize, Dequantize, Grid, Threshold, seeded
 
@@ -30,6 +31,7 @@ __all__ = [
     "Dataset",
     "Dequantize",
     "Grid",
+    "Source",
     "Streamed",
     "Threshold",
     "arrays",
