@@ -11,7 +11,7 @@ from pyro.nn import pyro_method
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from ..points import Points
+from ..points import Points, side
 from ..program import Program
 
 
@@ -114,7 +114,7 @@ class Guide(Program):
         if self.training:
             self.e_step(Points(x, index, mask, given))
         with plate, self.weighted(weight, x, index, size):
-            return self.datum(x, index, mask, given=given)
+            return self.datum(x, index, mask, **side(given))
 
     @pyro_method
     def datum(
@@ -126,7 +126,7 @@ class Guide(Program):
         given: Tensor | None = None,
     ) -> Tensor:
         r"""Samples t from q without the plate, for a larger guide with its plates; parameters train there."""
-        q = self.posterior(x, index, mask, **({} if given is None else {"given": given}))
+        q = self.posterior(x, index, mask, **side(given))
         return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
 
 

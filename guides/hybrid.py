@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import hmc
 from ..distributions import stddev
-from ..points import Points
+from ..points import Points, side
 from .base import Guide, Shared, prior_needs_given
 from .chain import Chain, check_settings
 from .empirical import States
@@ -80,7 +80,7 @@ class Hybrid(Guide):
         self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None, *, given=None
     ) -> Tensor:
         r"""Samples t at the end of the chains; in training mode with the factor that trains the encoder."""
-        ends, bound, acceptance = self._moved(x, mask, {} if given is None else {"given": given})
+        ends, bound, acceptance = self._moved(x, mask, side(given))
         if self.training:
             self._adapt(acceptance)
             pyro.factor(f"{self.latent}_encoder", bound.detach() - bound, has_rsample=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import messages
 from .masks import filled
+from .points import side
 from .program import Program, unregistered
 from .seeding import forked
 
@@ -124,7 +125,7 @@ class DLGM(Program):
             size: the number N of all points, which scales a batch by N/B; without x, the number to generate.
         """
         with self.data_plate(x, index, size), self.weighted(weight, x, index, size):
-            return self.datum(x, mask, given=given)
+            return self.datum(x, mask, **side(given))
 
     def datum(
         self, x: Tensor | None = None, mask: Tensor | None = None, *, given: Tensor | None = None, t=None
@@ -141,12 +142,11 @@ class DLGM(Program):
             t: codes (..., D), where the larger program has drawn them: then only x is sampled, given those.
         """
         x, mask = filled(x, mask)
-        side = {} if given is None else {"given": given}
         with self.global_latents():
             if t is None:
-                prior = self.prior(**side)
+                prior = self.prior(**side(given))
                 t = self._code(pyro.sample(self.latent, prior), prior)
-            p = self.likelihood(t, mask, **side)
+            p = self.likelihood(t, mask, **side(given))
             return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
 
     def check(self, x: Tensor, *, given: Tensor | None = None, first: int = 0) -> None:
@@ -158,10 +158,10 @@ class DLGM(Program):
         if type(self).datum is not DLGM.datum:
             return self._check_by_datum(x[:FEW], given)
         with pyro.validation_enabled(), torch.no_grad(), forked(), self.global_latents():
-            side = {} if given is None else {"given": given[:1]}
-            t = self.prior(**side)((1,))  # a draw: a prior need not know its mean
+            one = {name: value[:1] for name, value in side(given).items()}
+            t = self.prior(**one)((1,))  # a draw: a prior need not know its mean
             t = t.squeeze(0) if t.dim() > 2 else t
-            p = self.likelihood(t, **side)
+            p = self.likelihood(t, **one)
             self._checked(p.expand((len(x),)) if len(x) else p, x, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(
@@ -169,12 +169,12 @@ class DLGM(Program):
             )
 
     def _check_by_datum(self, x: Tensor, given: Tensor | None) -> None:
-        side = {} if given is None else {"given": given[: len(x)]}
+        some = {name: value[: len(x)] for name, value in side(given).items()}
         quietly = pyro.validation_enabled(), torch.no_grad(), forked(), poutine.block(), self.global_latents()
         with contextlib.ExitStack() as stack:
             for context in (*quietly, pyro.plate(self.plate, len(x), dim=-1)):
                 stack.enter_context(context)
-            self.datum(x, **side)
+            self.datum(x, **some)
 
     def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None, *, given: Tensor | None = None) -> Tensor:
         r"""log p(x, t | w) for each point, in nats: the log-density of `datum` with t held, all of its sites together.
@@ -195,7 +195,7 @@ class DLGM(Program):
         registering = contextlib.nullcontext() if am_i_wrapped() else unregistered()
         with registering, Held(self.latent, t) as held, self.global_latents():
             held.sites.clear()  # what is known of a Bayesian w belongs to no point
-            self.datum(x, mask, **({} if given is None else {"given": given}))
+            self.datum(x, mask, **side(given))
         return held.log_joint()
 
     def _code(self, t: Tensor, prior) -> Tensor:

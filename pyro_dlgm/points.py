@@ -51,16 +51,9 @@ class Points:
     def __getitem__(self, rows: Tensor | slice) -> "Points":
         return self._each(lambda part: part[rows])
 
-    def to(self, *args, **kwargs) -> "Points":
-        r"""The points elsewhere: all parts go to the device, and those of a real type to the dtype, if there is one."""
-        device, dtype, blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-        return self._each(
-            lambda part: (
-                part.to(device, dtype if part.is_floating_point() else None, non_blocking=blocking)
-                if isinstance(part, Tensor)
-                else part.to(device)
-            )  # images that stay in their files
-        )
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Points":
+        r"""The points on another device; parts of a real type also in another dtype."""
+        return self._each(lambda part: part.to(device, dtype) if part.is_floating_point() else part.to(device))
 
     def _each(self, change) -> "Points":
         return Points(*(None if part is None else change(part) for part in vars(self).values()))
@@ -73,7 +66,7 @@ class Points:
     @property
     def side(self) -> dict:
         r"""``given`` as a keyword, where there is one: ``prior``, ``likelihood`` and ``posterior`` get it only then."""
-        return {} if self.given is None else {"given": self.given}
+        return side(self.given)
 
     @property
     def keywords(self) -> dict:
@@ -115,10 +108,15 @@ class Points:
         check_weight(self.weight, len(x))
 
 
+def side(given: Tensor | None) -> dict:
+    r"""``given`` as a keyword, for what gets it only where there is something."""
+    return {} if given is None else {"given": given}
+
+
 def joined(first: Tensor, second: Tensor) -> Tensor:
     r"""[first | second] along the last axis, (..., A) and (..., B) -> (..., A + B); leading axes broadcast."""
     lead = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
-    return torch.cat([v.expand(*lead, v.shape[-1]) for v in (first, second.to(first.dtype))], -1)
+    return torch.cat([v.expand(*lead, v.shape[-1]) for v in (first, second)], -1)
 
 
 def check_index(index: Tensor | None) -> None:
@@ -152,6 +150,8 @@ def check_weight(weight: Tensor | None, num: int) -> None:
         return
     if not isinstance(weight, Tensor) or weight.shape != (num,) or not weight.is_floating_point():
         what = f"{tuple(weight.shape)} of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
-        raise ValueError(f"weight is {what}; expected real numbers ({num},), one factor for each point")
+        raise ValueError(
+            f"weight is {what}; expected real numbers ({num},), one factor for each point (of a whole loss: SVI.step(factor=))"
+        )
     if is_validation_enabled() and not bool(((weight >= 0) & weight.isfinite()).all()):
         raise ValueError(f"weight goes from {weight.min():g} to {weight.max():g}; expected finite numbers >= 0")

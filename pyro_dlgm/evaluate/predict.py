@@ -6,7 +6,7 @@ from torch import Tensor
 from ..distributions import draws, mean
 from ..guides.base import adapted
 from ..masks import pixelwise
-from ..points import Points
+from ..points import Points, side
 from .blocks import blocks, posterior
 from .quiet import quiet
 
@@ -96,9 +96,9 @@ def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None)
         ValueError: if there are fewer than one point, or the mask does not fit.
     """
     rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
-    side = {} if rows is None else {"given": rows}
-    t = draws(model.prior(**side), 1, num_points).squeeze(0)
-    x = draws(model.likelihood(t, **side), 1, num_points).squeeze(0)
+    like = side(rows)
+    t = draws(model.prior(**like), 1, num_points).squeeze(0)
+    x = draws(model.likelihood(t, **like), 1, num_points).squeeze(0)
     points = Points(x, None, mask, rows).numbered()
     points.check()
     return points, t

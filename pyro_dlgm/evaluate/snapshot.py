@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ..distributions import draws, mean, stddev
 from ..guides.base import adapted
-from ..points import Points
+from ..points import Points, side
 from ..ppca.model import PPCA
 from ..seeding import forked
 from .blocks import posterior, prior
@@ -137,14 +137,13 @@ def traversal(model, t: Tensor, latents: list[int], steps: int, given: Tensor | 
     Returns:
         A tensor of shape (n, S, ...).
     """
-    side = {} if given is None else {"given": given}
-    p = model.prior(**side)
+    p = model.prior(**side(given))
     centre, scale = (v.reshape(-1, len(t))[0] for v in (mean(p), stddev(p)))
     codes = t.repeat(len(latents), steps, 1)
     way = torch.linspace(-REACH, REACH, steps, dtype=t.dtype, device=t.device)
     for row, j in enumerate(latents):
         codes[row, :, j] = centre[j] + way * scale[j]
-    return mean(model.likelihood(codes, **side))
+    return mean(model.likelihood(codes, **side(given)))
 
 
 class Plane(NamedTuple):

@@ -85,13 +85,16 @@ class PPCA(DLGM):
         if is_validation_enabled() and not bool(x.isfinite().all()):
             raise ValueError("x has NaN or infinite values; expected finite numbers: mask them, mask=~x.isnan()")
 
-    def posterior(self, x: Tensor, mask: Tensor | None = None) -> dist.MultivariateNormal:
+    def posterior(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> dist.MultivariateNormal:
         r"""p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹), of batch shape (B,) and event shape (D,).
 
         Arguments:
             x: data (B, P).
             mask: boolean, True where observed, (B, P) or (B,).
+            given: nothing: PPCA conditions on nothing, and refuses it.
         """
+        if given is not None:
+            raise ValueError("PPCA conditions on nothing; expected no given: use a DLGM whose network decodes [t | c]")
         M, Wx, _, _ = self._parts(x, mask)
         mean = torch.cholesky_solve(Wx.unsqueeze(-1), torch.linalg.cholesky(M)).squeeze(-1)
         return dist.MultivariateNormal(mean, precision_matrix=M / self.sigma2)
