@@ -151,7 +151,7 @@ def check_weight(weight: Tensor | None, num: int) -> None:
     if not isinstance(weight, Tensor) or weight.shape != (num,) or not weight.is_floating_point():
         what = f"{tuple(weight.shape)} of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
         raise ValueError(
-            f"weight is {what}; expected real numbers ({num},), one factor for each point; the factor of a whole loss is "
+            f"weight is {what}; expected real numbers ({num},), one factor for each point; that of a whole loss is "
             "SVI.step(factor=)"
         )
     if is_validation_enabled() and not bool(((weight >= 0) & weight.isfinite()).all()):

@@ -3,7 +3,7 @@ r"""Batches of a source that yields them: a loader, a generator for each epoch, 
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -15,7 +15,7 @@ from .batches import transformed
 UNSOUGHT = (
     "the source cannot be sought: {} batches of this epoch are drawn again and skipped, and what comes next is what "
     "would have come only if the source repeats itself. For an exact resume give a function (epoch, start) that yields "
-    "the batches of an epoch from one on, or a DataLoader of a dataset with indices"
+    "the batches of an epoch from one on, a list of batches, or a DataLoader of a dataset with indices"
 )
 
 
@@ -56,7 +56,7 @@ class Source:
             with forked():
                 batches = self._begin(0, 0)
                 self._first = self._checked(next(batches, None))
-            if iter_is_self(self.source):
+            if isinstance(self.source, Iterator):
                 self.source = itertools.chain([self._first], batches)
         return self._first
 
@@ -103,6 +103,8 @@ class Source:
         r"""What is left of a pass after a resume."""
         if self._arguments() == 2:
             return self._begin(self.epoch - 1, self._done)
+        if isinstance(self.source, Sequence):
+            return iter(self.source[self._done :])
         indexed = isinstance(self.source, DataLoader) and not isinstance(self.source.dataset, IterableDataset)
         if self._done and not indexed and self._arguments() == 0:
             warnings.warn(UNSOUGHT.format(self._done), stacklevel=2)
@@ -130,8 +132,3 @@ class Source:
                 "with them: correct size="
             )
         return batch
-
-
-def iter_is_self(source) -> bool:
-    r"""Whether the source is an iterator, which is used up."""
-    return not callable(source) and iter(source) is source
