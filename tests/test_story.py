@@ -298,11 +298,12 @@ def test_the_closed_form_is_used_where_p_knows_its_parents_only(order):
 # Global latents
 
 
-def bayesian(x, size=None):
-    """A model with a Bayesian bias, and a guide that samples it, then t."""
+def bayesian(x, whole=False):
+    """A model with a Bayesian bias, in a network or in a likelihood that is a Pyro module."""
     net = nets.Linear(D, P)
-    m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(net, 0.7))
-    pyro.nn.module.to_pyro_module_(net)
+    likelihood = likelihoods.FixedNormal(net, 0.7)
+    pyro.nn.module.to_pyro_module_(likelihood if whole else net)
+    m = DLGM(priors.StandardNormal(D), likelihood)
     net.body[1].bias = PyroSample(dist.Normal(torch.zeros(P), 2.0).to_event(1))
     return m
 
@@ -344,8 +345,9 @@ def test_particles_of_a_bayesian_network_are_drawn_apart(x):
     torch.testing.assert_close(mean, expected)
 
 
-def test_a_copy_has_the_same_sites(x):
-    m = bayesian(x)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_copy_has_the_same_sites(x, whole):
+    m = bayesian(x, whole)
     posterior = {BIAS: torch.randn(4, 1, P)}
     made = []
     for program in (m, copy.deepcopy(m), pickle.loads(pickle.dumps(m)), copy.deepcopy(copy.deepcopy(m))):
