@@ -108,6 +108,18 @@ def test_weights_0_and_2_drop_and_double_a_point(pair, data, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
+def test_points_that_a_handler_masks_count_on_neither_side(pair, data, monkeypatch):
+    from pyro import poutine
+
+    x, mask, _ = data
+    noise, seen = Noise(monkeypatch), torch.arange(N) % 3 > 0
+    masked = [poutine.mask(program, mask=seen) for program in pair]
+    ones = torch.ones(N).double()
+    found = loss(ELBO(), masked, noise, torch.arange(N), (x, mask, ones), scaled=False)
+    expected = loss(ELBO(), pair, noise, seen.nonzero().flatten(), (x, mask, ones), scaled=False)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_beta_and_weights_multiply(pair, data, monkeypatch):
     noise = Noise(monkeypatch)
     values = {b: loss(ELBO(beta=b), pair, noise, torch.arange(N), data) for b in (0.0, 0.5, 1.0)}

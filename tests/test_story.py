@@ -183,8 +183,9 @@ def test_a_state_space_model_emits(x):
     )
 
 
+@pytest.mark.parametrize("blind", [False, True])
 @pytest.mark.parametrize("batch", [3, 4])
-def test_an_enumerated_label_gives_the_loss_of_plain_pyro(batch):
+def test_an_enumerated_label_gives_the_loss_of_plain_pyro(batch, blind):
     """K = 3 labels for 3 and for 4 points: an axis of labels is not taken for one of points, nor for one of pixels."""
     K, x = 3, torch.randn(batch, P)
     net = nets.MLP(D + K, P, hidden=(6,))
@@ -199,7 +200,7 @@ def test_an_enumerated_label_gives_the_loss_of_plain_pyro(batch):
     def our_guide(x):
         with pyro.plate("data", batch):
             y = pyro.sample("y", dist.OneHotCategorical(torch.ones(K)), infer={"enumerate": "parallel"})
-            encoder.datum(x, given=y)
+            encoder.datum(x, given=torch.zeros(batch, K) if blind else y)
 
     def plain(x):
         with pyro.plate("data", batch):
@@ -213,7 +214,7 @@ def test_an_enumerated_label_gives_the_loss_of_plain_pyro(batch):
     def plain_guide(x):
         with pyro.plate("data", batch):
             y = pyro.sample("y", dist.OneHotCategorical(torch.ones(K)), infer={"enumerate": "parallel"})
-            features = encoder.encoder(x)
+            features, y = encoder.encoder(x), torch.zeros(batch, K) if blind else y
             lead = torch.broadcast_shapes(features.shape[:-1], y.shape[:-1])
             raw = encoder.head(torch.cat([features.expand(*lead, -1), y.expand(*lead, K)], -1))
             mean, log_scale = raw.chunk(2, -1)
@@ -343,6 +344,13 @@ def test_particles_of_a_bayesian_network_are_drawn_apart(x):
     hidden = nn.functional.elu(t[1] @ names["likelihood.net.body.1.weight"].T + names["likelihood.net.body.1.bias"])
     expected = hidden @ names["likelihood.net.body.3.weight"].T + names["likelihood.net.body.3.bias"]
     torch.testing.assert_close(mean, expected)
+
+
+def test_an_axis_of_sampled_weights_is_none_of_pixels(x):
+    m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(priors.bayesian(nets.Linear(D, P)), 0.7))
+    with pyro.plate("particles", N, dim=-2):
+        trace = poutine.trace(lambda: m.datum(x, t=torch.zeros(N, D))).get_trace()
+    assert trace.nodes["x"]["fn"].batch_shape == (N, N) and trace.nodes["x"]["fn"].event_shape == (P,)
 
 
 @pytest.mark.parametrize("whole", [False, True])
