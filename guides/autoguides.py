@@ -9,7 +9,8 @@ from pyro.infer import autoguide
 from torch import Tensor
 
 from ..points import Points
-from .base import Shared, prior_needs_given
+from ..priors import needs_given
+from .base import Shared
 from .per_point import Rowed
 
 SUPPORTED = ("AutoNormal", "AutoDelta")
@@ -53,7 +54,7 @@ class Auto(Rowed):
         self.check_size(size)
         self._batch_length(x, index, size)
         scale = 1.0 if size is not None else len(index) / self.num_points
-        with pyro.poutine.scale(scale=scale), self.weighted(weight, x, index, size):
+        with pyro.poutine.scale(scale=scale), self.weighted(x, index, size, given=given, weight=weight):
             return self.autoguide(x, index)[self.latent]
 
     def start(self, points: Points) -> "Auto":
@@ -86,7 +87,7 @@ def auto(model, name: str, num_points: int) -> Auto:
         raise ValueError(
             f"auto got {name!r}: {_reason(name)}; expected one of {', '.join(SUPPORTED)}, or use MeanField or FullRank"
         )
-    if prior_needs_given(model):
+    if needs_given(model.prior):
         raise ValueError(
             f"the prior {type(model.prior).__name__} depends on what is given, and {name} is made from p(t) alone; "
             "use MeanField or FullRank"

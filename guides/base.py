@@ -2,7 +2,6 @@ r"""The guide: a Pyro program that samples t from q, whatever q is."""
 
 import contextlib
 import functools
-import inspect
 from abc import abstractmethod
 
 import pyro
@@ -113,7 +112,7 @@ class Guide(Program):
         plate = self.data_plate(x, index, size)
         if self.training:
             self.e_step(Points(x, index, mask, given))
-        with plate, self.weighted(weight, x, index, size):
+        with plate, self.weighted(x, index, size, given=given, weight=weight):
             return self.datum(x, index, mask, **side(given))
 
     @pyro_method
@@ -128,12 +127,6 @@ class Guide(Program):
         r"""Samples t from q without the plate, for a larger guide with its plates; parameters train there."""
         q = self.posterior(x, index, mask, **side(given))
         return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
-
-
-def prior_needs_given(model) -> bool:
-    r"""Whether p(t) depends on what is given, so that there is none without."""
-    given = inspect.signature(model.prior.forward).parameters.get("given")
-    return given is not None and given.default is given.empty
 
 
 # What a guide that is not of this package need not say.

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ..distributions import draws, stddev
 from ..points import Points
-from ..priors import StandardNormal
-from .base import Guide, Shared, prior_needs_given
+from ..priors import StandardNormal, needs_given
+from .base import Guide, Shared
 from .empirical import States
 from .kernel import KEPT, Kernel, Tuning, converged, rounds
 from .per_point import Rowed
@@ -201,7 +201,7 @@ class Chain(Rowed):
 
 def _prior(model, latent_dim: int):
     r"""p(t), or N(0, I) for the time being where it is conditional: at their first visit, states are drawn anew."""
-    return StandardNormal(latent_dim)() if prior_needs_given(model) else model.prior()
+    return StandardNormal(latent_dim)() if needs_given(model.prior) else model.prior()
 
 
 def check_settings(*, target_acceptance: float, **counts: int) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from .. import hmc
 from ..distributions import stddev
 from ..points import Points, side
-from .base import Guide, Shared, prior_needs_given
+from ..priors import needs_given
+from .base import Guide, Shared
 from .chain import Chain, check_settings
 from .empirical import States
 from .kernel import DECAY, Kernel, Tuning
@@ -123,7 +124,7 @@ class Hybrid(Guide):
 
 def latent_dim(model, guide: Guide) -> int:
     r"""D, as the guide says it, or p(t)."""
-    return guide.latent_dim if prior_needs_given(model) else model.prior().event_shape[0]
+    return guide.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
 
 
 def _check(guide) -> None:

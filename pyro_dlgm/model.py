@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import messages
 from .masks import filled
 from .points import side
+from .priors import needs_given
 from .program import Program, unregistered
 from .seeding import forked
 
@@ -32,7 +33,7 @@ class Refusing(Messenger):
         self.beside = beside
 
     def _pyro_post_sample(self, msg) -> None:
-        if not msg["is_observed"]:
+        if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):
             beside = f" beside {self.beside!r}" if self.beside else ""
             raise ValueError(
                 f"the program samples {msg['name']!r}{beside}, and a draw of it would be used silently; expected no "
@@ -56,25 +57,45 @@ class Held(Refusing):
         if msg["name"] == self.latent:
             msg["value"], msg["is_observed"] = self.t, True
         # What is not known here may be known to a handler around it: ``poutine.condition`` of a Bayesian w.
-        msg["stop"] = msg["is_observed"]
+        msg["stop"] = msg["is_observed"] or poutine.util.site_is_subsample(msg)
 
     def _pyro_post_sample(self, msg) -> None:
         super()._pyro_post_sample(msg)
-        if not msg["infer"].get("_deterministic"):
+        if not msg["infer"].get("_deterministic") and not poutine.util.site_is_subsample(msg):
             self.sites[msg["name"]] = msg
 
-    def log_joint(self) -> Tensor:
-        r"""The sum of the log-densities of the sites, (..., B) for t of shape (..., B, D)."""
-        total, B = 0.0, self.t.shape[-2:-1]
-        for name, msg in self.sites.items():
-            log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=msg["mask"])
-            if log_prob.shape[-1:] != B:
+    def log_joint(self, observed: str) -> Tensor:
+        r"""The sum of the log-densities of the sites, (..., B), of the shape of the site ``observed`` with t."""
+        terms = {name: _log_prob(msg) for name, msg in self.sites.items()}
+        shape = torch.broadcast_shapes(self.t.shape[:-1], terms[observed].shape)
+        for name, term in terms.items():
+            fits = term.shape[-1:] == shape[-1:] and term.dim() <= len(shape)
+            if not (fits and torch.broadcast_shapes(term.shape, shape) == shape):
                 raise ValueError(
-                    f"site {name!r} has no log-density for each point (shape {tuple(log_prob.shape)}, {tuple(B)} "
-                    "points); expected one, along the last axis: use .to_event for the axes of a point"
+                    f"site {name!r} has no log-density for each point (shape {tuple(term.shape)}, points and samples "
+                    f"{tuple(shape)}); expected one, along the last axis: use .to_event for the axes of a point"
                 )
-            total = total + log_prob
-        return total
+        return sum(terms.values())
+
+
+def _log_prob(msg) -> Tensor:
+    r"""The log-density of a site, with the axes of plates to the left of the points summed."""
+    log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=msg["mask"])
+    inner = [f.dim for f in msg["cond_indep_stack"] if f.vectorized and f.dim < -1]
+    return log_prob.sum(inner) if inner else log_prob
+
+
+class Emitting(Held):
+    r"""Creates the handler that holds t and stops at the site of x: its distribution is p(x | t, w)."""
+
+    def __init__(self, latent: str, t: Tensor, observed: str):
+        super().__init__(latent, t)
+        self.observed, self.found = observed, None
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"] == self.observed:
+            self.found, msg["value"], msg["done"], msg["is_observed"] = msg["fn"], self.t, True, True
+        super()._pyro_sample(msg)
 
 
 class DLGM(Program):
@@ -124,7 +145,7 @@ class DLGM(Program):
             weight: factors (B,) of the points' log-densities.
             size: the number N of all points, which scales a batch by N/B; without x, the number to generate.
         """
-        with self.data_plate(x, index, size), self.weighted(weight, x, index, size):
+        with self.data_plate(x, index, size), self.weighted(x, index, size, given=given, weight=weight):
             return self.datum(x, mask, **side(given))
 
     def datum(
@@ -144,10 +165,22 @@ class DLGM(Program):
         x, mask = filled(x, mask)
         with self.global_latents():
             if t is None:
-                prior = self.prior(**side(given))
+                prior = self.prior_of(given)
                 t = self._code(pyro.sample(self.latent, prior), prior)
             p = self.likelihood(t, mask, **side(given))
             return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
+
+    def prior_of(self, given: Tensor | None = None):
+        r"""Returns p(t), or p(t | c) where something is given.
+
+        Raises:
+            ValueError: if the prior depends on what is given, and nothing is.
+        """
+        if given is None and needs_given(self.prior):
+            raise ValueError(
+                f"{type(self.prior).__name__} depends on what is given, and got none; expected given=, a row a point"
+            )
+        return self.prior(**side(given))
 
     def check(self, x: Tensor, *, given: Tensor | None = None, first: int = 0) -> None:
         r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and the model's dtype, and lies in its
@@ -159,7 +192,7 @@ class DLGM(Program):
             return self._check_by_datum(x[:FEW], given)
         with pyro.validation_enabled(), torch.no_grad(), forked(), self.global_latents():
             one = {name: value[:1] for name, value in side(given).items()}
-            t = self.prior(**one)((1,))  # a draw: a prior need not know its mean
+            t = self.prior_of(one.get("given"))((1,))  # a draw: a prior need not know its mean
             t = t.squeeze(0) if t.dim() > 2 else t
             p = self.likelihood(t, **one)
             self._checked(p.expand((len(x),)) if len(x) else p, x, first)
@@ -186,7 +219,7 @@ class DLGM(Program):
             given: what p(t) and p(x | t) are conditioned on, (B, C).
 
         Returns:
-            A tensor of shape (..., B).
+            A tensor of shape (..., B), without scales: of the plate, of weights, of handlers.
 
         Raises:
             ValueError: if `datum` samples a further latent, a draw of which would be used silently.
@@ -196,7 +229,18 @@ class DLGM(Program):
         with registering, Held(self.latent, t) as held, self.global_latents():
             held.sites.clear()  # what is known of a Bayesian w belongs to no point
             self.datum(x, mask, **side(given))
-        return held.log_joint()
+        return held.log_joint(self.observed)
+
+    def emission(self, t: Tensor, *, given: Tensor | None = None):
+        r"""Returns p(x | t, w) as `datum` tells it, with t held; no further latent is drawn.
+
+        Arguments:
+            t: codes (..., D).
+            given: what p(x | t) is conditioned on, (..., C).
+        """
+        with Emitting(self.latent, t, self.observed) as emitting, self.global_latents():
+            self.datum(**side(given))
+        return emitting.found
 
     def _code(self, t: Tensor, prior) -> Tensor:
         r"""t, with its number of latents checked."""

@@ -45,15 +45,20 @@ class Points:
             )
         return x
 
+    __iter__ = None  # points are taken by rows, as points[:5]; their parts by name
+
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, rows: Tensor | slice) -> "Points":
+        if isinstance(rows, int):
+            raise TypeError(f"points[{rows}] would be no batch; expected rows, points[{rows}:{rows + 1}]")
         return self._each(lambda part: part[rows])
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Points":
-        r"""The points on another device; parts of a real type also in another dtype."""
-        return self._each(lambda part: part.to(device, dtype) if part.is_floating_point() else part.to(device))
+    def to(self, *args, **kwargs) -> "Points":
+        r"""The points elsewhere, arguments as those of a tensor's; a dtype is for the parts of a real type."""
+        device = torch.empty(0, device=self.x.device).to(*args, **kwargs).device
+        return self._each(lambda part: part.to(*args, **kwargs) if part.is_floating_point() else part.to(device))
 
     def _each(self, change) -> "Points":
         return Points(*(None if part is None else change(part) for part in vars(self).values()))
@@ -105,6 +110,8 @@ class Points:
         if self.mask is not None:
             masks.check(self.mask, x)
         check_given(self.given, len(x))
+        if self.given is not None and x.is_floating_point() and self.given.dtype != x.dtype:
+            raise ValueError(f"given has dtype {self.given.dtype} and x {x.dtype}; expected one: use given.to(x.dtype)")
         check_weight(self.weight, len(x))
 
 
@@ -131,7 +138,7 @@ def check_index(index: Tensor | None) -> None:
 
 
 def check_given(given: Tensor | None, num: int) -> None:
-    r"""Raises a `ValueError` unless ``given`` is left out or holds finite real numbers (num, C)."""
+    r"""Raises a `ValueError` unless ``given`` is left out or (num, C) real numbers, finite where Pyro validates."""
     if given is None:
         return
     what = f"{tuple(given.shape)} of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
@@ -140,7 +147,7 @@ def check_given(given: Tensor | None, num: int) -> None:
             f"given is {what}; expected real numbers ({num}, C), a row for each point: one-hot labels are "
             "torch.nn.functional.one_hot(labels).float(), one number a point is v.unsqueeze(1)"
         )
-    if not bool(given.isfinite().all()):
+    if is_validation_enabled() and not bool(given.isfinite().all()):
         raise ValueError("given has NaN or infinite values; expected numbers: fill them in, or drop the points")
 
 

@@ -1,5 +1,7 @@
 r"""Priors p(t): modules whose call returns a distribution of event shape (D,). Priors of a Bayesian w."""
 
+import inspect
+
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroSample
@@ -30,6 +32,12 @@ class StandardNormal(nn.Module):
     def forward(self, given: Tensor | None = None) -> dist.TorchDistribution:
         r"""Returns p(t), of batch shape () and event shape (D,), whatever is given."""
         return dist.Normal(self.loc, self.scale).to_event(1)
+
+
+def needs_given(prior: nn.Module) -> bool:
+    r"""Whether p(t) depends on what is given, so that there is none without."""
+    given = inspect.signature(prior.forward).parameters.get("given")
+    return given is not None and given.default is given.empty
 
 
 def bayesian(net: nn.Module, scale: float = 1.0) -> nn.Module:

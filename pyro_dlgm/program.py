@@ -11,8 +11,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from .points import check_index, check_weight
+from .points import check_given, check_index, check_weight
 
+PARTICLES = ("num_particles_vectorized", "_num_predictive_samples")  # plates of Pyro, of draws and not of points
 _numbers = itertools.count(1)
 _registers = contextvars.ContextVar("registers", default=True)
 
@@ -59,11 +60,19 @@ class Relative(Messenger):
 
     def __init__(self, root: str, place: str):
         super().__init__()
-        self.root, self.place = f"{root}.", place
+        self.root, self.place, self.drawing = f"{root}.", place, True
 
     def _pyro_sample(self, msg) -> None:
         if msg["name"].startswith(self.root):
             msg["name"] = self.place + msg["name"].removeprefix(self.root)
+
+    def _pyro_post_sample(self, msg) -> None:
+        plates = [f.name for f in msg["cond_indep_stack"] if f.dim == -1 and f.name not in PARTICLES]
+        if plates and self.drawing:
+            raise ValueError(
+                f"{msg['name']!r} would be drawn for each point of the plate {plates[0]!r}; expected one draw for all: "
+                "enter model.global_latents() before the plate"
+            )
 
 
 class Program(PyroModule):
@@ -122,7 +131,11 @@ class Program(PyroModule):
         r"""Context manager: draws each `PyroSample` of the program once, with its own shape and at scale 1.
 
         `forward` does so before it opens its plate. A larger program with plates of its own enters this first:
-        inside, `datum` has these values.
+        inside, `datum` has these values (a bare ``model.likelihood(t)`` outside of it draws by itself). Two programs
+        with such latents are children of one `PyroModule`, which tells their sites apart.
+
+        Raises:
+            ValueError: if a plate over points is open already.
         """
         with self._pyro_context:
             cache = self._pyro_context.cache  # Pyro empties it when the outermost call ends
@@ -132,9 +145,10 @@ class Program(PyroModule):
                 yield
                 return
             self._link(self._pyro_name)
-            with Relative(self._root, self._place):
+            with Relative(self._root, self._place) as relative:
                 for module, name in samples:
                     getattr(module, name)
+                relative.drawing = False
                 yield
 
     def _pyro_modules(self) -> list[PyroModule]:
@@ -164,12 +178,17 @@ class Program(PyroModule):
             index = torch.arange(batch, device=x.device)
         return pyro.plate(self.plate, size, subsample=index, dim=-1)
 
-    def weighted(self, weight: Tensor | None, x: Tensor | None, index: Tensor | None, size: int | None):
-        r"""Context manager: log-densities are scaled by the weights (B,) of the points, if there are any."""
-        if weight is None:
+    def weighted(self, x: Tensor | None, index: Tensor | None, size: int | None, *, given=None, weight=None):
+        r"""Context manager: log-densities are scaled by the weights (B,) of the points, if there are any.
+
+        Raises:
+            ValueError: if ``given`` or ``weight`` are not those of the points.
+        """
+        if given is None and weight is None:
             return contextlib.nullcontext()
-        check_weight(weight, self._batch_length(x, index, size))
-        return Weighted(weight)
+        B = self._batch_length(x, index, size)
+        check_given(given, B), check_weight(weight, B)
+        return contextlib.nullcontext() if weight is None else Weighted(weight)
 
     def _batch_length(self, x, index, size) -> int:
         check_index(index)

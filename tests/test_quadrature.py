@@ -26,7 +26,7 @@ def linear(latents, P, num, scale=0.7):
 def record(monkeypatch, what):
     """A list of what(owner, width, u) of all cells from here on, call by call."""
     seen, log_joint = [], cells.log_joint
-    monkeypatch.setattr(whole, "log_joint", lambda *args: seen.append(what(*args[2:])) or log_joint(*args))
+    monkeypatch.setattr(whole, "log_joint", lambda *args: seen.append(what(*args[3:])) or log_joint(*args))
     return seen
 
 

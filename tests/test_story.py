@@ -106,7 +106,7 @@ def test_a_prior_that_samples_a_site_is_refused_by_name(x):
         lambda: evaluate.check_calibration(m, amortized(), num_points=50),
     ]
     for number, ask in enumerate(asked):
-        with pytest.raises(ValueError, match=r"samples 'component'.* used silently"):
+        with pytest.raises(ValueError, match="samples 'component'"):
             ask()
             pytest.fail(f"number {number} was not refused")
 
@@ -401,7 +401,7 @@ def test_evaluation_draws_a_global_latent_once_for_each_sample(x, monkeypatch):
     seen.clear()
     monkeypatch.setattr(blocks.blocks, "__defaults__", (3 * P,))
     evaluate.log_weights(m, guide, x, None, 6, seed=0)
-    drawn = torch.cat(seen)
+    drawn = torch.cat(seen[1:])  # the first one is a look at what the model samples
     assert len(seen) > 2 and len(drawn.unique(dim=0)) == 6
 
 

@@ -37,16 +37,19 @@ def _samples(run: Path, num: int, seed: int, data_root: Path | None):
     import torch
 
     from ..distributions import draws, mean
+    from ..evaluate.blocks import emission, prior
+    from ..points import Points
     from ..runs.load import load
     from ..seeding import forked
 
     model, _, kept = load(run)
-    side = {}
+    given = None
     if kept.get("recipe", {}).get("given_dim"):
         given = config.data_of(run, kept, data_root).test_given
-        side["given"] = given[torch.arange(num) % len(given)]
+        given = given[torch.arange(num) % len(given)]
+    points = Points(torch.empty(num, 0), given=given)
     with forked(seed), torch.no_grad():
-        images = mean(model.likelihood(draws(model.prior(**side), 1, num).squeeze(0), **side))
+        images = mean(emission(model, points, draws(prior(model, points), 1, num).squeeze(0)))
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise RunError(
             f"the points of {run} have shape {tuple(images.shape[1:])} and are no pictures; draw them in Python: "

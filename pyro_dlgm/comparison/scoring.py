@@ -52,7 +52,7 @@ def scales_at_floor(model, t: Tensor, **side: Tensor) -> int | None:
         return None
     if hasattr(model.likelihood, "scale"):
         return int((model.likelihood.scale <= 1.01 * floor).sum())
-    pixels = model.likelihood(t, **side)
+    pixels = model.emission(t, **side)
     while hasattr(pixels, "base_dist"):
         pixels = pixels.base_dist
     return int((pixels.scale.median(0).values <= 1.01 * floor).sum())

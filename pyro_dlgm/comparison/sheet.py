@@ -25,7 +25,7 @@ def snapshots(rows: list[Row], points: Tensor | Points, labels: Tensor | None = 
     """
     points, pairs = Points.of(points), {called(row): row.pair for row in rows if row.pair is not None}
     return {
-        name: Snapshot(model, Exact(model), points.x, labels=labels)
+        name: Snapshot(model, Exact(model), Points(points.x, mask=points.mask), labels=labels)
         if guide is None
         else Snapshot(model, guide, points, labels=labels)
         for name, (model, guide) in pairs.items()

@@ -1,12 +1,13 @@
 r"""Batches of a source that yields them: a loader, a generator for each epoch, data larger than memory."""
 
+import contextlib
 import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from ..points import Points
 from ..seeding import forked
@@ -40,20 +41,21 @@ class Source:
     def __init__(self, source: Iterable | Callable, size: int, *, transform=None, device=None):
         self.source, self.num_points, self.transform, self._to = source, size, transform, device
         self.epoch, self._done, self._seen, self.ended = 0, 0, 0, True
+        self.length = _length(source)
         self._state, self._left, self._first = torch.get_rng_state(), None, None
         self.device = self.peek().x.device
 
     def __len__(self) -> int:
-        if not hasattr(self.source, "__len__"):
+        if self.length is None:
             raise TypeError(
                 f"{type(self.source).__name__} has no length, so epochs cannot be counted before: give steps="
             )
-        return len(self.source)
+        return self.length
 
     def peek(self) -> Points:
         r"""The first batch of a pass, before the transform; an iterator keeps its place."""
         if self._first is None:
-            with forked():
+            with forked(), _kept(getattr(self.source, "generator", None)):
                 batches = self._begin(0, 0)
                 self._first = self._checked(next(batches, None))
             if isinstance(self.source, Iterator):
@@ -84,9 +86,7 @@ class Source:
         while not self.ended:
             batch = self._checked(next(self._left, None))
             self._done, self._seen = self._done + 1, self._seen + len(batch)
-            self.ended = (
-                self._done == len(self.source) if hasattr(self.source, "__len__") else self._seen >= self.num_points
-            )
+            self.ended = self._seen >= self.num_points if self.length is None else self._done == self.length
             yield transformed(batch, self.transform)
 
     def _begin(self, epoch: int, start: int) -> Iterator[Points]:
@@ -96,8 +96,12 @@ class Source:
         return iter(self.source(*(epoch, start)[: self._arguments()]))
 
     def _arguments(self) -> int:
-        r"""How many of (epoch, start) the source takes; 0 of what is no function."""
-        return min(2, len(inspect.signature(self.source).parameters)) if callable(self.source) else 0
+        r"""How many of (epoch, start) the source asks for; 0 of what is no function."""
+        if not callable(self.source):
+            return 0
+        asked = inspect.signature(self.source).parameters.values()
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return min(2, sum(p.kind in positional and p.default is p.empty for p in asked))
 
     def _sought(self) -> Iterator[Points]:
         r"""What is left of a pass after a resume."""
@@ -105,8 +109,7 @@ class Source:
             return self._begin(self.epoch - 1, self._done)
         if isinstance(self.source, Sequence):
             return iter(self.source[self._done :])
-        indexed = isinstance(self.source, DataLoader) and not isinstance(self.source.dataset, IterableDataset)
-        if self._done and not indexed and self._arguments() == 0:
+        if self._done and not _is_ordered(self.source) and self._arguments() == 0:
             warnings.warn(UNSOUGHT.format(self._done), stacklevel=2)
         # A loader draws its order when a pass begins: from the generator as it was then, it is the same order.
         with forked():
@@ -124,11 +127,37 @@ class Source:
             )
         if not isinstance(batch, Points):
             raise TypeError(f"the source yields a {type(batch).__name__}; expected Points(x, index), a batch each")
+        batch.check()  # before it goes to a device, which would wait
         batch = batch if self._to is None else batch.to(self._to)
-        batch.check()
-        if self._seen + len(batch) > self.num_points and not hasattr(self.source, "__len__"):
+        if self._seen + len(batch) > self.num_points and self.length is None:
             raise ValueError(
                 f"the source yields more than size={self.num_points} points in an epoch; expected batches that end "
                 "with them: correct size="
             )
         return batch
+
+
+def _length(source) -> int | None:
+    try:
+        return len(source)
+    except TypeError:  # a loader of what has no length says so only when it is asked
+        return None
+
+
+def _is_ordered(source) -> bool:
+    r"""Whether the order of a pass follows from torch's generator at its beginning: of an ordinary DataLoader."""
+    if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
+        return False
+    plain = isinstance(source.sampler, SequentialSampler | RandomSampler) and type(source.batch_sampler) is BatchSampler
+    return plain and source.generator is None and getattr(source.sampler, "generator", None) is None
+
+
+@contextlib.contextmanager
+def _kept(generator: torch.Generator | None):
+    r"""Context manager: the generator, if there is one, is put back."""
+    state = None if generator is None else generator.get_state()
+    try:
+        yield
+    finally:
+        if generator is not None:
+            generator.set_state(state)

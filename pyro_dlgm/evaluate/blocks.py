@@ -40,7 +40,12 @@ def prior(model, points: Points):
         ValueError: if the prior samples a site of its own, a draw of which would be used silently.
     """
     with Refusing():
-        return model.prior(**points.side)
+        return model.prior_of(points.given) if hasattr(model, "prior_of") else model.prior(**points.side)
+
+
+def emission(model, points: Points, t: Tensor):
+    r"""Returns p(x | t, w) for codes t (..., B, D) of the points."""
+    return model.emission(t, **points.side) if hasattr(model, "emission") else model.likelihood(t, **points.side)
 
 
 def log_joint(model, points: Points, t: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ def _said(model, guide):
 
 def _traced(model, guide, points: Points, num_samples: int):
     r"""Weights from the traces of two programs, with their global latents drawn once for all points; as `_said`."""
-    held = global_draws(guide, next(blocks(points, num_samples))[0], num_samples)
+    held = global_draws(model, guide, next(blocks(points, num_samples))[0], num_samples)
 
     def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
         here = {name: value[first : first + num] for name, value in held.items()}

@@ -1,13 +1,16 @@
 r"""What a model makes of x: reconstructions, imputations of missing pixels, and points of its own."""
 
+import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from ..distributions import draws, mean
 from ..guides.base import adapted
 from ..masks import pixelwise
+from ..objectives import is_drawn
 from ..points import Points, side
-from .blocks import blocks, posterior
+from .blocks import blocks, emission, posterior
 from .quiet import quiet
 
 
@@ -50,7 +53,7 @@ def reconstruct(
         for block, counts in blocks(points, K):
             q = posterior(guide, block)
             codes = (mean(q).unsqueeze(0) if num_samples is None else draws(q, k, len(block)) for k in counts)
-            parts.append(sum(mean(model.likelihood(t, **block.side)).sum(0) for t in codes) / K)
+            parts.append(sum(mean(emission(model, block, t)).sum(0) for t in codes) / K)
         made = torch.cat(parts)
     if made.shape != points.x.shape:
         # A guide that ignores x would not notice.
@@ -84,7 +87,7 @@ def impute(
 
 
 def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None) -> tuple[Points, Tensor]:
-    r"""Draws t ~ p(t | c) and x ~ p(x | t, c), M points with the index 0..M−1, and their codes (M, D).
+    r"""Draws t ~ p(t | c) and x ~ p(x | t, c) by `DLGM.datum`: M points with the index 0..M−1, and their codes (M, D).
 
     Arguments:
         model: a `DLGM`.
@@ -93,12 +96,20 @@ def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None)
         given: what p is conditioned on, (B, C); its rows are dealt to the simulated points in turn.
 
     Raises:
-        ValueError: if there are fewer than one point, or the mask does not fit.
+        ValueError: if the model observes something beside x, which is then no draw of the same story, or samples a
+            further latent; if the mask does not fit.
     """
     rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
-    like = side(rows)
-    t = draws(model.prior(**like), 1, num_points).squeeze(0)
-    x = draws(model.likelihood(t, **like), 1, num_points).squeeze(0)
-    points = Points(x, None, mask, rows).numbered()
+    with model.global_latents(), pyro.plate(model.plate, num_points, dim=-1), poutine.trace() as tracer:
+        x = model.datum(**side(rows))
+    drawn = {name: site for name, site in tracer.trace.nodes.items() if is_drawn(site)}
+    for name, site in drawn.items():
+        if name not in (model.latent, model.observed) and not site["infer"].get("_deterministic"):
+            kind = "observes" if site["is_observed"] else "samples"
+            raise ValueError(
+                f"the model {kind} {name!r} beside {model.observed!r}, so that its points can not be simulated; "
+                f"expected {model.latent!r} and {model.observed!r} alone: leave out what simulates, as num_simulated=0"
+            )
+    points = Points(x.detach(), None, mask, rows).numbered()
     points.check()
-    return points, t
+    return points, drawn[model.latent]["value"].detach()

@@ -10,10 +10,10 @@ from torch.nn.functional import pad
 
 from ..distributions import draws, mean, stddev
 from ..guides.base import adapted
-from ..points import Points, side
+from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
-from .blocks import posterior, prior
+from .blocks import emission, posterior, prior
 from .diagnostics.aggregate import ACTIVE, latent_nats, mean_variance, two_means
 from .predict import reconstruct
 from .quiet import quiet
@@ -65,8 +65,8 @@ class Snapshot:
         r"""x in the shape and dtype of the model: a linear one takes images as rows."""
         with quiet(self.model):
             one = points[:1]
-            t = draws(self.model.prior(**one.side), 1, 1)
-            p = self.model.likelihood(t, **one.side)
+            t = draws(prior(self.model, one), 1, 1)
+            p = emission(self.model, one, t)
         return points.x.reshape(len(points), *p.event_shape).to(t.dtype)
 
     def _posterior(self):
@@ -110,21 +110,21 @@ class Snapshot:
         r"""The mean of p(x | t) for draws of t from the prior, as images: the same t for all models of D latents."""
         here = self.points.dealt(self.x.new_empty(num, 0))
         with forked(seed):
-            t = draws(self.model.prior(**here.side), 1, num).squeeze(0)
-        return self._as_images(mean(self.model.likelihood(t, **here.side)))
+            t = draws(prior(self.model, here), 1, num).squeeze(0)
+        return self._as_images(mean(emission(self.model, here, t)))
 
     @_quietly
     def traversals(self, num: int, steps: int) -> tuple[list[int], Tensor]:
         r"""The most used latents, and for each, images (num, steps, C, H, W) around the posterior mean of point 0."""
         most = self.nats().argsort(descending=True)[:num].tolist()
-        x = traversal(self.model, mean(self._posterior())[0], most, steps, given=self.points[:1].given)
+        x = traversal(self.model, mean(self._posterior())[0], most, steps, self.points[:1])
         return most, self._as_images(x.flatten(0, 1)).unflatten(0, (len(most), steps))
 
     def _as_images(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), *self.image_shape)
 
 
-def traversal(model, t: Tensor, latents: list[int], steps: int, given: Tensor | None = None) -> Tensor:
+def traversal(model, t: Tensor, latents: list[int], steps: int, point: Points) -> Tensor:
     r"""The mean of p(x | t) while one latent after the other goes from −3 to 3 deviations of the prior.
 
     Arguments:
@@ -132,18 +132,18 @@ def traversal(model, t: Tensor, latents: list[int], steps: int, given: Tensor | 
         t: the code (D,) at which the other latents stay.
         latents: which ones go, n of them.
         steps: where each stops on its way, S places.
-        given: what the point is conditioned on, (1, C).
+        point: the point of the code, for what is given.
 
     Returns:
         A tensor of shape (n, S, ...).
     """
-    p = model.prior(**side(given))
+    p = prior(model, point)
     centre, scale = (v.reshape(-1, len(t))[0] for v in (mean(p), stddev(p)))
     codes = t.repeat(len(latents), steps, 1)
     way = torch.linspace(-REACH, REACH, steps, dtype=t.dtype, device=t.device)
     for row, j in enumerate(latents):
         codes[row, :, j] = centre[j] + way * scale[j]
-    return mean(model.likelihood(codes, **side(given)))
+    return mean(emission(model, point, codes))
 
 
 class Plane(NamedTuple):

@@ -1,8 +1,8 @@
 r"""Log-weights of any pair of Pyro programs, from their traces: for guides that do not say their posterior."""
 
 import pyro
-import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
@@ -11,26 +11,37 @@ from ..points import Points
 from ..seeding import forked
 
 
-def global_draws(guide, points: Points, num_samples: int) -> dict[str, Tensor]:
-    r"""Draws the guide's latents outside of the plate over data, by name: (K, 1, ...) each; a Bayesian w.
+def global_draws(model, guide, points: Points, num_samples: int) -> dict[str, Tensor]:
+    r"""Draws the latents outside of the plate over data from the guide, by name: (K, 1, ...) each; a Bayesian w.
 
     Arguments:
-        guide: a Pyro program.
+        model, guide: Pyro programs.
         points: a block of points, on which it runs.
         num_samples: the number K of draws.
     """
     with forked():
-        found = _global_sites(guide, points, 1)
-    return _global_sites(guide, points, num_samples) if found else {}
-
-
-def _global_sites(guide, points: Points, num_samples: int) -> dict[str, Tensor]:
+        names = _global_sites(_trace(model, points, 1))
+        extra = _global_sites(_trace(guide, points, 1)) - names
+    if not names:
+        return {}
     trace = _trace(guide, points, num_samples)
-    return {
-        name: site["value"]
-        for name, site in trace.nodes.items()
-        if is_drawn(site) and not site["is_observed"] and not _is_local(site)
-    }
+    _check_auxiliary(trace, extra, len(points))
+    return {name: trace.nodes[name]["value"] for name in names | extra if name in trace.nodes}
+
+
+def _global_sites(trace) -> set[str]:
+    sites = trace.nodes.items()
+    return {name for name, site in sites if is_drawn(site) and not site["is_observed"] and not _is_local(site)}
+
+
+def _check_auxiliary(trace, extra: set[str], batch: int) -> None:
+    r"""Raises a `ValueError` if latents of points are functions of auxiliary sites that belong to no point."""
+    local = [site for site in trace.nodes.values() if is_drawn(site) and _is_local(site)]
+    fixed = sum(isinstance(site["fn"], Delta) for site in local)
+    own = sum(bool(site["infer"].get("is_auxiliary")) for site in local)
+    if extra and fixed > own:
+        name = sorted(extra)[0]
+        raise ValueError(_belongs_to_none(name, trace.nodes[name]["value"].shape, batch))
 
 
 def traced_log_weights(model, guide, points: Points, num_samples: int, with_q: bool, held: dict[str, Tensor]) -> Tensor:
@@ -67,9 +78,13 @@ def _is_local(site: dict) -> bool:
 
 def _per_point(name: str, site: dict, batch: int) -> Tensor:
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    if not _is_local(site) or log_prob.dim() > 2 or log_prob.shape[-1:] != torch.Size([batch]):
-        raise ValueError(
-            f"site {name!r} has no log-density for each point (shape {tuple(log_prob.shape)}, {batch} points): it is "
-            "outside the plate over data at dim=-1, so its weight belongs to no point. Condition on it, or block it"
-        )
+    if not _is_local(site) or log_prob.dim() > 2 or log_prob.shape[-1:] != (batch,):
+        raise ValueError(_belongs_to_none(name, log_prob.shape, batch))
     return log_prob
+
+
+def _belongs_to_none(name: str, shape, batch: int) -> str:
+    return (
+        f"site {name!r} has no log-density for each point (shape {tuple(shape)}, {batch} points): it is outside the "
+        "plate over data at dim=-1, so its weight belongs to no point. Condition on it, or block it"
+    )

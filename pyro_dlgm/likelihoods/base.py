@@ -28,7 +28,7 @@ class Conditional(nn.Module):
             raise ValueError(
                 f"the network decodes {wanted[0]} numbers and gets {t.shape[-1]} latents with {C} that are given; "
                 f"expected given of shape (B, {max(0, wanted[0] - t.shape[-1])}), or a network of {code.shape[-1]} "
-                "numbers"
+                "numbers (a likelihood that sees t alone overrides forward(t, mask, given))"
             )
         return code
 

@@ -67,9 +67,10 @@ def _check(run: Run, name: str, module: nn.Module, saved) -> None:
     there = {key: _said(value) for key, value in saved.items()} if isinstance(saved, dict) else {}
     for key in [*given, *there]:
         if given.get(key) != there.get(key):
+            late = "; parameters that are made at the first call are not there before it" if not given else ""
             raise RunError(
                 f"the {name} of {run.folder} is another one than the {type(module).__name__} given: {key} is "
-                f"{there.get(key, 'not there')} in the run, {given.get(key, 'not there')} in yours"
+                f"{there.get(key, 'not there')} in the run, {given.get(key, 'not there')} in yours{late}"
             )
 
 

@@ -7,41 +7,65 @@ from pyro.infer import autoguide
 from torch import nn
 
 from ..evaluate.quiet import quiet
-from ..guides.base import Guide
+from ..objectives import is_drawn
 from ..points import Points
-from ..program import Program
 
 POSITIONAL = (autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured)
+USE = "use guides.MeanField, guides.FullRank or guides.auto"
 
 
 def is_made(model, guide) -> bool:
     r"""Whether all parameters of a pair exist, and its rows are those of the batch: of this package, and not lazy."""
     lazy = any(nn.parameter.is_lazy(p) for program in (model, guide) for p in program.parameters())
-    return isinstance(model, Program) and isinstance(guide, Guide) and not lazy
+    ours = all(
+        type(program).__module__.partition(".")[0] == __package__.partition(".")[0] for program in (model, guide)
+    )
+    return ours and not lazy
 
 
-def first_call(model, guide, points: Points, size: int) -> None:
+def first_call(model, guide, points: Points, size: int, *, validated: bool = False) -> None:
     r"""Runs guide and model once on a batch; neither they nor a generator change, but for what is made at a first call.
 
     Arguments:
         model, guide: the pair.
         points: a batch with its index.
         size: the number N of all points.
+        validated: whether there are validation points, too.
 
     Raises:
-        ValueError: if the plates of guide and model hold other points: rows of q would belong to the wrong ones.
+        ValueError: if the guide would be wrong in silence: its plates hold other points than the model's, its latents
+            have another scale (it does not heed a weight), or its rows would serve validation points.
     """
     args, kwargs = (points.x, points.index), points.keywords | {"size": size}
     with quiet(model, guide), pyro.validation_enabled(False), torch.enable_grad():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(model).get_trace(*args, **kwargs)  # replayed, it would take the guide's points
-    plates = [_plates(trace) for trace in (model_trace, guide_trace)]
-    for name in plates[0].keys() & plates[1].keys():
-        if not torch.equal(*(found[name].sort().values for found in plates)):
-            raise ValueError(_advice(guide, name, "other points than the model"))
-    local = any(f.size < f.full_size for site in guide_trace.nodes.values() for f in site.get("cond_indep_stack", ()))
-    if local and isinstance(guide, POSITIONAL):
-        raise ValueError(_advice(guide, "data", "parameters of the batch's size, reused by position for other points"))
+    name, local = type(guide).__name__, _local(guide_trace)
+    for plate, rows in _plates(model_trace).items():
+        theirs = _plates(guide_trace).get(plate)
+        if theirs is not None and _same(rows, points.index) and not _same(rows, theirs):
+            raise ValueError(
+                f"{name} has other points than the model in the plate {plate!r}; expected rows for those of the batch: "
+                f"{USE}, one batch of all points (batch_size=N), or create_plates="
+            )
+    for site, q in local.items():
+        p = model_trace.nodes.get(site, q)
+        if not torch.equal(*torch.broadcast_tensors(*(torch.as_tensor(s["scale"]).float() for s in (p, q)))):
+            raise ValueError(
+                f"{site!r} is scaled otherwise in {name} than in the model; expected one scale of plate and weights on "
+                f"both sides: {USE}, which heed size= and weight="
+            )
+    auto = isinstance(guide, autoguide.AutoGuide)
+    if auto and local and isinstance(guide, POSITIONAL) and len(points) < size:
+        raise ValueError(
+            f"{name} has parameters of the batch's size, and reuses them by position for other points; expected rows "
+            f"for N = {size} points: {USE}, or one batch of all points (batch_size=N)"
+        )
+    if auto and local and validated:
+        raise ValueError(
+            f"{name} has rows for the training points, and validation points would get those; expected no x_val, or a "
+            f"guide with rows for others: {USE}"
+        )
 
 
 def _plates(trace) -> dict[str, torch.Tensor]:
@@ -49,8 +73,11 @@ def _plates(trace) -> dict[str, torch.Tensor]:
     return {name: site["value"] for name, site in trace.nodes.items() if poutine.util.site_is_subsample(site)}
 
 
-def _advice(guide, plate: str, has: str) -> str:
-    return (
-        f"{type(guide).__name__} has {has} in the plate {plate!r}; expected rows for the points of the batch: use "
-        "guides.MeanField, guides.FullRank or guides.auto, one batch of all points (batch_size=N), or create_plates="
-    )
+def _same(rows: torch.Tensor, others: torch.Tensor) -> bool:
+    return rows.shape == others.shape and torch.equal(rows.sort().values, others.sort().values)
+
+
+def _local(trace) -> dict[str, dict]:
+    r"""The latents in a plate at dimension −1, by name."""
+    sites = {name: site for name, site in trace.nodes.items() if is_drawn(site) and not site["is_observed"]}
+    return {name: site for name, site in sites.items() if any(f.dim == -1 for f in site["cond_indep_stack"])}

@@ -27,6 +27,7 @@ class Step:
         ends_epoch: whether each point has now been seen ``epoch`` times.
         gradient_norm: the global norm of the dense gradients of the joint step, before clipping, a scalar tensor;
             `None` where there are none, or it was not asked for.
+        mass: the sum of the points' weights, a scalar tensor; `None` where they have none.
     """
 
     step: int
@@ -36,6 +37,7 @@ class Step:
     passes: int
     ends_epoch: bool
     gradient_norm: Tensor | None = None
+    mass: Tensor | None = None
 
 
 def em(svi: SVI, batches: Batches | Source, *, e_steps: int = 1, done: int = 0) -> Iterator[Step]:
@@ -60,7 +62,8 @@ def em(svi: SVI, batches: Batches | Source, *, e_steps: int = 1, done: int = 0) 
                 svi.e_step(*args, **kwargs)
             loss = svi.step(*args, **kwargs)
             passes = svi.backward_passes - passes
-            yield Step(svi.steps, batches.epoch, loss, len(points), passes, batches.ended, svi.gradient_norm)
+            mass = None if points.weight is None else points.weight.sum()
+            yield Step(svi.steps, batches.epoch, loss, len(points), passes, batches.ended, svi.gradient_norm, mass)
 
 
 @dataclass
@@ -71,9 +74,10 @@ class Result:
         model, guide: the trained pair, the very objects that went in.
         history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``log_joint`` where q has no density; with
             ``tempered_`` before it while β is not 1), the mean of the training objective over the epoch in nats per
-            point, ``gradient_norm``, the mean over the epoch's joint steps of the global norm of the dense gradients
-            before clipping (where there are any), ``gradients_per_point``, ``seconds``, ``points_per_second`` (of joint
-            steps), and where there are validation points what `Validation.scores` gives, with ``val_`` before it.
+            point (by their weights, if they have some), ``gradient_norm``, the mean over the epoch's joint steps of
+            the global norm of the dense gradients before clipping (where there are any), ``gradients_per_point``,
+            ``seconds``, ``points_per_second`` (of joint steps), and where there are validation points what
+            `Validation.scores` gives, with ``val_`` before it.
         stopped_early: whether the validation bound stopped the run.
     """
 
@@ -201,7 +205,8 @@ class Training:
 
     def _count(self, step: Step) -> None:
         self._loss = self._loss.to(step.loss) + step.loss * step.points
-        self._points, self.seen = self._points + step.points, self.seen + step.points
+        self._points = self._points + (step.points if step.mass is None else step.mass)
+        self.seen += step.points
         self.gradients += step.passes * step.points * getattr(self.svi.objective, "num_particles", 1)
         moves = self.guide.gradients  # of a q that moves by itself, a chain
         self.gradients, self._moves = self.gradients + moves - self._moves, moves
@@ -217,7 +222,7 @@ class Training:
         self.svi.check()
         # With β ≠ 1 somewhere in the epoch the objective is no bound, and is not called one.
         name = self.bound if self.beta == 1 and self.step > self.warmup_steps else f"tempered_{self.bound}"
-        record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss) / self._points}
+        record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss / self._points)}
         if self._steps:
             record["gradient_norm"] = float(self._norm) / self._steps
         self._forget()

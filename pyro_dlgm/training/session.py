@@ -78,7 +78,7 @@ def _training(a: SimpleNamespace) -> Training:
     if not is_made(a.model, a.guide):
         with forked():
             some = batches.first(getattr(batches, "batch_size", batches.num_points))
-        first_call(a.model, a.guide, some, batches.num_points)
+        first_call(a.model, a.guide, some, batches.num_points, validated=a.x_val is not None)
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(

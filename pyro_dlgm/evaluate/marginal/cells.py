@@ -10,6 +10,7 @@ from ...distributions import mean, stddev
 from ...likelihoods.bernoulli import Bernoulli
 from ...model import DLGM
 from ...points import Points
+from ...seeding import forked
 from .. import blocks
 
 NUMBERS = 2**21  # values of x that are compared with their distribution, or decoded, at a time
@@ -71,7 +72,7 @@ def product(axis: Tensor, D: int) -> Tensor:
     return torch.cartesian_prod(*[axis] * D).reshape(-1, D)
 
 
-def log_joint(model, points: Points, owner: Tensor, width: Tensor, u: Tensor) -> Tensor:
+def log_joint(model, points: Points, scales: tuple[Tensor, Tensor], owner: Tensor, width: Tensor, u: Tensor) -> Tensor:
     r"""log p(x_i, t | w) dt/du of the point i = owner_c at t = mean + scale · u_c, for each cell c, in blocks.
 
     After a plain `Bernoulli`, in a model whose ``log_joint`` is `DLGM`'s, each midpoint is decoded once for all points
@@ -81,6 +82,7 @@ def log_joint(model, points: Points, owner: Tensor, width: Tensor, u: Tensor) ->
     Arguments:
         model: a `DLGM`.
         points: B of them, which the model has checked.
+        scales: of p(t), from `prior_scales`.
         owner: points of the cells (n,).
         u: midpoints of the cells (n, D), in units of the prior's scale.
         width: of the cells (n,), each a power of 2.
@@ -88,7 +90,7 @@ def log_joint(model, points: Points, owner: Tensor, width: Tensor, u: Tensor) ->
     Returns:
         Nats (n,), in float64.
     """
-    loc, scale = scales(model, points, owner)
+    loc, scale = (v[owner] if v.dim() > 1 else v for v in scales)
     t = loc + scale * u.to(loc)
     own = all(getattr(getattr(model, name), "__func__", None) is vars(DLGM)[name] for name in ("log_joint", "datum"))
     plain = own and type(model.likelihood) is Bernoulli and points.given is None
@@ -96,10 +98,11 @@ def log_joint(model, points: Points, owner: Tensor, width: Tensor, u: Tensor) ->
     return values + scale.double().log().sum(-1)
 
 
-def scales(model, points: Points, owner: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Mean and scale of p(t) for the owners of cells: (D,) each, or (n, D) where p(t) depends on what is given."""
-    p = model.prior(**points.side)
-    return tuple(v[owner] if v.dim() > 1 else v for v in (mean(p), stddev(p)))
+def prior_scales(model, points: Points) -> tuple[Tensor, Tensor]:
+    r"""Mean and scale of p(t): (D,), or (B, D) where it depends on what is given. The same ones each time."""
+    with forked(0):
+        p = blocks.prior(model, points)
+        return mean(p), stddev(p)
 
 
 def _alone(model, points: Points, owner: Tensor, t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...points import Points
 from ..blocks import check_pair, prior
 from ..quiet import quiet
-from .cells import Cells, laid, log_joint, product
+from .cells import Cells, laid, log_joint, prior_scales, product
 
 MOST = 3  # latents; the number of cells is exponential in it
 POINTS = 1024  # of a block, at most: the more there are, the more midpoints they share
@@ -95,6 +95,7 @@ class Block:
         self.model, self.points, x = model, points, points.x
         self.reach = x.new_full((len(x),), HALF_WIDTH, dtype=torch.float32)  # half the side of the grid
         (self.D,) = prior(model, points[:1]).event_shape
+        self.scales = prior_scales(model, points)
         self.cube = product(torch.arange(0.5 - HALF_WIDTH, HALF_WIDTH, device=x.device, dtype=torch.float32), self.D)
 
     def integrals(self, tol: float) -> tuple[Tensor, Tensor]:
@@ -151,7 +152,7 @@ class Block:
         return self._cells(*laid(points, self.reach[points] / HALF_WIDTH, cube))
 
     def _cells(self, owner: Tensor, width: Tensor, u: Tensor) -> Cells:
-        return Cells(owner, width, u, log_joint(self.model, self.points, owner, width, u))
+        return Cells(owner, width, u, log_joint(self.model, self.points, self.scales, owner, width, u))
 
 
 def _narrow(h: float) -> float:
