@@ -34,6 +34,16 @@ def _global_sites(trace) -> set[str]:
     return {name for name, site in sites if is_drawn(site) and not site["is_observed"] and not _is_local(site)}
 
 
+def _check_in_model(model_trace, guide_trace) -> None:
+    for name, site in guide_trace.nodes.items():
+        drawn = is_drawn(site) and not site["is_observed"] and not site["infer"].get("is_auxiliary")
+        if drawn and model_trace.nodes.get(name, {"is_observed": True})["is_observed"]:
+            raise ValueError(
+                f"the guide samples {name!r}, which the model does not: its log q would count alone; expected the "
+                f"latents of the model: hold it in both, poutine.condition(guide, data={{{name!r}: ...}})"
+            )
+
+
 def _check_auxiliary(trace, extra: set[str], batch: int) -> None:
     r"""Raises a `ValueError` if latents of points are functions of auxiliary sites that belong to no point."""
     local = [site for site in trace.nodes.values() if is_drawn(site) and _is_local(site)]
@@ -51,13 +61,14 @@ def traced_log_weights(model, guide, points: Points, num_samples: int, with_q: b
         held: draws of the global latents by name, (K, 1, ...) each, whose densities belong to no point.
 
     Raises:
-        ValueError: if the model has a latent that the guide does not sample, or another site has no log-weight for each
-            point.
+        ValueError: if one of both has a latent that the other does not sample, auxiliary ones left out, or another site
+            has no log-weight for each point.
     """
     guide_trace = _trace(poutine.condition(guide, data=held), points, num_samples)
     replayed = poutine.replay(poutine.condition(model, data=held), trace=guide_trace)
     model_trace = _trace(replayed, points, num_samples)
     check_latents(model_trace, guide_trace)
+    _check_in_model(model_trace, guide_trace)
     total = points.x.new_zeros(num_samples, len(points))
     for trace, sign in ((model_trace, 1), (guide_trace, -1 if with_q else 0)):
         trace.compute_log_prob()
