@@ -22,7 +22,7 @@ from ..e_step import infer
 from ..estimates import Mean
 from ..predict import simulated
 from ..quiet import quiet
-from .blocks import annealers, annealing, check_start
+from .blocks import annealers, annealing, check_start, report
 from .path import Settings, Walk
 
 
@@ -105,5 +105,6 @@ def bdmc(
             up.append(annealer.upwards())
             down.append(annealer.downwards(t[annealer.points.index]))
     up, down = Walk.joined(up, 1), Walk.joined(down, 1)
+    report(up, settings, stacklevel=2)
     diverged = (up.diverged + down.diverged).sum(0)
     return BDMC(log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), points.x, t, diverged)
