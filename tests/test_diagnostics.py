@@ -478,3 +478,43 @@ def test_the_pictures_show_the_numbers():
     figure = diagrams.latents(d)
     assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx(d.kl.tolist())
     figure.savefig(io.BytesIO())
+
+
+# --- the coverage verdict under an exact q
+
+
+def pit_of(pit, L=199):
+    r"""The calibration with these PIT values (n, D)."""
+    return evaluate.Calibration((pit * (L + 1)).long(), torch.zeros(len(pit)).long(), pit, L)
+
+
+@pytest.mark.parametrize("kind", ["independent", "copies", "one"])
+def test_the_coverage_verdict_raises_no_more_than_one_false_alarm_in_a_hundred(kind):
+    n, D, runs = 50, 64, 600
+    alarms = 0
+    for _ in range(runs):
+        pit = torch.rand(n, D if kind == "independent" else 1).double().expand(-1, 1 if kind == "one" else D)
+        alarms += not pit_of(pit).verdicts["coverage"].startswith("as nominal")
+    assert alarms <= 0.01 * runs + 3 * (0.01 * 0.99 * runs) ** 0.5
+
+
+@pytest.mark.parametrize("L", [3, 10, 50])
+def test_coverage_from_few_samples_is_held_against_what_their_ranks_can_show(L):
+    r"""Of L + 1 equally likely ranks, no central interval has exactly its nominal share."""
+    ranks = torch.randint(L + 1, (2000, 2))
+    found = evaluate.Calibration(ranks, ranks[:, 0], (ranks + 0.5) / (L + 1), L)
+    assert found.verdicts["coverage"].startswith("as nominal")
+    inside = (2 * (torch.arange(L + 1).double() + 0.5) / (L + 1) - 1).abs() <= found.coverage.levels[:, None]
+    assert torch.allclose(found.coverage.expected, inside.double().mean(1))
+
+
+def test_coverage_sees_one_dimension_and_all_together():
+    pit = torch.rand(1000, 8).double()
+    narrow = torch.special.ndtr(1.5 * torch.special.ndtri(pit[:, :1]))
+    assert (
+        "too low (q too narrow, or misplaced) in dimension 0"
+        in pit_of(torch.cat([narrow, pit[:, 1:]], 1)).verdicts["coverage"]
+    )
+    pit = torch.rand(4000, 64).double()
+    slightly = torch.special.ndtr(1.06 * torch.special.ndtri(pit))
+    assert "too low" in pit_of(slightly).verdicts["coverage"]

@@ -125,10 +125,10 @@ def gaps(
 ) -> Gaps:
     r"""Decomposes log p(x) − F(q) into approximation and amortization gap for each point, with w as it is.
 
-    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it: whichever has the larger mean
-    over points, since both are lower bounds in expectation, or within errors the smaller error. `bdmc` with the same
-    settings says what it is worth at this model. q* is climbed from q itself; where that brings nothing, q is kept. F(q)
-    and F(q*) use the same random numbers, which are not those of climbing and choosing.
+    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it: whichever has the larger
+    mean over points, since both are lower bounds in expectation, or within errors the smaller error. `bdmc` with the
+    same settings says what it is worth at this model. q* is climbed from q itself; where that brings nothing, q is
+    kept. F(q) and F(q*) use the same random numbers, which are not those of climbing and choosing.
 
     Arguments:
         model: a `DLGM`.
