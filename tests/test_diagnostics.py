@@ -518,3 +518,19 @@ def test_coverage_sees_one_dimension_and_all_together():
     pit = torch.rand(4000, 64).double()
     slightly = torch.special.ndtr(1.06 * torch.special.ndtri(pit))
     assert "too low" in pit_of(slightly).verdicts["coverage"]
+
+
+def test_units_without_a_closed_mean_are_active_beyond_the_noise_of_their_samples():
+    r"""Means of five samples of N(0, I): the product of two varies by (1/5) / √N, which is more than 0.01."""
+
+    class Samples(guides.Guide):
+        def posterior(self, x=None, index=None, mask=None):
+            q = dist.MultivariateNormal(torch.zeros(len(x), 40), torch.eye(40))
+            return dist.TransformedDistribution(q, dist.transforms.AffineTransform(0.0, 1.0, event_dim=1))
+
+    model = PPCA(40, 5)
+    d = evaluate.diagnose(model, Samples(), torch.randn(100, 5), num_simulated=0, seed=0)
+    assert not d.active_by_variance.any() and (d.mean_variance > aggregate.ACTIVE).any()
+    assert d.mean_variance_error == pytest.approx(torch.full((40,), 0.02), rel=0.5)
+    d = evaluate.diagnose(linear(), guides.Exact(linear()), linear()(size=50).detach(), num_simulated=0, seed=0)
+    assert not d.mean_variance_error.any() and d.active_by_variance.all()
