@@ -22,7 +22,7 @@ from ..guides.base import adapted
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
 from ..points import Points
-from .blocks import log_joint, posterior
+from .blocks import check_points, log_joint, posterior
 from .bounds import weigh
 from .quiet import quiet
 
@@ -111,7 +111,7 @@ def infer(
         did not converge are counted in a warning. A guide with nothing to fit (`Exact`) is returned as it is.
     """
     points = Points.of(x, mask=mask, given=given)
-    _check(guide, points)
+    _check(model, guide, points)
     points = points.numbered()
     pace = Pace(lr, tol, window, max_steps, num_particles, batch_size)
     with quiet(model, guide, seed=seed), torch.enable_grad():
@@ -139,14 +139,14 @@ def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
     return Convergence(torch.cat(converged), sum(gradients) / len(points))
 
 
-def _check(guide, points: Points) -> None:
+def _check(model, guide, points: Points) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
     if adapted(guide).start is None:
         raise TypeError(
             f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
         )
-    points.check()
+    check_points(model, points)
 
 
 class PathBound(ELBO):

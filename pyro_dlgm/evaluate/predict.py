@@ -7,7 +7,7 @@ from ..distributions import draws, mean
 from ..guides.base import adapted
 from ..masks import pixelwise
 from ..points import Points, side
-from .blocks import blocks, posterior
+from .blocks import blocks, check_points, posterior
 from .quiet import quiet
 
 
@@ -39,7 +39,7 @@ def reconstruct(
         TypeError: if the guide has no `posterior`.
     """
     points = Points.of(x, index, mask=mask, given=given)
-    points.check()
+    check_points(model, points)
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
     if adapted(guide).posterior is None:

@@ -22,7 +22,7 @@ from ... import distributions
 from ...distributions import draws
 from ...guides.base import adapted
 from ...points import Points
-from ..blocks import FIT_ONE, blocks, check_density, log_joint, posterior
+from ..blocks import FIT_ONE, blocks, check_axes, check_density, log_joint, posterior
 from ..e_step import infer
 from ..predict import simulated
 from ..quiet import quiet
@@ -150,6 +150,7 @@ def check_calibration(
             f"num_points is {num_points}, num_samples {num_samples}; expected at least {LEAST} simulated points, "
             "fewer leave nothing to test, and at least 1 sample"
         )
+    check_axes(model, given)
     with quiet(model, guide, seed=seed):
         points, t = simulated(model, num_points, mask, given)
         if adapted(guide).per_point:

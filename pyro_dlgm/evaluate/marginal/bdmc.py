@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...guides.base import adapted
 from ...seeding import seeds
+from ..blocks import check_axes
 from ..bounds import log_mean_exp
 from ..e_step import infer
 from ..estimates import Mean
@@ -93,6 +94,7 @@ def bdmc(
     if num_points < 2:
         raise ValueError(f"num_points is {num_points}; expected at least 2, for a standard error")
     check_start(guide)
+    check_axes(model, given)
     # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.
     made, fitted, walked = seeds(3, seed)
     with quiet(model, seed=made):
