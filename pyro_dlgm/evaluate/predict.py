@@ -35,7 +35,7 @@ def reconstruct(
         seed: seed of the samples.
 
     Raises:
-        ValueError: if x, index, mask, given or the number of samples makes no sense.
+        ValueError: if x, index, mask, given or the number of samples makes no sense, or the likelihood has no mean.
         TypeError: if the guide has no `posterior`.
     """
     points = Points.of(x, index, mask=mask, given=given)
@@ -50,12 +50,30 @@ def reconstruct(
         for block, counts in blocks(points, K):
             q = posterior(guide, block)
             codes = (mean(q).unsqueeze(0) if num_samples is None else draws(q, k, len(block)) for k in counts)
-            parts.append(sum(mean(model.likelihood(t, **block.side)).sum(0) for t in codes) / K)
+            parts.append(sum(decoded(model, t, **block.side).sum(0) for t in codes) / K)
         made = torch.cat(parts)
     if made.shape != points.x.shape:
         # A guide that ignores x would not notice.
         raise ValueError(
             f"x has shape {tuple(points.x.shape)}; expected {tuple(made.shape)}, as the model makes it: reshape x"
+        )
+    return made
+
+
+def decoded(model, t: Tensor, **side: Tensor) -> Tensor:
+    r"""The mean of p(x | t, w) for codes t (..., D); of draws, where it has no closed form.
+
+    Raises:
+        ValueError: if there is none: of a `Categorical` or a `Cauchy`.
+    """
+    p = model.likelihood(t, **side)
+    made = mean(p)
+    if made.isnan().any() and not draws(p, 1, len(t)).isnan().any():
+        while hasattr(p, "base_dist"):
+            p = p.base_dist
+        raise ValueError(
+            f"{type(model.likelihood).__name__} returns a {type(p).__name__}, which has no mean; expected a likelihood "
+            "that has one: draw x with model.likelihood(t).sample() instead, for codes t of guide.posterior(x)"
         )
     return made
 

@@ -17,7 +17,7 @@ from ..ppca.model import PPCA
 from ..seeding import forked
 from .blocks import posterior, prior
 from .diagnostics.aggregate import charged, is_active, marginal_kl, mean_variance, mean_variance_error, two_means
-from .predict import reconstruct
+from .predict import decoded, reconstruct
 from .quiet import quiet
 from .scores import SAMPLES, mean_scores
 
@@ -47,7 +47,8 @@ class Snapshot:
     Attributes:
         has_density: whether q has a density.
         has_posterior: whether the guide says q, and the model its two halves: without them there is only a loss.
-        image_shape: (C, H, W) of a point that is an image of one or three channels, else `None`.
+        image_shape: (C, H, W) of a point that is an image of one or three channels, else `None`; also where p(x | t)
+            has no mean, as a `Categorical`.
     """
 
     def __init__(self, model, guide, x, index: Tensor | None = None, *, mask=None, given=None, labels=None):
@@ -61,6 +62,7 @@ class Snapshot:
         self.points = points if points.index is not None else points.numbered()
         if self.has_posterior:
             self.points = replace(self.points, x=self._as_taken(self.points))
+            self.image_shape = self.image_shape if self._has_mean() else None
         self.x = self.points.x
 
     def _as_taken(self, points: Points) -> Tensor:
@@ -70,6 +72,16 @@ class Snapshot:
             t = draws(self.model.prior(**one.side), 1, 1)
             p = self.model.likelihood(t, **one.side)
         return points.x.reshape(len(points), *p.event_shape).to(t.dtype)
+
+    def _has_mean(self) -> bool:
+        r"""Whether p(x | t) has a mean to be looked at."""
+        with quiet(self.model, seed=0):
+            t = draws(self.model.prior(**self.points[:1].side), 1, 1)
+            try:
+                decoded(self.model, t, **self.points[:1].side)
+            except ValueError:
+                return False
+        return True
 
     def _posterior(self):
         return posterior(self.guide, self.points)
