@@ -85,7 +85,7 @@ def check_axes(model, given: Tensor | None = None) -> None:
     """
     if not isinstance(model, DLGM):
         return
-    with quiet(model, seed=0), pyro.validation_enabled(False):
+    with quiet(model, seed=0), pyro.validation_enabled(False), poutine.block():
         one = None if given is None else given[:1]
         try:
             t, x, expected = _asked(model, one)
@@ -104,17 +104,21 @@ def check_axes(model, given: Tensor | None = None) -> None:
 def _asked(model, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     r"""Six codes (6, D), points made from them, and log p(x, t) or log p(x | t)."""
     num = AXES[0][0] * AXES[0][1]
-    with poutine.block():
-        t = draws(model.prior(**_rows(given, num)), 1, num).squeeze(0)
-        x = model(size=num, **_rows(given, num))
+    rows = _rows(given, num)
+    t = draws(model.prior(**rows), 1, num).squeeze(0)
+    x = draws(model.likelihood.forward(t, **rows), 1, num).squeeze(0) if _is_plain(model) else model(size=num, **rows)
     return t, x, _log_density(model, x, t, given)
+
+
+def _is_plain(model) -> bool:
+    return type(model).datum is DLGM.datum
 
 
 def _log_density(model, x: Tensor, t: Tensor, given: Tensor | None) -> Tensor:
     given = _rows(given, t.shape[-2])
     with forked(0):
-        if type(model).datum is DLGM.datum:
-            return model.likelihood(t, **given).log_prob(x)
+        if _is_plain(model):
+            return model.likelihood.forward(t, **given).log_prob(x)  # no hook of a user's is called
         return model.log_joint(x, t, **given)
 
 
