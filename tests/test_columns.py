@@ -40,7 +40,7 @@ def gaps(total, monte_carlo, family, parameters):
         return {"mean": value, "standard_error": 0.1, "monte_carlo_error": monte_carlo}
 
     parts = {"total": mean(total), "approximation": mean(family), "amortization": mean(parameters)}
-    return {"points": M, "own_family": "Normal"} | parts
+    return {"points": M, "own_family": "Normal", "bdmc": {"gap": 0.01, "standard_error": 0.01}} | parts
 
 
 @pytest.mark.parametrize(

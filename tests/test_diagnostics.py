@@ -478,3 +478,59 @@ def test_the_pictures_show_the_numbers():
     figure = diagrams.latents(d)
     assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx(d.kl.tolist())
     figure.savefig(io.BytesIO())
+
+
+# --- the coverage verdict under an exact q
+
+
+def pit_of(pit, L=199):
+    r"""The calibration with these PIT values (n, D)."""
+    return evaluate.Calibration((pit * (L + 1)).long(), torch.zeros(len(pit)).long(), pit, L)
+
+
+@pytest.mark.parametrize("kind", ["independent", "copies", "one"])
+def test_the_coverage_verdict_raises_no_more_than_one_false_alarm_in_a_hundred(kind):
+    n, D, runs = 50, 64, 600
+    alarms = 0
+    for _ in range(runs):
+        pit = torch.rand(n, D if kind == "independent" else 1).double().expand(-1, 1 if kind == "one" else D)
+        alarms += not pit_of(pit).verdicts["coverage"].startswith("as nominal")
+    assert alarms <= 0.01 * runs + 3 * (0.01 * 0.99 * runs) ** 0.5
+
+
+@pytest.mark.parametrize("L", [3, 10, 50])
+def test_coverage_from_few_samples_is_held_against_what_their_ranks_can_show(L):
+    r"""Of L + 1 equally likely ranks, no central interval has exactly its nominal share."""
+    ranks = torch.randint(L + 1, (2000, 2))
+    found = evaluate.Calibration(ranks, ranks[:, 0], (ranks + 0.5) / (L + 1), L)
+    assert found.verdicts["coverage"].startswith("as nominal")
+    inside = (2 * (torch.arange(L + 1).double() + 0.5) / (L + 1) - 1).abs() <= found.coverage.levels[:, None]
+    assert torch.allclose(found.coverage.expected, inside.double().mean(1))
+
+
+def test_coverage_sees_one_dimension_and_all_together():
+    pit = torch.rand(1000, 8).double()
+    narrow = torch.special.ndtr(1.5 * torch.special.ndtri(pit[:, :1]))
+    assert (
+        "too low (q too narrow, or misplaced) in dimension 0"
+        in pit_of(torch.cat([narrow, pit[:, 1:]], 1)).verdicts["coverage"]
+    )
+    pit = torch.rand(4000, 64).double()
+    slightly = torch.special.ndtr(1.06 * torch.special.ndtri(pit))
+    assert "too low" in pit_of(slightly).verdicts["coverage"]
+
+
+def test_units_without_a_closed_mean_are_active_beyond_the_noise_of_their_samples():
+    r"""Means of five samples of N(0, I): the product of two varies by (1/5) / √N, which is more than 0.01."""
+
+    class Samples(guides.Guide):
+        def posterior(self, x=None, index=None, mask=None):
+            q = dist.MultivariateNormal(torch.zeros(len(x), 40), torch.eye(40))
+            return dist.TransformedDistribution(q, dist.transforms.AffineTransform(0.0, 1.0, event_dim=1))
+
+    model = PPCA(40, 5)
+    d = evaluate.diagnose(model, Samples(), torch.randn(100, 5), num_simulated=0, seed=0)
+    assert not d.active_by_variance.any() and (d.mean_variance > aggregate.ACTIVE).any()
+    assert d.mean_variance_error == pytest.approx(torch.full((40,), 0.02), rel=0.5)
+    d = evaluate.diagnose(linear(), guides.Exact(linear()), linear()(size=50).detach(), num_simulated=0, seed=0)
+    assert not d.mean_variance_error.any() and d.active_by_variance.all()

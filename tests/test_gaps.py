@@ -155,6 +155,14 @@ def test_where_climbing_brings_nothing_q_is_kept(model, x, monkeypatch):
     assert found.families["mean_field"].value[:7].tolist() == pytest.approx(found.reached.value[:7].tolist())
 
 
+def test_q_star_is_not_chosen_under_the_noise_that_is_reported(model, x):
+    r"""Where q is as good as q*, half of the points have the worse one under other noise; under the same, none has."""
+    guide, settings = best_mean_field(model, x), QUICK | {"num_temperatures": 2, "num_samples": 20}
+    found = evaluate.gaps(model, guide, x, torch.arange(POINTS), num_simulated=0, **settings)
+    moved = ~found.kept
+    assert moved.sum() >= 8 and (found.amortization.value[moved] < 0).sum() >= 2
+
+
 def test_unknown_errors_are_no_numbers_of_json(model, x):
     settings = QUICK | {"num_chains": 1, "num_temperatures": 3, "num_simulated": 0, "num_samples": 2}
     found = evaluate.gaps(model, best_mean_field(model, x[:1]), x[:1], torch.arange(1), **settings).summary()

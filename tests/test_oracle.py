@@ -169,3 +169,38 @@ def test_digits_have_the_evidence_of_the_protocol():
     pixelwise = torch.distributions.Normal(train.mean(0), train.std(0, correction=0)).log_prob(X).sum(1).mean()
     values = [PPCA.fit(train, latents).log_prob(X).mean().detach() for latents in (8, 16)]
     assert [float(v) for v in (pixelwise, *values)] == pytest.approx([30.8, 16.8, 26.0], abs=0.2)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 70])
+def test_no_more_steps_are_taken_than_are_allowed(rotated, steps):
+    ppca, X = rotated
+    with pytest.warns(UserWarning, match="have not converged"):
+        fitted = evaluate.infer(ppca, guides.MeanField(1, D).double(), X, max_steps=steps, tol=1.0, seed=0)
+    # One particle a step far from the optimum, and windows of 50 steps.
+    assert fitted.convergence.gradients_per_point == steps and not fitted.convergence.converged.any()
+
+
+def test_a_window_that_was_cut_short_is_no_sign_of_convergence(rotated):
+    r"""With 251 steps the sixth window, at the last rate, has one step; a step brings little wherever q is."""
+    ppca, X = rotated
+    short, whole = (
+        lambda steps=steps: evaluate.infer(ppca, guides.MeanField(1, D).double(), X, max_steps=steps, tol=1e3, seed=0)
+        for steps in (251, 300)
+    )
+    with pytest.warns(UserWarning, match="have not converged"):
+        assert not short().convergence.converged.any()
+    assert whole().convergence.converged.all()
+
+
+def test_a_change_of_eight_standard_errors_is_no_convergence(rotated, monkeypatch):
+    r"""F of point 1 rises by 0.05 in each window, with a standard error of 0.0025 from 16 samples; all others rest."""
+    from pyro_dlgm.evaluate import e_step
+
+    ppca, X = rotated
+    change = torch.zeros(e_step.CHECK_SAMPLES, 20, dtype=torch.float64)
+    change[:, 1] = 0.05 + 0.01 * torch.tensor([-1.0, 1.0]).repeat(e_step.CHECK_SAMPLES // 2)
+    tables = iter(n * change for n in range(100))
+    monkeypatch.setattr(e_step, "weigh", lambda *args, **settings: (next(tables), None))
+    with pytest.warns(UserWarning, match=r"rows \[1\]"):
+        found = evaluate.infer(ppca, guides.MeanField(1, D).double(), X[:20], window=1, tol=0.01, seed=0).convergence
+    assert found.converged.tolist() == [i != 1 for i in range(20)]

@@ -355,3 +355,24 @@ def test_a_mode_that_q_does_not_know_is_known_to_quadrature_and_to_ais_from_the_
     assert (one - exact + math.log(2)).abs().max() < 0.1
     found = ais(model, None, x, num_chains=64, num_temperatures=100, num_leapfrog=5, seed=0)
     assert abs((found.log_px - exact).mean()) < 0.1
+
+
+def test_a_change_that_is_small_by_chance_settles_nothing():
+    r"""A mode at m that the midpoints of width 1 and of width ½ miss by as much: both are wrong by 1.4 nats."""
+    s, axis = 0.05, torch.arange(-12, 12, dtype=torch.float64)
+
+    def mass(m, h):
+        u = h * (axis + 0.5)
+        return h * (-0.5 * ((u - m) / s) ** 2).exp().sum()
+
+    low, high = 0.6, 0.7  # where the wider cells, and where the narrower ones have more
+    for _ in range(60):
+        m = (low + high) / 2
+        low, high = (m, high) if mass(m, 1.0) > mass(m, 0.5) else (low, m)
+    missed = mass(m, 1.0).log() - math.log(s * (2 * math.pi) ** 0.5)
+    ppca = PPCA(1, 1, 1.0).double()
+    variance = torch.tensor(1 / (1 / s**2 - 1)).double()
+    ppca.set(torch.ones(1, 1).double(), torch.zeros(1).double(), variance)
+    x = torch.tensor([[m * (1 + float(variance))]]).double()
+    assert float(ppca.posterior(x).mean) == pytest.approx(m) and abs(missed) > 1
+    assert abs(float(quadrature(ppca, x, tol=1e-3) - ppca.log_prob(x))) < 1e-3

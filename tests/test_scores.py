@@ -7,7 +7,7 @@ import torch
 
 from pyro_dlgm import DLGM, Points, data, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison import scoring
-from pyro_dlgm.comparison.evaluation import lines
+from pyro_dlgm.comparison.evaluation import lines, scores
 
 P, D = 6, 2
 
@@ -80,3 +80,16 @@ def test_a_point_mass_has_no_bits():
     parts = list(scoring.block_scores(model, guide, (torch.zeros(3, P),), 25, 0))
     result = scoring.summary(parts, scoring.bits_per_dim(likelihood, data.Grid(256), P))
     assert "log_joint" in result and "bits_per_dim" not in result["log_joint"]
+
+
+def test_the_order_of_the_scores_is_that_of_the_table_in_each_process():
+    model, guide = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(linear(), 0.5)), guides.MeanField(3, D)
+    parts = list(scoring.block_scores(model, guide, (torch.zeros(3, P),), 25, 0))
+    names = ["points", "elbo", "iwae", "ess", "pareto_k", "unconverged"]
+    assert list(scoring.summary(parts)) == names
+    assert [title for title, *_ in scores(scoring.summary(parts))] == [
+        "ELBO",
+        "IWAE",
+        "ESS, median",
+        "Pareto k̂, median",
+    ]

@@ -1,11 +1,13 @@
 """What is seen of a pair, against closed forms; looking moves nothing."""
 
+import math
+
 import pytest
 import torch
 from cases import NAMES, conv, make, ppca, same, tensors
 from sklearn.decomposition import PCA
 
-from pyro_dlgm import PPCA, distributions, evaluate, guides, priors
+from pyro_dlgm import DLGM, PPCA, distributions, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate import snapshot
 from pyro_dlgm.evaluate.diagnostics import aggregate
 from pyro_dlgm.evaluate.snapshot import Snapshot
@@ -165,3 +167,51 @@ def test_a_latent_is_active_if_its_mean_varies():
     with torch.no_grad():
         guide.rows.weight[:, 0] = torch.randn(N)
     assert look.active() == 1
+
+
+# Chains: sampling noise is no use of a latent
+
+
+def states_of(points: int, M: int, D: int = 8, used: int = 0, single: bool = False):
+    r"""A pair whose decoder ignores all latents but the first ``used``, and a guide of M states for each point."""
+    net = torch.nn.Linear(D, 6)
+    with torch.no_grad():
+        net.weight.zero_()
+        net.weight[:used, :used] = 3 * torch.eye(used)
+    model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(net, 0.3))
+    x = model(size=points).detach()
+    return model, guides.Chain(model, points, D, num_states=M, num_leapfrog=4, burn_in=30), x
+
+
+@pytest.mark.parametrize("M", [2, 4, 32])
+def test_chains_use_no_latent_that_the_decoder_ignores(M):
+    model, chain, x = states_of(100, M)
+    look = Snapshot(model, chain, x)
+    assert look.active() == 0 and look.nats().max() < 4 * 2 / M / 2 / 100**0.5
+
+
+@pytest.mark.parametrize("num_states", [1, 4])
+def test_hybrids_use_no_latent_that_the_decoder_ignores(num_states):
+    model, _, x = states_of(100, 4)
+    encoder = guides.Amortized(nets.MLP(6, 16, (8,)), 8, init_scale=1.0)
+    look = Snapshot(model, guides.Hybrid(model, encoder, num_states=num_states), x)
+    assert look.active() == 0 and look.nats().max() < 0.2
+
+
+def test_chains_use_the_latents_that_the_decoder_does():
+    model, chain, x = states_of(100, 4, used=2)
+    chain.train()(x, torch.arange(100))  # burn-in
+    look = Snapshot(model, chain, x)
+    assert look.active() == 2 and sorted(look.nats().argsort(descending=True)[:2].tolist()) == [0, 1]
+    assert (look.nats()[:2] - 0.5).abs().max() < 0.3  # ½ E t², nearly all of which x tells
+    images = Snapshot(model, chain, x.reshape(100, 1, 2, 3))
+    images.image_shape = (1, 2, 3)
+    assert sorted(images.traversals(2, 3)[0]) == [0, 1]
+
+
+def test_a_single_state_of_a_chain_tells_nothing_of_its_mean():
+    model, chain, x = states_of(50, 1)
+    look = Snapshot(model, chain, x)
+    assert look.nats().isnan().all() and math.isnan(look.active())
+    look.image_shape = (1, 2, 3)
+    assert look.traversals(2, 3)[0] == [0, 1]

@@ -18,7 +18,7 @@ class Certify:
     r"""Creates the settings with which `compare` certifies log p(x|w) of its rows.
 
     log p(x) has one estimator in all rows, so that it scores w apart from q: AIS from a full-rank E-step on the test
-    points, or IWAE with it, whichever has the larger mean (`evaluate.evidence`).
+    points, or IWAE with it, whichever has the larger mean, or within errors the smaller error (`evaluate.evidence`).
 
     Attributes:
         gaps: whether log p(x) − F(q) is also taken apart.

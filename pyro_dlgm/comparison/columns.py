@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..evaluate.estimates import Mean
+from ..evaluate.marginal.certificate import doubts, verdicts
 from ..runs.files import finite
 
 NO_DENSITY = "a point mass or a chain has no density, so F(q) does not exist"
@@ -57,9 +58,15 @@ class Scored:
             return Mean(self.certified[name]["mean"], self.certified[name]["standard_error"])
         return Reason(NO_GAP if self.gaps_asked else NO_GAPS) if self.certified else Reason(NO_LOG_PX)
 
-    def bdmc_gap(self) -> float | Reason:
+    def bdmc_gap(self) -> Mean | Reason:
         r"""The gap of BDMC, which bounds the error of AIS."""
-        return self.certified["bdmc"]["gap"] if self.certified else Reason(NO_LOG_PX)
+        found = self.certified.get("bdmc")
+        return Mean(found["gap"], found["standard_error"]) if found else Reason(NO_LOG_PX)
+
+    def not_certified(self) -> str | None:
+        r"""That log p(x), or what would be said of the gap, is not certified, and why; `None` where it is."""
+        said = verdicts(self.certified, self.certified.get("bdmc")) if self.certified else []
+        return next(iter(doubts(said)), None)
 
     def certified_points(self) -> int | Reason:
         r"""How many test points were certified."""
@@ -198,6 +205,7 @@ COLUMNS = (
     _gap("approx. gap", "approximation"),
     _gap("amort. gap", "amortization", gaps=Scored.gaps),
     Column("", 0, str, {"scales_at_floor": lambda s: s.scales_at_floor, "test_unconverged": lambda s: s.unconverged}),
+    Column("", 0, str, {"not_certified": Scored.not_certified}),
 )
 KEYS = tuple(name for column in COLUMNS for name in column.values)
 

@@ -2,6 +2,7 @@ r"""The sections of a run's ``evaluation.json`` as rows and remarks, for the ter
 
 from collections.abc import Iterator
 
+from ..evaluate.marginal.certificate import NOT_CERTIFIED, verdicts
 from .columns import number
 
 TITLES = {"elbo": "ELBO", "iwae": "IWAE", "log_joint": "log p(x, t), no bound", "ess": "ESS", "pareto_k": "Pareto k̂"}
@@ -23,8 +24,18 @@ def scores(section: dict) -> Iterator[tuple[str, str, str, str]]:
             yield f"{title}, median", middle, f"{low} to {high}", "–"
 
 
-def remarks(section: dict) -> Iterator[str]:
-    r"""Yields what to know beside the scores: what is missing, what has not converged, what the gaps say."""
+def certificate(sections: dict[str, dict], name: str) -> dict | None:
+    r"""The BDMC gap for a section: it is measured once, on test points, for whatever points the section is of."""
+    return sections[name].get("bdmc") or sections.get("test_gaps", {}).get("bdmc")
+
+
+def remarks(section: dict, bdmc: dict | None = None) -> Iterator[str]:
+    r"""Yields what to know beside the scores: what is missing, what has not converged, what the gaps say.
+
+    Arguments:
+        section: of ``evaluation.json``.
+        bdmc: the `certificate`, where the section has none of its own.
+    """
     for reason in dict.fromkeys(section.get("reasons", {}).values()):
         names = ", ".join(TITLES.get(n, n) for n, r in section["reasons"].items() if r == reason)
         yield f"No {names}: {reason}."
@@ -32,10 +43,8 @@ def remarks(section: dict) -> Iterator[str]:
         yield f"The E-step of {section['unconverged']} of {section['points']} points had not converged."
     if (section.get("pareto_k", {}).get("0.95") or 0.0) > 0.7:
         yield "Where k̂ is above 0.7 the IWAE is not to be trusted."
-    if "total" in section:
-        yield _verdict(section)
-    # The E-step is said above; BDMC is measured once, on test points, for whatever points the section is of.
-    said = ("the E-step", "no BDMC")
+    yield from verdicts(section, section.get("bdmc", bdmc))
+    said = ("the E-step", "no BDMC", NOT_CERTIFIED)  # above
     yield from (f"Note: {note}." for note in section.get("notes", ()) if not note.startswith(said))
 
 
@@ -49,21 +58,5 @@ def lines(sections: dict[str, dict]) -> list[str]:
             known = f" ± {spread}" if spread != "–" else ""
             spread = known if " to " not in spread else f"   ({spread} between the 5% and 95% quantiles)"
             said.append(f"{part} {title:22} {value:>9}{spread}" + f"   {bits} bits per dimension" * (bits != "–"))
-        said += [f"{part} {remark}" for remark in remarks(section)]
+        said += [f"{part} {remark}" for remark in remarks(section, certificate(sections, name))]
     return said
-
-
-def _verdict(result: dict) -> str:
-    r"""Which part of the gap is the larger, if the errors allow to say so."""
-    family, parameters = result["approximation"], result["amortization"]
-    if None in (family["mean"], parameters["mean"], result["total"]["mean"]):
-        return "The gap is not finite: look at the scores of single points."
-    error = (family["standard_error"] or 0) + (parameters["standard_error"] or 0)
-    # KL(q || posterior) is never negative: how much it varies over points says nothing of whether it is zero.
-    if result["total"]["mean"] <= max(0.1, 2 * (result["total"]["monte_carlo_error"] or 0)):
-        return "q is the posterior, as far as this tells."
-    if abs(family["mean"] - parameters["mean"]) <= error:
-        return "Family and parameters lose about the same: look at both."
-    if family["mean"] > parameters["mean"]:
-        return f"The family ({result['own_family']}) loses most: a richer q would gain most."
-    return "The parameters of q lose most: a better encoder, or a longer E-step, would gain most."

@@ -2,12 +2,13 @@ r"""The table of a comparison as text: its header, a line for each row while it 
 
 from ..data.dataset import Dataset
 from ..data.transforms import Dequantize
-from .columns import Row, columns
+from ..evaluate.marginal.certificate import NOT_CERTIFIED
+from .columns import Row, columns, number
 
 CERTIFIED = (
     "log p(x) and the gaps: means over the first {} test points (exact ones over all). log p(x) is AIS or IWAE from a "
-    "fitted full-rank q, the larger mean, lower bounds in expectation; BDMC: what bounds the error of AIS on points "
-    "that the row's model makes."
+    "fitted full-rank q, the larger mean, or within errors the smaller error; lower bounds in expectation. BDMC: what "
+    "bounds the error of AIS on points that the row's model makes."
 )
 GAPS = "approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q)."
 
@@ -42,6 +43,7 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     certified = [row.certified_points for row in rows if row.certified_points is not None]
     if certified:
         notes += [CERTIFIED.format(certified[0]), GAPS]
+    notes += _doubtful([row for row in rows if row.not_certified])
     frozen = [row.w for row in rows if row.w != "own"]
     if frozen:
         notes.append(f"One w in all rows, that of {frozen[0]}: F(q) and the gaps compare what guides can do at it.")
@@ -54,6 +56,14 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
         notes.append(f"Points at which the climb to q* had not converged: {', '.join(slow)}.")
     notes.append(f"Scales at their floor: {_counts(rows, 'scales_at_floor') or 'none'}.")
     return notes + [f"–: {note}." for note in _reasons(rows)]
+
+
+def _doubtful(rows: list[Row]) -> list[str]:
+    r"""The rows whose log p(x) the certificate does not cover."""
+    said = ", ".join(
+        f"{row.guide} (BDMC {number(row.test_bdmc_gap, row.standard_errors['test_bdmc_gap'])})" for row in rows
+    )
+    return [f"{NOT_CERTIFIED}, nor what its gaps say: {said}; take more temperatures."] if said else []
 
 
 def _bits(rows: list[Row], values: Dequantize, P: int) -> list[str]:

@@ -2,13 +2,20 @@ r"""Points of an evaluation in blocks, and checked, with the q that is asked abo
 
 from collections.abc import Iterator
 
+import pyro
+import torch
+from pyro import poutine
 from torch import Tensor
 
+from .. import messages
+from ..distributions import draws
 from ..guides.base import adapted
-from ..model import Refusing
-from ..points import Points
+from ..model import DLGM, Refusing
+from ..points import Points, side
+from ..seeding import forked
 from .quiet import quiet
 
+AXES = ((2, 3), (3, 2))  # on the left of codes; a layer that takes the second one for channels fits one of them at most
 FIT_ONE = "fit one to this w first: evaluate.infer(model, guides.FullRank(len(x), D), x)"
 
 
@@ -55,7 +62,7 @@ def log_joint(model, points: Points, t: Tensor) -> Tensor:
 
 def check_pair(model, guide, points: Points) -> None:
     r"""Raises a `ValueError` unless the likelihood takes the points and, where the guide has rows, each has one."""
-    points.check()
+    check_points(model, points)
     if hasattr(model, "check"):
         with quiet(model):
             model.check(points.observed(), **points.side)
@@ -63,6 +70,79 @@ def check_pair(model, guide, points: Points) -> None:
         # Later, nothing is validated.
         with quiet(guide):
             posterior(guide, points)
+
+
+def check_points(model, points: Points) -> None:
+    r"""Raises a `ValueError` unless the points are points, and the model takes codes with axes on the left."""
+    points.check()
+    check_axes(model, points.given)
+
+
+def check_axes(model, given: Tensor | None = None) -> None:
+    r"""Raises a `ValueError` unless the model says the same of codes (K, B, D) as of (K*B, D).
+
+    Particles, samples and chains put axes on the left. A plain convolution does not take them, and a `BatchNorm1d`
+    takes the points for its channels, where their number allows it. Six draws are decoded, in eval mode.
+
+    Arguments:
+        model: a `DLGM`; of other programs nothing is asked.
+        given: what points are conditioned on, (B, C).
+    """
+    if not isinstance(model, DLGM):
+        return
+    with quiet(model, seed=0), pyro.validation_enabled(False), poutine.block():
+        one = None if given is None else given[:1]
+        try:
+            t, x, expected = _asked(model, one)
+        except Exception:  # what it cannot do at all, it says where that is asked of it
+            return
+        for lead in AXES:
+            try:
+                found = _log_density(model, x.unflatten(0, lead), t.unflatten(0, lead), one)
+                wrong = None if _equal(found, expected.unflatten(0, lead)) else "its densities are others there"
+            except Exception as error:
+                wrong = f"{type(error).__name__}: {messages.line(error)}"
+            if wrong is not None:
+                raise ValueError(_advice(model, t.shape[1], x.shape[1:], wrong))
+
+
+def _asked(model, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Six codes (6, D), points made from them, and log p(x, t) or log p(x | t)."""
+    num = AXES[0][0] * AXES[0][1]
+    rows = _rows(given, num)
+    t = draws(model.prior(**rows), 1, num).squeeze(0)
+    x = draws(model.likelihood.forward(t, **rows), 1, num).squeeze(0) if _is_plain(model) else model(size=num, **rows)
+    return t, x, _log_density(model, x, t, given)
+
+
+def _is_plain(model) -> bool:
+    return type(model).datum is DLGM.datum
+
+
+def _log_density(model, x: Tensor, t: Tensor, given: Tensor | None) -> Tensor:
+    given = _rows(given, t.shape[-2])
+    with forked(0):
+        if _is_plain(model):
+            return model.likelihood.forward(t, **given).log_prob(x)  # no hook of a user's is called
+        return model.log_joint(x, t, **given)
+
+
+def _rows(given: Tensor | None, num: int) -> dict:
+    return side(None if given is None else given.expand(num, -1))
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    tol = torch.finfo(two.dtype).eps ** 0.5
+    return one.shape == two.shape and torch.allclose(one, two, rtol=2 * tol, atol=10 * tol, equal_nan=True)
+
+
+def _advice(model, D: int, shape: torch.Size, wrong: str) -> str:
+    net = getattr(model.likelihood, "net", model.likelihood)
+    return (
+        f"{type(net).__name__} decodes codes (B, {D}), but not (K, B, {D}), K samples or chains of each ({wrong}); "
+        f"expected a network that takes axes on the left: wrap it in nets.Net({D}, {tuple(shape)}, network), which "
+        "flattens them and restores them after it"
+    )
 
 
 def check_density(guide, instead: str) -> None:

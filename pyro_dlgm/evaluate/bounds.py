@@ -18,7 +18,7 @@ from ..distributions import draws
 from ..guides.base import adapted
 from ..points import Points
 from . import importance
-from .blocks import blocks, posterior
+from .blocks import blocks, check_points, posterior
 from .blocks import log_joint as joint
 from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import quiet
@@ -119,7 +119,9 @@ def log_joint(
     seed: int | None = None,
 ) -> Tensor:
     r"""E_q log p(x, t | w) of each point, (B,), in nats: what hard EM climbs. It is no bound on log p(x | w)."""
-    return weigh(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, with_q=False)[0].mean(0)
+    points = Points.of(x, index, mask=mask, given=given)
+    check_points(model, points)
+    return weigh(model, guide, points, num_samples, seed, with_q=False)[0].mean(0)
 
 
 def log_mean_exp(table: Tensor) -> Tensor:
@@ -135,6 +137,7 @@ def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -
             "Ask for evaluate.log_joint, or fit a q with a density to this w: "
             "evaluate.infer(model, guides.FullRank(len(x), D), x)"
         )
+    check_points(model, points)
     table, off = weigh(model, guide, points, num_samples, seed)
     importance.report(off, stacklevel=3)
     return table

@@ -22,7 +22,7 @@ from ..guides.base import adapted
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
 from ..points import Points
-from .blocks import log_joint, posterior
+from .blocks import check_points, log_joint, posterior
 from .bounds import weigh
 from .quiet import quiet
 
@@ -111,7 +111,7 @@ def infer(
         did not converge are counted in a warning. A guide with nothing to fit (`Exact`) is returned as it is.
     """
     points = Points.of(x, mask=mask, given=given)
-    _check(guide, points)
+    _check(model, guide, points)
     points = points.numbered()
     pace = Pace(lr, tol, window, max_steps, num_particles, batch_size)
     with quiet(model, guide, seed=seed), torch.enable_grad():
@@ -139,14 +139,14 @@ def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
     return Convergence(torch.cat(converged), sum(gradients) / len(points))
 
 
-def _check(guide, points: Points) -> None:
+def _check(model, guide, points: Points) -> None:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
     if adapted(guide).start is None:
         raise TypeError(
             f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
         )
-    points.check()
+    check_points(model, points)
 
 
 class PathBound(ELBO):
@@ -182,11 +182,13 @@ def _climb_block(model, guide, points: Points, pace: Pace) -> tuple[Tensor, int]
         svi = SVI(model, guide, adam(guide, lr=lr, row_lr=lr, betas=(0.9, 0.99)), objective)
         gain = math.inf
         while gain > pace.tol and steps < pace.max_steps:
-            for _ in range(pace.window):
+            window = min(pace.window, math.ceil(pace.max_steps - steps))
+            for _ in range(window):
                 svi.e_step(*args, **kwargs, factor=factor)
-            steps, gradients = steps + pace.window, gradients + pace.window * objective.num_particles * len(points)
+            steps, gradients = steps + window, gradients + window * objective.num_particles * len(points)
             now = bounds()[0]
             change, before = now - before, now
-            gain = float(change.mean())
+            # A window that was cut short brings little wherever q is.
+            gain = float(change.mean()) if window == pace.window else math.inf
     same = change.mean(0).abs() <= pace.tol + 4 * change.std(0) / CHECK_SAMPLES**0.5
     return same & (gain <= pace.tol), gradients

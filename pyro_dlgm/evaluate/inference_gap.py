@@ -27,6 +27,7 @@ from .bounds import log_weights
 from .e_step import Pace, climb
 from .estimates import Estimate
 from .marginal.blocks import check_start
+from .marginal.certificate import doubts, verdicts
 from .marginal.evidence import STREAMS, Evidence, check, evidence
 from .quiet import quiet
 
@@ -75,24 +76,33 @@ class Gaps(Evidence):
 
     @property
     def notes(self) -> list[str]:
-        r"""Remarks on the numbers: the objective, points that did not converge, a missing certificate."""
+        r"""Remarks on the numbers: the objective, points that did not converge, what is not certified."""
         notes = [] if self.objective == "ELBO" else [MIXES.format(objective=self.objective)]
         if self.late:
             late = f"{len(self.late)} of {len(self.converged)} points"
             notes.append(f"the E-step of {late} had not converged ({messages.rows(self.late)})")
         if self.certificate is None:
-            notes.append("no BDMC: nothing certifies the estimate of log p(x)")
-        return notes
+            return [*notes, "no BDMC: nothing certifies the estimate of log p(x)"]
+        return notes + [line.rstrip(".") for line in doubts(self.verdicts)]
+
+    @property
+    def verdicts(self) -> list[str]:
+        r"""Which part of the gap is the larger, or that log p(x) is not certified for saying so."""
+        found = self._numbers()
+        return verdicts(found, found.get("bdmc"))
 
     def summary(self) -> dict:
         r"""Means over the points with standard errors, as plain values."""
-        result = super().summary()
+        result = self._numbers() | {"objective": self.objective, "notes": self.notes}
+        return result | {"kept": int(self.kept.sum()), "unconverged": len(self.late), "late": self.late}
+
+    def _numbers(self) -> dict:
+        result = super().summary() | {"own_family": self.own}
         names = ("reached", "approximation", "amortization", "total")
         result |= {name: getattr(self, name).summary() for name in names}
         result["families"] = {name: bound.summary() for name, bound in self.families.items()}
         result["gap_of"] = {name: (self.log_px - bound).summary() for name, bound in self.families.items()}
-        result |= {"own_family": self.own, "objective": self.objective, "notes": self.notes}
-        return result | {"kept": int(self.kept.sum()), "unconverged": len(self.late), "late": self.late}
+        return result
 
 
 def gaps(
@@ -115,10 +125,10 @@ def gaps(
 ) -> Gaps:
     r"""Decomposes log p(x) − F(q) into approximation and amortization gap for each point, with w as it is.
 
-    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it, whichever has the larger
-    mean over points, since both are lower bounds in expectation; `bdmc` with the same settings says what it is worth at
-    this model. q* is climbed from q itself; where that brings nothing, q is kept. F(q) and F(q*) use the same random
-    numbers, which are not those of climbing and choosing.
+    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it: whichever has the larger
+    mean over points, since both are lower bounds in expectation, or within errors the smaller error. `bdmc` with the
+    same settings says what it is worth at this model. q* is climbed from q itself; where that brings nothing, q is
+    kept. F(q) and F(q*) use the same random numbers, which are not those of climbing and choosing.
 
     Arguments:
         model: a `DLGM`.

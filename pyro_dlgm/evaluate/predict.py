@@ -10,7 +10,7 @@ from ..guides.base import adapted
 from ..masks import pixelwise
 from ..objectives import is_drawn
 from ..points import Points, side
-from .blocks import blocks, emission, posterior
+from .blocks import blocks, check_points, emission, posterior
 from .quiet import quiet
 
 
@@ -38,11 +38,11 @@ def reconstruct(
         seed: seed of the samples.
 
     Raises:
-        ValueError: if x, index, mask, given or the number of samples makes no sense.
+        ValueError: if x, index, mask, given or the number of samples makes no sense, or the likelihood has no mean.
         TypeError: if the guide has no `posterior`.
     """
     points = Points.of(x, index, mask=mask, given=given)
-    points.check()
+    check_points(model, points)
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
     if adapted(guide).posterior is None:
@@ -53,12 +53,30 @@ def reconstruct(
         for block, counts in blocks(points, K):
             q = posterior(guide, block)
             codes = (mean(q).unsqueeze(0) if num_samples is None else draws(q, k, len(block)) for k in counts)
-            parts.append(sum(mean(emission(model, block, t)).sum(0) for t in codes) / K)
+            parts.append(sum(decoded(model, block, t).sum(0) for t in codes) / K)
         made = torch.cat(parts)
     if made.shape != points.x.shape:
         # A guide that ignores x would not notice.
         raise ValueError(
             f"x has shape {tuple(points.x.shape)}; expected {tuple(made.shape)}, as the model makes it: reshape x"
+        )
+    return made
+
+
+def decoded(model, points: Points, t: Tensor) -> Tensor:
+    r"""The mean of p(x | t, w) for codes t (..., D) of the points; of draws, where it has no closed form.
+
+    Raises:
+        ValueError: if there is none: of a `Categorical` or a `Cauchy`.
+    """
+    p = emission(model, points, t)
+    made = mean(p)
+    if made.isnan().any() and not draws(p, 1, len(t)).isnan().any():
+        while hasattr(p, "base_dist"):
+            p = p.base_dist
+        raise ValueError(
+            f"{type(model.likelihood).__name__} returns a {type(p).__name__}, which has no mean; expected a likelihood "
+            "that has one: draw x with model.likelihood(t).sample() instead, for codes t of guide.posterior(x)"
         )
     return made
 

@@ -1,6 +1,7 @@
 r"""A snapshot of a pair (model, guide) at some points: bounds, reconstructions, samples, traversals, codes."""
 
 import functools
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,12 +11,13 @@ from torch.nn.functional import pad
 
 from ..distributions import draws, mean, stddev
 from ..guides.base import adapted
+from ..guides.empirical import States
 from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
 from .blocks import emission, posterior, prior
-from .diagnostics.aggregate import ACTIVE, latent_nats, mean_variance, two_means
-from .predict import reconstruct
+from .diagnostics.aggregate import charged, is_active, marginal_kl, mean_variance, mean_variance_error, two_means
+from .predict import decoded, reconstruct
 from .quiet import quiet
 from .scores import SAMPLES, mean_scores
 
@@ -45,7 +47,8 @@ class Snapshot:
     Attributes:
         has_density: whether q has a density.
         has_posterior: whether the guide says q, and the model its two halves: without them there is only a loss.
-        image_shape: (C, H, W) of a point that is an image of one or three channels, else `None`.
+        image_shape: (C, H, W) of a point that is an image of one or three channels, else `None`; also where p(x | t)
+            has no mean, as a `Categorical`.
     """
 
     def __init__(self, model, guide, x, index: Tensor | None = None, *, mask=None, given=None, labels=None):
@@ -59,6 +62,7 @@ class Snapshot:
         self.points = points if points.index is not None else points.numbered()
         if self.has_posterior:
             self.points = replace(self.points, x=self._as_taken(self.points))
+            self.image_shape = self.image_shape if self._has_mean() else None
         self.x = self.points.x
 
     def _as_taken(self, points: Points) -> Tensor:
@@ -68,6 +72,16 @@ class Snapshot:
             t = draws(prior(self.model, one), 1, 1)
             p = emission(self.model, one, t)
         return points.x.reshape(len(points), *p.event_shape).to(t.dtype)
+
+    def _has_mean(self) -> bool:
+        r"""Whether p(x | t) has a mean to be looked at."""
+        with quiet(self.model, seed=0):
+            one = self.points[:1]
+            try:
+                decoded(self.model, one, draws(prior(self.model, one), 1, 1))
+            except ValueError:
+                return False
+        return True
 
     def _posterior(self):
         return posterior(self.guide, self.points)
@@ -87,15 +101,39 @@ class Snapshot:
 
     @_quietly
     def nats(self) -> Tensor:
-        r"""How much q uses each latent, (D,), in nats: `latent_nats`."""
-        return latent_nats(self._posterior(), prior(self.model, self.points), self.has_density)
+        r"""How much q uses each latent, (D,), a mean over the points, in nats.
+
+        It is the KL of the marginals, or where q has no density what the prior `charged` for its mean. A single state
+        of a chain says nothing of that: NaN.
+        """
+        p = prior(self.model, self.points)
+        return marginal_kl(self._posterior(), p).mean(0) if self.has_density else charged(self._two_means(), p)
 
     @_quietly
-    def active(self) -> int:
-        r"""How many latents have a posterior mean whose variance over the points exceeds 0.01."""
+    def active(self) -> float:
+        r"""How many latents have a posterior mean whose variance over the points exceeds 0.01 and sampling noise.
+
+        NaN where q is a single state of a chain.
+        """
         if len(self.x) == 1:
             return 0
-        return int((mean_variance(two_means(self._posterior(), SAMPLES)) > ACTIVE).sum())
+        means = self._two_means()
+        if means.isnan().all():
+            return math.nan
+        return int(is_active(mean_variance(means), mean_variance_error(means)).sum())
+
+    def _two_means(self) -> Tensor:
+        r"""`two_means` of q; where it gives a few states that are new at each call, of at least ten of them."""
+        q = self._posterior()
+        if isinstance(q, States):
+            states = [q.states]
+            while len(q.states) * len(states) < SAMPLES:
+                more = self._posterior().states
+                if torch.equal(more, q.states):  # they stay where they are
+                    break
+                states.append(more)
+            q = States(torch.cat(states))
+        return two_means(q, SAMPLES)
 
     def data(self, num: int) -> Tensor:
         r"""The first points as images (num, C, H, W)."""
@@ -111,12 +149,12 @@ class Snapshot:
         here = self.points.dealt(self.x.new_empty(num, 0))
         with forked(seed):
             t = draws(prior(self.model, here), 1, num).squeeze(0)
-        return self._as_images(mean(emission(self.model, here, t)))
+        return self._as_images(decoded(self.model, here, t))
 
     @_quietly
     def traversals(self, num: int, steps: int) -> tuple[list[int], Tensor]:
         r"""The most used latents, and for each, images (num, steps, C, H, W) around the posterior mean of point 0."""
-        most = self.nats().argsort(descending=True)[:num].tolist()
+        most = self.nats().argsort(descending=True, stable=True)[:num].tolist()
         x = traversal(self.model, mean(self._posterior())[0], most, steps, self.points[:1])
         return most, self._as_images(x.flatten(0, 1)).unflatten(0, (len(most), steps))
 
@@ -143,7 +181,7 @@ def traversal(model, t: Tensor, latents: list[int], steps: int, point: Points) -
     way = torch.linspace(-REACH, REACH, steps, dtype=t.dtype, device=t.device)
     for row, j in enumerate(latents):
         codes[row, :, j] = centre[j] + way * scale[j]
-    return mean(emission(model, point, codes))
+    return decoded(model, point, codes)
 
 
 class Plane(NamedTuple):

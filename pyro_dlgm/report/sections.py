@@ -109,13 +109,14 @@ def scores(found: dict, folder: Path, step: int) -> Section:
         "the IWAE is not to be trusted."
     )
     rows, remarks, stale = [], [], []
-    for name, section in found.items():
-        if isinstance(section, dict):
-            points = f"{name}, {section['points']}" if "points" in section else name
-            rows += [[points, *score] for score in evaluation.scores(section)]
-            remarks += [f"{name}: {remark}" for remark in evaluation.remarks(section)]
-            if section.get("step", step) != step:
-                stale.append(f"Scored at step {section['step']}, and the run is at step {step} now: score it again.")
+    parts = {name: section for name, section in found.items() if isinstance(section, dict)}
+    for name, section in parts.items():
+        points = f"{name}, {section['points']}" if "points" in section else name
+        rows += [[points, *score] for score in evaluation.scores(section)]
+        bdmc = evaluation.certificate(parts, name)
+        remarks += [f"{name}: {remark}" for remark in evaluation.remarks(section, bdmc)]
+        if section.get("step", step) != step:
+            stale.append(f"Scored at step {section['step']}, and the run is at step {step} now: score it again.")
     if not rows:
         return missing("Scores", caption, f"the run has not been scored; pyro-dlgm evaluate {folder} does it")
     titles = ["points", "score", "value", "± or 5% to 95% of points", "bits per dimension"]

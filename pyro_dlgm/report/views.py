@@ -115,7 +115,7 @@ def _no_images(pairs: dict[str, Snapshot]) -> str | None:
         return UNSAID
     pair = next(iter(pairs.values()))
     if pair.image_shape is None:
-        return f"a point has shape {tuple(pair.x.shape[1:])}, which is no image of one or three channels"
+        return f"a point has shape {tuple(pair.x.shape[1:])}, which is no image of one or three channels with a mean"
     return None
 
 

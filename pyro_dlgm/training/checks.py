@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import masks, messages
+from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..objectives import ELBO
 from ..points import Points, check_given, check_weight
@@ -131,6 +132,8 @@ def check_data(name: str, model, points: Points, transform) -> None:
     check_weight(points.weight, len(x))
     if points.mask is not None:
         masks.check(points.mask, x)
+    if name == "x":
+        check_axes(model, points.given)
     if hasattr(x, "extremes"):  # streamed images say what they may be
         return transform.check(x.extremes) if hasattr(transform, "check") else None
     size = max(1, BLOCK // max(1, x[:1].numel()))

@@ -16,6 +16,7 @@ from .calibration import marginals
 
 BUDGET = 2**22  # numbers of t at a time
 ACTIVE = 0.01  # Burda's threshold for the variance of the posterior mean
+ERRORS = 4  # standard errors by which noise of samples may pass it
 
 
 def marginal_kl(q, p) -> Tensor:
@@ -34,25 +35,24 @@ def marginal_kl(q, p) -> Tensor:
     return 0.5 * (ratio + (mean(q) - mean(p)).square() / width - 1 - ratio.log())
 
 
-def latent_nats(q, p, has_density: bool) -> Tensor:
-    r"""How much q uses each latent, (D,), a mean over its points, in nats.
+def charged(means: Tensor, p) -> Tensor:
+    r"""What the prior charges for the mean of q, (m_j − a_j)² / (2 b_j²), a mean over the points: (D,), in nats.
 
-    It is the KL of the marginals; where q has no density, (m_j − a_j)² / (2 b_j²), what the prior charges for the mean
-    of q.
+    The square is the product of two estimates of m (`two_means`), so that noise of the states of a chain costs nothing;
+    what is below 0 by chance is 0.
     """
-    if has_density:
-        return marginal_kl(q, p).mean(0)
-    return 0.5 * ((mean(q) - mean(p)).square() / variance(p)).mean(0)
+    return 0.5 * ((means - mean(p)).prod(0) / variance(p)).mean(0).clamp_min(0)
 
 
 def two_means(q, num_samples: int) -> Tensor:
     r"""Two estimates of E_q[t | x], (2, B, D), with independent errors, so that their products have no bias.
 
     The product of both then does not take sampling noise for variance over the points. They come from the halves of a
-    chain's states, or of ``num_samples`` samples; a single state counts twice.
+    chain's states, or of ``num_samples`` samples. Of a single state nothing is known: NaN.
     """
-    single = isinstance(q, States) and len(q.states) == 1
-    if single or isinstance(q, Delta) or marginals(q) is not None:
+    if isinstance(q, States) and len(q.states) == 1:
+        return torch.full_like(q.states, math.nan).expand(2, -1, -1)
+    if isinstance(q, Delta) or marginals(q) is not None:
         return torch.stack([q.mean] * 2)
     t = q.states if isinstance(q, States) else draws(q, num_samples, 1)
     return torch.stack([half.mean(0) for half in t.tensor_split(2)])
@@ -61,6 +61,21 @@ def two_means(q, num_samples: int) -> Tensor:
 def mean_variance(means: Tensor) -> Tensor:
     r"""The variance over the points of E_q[t_d | x], (D,), from `two_means` (2, N, D)."""
     return (means - means.mean(1, keepdim=True)).prod(0).sum(0) / (means.shape[1] - 1)
+
+
+def mean_variance_error(means: Tensor) -> Tensor:
+    r"""The standard error of `mean_variance` by sampling, (D,), where all points have one mean; 0 for exact means.
+
+    Half the squared difference of the two means estimates the variance v_i of either. A product of two independent
+    errors has variance v_i², so that the mean of N has √(Σ_i v_i²) / N; the estimate's square has mean 3 v_i².
+    """
+    v, N = (means[0] - means[1]).square() / 2, means.shape[1]
+    return torch.maximum((v.square().sum(0) / 3).sqrt(), v.mean(0) * N**0.5) / (N - 1)
+
+
+def is_active(variance_of_means: Tensor, error: Tensor) -> Tensor:
+    r"""Which units are active after Burda et al., (D,): the variance of E_q[t_d | x] exceeds 0.01, and four errors."""
+    return variance_of_means > ACTIVE + ERRORS * error
 
 
 def tabulate(model, guide, points: Points, S: int) -> dict:

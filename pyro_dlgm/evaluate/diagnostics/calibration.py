@@ -22,7 +22,7 @@ from ... import distributions
 from ...distributions import draws
 from ...guides.base import adapted
 from ...points import Points
-from ..blocks import FIT_ONE, blocks, check_density, log_joint, posterior
+from ..blocks import FIT_ONE, blocks, check_axes, check_density, log_joint, posterior
 from ..e_step import infer
 from ..predict import simulated
 from ..quiet import quiet
@@ -41,9 +41,11 @@ class Coverage:
     Attributes:
         levels: the nominal probabilities (4,): 0.5, 0.8, 0.9, 0.95.
         found: the frequencies (4, D).
-        stderr: their binomial standard error (4,) if q is exact, √(c (1 − c) / n).
+        stderr: their binomial standard error (4,) if q is exact, √(c (1 − c) / n) with c of ``expected``.
         pooled: the frequencies over all dimensions (4,).
         pooled_stderr: their standard errors (4,), over points: the dimensions of one point are not independent.
+        expected: the frequencies (4,) if q is exact: ``levels``, or where L + 1 ranks allow none of these, the share of
+            the ranks inside.
     """
 
     levels: Tensor
@@ -51,6 +53,7 @@ class Coverage:
     stderr: Tensor
     pooled: Tensor
     pooled_stderr: Tensor
+    expected: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,16 @@ class Calibration:
         r"""Coverage of the central intervals of q."""
         n = len(self.pit)
         levels = torch.tensor(LEVELS, dtype=torch.float64, device=self.pit.device)
-        inside = ((2 * self.pit.double() - 1).abs() <= levels.reshape(-1, 1, 1)).double()  # (4, n, D)
+        inside = _inside(self.pit, levels)  # (4, n, D)
         of_point = inside.mean(-1)
-        stderr = (levels * (1 - levels) / n).sqrt()
-        return Coverage(levels, inside.mean(1), stderr, of_point.mean(-1), of_point.std(-1) / n**0.5)
+        by_ranks = self._pit(self.ranks)
+        all_ranks = self._pit(torch.arange(self.num_samples + 1, device=self.pit.device))
+        c = _inside(all_ranks, levels).mean(1) if torch.equal(by_ranks, self.pit) else levels
+        stderr, pooled_stderr = (c * (1 - c) / n).sqrt(), of_point.std(-1) / n**0.5
+        return Coverage(levels, inside.mean(1), stderr, of_point.mean(-1), pooled_stderr, c)
+
+    def _pit(self, ranks: Tensor) -> Tensor:
+        return pit_of_ranks(ranks, self.num_samples).to(self.pit)
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -141,6 +150,7 @@ def check_calibration(
             f"num_points is {num_points}, num_samples {num_samples}; expected at least {LEAST} simulated points, "
             "fewer leave nothing to test, and at least 1 sample"
         )
+    check_axes(model, given)
     with quiet(model, guide, seed=seed):
         points, t = simulated(model, num_points, mask, given)
         if adapted(guide).per_point:
@@ -148,6 +158,16 @@ def check_calibration(
             guide = infer(model, guide, replace(points, index=None), seed=int(torch.randint(2**31, ())))
         parts = [_place(model, guide, t, *block) for block in blocks(points, num_samples)]
     return Calibration(*(torch.cat(part) for part in zip(*parts, strict=True)), num_samples)
+
+
+def pit_of_ranks(ranks: Tensor, num_samples: int) -> Tensor:
+    r"""PIT values from ranks 0..L, of any shape, where q has no closed marginals."""
+    return (ranks + 0.5) / (num_samples + 1)
+
+
+def _inside(pit: Tensor, levels: Tensor) -> Tensor:
+    r"""Whether a central interval of each level holds the truth, 0 or 1: (n, ...) -> (4, n, ...)."""
+    return ((2 * pit.double() - 1).abs() <= levels.view(-1, *[1] * pit.dim())).double()
 
 
 def marginals(q) -> Normal | None:
@@ -165,5 +185,5 @@ def _place(model, guide, t: Tensor, points: Points, counts: list[int]) -> tuple[
         ranks += (samples < t).sum(0)
         joint_ranks += (log_joint(model, points, samples) < joint).sum(0)
     normal = marginals(q)
-    pit = normal.cdf(t) if normal is not None else ((ranks + 0.5) / (sum(counts) + 1)).to(t)
+    pit = normal.cdf(t) if normal is not None else pit_of_ranks(ranks, sum(counts)).to(t)
     return ranks, joint_ranks, pit

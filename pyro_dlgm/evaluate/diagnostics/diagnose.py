@@ -29,7 +29,7 @@ from ..blocks import check_density, check_pair, prior
 from ..estimates import Mean
 from ..quiet import quiet
 from . import verdicts
-from .aggregate import ACTIVE, log_aggregate, mean_variance, tabulate
+from .aggregate import is_active, log_aggregate, mean_variance, mean_variance_error, tabulate
 from .calibration import WRAP_OR_FIT, Calibration, check_calibration
 
 COLLAPSED = 0.01  # ε and δ of (ε, δ)-collapse
@@ -47,7 +47,8 @@ class Diagnosis:
             the KL divergence of q from the product of its marginals.
         factorized: whether q has no correlations, so that ``kl`` adds up to the total.
         collapsed: the part of the points (D,) with a KL of less than 0.01 nats in that dimension, or `None`.
-        mean_variance: the variance over the points of E_q[t_d | x], (D,).
+        mean_variance, mean_variance_error: the variance over the points of E_q[t_d | x], (D,), and its error by the
+            samples where these means have no closed form.
         information: I(x; t) under q, in nats, with q(t) of these N points: at most log N, and in expectation a lower
             bound on I for the distribution that the points come from.
         information_upper: the same with the own component left out of q(t): in expectation an upper bound.
@@ -65,6 +66,7 @@ class Diagnosis:
     factorized: bool
     collapsed: Tensor | None
     mean_variance: Tensor
+    mean_variance_error: Tensor
     information: float
     information_upper: float
     information_stderr: float
@@ -78,8 +80,9 @@ class Diagnosis:
 
     @property
     def active_by_variance(self) -> Tensor:
-        r"""Active units (D,) after Burda et al. (2016): the variance over the data of E_q[t_d | x] exceeds 0.01."""
-        return self.mean_variance > ACTIVE
+        r"""Active units (D,) after Burda et al. (2016): the variance over the data of E_q[t_d | x] exceeds 0.01,
+        by more than four of its errors."""
+        return is_active(self.mean_variance, self.mean_variance_error)
 
     @property
     def active_by_kl(self) -> Tensor | None:
@@ -173,6 +176,7 @@ def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: C
         factorized=table["factorized"],
         collapsed=None if kl is None else (kl[0] < COLLAPSED).to(kl).mean(0),
         mean_variance=mean_variance(table["means"]),
+        mean_variance_error=mean_variance_error(table["means"]),
         information=information.mean,
         information_upper=float((table["log_q"] - without).mean()),
         information_stderr=information.standard_error,

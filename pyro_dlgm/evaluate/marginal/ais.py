@@ -9,6 +9,7 @@ References:
     https://arxiv.org/abs/1611.04273
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from ...points import Points
 from ..blocks import check_pair
 from ..bounds import log_mean_exp
 from ..estimates import log_mean_exp_error
-from .blocks import annealers, annealing, check_start
+from .blocks import annealers, annealing, check_start, report
 from .path import Annealer, Settings, Walk
 
 
@@ -27,7 +28,7 @@ class AIS:
 
     Attributes:
         log_weights: of the walks, (K, B), in nats and float64; their log-mean-exp is the estimate.
-        acceptance: the mean probability of acceptance of a point's transitions, (B,).
+        acceptance: the mean probability of acceptance of a point's transitions, (B,); NaN where T = 1 leaves none.
         divergences: how many of its transitions diverged, (B,).
         gradients_per_point: gradient evaluations of log p(x, t) per point, those for the step sizes included.
     """
@@ -87,7 +88,8 @@ def ais(
 
     Returns:
         An `AIS` with ``log_px`` (B,), ``stderr`` (B,) and ``log_weights`` (K, B), in nats. Points where a Gaussian q
-        is too ill-conditioned for its precision are counted in a warning.
+        is too ill-conditioned for its precision are counted in a warning, and those where transitions diverged and one
+        walk carries the estimate.
 
     Raises:
         TypeError: if the guide has no `posterior`, or one without a density.
@@ -100,5 +102,6 @@ def ais(
     with annealing(model, guide, seed=seed):
         walks = list(map(Annealer.upwards, annealers(model, guide, points, settings, progress=progress)))
     walks = Walk.joined(walks, 1)
-    acceptance = walks.accepted.mean(0) / max(1, num_temperatures - 1)
+    report(walks, settings, stacklevel=2)
+    acceptance = walks.accepted.mean(0) / (num_temperatures - 1 or math.nan)
     return AIS(walks.log_weights, acceptance, walks.diverged.sum(0), settings.gradients(sweeps=1))

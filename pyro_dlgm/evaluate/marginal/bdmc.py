@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ...guides.base import adapted
 from ...seeding import seeds
+from ..blocks import check_axes
 from ..bounds import log_mean_exp
 from ..e_step import infer
 from ..estimates import Mean
 from ..predict import simulated
 from ..quiet import quiet
-from .blocks import annealers, annealing, check_start
+from .blocks import annealers, annealing, check_start, report
 from .path import Settings, Walk
 
 
@@ -93,6 +94,7 @@ def bdmc(
     if num_points < 2:
         raise ValueError(f"num_points is {num_points}; expected at least 2, for a standard error")
     check_start(guide)
+    check_axes(model, given)
     # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.
     made, fitted, walked = seeds(3, seed)
     with quiet(model, seed=made):
@@ -105,5 +107,6 @@ def bdmc(
             up.append(annealer.upwards())
             down.append(annealer.downwards(t[annealer.points.index]))
     up, down = Walk.joined(up, 1), Walk.joined(down, 1)
+    report(up, settings, stacklevel=2)
     diverged = (up.diverged + down.diverged).sum(0)
     return BDMC(log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), points.x, t, diverged)

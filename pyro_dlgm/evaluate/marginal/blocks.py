@@ -1,12 +1,14 @@
 r"""Blocks of points on their way from q to the posterior and back, in bounded memory."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 
 import pyro
 import torch
 from torch import Tensor
 
+from ... import messages
 from ...distributions import draws
 from ...points import Points
 from ...program import unregistered
@@ -14,9 +16,11 @@ from ...progress import Bar
 from .. import importance
 from ..blocks import FIT_ONE, check_density, chunks, log_joint, posterior, prior
 from ..quiet import quiet
-from .path import Annealer, Settings
+from .path import Annealer, Settings, Walk
 
 COPIES = 3  # of what autograd keeps: the pass itself, its gradients, and what is freed late
+OFTEN = 0.01  # of the transitions that diverge
+ALONE = 2.0  # an effective number of walks below which one of them carries the estimate
 PRIOR_OR_FIT = f"anneal from the prior with guide=None, or {FIT_ONE}"
 
 
@@ -63,6 +67,22 @@ def annealers(
             strays.append(annealer.strays)
             yield annealer
     importance.report(torch.cat(strays), stacklevel=3)
+
+
+def report(walks: Walk, settings: Settings, stacklevel: int) -> None:
+    r"""Warns of the points at which transitions diverged and one walk carries the estimate.
+
+    That some diverge is no harm by itself: step sizes are near the largest that is stable, and the weights stay right.
+    """
+    share = walks.diverged.double().mean(0) / max(1, settings.num_temperatures - 1)
+    bad = ((share > OFTEN) & (importance.ess(walks.log_weights) < ALONE)).nonzero().flatten().tolist()
+    if bad:
+        warnings.warn(
+            f"{float(share[bad].mean()):.0%} of the transitions diverged at {len(bad)} of {len(share)} points "
+            f"({messages.rows(bad)}), where one walk carries log p(x): it may be too low by any amount; "
+            "start from a q that was fitted to the points (evaluate.infer), or take more temperatures",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def rows_that_fit(log_density: Callable[[Tensor], Tensor], t: Tensor, memory: int) -> int:

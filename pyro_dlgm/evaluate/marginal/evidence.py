@@ -1,4 +1,4 @@
-r"""log p(x | w) with its certificate: the larger of two estimates from one q, and BDMC at the same settings."""
+r"""log p(x | w) with its certificate: the better of two estimates from one q, and BDMC at the same settings."""
 
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from .ais import ais
 from .bdmc import BDMC, bdmc
 from .path import Settings
 
+WITHIN = 2  # standard errors of a difference that is no difference
 STREAMS = 3  # of random numbers, which share nothing: IWAE, AIS, BDMC
 
 
@@ -35,19 +36,24 @@ class Evidence:
     def log_px(self) -> Estimate:
         r"""log p(x | w): of two lower bounds in expectation the one with the larger mean over points.
 
-        Where they are about the same, the choice may lift it by a part of their Monte Carlo error.
+        Within two Monte Carlo errors of their difference it is the one with the smaller error: there, the larger one
+        would be too large by a part of their noise.
         """
-        return self.annealed if self.annealed_is_larger else self.weighted
+        return self.annealed if self.annealed_is_taken else self.weighted
 
     @property
-    def annealed_is_larger(self) -> bool:
+    def annealed_is_taken(self) -> bool:
         r"""Whether ``log_px`` is the estimate of AIS."""
-        return bool(self.annealed.value.mean() >= self.weighted.value.mean())
+        by = (self.annealed - self.weighted).summary()
+        errors = [float(each.stderr.square().sum()) for each in (self.annealed, self.weighted)]
+        if by["monte_carlo_error"] is not None and abs(by["mean"]) <= WITHIN * by["monte_carlo_error"]:
+            return errors[0] <= errors[1]
+        return by["mean"] >= 0
 
     def summary(self) -> dict:
         r"""Means over the points with standard errors, as plain values."""
         result: dict = {"log_px": self.log_px.summary(), "points": len(self.annealed.value)}
-        result["log_px_by"] = "AIS" if self.annealed_is_larger else f"IWAE-{self.num_samples}"
+        result["log_px_by"] = "AIS" if self.annealed_is_taken else f"IWAE-{self.num_samples}"
         result["ais"], result["iwae"] = self.annealed.summary(), self.weighted.summary()
         if self.certificate is not None:
             result["bdmc"] = {"gap": self.certificate.gap, "standard_error": self.certificate.stderr}
