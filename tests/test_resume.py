@@ -1,10 +1,26 @@
 """Resuming: what is counted goes on, other data are noticed, more epochs are taken."""
 
+import functools
+import json
+import operator
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from killing import SHAPE, pair, points, records, train
+from killing import SHAPE, N, pair, points, records, train
+from PIL import Image
+from pyro.infer import Trace_ELBO
 
 from pyro_dlgm import fit
+from pyro_dlgm.data.streamed_images import Files, Streamed
+from pyro_dlgm.runs.digest import digest
+from pyro_dlgm.runs.files import RunError
+from pyro_dlgm.runs.fingerprint import described, differences, fingerprint
+from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import autosave
 from pyro_dlgm.training.loop import Training
 
@@ -80,3 +96,142 @@ def test_points_per_second_are_those_of_the_steps(monkeypatch):
     result = fit(*pair("amortized"), points(), epochs=2, batch_size=20, x_val=points(), listeners=[Slow()])
     assert [h["points_per_second"] for h in result.history] == [20, 20]
     assert result.history[1]["seconds"] > 1000  # wall time has all of it
+
+
+# On what
+
+
+def settings_with(name, value):
+    mask, given = torch.arange(N) % 4 < 2, torch.arange(2.0 * N).reshape(N, 2)
+    named = {"x": points(), "mask": mask, "given": given, "weight": torch.linspace(0.5, 1.5, N)}
+    return fingerprint(None, None, named | {name: value(named[name])})
+
+
+OTHERS = {
+    "rows in another order": ("x", lambda v: v.flip(0)),
+    "columns in another order": ("x", lambda v: v.flip(-1)),
+    "two values with the sum they had": ("x", lambda v: v + torch.tensor([0.25, -0.25] + [0.0] * 1198).view_as(v)),
+    "a mask of other points": ("mask", lambda v: v ^ (torch.arange(N) % 2 == 0)),
+    "what is given, in another order": ("given", lambda v: v.flip(0)),
+    "weights of other points": ("weight", lambda v: v.flip(0)),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_data_with_the_same_sum_are_other_data(what):
+    name, change = OTHERS[what]
+    one, other = settings_with(name, lambda v: v), settings_with(name, change)
+    assert one == settings_with(name, torch.clone) and one[name] != other[name]
+    assert {k: v for k, v in one.items() if k != name} == {k: v for k, v in other.items() if k != name}
+
+
+def test_a_resume_on_permuted_rows_is_refused(tmp_path):
+    fit(*pair("mean_field"), points(), epochs=1, out=tmp_path / "run")
+    with pytest.raises(RunError, match=r"fit\.x was '\(60, 1, 5, 4\) torch.float32 blake2b"):
+        fit(*pair("mean_field"), points().flip(0), epochs=1, out=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.uint8, torch.bool, torch.int64])
+def test_a_hash_is_one_of_the_values_whatever_the_layout_and_the_blocks(dtype, monkeypatch):
+    v = (torch.rand(50, 3, 4) * 200 - 100).clamp_min(0).to(dtype)
+    whole = digest(v)
+    assert digest(v.transpose(1, 2).contiguous().transpose(1, 2)) == whole != digest(v.flip(0))
+    monkeypatch.setattr("pyro_dlgm.runs.digest.BLOCK", 100)
+    assert digest(v) == whole
+
+
+def test_a_memory_map_is_read_block_by_block(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((4000, 100), dtype=np.float32))
+    mapped = torch.from_numpy(np.lib.format.open_memmap(tmp_path / "x.npy", mode="c"))
+    monkeypatch.setattr("pyro_dlgm.runs.digest.BLOCK", 2**14)
+    largest, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda v: largest.append(v.nbytes) or cpu(v))
+    assert digest(mapped) and max(largest) <= 2**14
+
+
+def images(folder, colours):
+    (folder / "a").mkdir(parents=True)
+    for i, colour in enumerate(colours):
+        Image.new("RGB", (4 + i, 4), colour).save(folder / "a" / f"{i}.bmp")
+    return Streamed(Files(sorted((folder / "a").glob("*.bmp")), (4, 4), 3))
+
+
+def test_streamed_images_are_known_by_their_files_and_may_move(tmp_path, monkeypatch):
+    one = images(tmp_path / "one", ["red", "green", "blue"])
+    moved = images(tmp_path / "moved", ["red", "green", "blue"])
+    monkeypatch.setattr(Streamed, "batches", lambda *_: pytest.fail("images were decoded"))
+    said = [fingerprint(None, None, {"x": v})["x"] for v in (one, moved, one.part(torch.tensor([1, 0, 2])))]
+    assert said[0] == said[1] != said[2]
+    smaller = Streamed(Files(one.files.paths, (3, 3), 3))
+    assert fingerprint(None, None, {"x": smaller})["x"] != said[0]
+
+
+def scaled(by):
+    return lambda v: v * by
+
+
+def shifted(v, *, by=0.0):
+    return v + by
+
+
+class Noise:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, v):
+        return v + self.scale * torch.randn_like(v)
+
+    def twice(self, v):
+        return self(self(v))
+
+
+LOOK_ALIKE = [
+    (lambda v: v + 1, lambda v: v + 2),
+    (lambda v: v + 1, lambda v: v - 1),
+    (lambda v: v.sin(), lambda v: v.cos()),
+    (lambda v: (lambda u: u + 1)(v), lambda v: (lambda u: u + 2)(v)),
+    (scaled(2), scaled(3)),
+    (scaled(torch.ones(2)), scaled(torch.zeros(2))),
+    (functools.partial(shifted, by=1.0), functools.partial(shifted, by=2.0)),
+    (functools.partial(shifted, by=1.0), functools.partial(operator.mul, 1.0)),
+    (Noise(0.1), Noise(0.2)),
+    (Noise(0.1).twice, Noise(0.2).twice),
+    (torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)),
+    (Trace_ELBO(2), Trace_ELBO(3)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(LOOK_ALIKE)))
+def test_two_functions_that_look_alike_are_told_apart(number):
+    one, other = LOOK_ALIKE[number]
+    assert described(one) == described(one) != described(other)
+
+
+def test_a_function_is_described_the_same_in_another_process():
+    code = "from test_resume import LOOK_ALIKE, described; print([described(one) for one, _ in LOOK_ALIKE[:5]])"
+    here = Path(__file__).parent
+    said = [
+        subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert said[0] == said[1] == f"{[described(one) for one, _ in LOOK_ALIKE[:5]]}\n"
+
+
+def test_another_python_compiles_a_function_otherwise():
+    said = described(LOOK_ALIKE[0][0])
+    earlier = re.sub(r"\w+ of Python [\d.]+", "0123456789ab of Python 3.9", said)
+    assert differences({"transform": earlier}, {"transform": said}) == []
+    assert differences({"transform": earlier.replace("lambda", "other")}, {"transform": said})
+
+
+def test_a_run_with_the_fingerprint_of_before_goes_on(tmp_path, monkeypatch):
+    settings = {"x_val": points()[:7], "schedule": scaled(1.0), "epochs": 2}
+    broken_off("mean_field", tmp_path / "run", 5, monkeypatch, **settings)
+    config = Run(tmp_path / "run").config()
+    config["fit"] |= {"x": f"(60, 1, 5, 4) torch.float32 {float(points().double().sum())!r}", "transform": "jitter"}
+    config["fit"] |= {"x_val": f"(7, 1, 5, 4) torch.float32 {float(points()[:7].double().sum())!r}"}
+    config["fit"] |= {"schedule": "scaled.<locals>.<lambda>"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert len(train("mean_field", tmp_path / "run", resume=True, **settings).history) == 2
+    with pytest.raises(RunError, match=r"fit\.x_val was"):
+        train("mean_field", tmp_path / "run", resume=True, **settings | {"x_val": points()[1:8]})

@@ -17,7 +17,7 @@ from ..optim.svi import SVI, adam
 from ..points import Points
 from ..progress import Bar
 from ..runs.files import RunError
-from ..runs.fingerprint import described, fingerprint
+from ..runs.fingerprint import as_before, fingerprint
 from ..runs.run import Run
 from ..seeding import forked
 from . import checks
@@ -116,8 +116,10 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
     from .tensorboard import TensorBoard  # imported here: only runs on disk need it
 
     a.batch_size = getattr(training.batches, "batch_size", None)
-    run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS} | {"schedule": described(a.schedule)}
-    settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS}, a.size)
+    run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS}
+    former = run.config().get("fit", {}) if a.resume and run.checkpoint_file.exists() else {}
+    settings["schedule"] = as_before(former.get("schedule"), a.schedule)
+    settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS}, a.size, former)
     with (
         run.begun({"fit": settings} | (a.config or {}), training, resume=a.resume),
         contextlib.closing(TensorBoard(run, training, a.labels)) as board,
