@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -15,11 +16,31 @@ from ..points import Points, side
 from ..program import Program
 
 
-class Shared(tuple):
-    r"""Holds a module without registering it in the module tree; deep copies share it."""
+class Shared(Sequence):
+    r"""Holds a module (or `None`), as its one item, without registering it in the module tree.
+
+    A deep copy of both, in whatever order and in whatever holds them, holds the copy; one of the holder alone the
+    module itself. Which of the two it is, is known once the copying is over: it is asked at the first use.
+    """
+
+    def __init__(self, module: tuple):
+        (self._module,), self._copies = module, None
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place):
+        if self._copies is not None:
+            self._module, self._copies = self._copies.get(id(self._module), self._module), None
+        return (self._module,)[place]
 
     def __deepcopy__(self, memo):
-        return self
+        copied = Shared((self[0],))
+        copied._copies = memo
+        return copied
+
+    def __reduce__(self):
+        return Shared, ((self[0],),)
 
 
 def _registering(posterior):
