@@ -19,7 +19,7 @@ from ..progress import Bar
 from ..runs.files import RunError
 from ..runs.fingerprint import as_before, fingerprint
 from ..runs.run import Run
-from ..seeding import forked
+from ..seeding import alone, forked
 from . import checks
 from .autosave import Autosave
 from .first_call import first_call, is_made
@@ -35,9 +35,9 @@ def train(a: SimpleNamespace) -> Result:
     a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
     _unpack(a)
     checks.check_arguments(a)
-    _place(a)
-    checks.check_points(a)
-    with contextlib.nullcontext() if a.seed is None else forked(a.seed):
+    with alone(training=True), contextlib.nullcontext() if a.seed is None else forked(a.seed):
+        _place(a)
+        checks.check_points(a)
         training = _training(a)
         listeners = [Guarded(listener) for listener in a.listeners]
         if a.out is None:
