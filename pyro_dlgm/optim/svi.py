@@ -6,7 +6,7 @@ the batch only.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import pyro
@@ -128,7 +128,28 @@ class SVI(pyro.infer.SVI):
 
     def e_step(self, *args, factor: float = 1.0, **kwargs) -> Tensor:
         r"""One step on q alone; w gets no gradient. Arguments and result as those of `step`."""
-        return self._step([p for p in self.guide.parameters() if p.requires_grad], factor, args, kwargs)
+        return self._step(self._of_guide(), factor, args, kwargs)
+
+    def e_step_of(self, blocks: Iterable[tuple[tuple, dict]], factor: float = 1.0) -> None:
+        r"""One step on q alone, whose gradient is the sum over blocks of points: it needs the memory of one of them.
+
+        Arguments:
+            blocks: what model and guide get of each, (args, kwargs).
+            factor: of the loss.
+        """
+        self._clear()
+        for args, kwargs in blocks:
+            self._backward(self._of_guide(), factor, args, kwargs)
+        self._norms()
+        self._update()
+
+    def _of_guide(self) -> list[Tensor]:
+        return [p for p in self.guide.parameters() if p.requires_grad]
+
+    def _update(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._clear()
 
     def _step(self, only, factor, args, kwargs) -> Tensor:
         self._clear()
@@ -143,9 +164,7 @@ class SVI(pyro.infer.SVI):
             skip = self.watch.see(attempt, [loss.detach(), *self._norms()])
             for optimizer in self.optimizers:
                 optimizer.found_inf = skip
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self._clear()
+        self._update()
         return loss.detach()
 
     def _backward(self, only, factor, args, kwargs) -> Tensor:
