@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import masks, messages
 from ..evaluate.quiet import quiet
 from ..objectives import ELBO
+from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
 from . import options
 from .options import BATCH
@@ -36,11 +37,9 @@ def check_arguments(a: SimpleNamespace) -> None:
 
 
 def _check_kinds(a: SimpleNamespace) -> None:
-    for name in ("model", "guide", "objective"):
-        program = getattr(a, name)
-        if isinstance(program, type) or program is None:
-            said = f"the class {program.__name__}" if isinstance(program, type) else "None"
-            raise TypeError(f"{name} is {said}; expected an instance: make one first")
+    for name in ("model", "guide"):
+        check_program(name, getattr(a, name))
+    check_objective(a.objective)
     for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val"):
         value = getattr(a, name)
         if value is not None and is_source(value) and not (name == "x" and a.size is not None):

@@ -61,7 +61,7 @@ class TensorBoard:
     def after(self, step, record: dict | None) -> None:
         r"""Logs a record of the history and what q looks like; pictures at epochs 1, 2, 4, 8, ... and at the end.
 
-        An error in a picture is a warning.
+        An error in what is only shown is a warning.
 
         Raises:
             RunError: if it cannot be written, to a full disk, say.
@@ -72,7 +72,8 @@ class TensorBoard:
             self._scalars(step.step, record)
             if self.pair.has_posterior:
                 self._model(step.step)
-                self._latents(step.step)
+                with only_warned("what q looks like, for TensorBoard,", but=(OSError,)):
+                    self._latents(step.step)
                 if step.epoch & (step.epoch - 1) == 0 or self.training.done:
                     with only_warned("a picture for TensorBoard", but=(OSError,)):
                         self._pictures(step.step)
@@ -97,9 +98,11 @@ class TensorBoard:
                 values[f"{part}/{name}"] = value
         svi = self.training.svi
         values["train/beta"] = getattr(svi.objective, "beta", 1.0)
-        values["train/learning_rate"] = svi.optimizers[0].param_groups[0]["lr"]
+        if svi.optimizers:  # none where all is frozen
+            values["train/learning_rate"] = svi.optimizers[0].param_groups[0]["lr"]
         if self.pair.has_posterior:  # at the points shown, after the epoch
-            values |= {f"train/{name}": value for name, value in self.pair.bounds().items()}
+            with only_warned("a bound for TensorBoard", but=(OSError,)):
+                values |= {f"train/{name}": value for name, value in self.pair.bounds().items()}
         for tag, value in values.items():
             if tag != "train/step":
                 self.writer.add_scalar(tag, value, step)
@@ -112,7 +115,9 @@ class TensorBoard:
 
     def _latents(self, step: int) -> None:
         self.writer.add_scalar("q/active_units", self.pair.active(), step)
-        self.writer.add_histogram("q/mean", self.pair.means(), step)
+        means = self.pair.means()
+        if means.isfinite().all():  # a q may have no mean
+            self.writer.add_histogram("q/mean", means, step)
         if self.pair.has_density:
             self.writer.add_histogram("q/kl_per_dimension", self.pair.nats(), step)
 
