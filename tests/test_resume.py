@@ -6,16 +6,19 @@ import operator
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from killing import SHAPE, N, pair, points, records, train
+from click.testing import CliRunner
+from killing import SHAPE, N, logged, pair, points, records, same, train, weights
 from PIL import Image
 from pyro.infer import Trace_ELBO
 
-from pyro_dlgm import fit
+from pyro_dlgm import SVI, fit, load
+from pyro_dlgm.cli.main import main
 from pyro_dlgm.data.streamed_images import Files, Streamed
 from pyro_dlgm.runs.digest import digest
 from pyro_dlgm.runs.files import RunError
@@ -42,6 +45,11 @@ def broken_off(kind, out, step, monkeypatch, **settings):
         patch.setattr(autosave, "EVERY", 0.0)
         patch.setattr(Training, "_count", stopped)
         train(kind, out, **settings)
+
+
+def call(*arguments):
+    r"""The command line, run in this process."""
+    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 # What is counted
@@ -235,3 +243,104 @@ def test_a_run_with_the_fingerprint_of_before_goes_on(tmp_path, monkeypatch):
     assert len(train("mean_field", tmp_path / "run", resume=True, **settings).history) == 2
     with pytest.raises(RunError, match=r"fit\.x_val was"):
         train("mean_field", tmp_path / "run", resume=True, **settings | {"x_val": points()[1:8]})
+
+
+# For how long
+
+
+def whole_and_longer(kind, tmp_path, short, **settings):
+    r"""The weights of a training, and of one that was to be shorter and went on."""
+    train(kind, tmp_path / "whole", epochs=None, steps=12, **settings)
+    train(kind, tmp_path / "longer", epochs=None, steps=short, **settings)
+    result = train(kind, tmp_path / "longer", resume=True, epochs=None, steps=12, **settings)
+    assert [r["step"] for r in records(tmp_path / "longer")] == [h["step"] for h in result.history]
+    assert Run(tmp_path / "longer").config()["fit"]["steps"] == 12
+    return weights(tmp_path / "whole"), weights(tmp_path / "longer")
+
+
+@pytest.mark.parametrize("kind", ["mean_field", "amortized", "chain"])
+@pytest.mark.parametrize("short", [6, 7])
+def test_under_a_constant_schedule_a_run_goes_on_for_more_epochs(kind, short, tmp_path):
+    settings = {"schedule": "constant", "warmup": 3, "x_val": points()[:9]}
+    assert same(*whole_and_longer(kind, tmp_path, short, **settings))
+
+
+def test_a_run_that_went_on_goes_on_and_shows_each_step_once(tmp_path):
+    for epochs in (2, 3, 5):
+        result = train("amortized", tmp_path / "run", resume=True, epochs=epochs, schedule="constant")
+    assert [h["epoch"] for h in result.history] == [1, 2, 3, 4, 5]
+    assert logged(tmp_path / "run")["train/loss"] == [3, 6, 9, 12, 15]
+    model, guide = pair("amortized")
+    assert load(tmp_path / "run", model=model, guide=guide)[2]["fit"]["epochs"] == 5
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", scaled(0.5)])
+def test_another_schedule_ends_with_the_run_unless_it_is_stretched(schedule, tmp_path):
+    train("amortized", tmp_path / "run", epochs=2, schedule=schedule)
+    more = {"epochs": 4, "schedule": schedule, "resume": True}
+    with pytest.raises(RunError, match=r"fit\.epochs was 2, now 4: .* stretch=True"):
+        train("amortized", tmp_path / "run", **more)
+    with pytest.warns(UserWarning, match=r"stretched from 6 to 12 steps, of which 6 are done"):
+        assert len(train("amortized", tmp_path / "run", stretch=True, **more).history) == 4
+    assert Run(tmp_path / "run").config()["fit"]["epochs"] == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is stretched now
+        train("amortized", tmp_path / "run", **more)
+
+
+def test_a_stretched_schedule_is_that_of_the_longer_run(tmp_path, monkeypatch):
+    rates, update = [], SVI._update
+
+    def spied(svi):
+        if svi.watch is not None:
+            rates.append(svi.optimizers[0].param_groups[0]["lr"])
+        update(svi)
+
+    monkeypatch.setattr(SVI, "_update", spied)
+    train("amortized", tmp_path / "run", epochs=2, schedule="linear", lr=1e-2)
+    with pytest.warns(UserWarning, match="stretched"):
+        train("amortized", tmp_path / "run", epochs=4, schedule="linear", lr=1e-2, resume=True, stretch=True)
+    assert rates == pytest.approx([1e-2 * (1 - k / 6) for k in range(6)] + [1e-2 * (1 - k / 12) for k in range(6, 12)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"stretch": True}])
+def test_a_run_does_not_become_shorter(settings, tmp_path):
+    train("amortized", tmp_path / "run", epochs=3, schedule="constant")
+    with pytest.raises(RunError, match=r"fit\.epochs was 3, now 2"):
+        train("amortized", tmp_path / "run", epochs=2, schedule="constant", resume=True, **settings)
+
+
+def test_what_else_differs_is_refused_beside_more_epochs(tmp_path):
+    train("amortized", tmp_path / "run", epochs=1, schedule="constant")
+    with pytest.raises(RunError, match=r"fit\.lr was 0.002, now 0.1$"):
+        train("amortized", tmp_path / "run", epochs=2, lr=0.1, schedule="constant", resume=True)
+    assert Run(tmp_path / "run").config()["fit"]["epochs"] == 1
+
+
+def test_stretching_is_for_a_resume():
+    with pytest.raises(ValueError, match="stretch is True and resume is False"):
+        fit(*pair("amortized"), points(), epochs=1, stretch=True)
+
+
+@pytest.mark.parametrize(("schedule", "options"), [("constant", []), ("cosine", ["--stretch"])])
+def test_the_command_line_goes_on_for_more_epochs(schedule, options, tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((30, 4), dtype=np.float32))
+    command = [
+        "fit",
+        "--data",
+        tmp_path / "rows.npy",
+        "--latents",
+        "1",
+        "--schedule",
+        schedule,
+        "--out",
+        tmp_path / "run",
+    ]
+    assert call(*command, "--epochs", "1").exit_code == 0
+    more = ["fit", "--out", tmp_path / "run", "--data", tmp_path / "rows.npy", "--epochs", "3", "--resume"]
+    if options:
+        said = call(*more)
+        assert said.exit_code == 2 and "--stretch" in said.output and "stretch=True" not in said.output
+    said = call(*more, *options)
+    assert said.exit_code == 0 and "Done: epoch 3" in said.output, said.output
+    assert ("stretched from 1 to 3 steps" in said.output) == bool(options)

@@ -1,6 +1,7 @@
 r"""What is given on the command line, read and checked: a wrong value gets one line."""
 
 import re
+import warnings
 from pathlib import Path
 
 import click
@@ -17,16 +18,33 @@ class OneLine(click.Group):
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _note
+                return super().invoke(ctx)
         except click.UsageError as error:
             said = error.format_message()
         except (RunError, ValueError, FileNotFoundError, FloatingPointError) as error:
-            said = str(error)
+            said = in_options(str(error))
         except KeyboardInterrupt as stop:
             click.echo(f"Interrupted{f': {stop}' if str(stop) else ''}.", err=True)
             ctx.exit(130)
         click.echo(f"Error: {' '.join(said.split())}", err=True)
         ctx.exit(2)
+
+
+# What Python says, and what the command line has for it.
+WORDS = {r"\bstretch=True\b": "--stretch"}
+
+
+def in_options(said: str) -> str:
+    r"""A message in the words of the command line."""
+    for python, word in WORDS.items():
+        said = re.sub(python, word, said)
+    return said
+
+
+def _note(message, category, filename, lineno, file=None, line=None) -> None:
+    click.echo(f"Note: {in_options(' '.join(str(message).split()))}", err=True)
 
 
 class Data(click.ParamType):

@@ -25,6 +25,8 @@ def check_arguments(a: SimpleNamespace) -> None:
     _check_size(a)
     if a.resume and a.out is None:
         raise ValueError("resume is True and out is None; expected the folder of the run: out='runs/x'")
+    if a.stretch and not a.resume:
+        raise ValueError("stretch is True and resume is False; expected both: resume=True, or leave stretch out")
     if (a.epochs is None) == (a.steps is None):
         raise ValueError(f"epochs is {a.epochs} and steps is {a.steps}; expected exactly one of them")
     options.check(vars(a))

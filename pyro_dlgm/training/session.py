@@ -23,6 +23,7 @@ from ..seeding import alone, forked
 from . import checks
 from .autosave import Autosave
 from .first_call import first_call, is_made
+from .longer import Longer
 from .loop import Listener, Result, Training
 from .options import CHECKS, SCHEDULES
 from .validation import Validation
@@ -118,13 +119,21 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
     a.batch_size = getattr(training.batches, "batch_size", None)
     run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS}
     former = run.config().get("fit", {}) if a.resume and run.checkpoint_file.exists() else {}
+    longer = Longer(a, former)
     settings["schedule"] = as_before(former.get("schedule"), a.schedule)
     settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS}, a.size, former)
     with (
-        run.begun({"fit": settings} | (a.config or {}), training, resume=a.resume),
+        run.begun(
+            {"fit": settings} | (a.config or {}),
+            training,
+            resume=a.resume,
+            may_differ=longer.may_differ,
+            advice=longer.advice,
+        ),
         contextlib.closing(TensorBoard(run, training, a.labels)) as board,
         Autosave(run, training) as autosave,
     ):
+        longer.say(training)
         run.save(training.state_dict())
         # What has been logged comes before the checkpoint: after a kill, a log is cut back, a checkpoint is not.
         result = _climb(training, [board, *listeners, autosave], a.progress)
