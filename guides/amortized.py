@@ -61,6 +61,7 @@ class Amortized(Guide):
     def raw(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""
         x, mask = filled(x, mask)
+        x = x if x.is_floating_point() else x.to(self.head.weight.dtype)  # counts
         if self.mask_input:
             x = torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x.dtype)], dim=1)
         features = self.encoder(x)

@@ -31,9 +31,7 @@ LINES = 20  # that a training prints where there is no terminal
 )
 @click.option("--out", type=types.PATH, default="runs/fit", help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options left out are the run's.")
-@click.option(
-    "--stretch", is_flag=True, help="With --resume: more epochs under a schedule that ends with the run."
-)
+@click.option("--stretch", is_flag=True, help="With --resume: more epochs under a schedule that ends with the run.")
 @click.pass_context
 def fit_command(context, out, resume, stretch, download, **options) -> None:
     """Train one guide on one model, and keep the run on disk.

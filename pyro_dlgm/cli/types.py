@@ -19,32 +19,46 @@ class OneLine(click.Group):
     def invoke(self, ctx):
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _note
+                warnings.showwarning = self._note
                 return super().invoke(ctx)
         except click.UsageError as error:
             said = error.format_message()
         except (RunError, ValueError, FileNotFoundError, FloatingPointError) as error:
-            said = in_options(str(error))
+            said = in_options(str(error), self.commands.values())
         except KeyboardInterrupt as stop:
             click.echo(f"Interrupted{f': {stop}' if str(stop) else ''}.", err=True)
             ctx.exit(130)
         click.echo(f"Error: {' '.join(said.split())}", err=True)
         ctx.exit(2)
 
-
-# What Python says, and what the command line has for it.
-WORDS = {r"\bstretch=True\b": "--stretch"}
-
-
-def in_options(said: str) -> str:
-    r"""A message in the words of the command line."""
-    for python, word in WORDS.items():
-        said = re.sub(python, word, said)
-    return said
+    def _note(self, message, category, filename, lineno, file=None, line=None) -> None:
+        said = in_options(" ".join(str(message).split()), self.commands.values())
+        click.echo(f"Note: {said}", err=True)
 
 
-def _note(message, category, filename, lineno, file=None, line=None) -> None:
-    click.echo(f"Note: {in_options(' '.join(str(message).split()))}", err=True)
+def in_options(said: str, commands) -> str:
+    r"""A message in the words of the command line: where Python says key=, num_val or "lr is", it says the options.
+
+    Arguments:
+        said: the message.
+        commands: those whose options are meant.
+    """
+    options = {p.name: p.opts[0] for c in commands for p in c.params if isinstance(p, click.Option)}
+    options.pop("name", None)  # of --data: it is a word as others are
+    names = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
+    unlike = "|".join(name for name in options if "_" in name or name == "lr")  # no words of English
+
+    def option(found: re.Match) -> str:
+        return options[found[1]]
+
+    said = re.sub(rf"\b(?:fit|data|recipe)\.({names}) was", lambda m: f"{option(m)} was", said)
+    said = re.sub(rf"\b({names})=True\b", option, said)
+    said = re.sub(rf"(?<!\w)({names})='(\w+)'", lambda m: f"{option(m)} {m[2]}", said)
+    said = re.sub(rf"^({names}) is None\b", lambda m: f"{option(m)} is not given", said)
+    said = re.sub(rf"(?:^|(?<=; )|(?<= and ))({names}) is True\b", lambda m: f"{option(m)} is given", said)
+    said = re.sub(rf"(?:^|(?<=; )|(?<= and ))({names}) is False\b", lambda m: f"{option(m)} is not", said)
+    said = re.sub(rf"(?:^|(?<=; ))({names}) (is|'\w+')", lambda m: f"{option(m)} {m[2]}", said)
+    return re.sub(rf"(?<![\w-])({unlike})\b(?!\()", option, said)
 
 
 class Data(click.ParamType):

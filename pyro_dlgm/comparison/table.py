@@ -5,7 +5,7 @@ from ..data.transforms import Dequantize
 from .columns import Row, columns
 
 CERTIFIED = (
-    "log p(x) and the gaps: means over the first {} test points (exact ones over all). log p(x) is AIS or IWAE from a "
+    "log p(x) and the gaps: means over the first {} test points. log p(x) is AIS or IWAE from a "
     "fitted full-rank q, the larger mean, lower bounds in expectation; BDMC: what bounds the error of AIS on points "
     "that the row's model makes."
 )

@@ -98,7 +98,7 @@ class Run:
             RunError: if there is a run already, or the folder cannot be written.
         """
         if self.checkpoint_file.exists():
-            raise RunError(f"{self.folder} holds a run already; continue it with resume, or choose another folder")
+            raise RunError(f"{self.folder} holds a run already; go on with it with resume=True, or choose another")
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.config_file, config)
