@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -96,6 +96,13 @@ class Guide(Program):
         """
         raise NotImplementedError
 
+    def prepare(self, look: Callable[[], Points]) -> None:
+        r"""Called once by `fit`, before the first step; does nothing unless q is made for a scale of x.
+
+        Arguments:
+            look: returns up to 1,000 points of the data as p and q see them.
+        """
+
     def e_step(self, points: Points) -> None:
         r"""Updates q before it is sampled, in training mode; does nothing unless q moves by itself, as a chain does."""
 
@@ -159,7 +166,7 @@ def prior_needs_given(model) -> bool:
 
 # What a guide that is not of this package need not say.
 DEFAULTS = {"has_density": True, "per_point": False, "gradients": 0, "posterior": None, "start": None}
-DEFAULTS["cost"] = lambda visits: visits
+DEFAULTS |= {"cost": lambda visits: visits, "prepare": lambda look: None}
 
 
 class Adapter:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ..data.batches import Batches
+from ..data.batches import Batches, transformed
 from ..data.source import Source
+from ..evaluate.quiet import quiet
+from ..guides.base import adapted
 from ..messages import only_warned
 from ..objectives import ELBO
 from ..optim.nan_guard import interval
@@ -28,6 +30,7 @@ from .loop import Listener, Result, Training
 from .options import CHECKS, SCHEDULES
 from .validation import Validation
 
+SOME = 1000  # points that a guide is prepared by
 TENSORS = ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
 
 
@@ -80,6 +83,8 @@ def _training(a: SimpleNamespace) -> Training:
         with forked():
             some = batches.first(getattr(batches, "batch_size", batches.num_points))
         first_call(a.model, a.guide, some, batches.num_points)
+    with quiet(a.model, a.guide):
+        adapted(a.guide).prepare(lambda: _some(batches))
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
@@ -91,6 +96,14 @@ def _training(a: SimpleNamespace) -> Training:
         warmup_steps=a.warmup * len(batches) if a.warmup else 0,
         validation=None if val is None else Validation(a.model, a.guide, val, a.patience),
     )
+
+
+def _some(batches: Batches | Source) -> Points:
+    r"""Up to `SOME` points, from all over the data, as model and guide see them."""
+    if isinstance(batches, Source):
+        return batches.first(SOME)
+    rows = torch.linspace(0, batches.num_points - 1, min(SOME, batches.num_points)).long()
+    return transformed(batches.points[rows.to(batches.device)], batches.transform)
 
 
 def _batches(a: SimpleNamespace) -> Batches | Source:
