@@ -1,6 +1,5 @@
 r"""What a run is recognized by: its configuration and its data, and how two of them differ."""
 
-import json
 import re
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from ..objectives import ELBO
 from .digest import code, digest
+from .files import finite, plain
 
 KEPT = ("x", "mask", "x_val", "mask_val")  # also where there is none
 
@@ -79,7 +79,7 @@ def bound(said: str | None) -> str:
 
 def differences(saved: dict, given: dict, but: tuple[str, ...] = ()) -> list[str]:
     r"""What differs between two configurations, by full names ("fit.lr"), those in ``but`` left out."""
-    saved, given = flat(saved), flat(json.loads(json.dumps(given)))
+    saved, given = flat(finite(saved)), flat(plain(given))
     pairs = {key: (_said(saved, key), _said(given, key)) for key in sorted(saved.keys() | given.keys())}
     return [f"{key} was {old}, now {new}" for key, (old, new) in pairs.items() if key not in but and _differ(old, new)]
 

@@ -3,7 +3,7 @@ r"""The arguments of `fit`, checked before anything is trained."""
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import masks, messages
 from ..evaluate.quiet import quiet
@@ -105,6 +105,17 @@ def batch_size(asked: int | None, N: int) -> int:
             f"batch_size is {asked} and there are {N} points; expected at most {N}: leave it out for {min(BATCH, N)}"
         )
     return min(BATCH, N) if asked is None else asked
+
+
+def check_norms(a: SimpleNamespace, size: int) -> None:
+    r"""Raises a `ValueError` if a batch has one point, and something normalizes over the points of a batch."""
+    one = size == 1 or len(a.x) % size == 1
+    normed = any(isinstance(m, nn.BatchNorm1d) and m.training for p in (a.model, a.guide) for m in p.modules())
+    if one and normed:
+        raise ValueError(
+            f"batch_size is {size} of {len(a.x)} points, so that there is a batch of 1 point, and BatchNorm1d needs 2; "
+            "expected another batch_size, or a norm of each point (LayerNorm)"
+        )
 
 
 def check_points(a: SimpleNamespace) -> None:

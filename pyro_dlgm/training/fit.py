@@ -80,7 +80,7 @@ def fit(
         size: the number N of all points, where x yields batches of them.
         transform: drawn afresh on each batch (`data.Dequantize`, `data.Binarize`).
         x_val, mask_val, given_val: validation points (M, ...), already transformed, with their mask and what is given.
-        labels: whole numbers (N,), only shown: TensorBoard colours the latent space by them.
+        labels: whole numbers or names, N of them, only shown: TensorBoard colours the latent space by them.
         patience: stop once the bound on validation points has not risen for this many epochs, and go back to the best
             epoch.
         seed: seed of all that is random in the training. In Python the global generator stays as it was, and

@@ -37,6 +37,7 @@ TENSORS = ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
 def train(a: SimpleNamespace) -> Result:
     r"""Trains; ``a`` holds the arguments of `fit`."""
     a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
+    _as_plain(a)
     _unpack(a)
     checks.check_arguments(a)
     with alone(training=True), contextlib.nullcontext() if a.seed is None else forked(a.seed):
@@ -47,6 +48,20 @@ def train(a: SimpleNamespace) -> Result:
         if a.out is None:
             return _climb(training, listeners, a.progress)
         return _climb_on_disk(training, listeners, a)
+
+
+def _as_plain(a: SimpleNamespace) -> None:
+    r"""Numbers of NumPy and torch as plain ones; labels as whole numbers, of names their place in the alphabet."""
+    for name in (*CHECKS, "size"):
+        value = getattr(a, name)
+        if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+            setattr(a, name, value.item())
+    a.names = None
+    if a.labels is not None and not isinstance(a.labels, torch.Tensor):
+        labels = np.asarray(a.labels)
+        if labels.dtype.kind in "UO":
+            a.names, labels = np.unique(labels.astype(str), return_inverse=True)
+        a.labels = torch.as_tensor(labels)
 
 
 def _unpack(a: SimpleNamespace) -> None:
@@ -111,6 +126,7 @@ def _batches(a: SimpleNamespace) -> Batches | Source:
         source = Source(a.x, a.size, transform=a.transform, device=a.device)
         checks.check_data("x", a.model, source.peek(), a.transform)
         return source
+    checks.check_norms(a, checks.batch_size(a.batch_size, len(a.x)))
     beside = {"mask": a.mask, "given": a.given, "weight": a.weight}
     return Batches(a.x, checks.batch_size(a.batch_size, len(a.x)), transform=a.transform, **beside)
 
@@ -143,7 +159,7 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
             may_differ=longer.may_differ,
             advice=longer.advice,
         ),
-        contextlib.closing(TensorBoard(run, training, a.labels)) as board,
+        contextlib.closing(TensorBoard(run, training, a.labels, a.names)) as board,
         Autosave(run, training) as autosave,
     ):
         longer.say(training)

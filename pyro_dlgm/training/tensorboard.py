@@ -6,6 +6,7 @@ Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Wh
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,9 +41,11 @@ class TensorBoard:
         run: where the event files go; its configuration is logged once.
         training: what is logged; its first points are shown.
         labels: whole numbers (N,), or `None`.
+        names: of the labels, where they have some.
     """
 
-    def __init__(self, run: Run, training: Training, labels: Tensor | None):
+    def __init__(self, run: Run, training: Training, labels: Tensor | None, names: Sequence[str] | None = None):
+        self.names = names
         self.folder, self.training, self.pair = run.folder, training, _snapshot(training, labels)
         config = run.config()
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
@@ -143,6 +146,8 @@ class TensorBoard:
         # What a killed process has left of the same would be mixed in.
         shutil.rmtree(self.folder / f"{step:05d}" / "latents", ignore_errors=True)
         labels = None if self.pair.labels is None else self.pair.labels.tolist()
+        if labels is not None and self.names is not None:
+            labels = [" ".join(str(self.names[label]).split()) or "-" for label in labels]  # a tab is another column
         sprites = None if self.pair.image_shape is None else squares(self.pair.data(len(self.pair.x)), SPRITE)
         self.writer.add_embedding(self.pair.means(), labels, sprites, step, "latents")
 
