@@ -106,6 +106,25 @@ def test_points_per_second_are_those_of_the_steps(monkeypatch):
     assert result.history[1]["seconds"] > 1000  # wall time has all of it
 
 
+def test_tensorboard_reads_a_resumed_run_without_a_word(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(autosave, "EVERY", 1e9)
+    count = Training._count
+
+    def stopped(self, done):
+        count(self, done)
+        if done.step == 8:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Training, "_count", stopped)
+        train("amortized", tmp_path / "run", epochs=4)
+    assert logged(tmp_path / "run")["train/loss"] == [3, 6] and Run(tmp_path / "run").load()["step"] == 0
+    train("amortized", tmp_path / "run", epochs=4, resume=True)
+    caplog.clear()
+    assert logged(tmp_path / "run")["train/loss"] == [3, 6, 9, 12]
+    assert "out of order" not in caplog.text
+
+
 # On what
 
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -18,7 +21,7 @@ from ..evaluate.snapshot import Snapshot
 from ..messages import only_warned
 from ..plots.images import grid, squares, traversal_figure
 from ..ppca.model import PPCA
-from ..runs.files import writing
+from ..runs.files import whole, writing
 from ..runs.fingerprint import flat
 from ..runs.run import Run
 from ..seeding import forked
@@ -50,7 +53,8 @@ class TensorBoard:
         config = run.config()
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
         _wait_for_a_new_second(self.folder)
-        # On resume, steps after the checkpoint are hidden: they will come again.
+        # On resume, steps after the checkpoint go: they will come again.
+        _cut(self.folder, training.step)
         self.writer = SummaryWriter(str(self.folder), purge_step=training.step + 1)
         metric = f"{'train' if training.validation is None else 'val'}/{training.bound}"
         *self.opening, self.ending = hparams(hyper_parameters(config), {metric: None})
@@ -164,6 +168,19 @@ def hyper_parameters(config: dict) -> dict[str, str | float | bool]:
     r"""The configuration by full names as "fit.lr", as far as it says something; not what identifies the data."""
     said = {key: value for key, value in flat(config).items() if value is not None and key not in DATA}
     return {key: value if isinstance(value, str | bool | int | float) else str(value) for key, value in said.items()}
+
+
+def _cut(folder: Path, step: int) -> None:
+    r"""Removes the events after that step from the files; hidden by ``purge_step`` alone, they are warned of."""
+    for file in folder.glob("events.out.tfevents.*"):
+        records = list(RawEventFileLoader(str(file)).Load())
+        kept = [record for record in records if Event.FromString(record).step <= step]
+        if len(kept) < len(records):
+            with whole(file) as path, path.open("wb") as stream:
+                writer = RecordWriter(stream)
+                for record in kept:
+                    writer.write(record)
+                writer.flush()
 
 
 def _wait_for_a_new_second(folder: Path) -> None:
