@@ -151,7 +151,7 @@ def test_a_folder_with_a_run_says_how_to_go_on(files, tmp_path):
     said = call(*command)
     assert said.exit_code == 2 and "go on with it with --resume" in said.output, said.output
     other = call(*command, "--resume", "--lr", "0.5", "--epochs", "1")
-    assert "--lr was 0.002, now 0.5" in other.output, other.output
+    assert "fit.lr was 0.002, now 0.5" in other.output, other.output
 
 
 @pytest.mark.parametrize("options", [["--temperatures", "5"], ["--ais", "--chains", "2", "--temperatures", "5"]])

@@ -51,14 +51,13 @@ def in_options(said: str, commands) -> str:
     def option(found: re.Match) -> str:
         return options[found[1]]
 
-    said = re.sub(rf"\b(?:fit|data|recipe)\.({names}) was", lambda m: f"{option(m)} was", said)
     said = re.sub(rf"\b({names})=True\b", option, said)
     said = re.sub(rf"(?<!\w)({names})='(\w+)'", lambda m: f"{option(m)} {m[2]}", said)
     said = re.sub(rf"^({names}) is None\b", lambda m: f"{option(m)} is not given", said)
     said = re.sub(rf"(?:^|(?<=; )|(?<= and ))({names}) is True\b", lambda m: f"{option(m)} is given", said)
     said = re.sub(rf"(?:^|(?<=; )|(?<= and ))({names}) is False\b", lambda m: f"{option(m)} is not", said)
     said = re.sub(rf"(?:^|(?<=; ))({names}) (is|'\w+')", lambda m: f"{option(m)} {m[2]}", said)
-    return re.sub(rf"(?<![\w-])({unlike})\b(?!\()", option, said)
+    return re.sub(rf"(?<![\w.-])({unlike})\b(?!\()", option, said)
 
 
 class Data(click.ParamType):

@@ -98,7 +98,8 @@ class Run:
             RunError: if there is a run already, or the folder cannot be written.
         """
         if self.checkpoint_file.exists():
-            raise RunError(f"{self.folder} holds a run already; go on with it with resume=True, or choose another")
+            said = "go on with it with resume=True, or choose another folder"
+            raise RunError(f"{self.folder} holds a run already; {said}")
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.config_file, config)
