@@ -1,5 +1,7 @@
 r"""Amortized guides: one network of x gives the parameters of every q. They ignore the index."""
 
+from collections.abc import Callable
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,10 @@ from ..points import Points, joined
 from .base import Guide
 from .families import FAMILIES, log_scale
 from .per_point import PER_POINT, PerPoint
+
+SCALING = ("centre", "spread")  # buffers that are there only where x is scaled
+FAR = 10.0  # mean and standard deviation of a feature of x, together, that an encoder takes as they are
+WILD = 20.0  # raw numbers of q at the start: e^20 as a scale cannot be trained from
 
 
 class Amortized(Guide):
@@ -55,16 +61,48 @@ class Amortized(Guide):
         self.family, self.latent_dim, self.mask_input = FAMILIES[family], latent_dim, mask_input
         self.encoder, self.given_dim = encoder, given_dim
         self.head = nn.Linear(_features(encoder) + given_dim, self.family.width(latent_dim))
+        for name in SCALING:
+            self.register_buffer(name, None)
         with torch.no_grad():
             self.head.bias.copy_(self.family.start(torch.zeros(latent_dim), log_scale(init_scale)))
 
     def raw(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""
         x, mask = filled(x, mask)
+        x = x if x.is_floating_point() else x.to(self.head.weight.dtype)  # counts
+        if self.spread is not None:
+            x = (x - self.centre) / self.spread
+            x = x if mask is None else torch.where(mask, x, 0)
         if self.mask_input:
             x = torch.cat([x, torch.ones_like(x) if mask is None else mask.to(x.dtype)], dim=1)
         features = self.encoder(x)
         return self.head(joined(features, self._given(given)) if self.given_dim else features)
+
+    @torch.no_grad()
+    def prepare(self, look: Callable[[], Points]) -> None:
+        r"""Where q cannot be trained from, since x is far from unit scale, lets the encoder see x standardized.
+
+        Then mean and standard deviation of each column (of an image: channel) of the points are kept, as buffers, and a
+        part of checkpoints. Anywhere else nothing changes; so with a guide that was trained.
+        """
+        points = look()
+        x, mask = filled(points.x, points.mask)
+        seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        count = seen.sum(axes, keepdim=True).clamp_min(1)
+        centre = x.double().sum(axes, keepdim=True) / count
+        spread = (torch.where(seen, x - centre, 0).square().sum(axes, keepdim=True) / count).sqrt()
+        far = float((centre.abs() + spread).max()) > FAR
+        if not far or float(self.raw(points.x, points.mask, points.given).abs().nan_to_num(torch.inf).max()) <= WILD:
+            return
+        spread = torch.where(spread > 0, spread, 1.0)
+        self.centre, self.spread = (v[0].to(self.head.weight) for v in (centre, spread))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in SCALING:
+            kept = state_dict.get(prefix + name)
+            setattr(self, name, None if kept is None else kept.clone().to(self.head.weight))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def posterior(
         self, x: Tensor | None = None, index=None, mask: Tensor | None = None, given: Tensor | None = None

@@ -3,6 +3,7 @@ r"""The guide: a Pyro program that samples t from q, whatever q is."""
 import contextlib
 import functools
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -14,11 +15,31 @@ from ..points import Points, side
 from ..program import Program
 
 
-class Shared(tuple):
-    r"""Holds a module without registering it in the module tree; deep copies share it."""
+class Shared(Sequence):
+    r"""Holds a module (or `None`), as its one item, without registering it in the module tree.
+
+    A deep copy of both, in whatever order and in whatever holds them, holds the copy; one of the holder alone the
+    module itself. Which of the two it is, is known once the copying is over: it is asked at the first use.
+    """
+
+    def __init__(self, module: tuple):
+        (self._module,), self._copies = module, None
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place):
+        if self._copies is not None:
+            self._module, self._copies = self._copies.get(id(self._module), self._module), None
+        return (self._module,)[place]
 
     def __deepcopy__(self, memo):
-        return self
+        copied = Shared((self[0],))
+        copied._copies = memo
+        return copied
+
+    def __reduce__(self):
+        return Shared, ((self[0],),)
 
 
 def _registering(posterior):
@@ -73,6 +94,13 @@ class Guide(Program):
             given: what the points are conditioned on, (B, C); handed over only where there is something.
         """
         raise NotImplementedError
+
+    def prepare(self, look: Callable[[], Points]) -> None:
+        r"""Called once by `fit`, before the first step; does nothing unless q is made for a scale of x.
+
+        Arguments:
+            look: returns up to 1,000 points of the data as p and q see them.
+        """
 
     def e_step(self, points: Points) -> None:
         r"""Updates q before it is sampled, in training mode; does nothing unless q moves by itself, as a chain does."""
@@ -131,7 +159,7 @@ class Guide(Program):
 
 # What a guide that is not of this package need not say.
 DEFAULTS = {"has_density": True, "per_point": False, "gradients": 0, "posterior": None, "start": None}
-DEFAULTS["cost"] = lambda visits: visits
+DEFAULTS |= {"cost": lambda visits: visits, "prepare": lambda look: None}
 
 
 class Adapter:

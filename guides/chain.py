@@ -27,7 +27,7 @@ class Chain(Rowed):
     more transitions.
 
     States, step sizes and counts are buffers; there are no parameters. The model is kept outside the module tree:
-    ``.to()`` and ``state_dict`` skip it, and a deep copy of the guide shares it. So it is with ``start_from``.
+    ``.to()`` and ``state_dict`` skip it, and a deep copy of the guide alone shares it. So it is with ``start_from``.
 
     Arguments:
         model: a `DLGM`.

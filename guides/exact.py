@@ -13,7 +13,7 @@ class Exact(Guide):
     log p(x | w) for every t, with zero variance, so ascending F over w is ascending the evidence.
 
     The model is kept outside the module tree: ``guide.parameters()`` is empty, ``.to()`` and ``state_dict`` skip the
-    model, and a deep copy of the guide shares it.
+    model, and a deep copy of the guide alone shares it (`copy.deepcopy((model, guide))` copies the pair).
 
     Arguments:
         model: a model with ``posterior(x, mask)``.

@@ -1,5 +1,7 @@
 r"""An encoder whose draws a few transitions of HMC improve: Hoffman's hybrid of variational and Monte Carlo EM."""
 
+from collections.abc import Callable
+
 import pyro
 import torch
 from pyro.nn import pyro_method
@@ -90,6 +92,10 @@ class Hybrid(Guide):
     def cost(self, visits: int) -> int:
         r"""Gradient evaluations over ``visits`` visits: chains, from the encoder's gradient on, and M-steps."""
         return visits * (self.num_states * (1 + self.num_transitions * self.num_leapfrog) + 1)
+
+    def prepare(self, look: Callable[[], Points]) -> None:
+        r"""Prepares the encoder."""
+        self.guide.prepare(look)
 
     def start(self, points: Points) -> Chain:
         r"""Creates chains for the points that start at the encoder's q."""

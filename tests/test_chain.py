@@ -554,3 +554,18 @@ def test_a_hybrid_needs_an_encoder(truth):
     for bad in (guides.MeanField(10, D), guides.PointEstimate(10, D), chain(truth)):
         with pytest.raises(TypeError, match="expected an Amortized guide"):
             guides.Hybrid(truth, bad)
+
+
+def test_a_chain_learns_nothing_while_it_draws():
+    r"""A chain whose steps depend on where it just was has another target: step sizes and scales stay as they are."""
+    left = []
+    for keep in (0, 60):
+        torch.manual_seed(2)
+        tuning = kernels.Tuning.start(torch.ones(B, D))
+        kernel = kernels.Kernel(lambda t: -(t**2).sum(-1) / 2, tuning, 3, 0.8)
+        _, draws = kernel.run(kernel.start(torch.randn(4, B, D)), 30, keep)
+        assert len(draws) == keep
+        left.append(
+            [getattr(kernel.tuning, name) for name in ("log_step", "scale", "mean", "variance", "seen", "window")]
+        )
+    assert all(map(torch.equal, *left))

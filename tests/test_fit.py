@@ -110,6 +110,18 @@ def test_warm_up_raises_beta_to_one(x, model):
     assert seen == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
 
 
+def test_a_step_is_made_at_the_rate_of_the_fraction_done_before_it(x, model, monkeypatch):
+    rates, update = [], SVI._update
+
+    def spied(svi):
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in svi.optimizers])
+        update(svi)
+
+    monkeypatch.setattr(SVI, "_update", spied)
+    fit(model, guides.MeanField(N, D), x, steps=5, batch_size=35, lr=1.0e-3, row_lr=2.0e-2, schedule="linear", seed=0)
+    assert rates == [pytest.approx([1e-3 * (1 - k / 5), 2e-2 * (1 - k / 5)]) for k in range(5)]
+
+
 def test_schedule_ends_at_zero(x, model):
     guide = guides.MeanField(N, D)
     half = fit(model, guide, x, epochs=2, batch_size=N, schedule=lambda done: float(done == 0), seed=0)

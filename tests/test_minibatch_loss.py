@@ -1,12 +1,14 @@
 """The loss of batches, exactly: weighed by B/N they sum to the loss of all points, and that is the sum written out."""
 
+import cases
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence, normal
 from torch.distributions import multivariate_normal as mvn
 
-from pyro_dlgm import DLGM, guides, likelihoods, nets
+from pyro_dlgm import DLGM, distributions, guides, likelihoods, nets
 from pyro_dlgm.objectives import ELBO, TraceMeanField_ELBO
 
 N, P, D = 10, 4, 3
@@ -183,3 +185,16 @@ def test_weights_that_make_no_sense_are_named(weight, words):
     if isinstance(weight, float) or weight.shape != (6,) or weight.dtype != torch.float32 or weight[0] < 0:
         with pytest.raises(ValueError, match="weight"):
             model(torch.randn(6, 5), weight=weight)
+
+
+@pytest.mark.parametrize("name", cases.GAUSSIAN)
+def test_points_under_a_mask_of_pyro_are_left_out_of_the_closed_form(name):
+    case, mask = cases.make(name), torch.tensor([True, False, True, False])
+    masked = [poutine.mask(program, mask=mask) for program in (case.model, case.guide)]
+    torch.manual_seed(4)
+    loss = float(ELBO().differentiable_loss(*masked, *case.args).detach())
+    q, p = case.guide.posterior(*case.args), case.model.prior()
+    torch.manual_seed(4)
+    t = poutine.trace(case.guide).get_trace(*case.args).nodes["t"]["value"]
+    kl, fit = distributions.kl(q, p), case.model.likelihood(t).log_prob(case.x)
+    assert loss == pytest.approx(float((kl - fit)[mask].sum()), rel=1e-5)

@@ -7,7 +7,7 @@ import torch
 from cases import NAMES, conv, make, ppca, same, tensors
 from sklearn.decomposition import PCA
 
-from pyro_dlgm import DLGM, PPCA, distributions, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm import DLGM, PPCA, Points, distributions, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate import snapshot
 from pyro_dlgm.evaluate.diagnostics import aggregate
 from pyro_dlgm.evaluate.snapshot import Snapshot
@@ -53,7 +53,7 @@ def test_a_traversal_goes_along_one_column_of_w():
     look = Snapshot(model, guides.Exact(model), x)
     t = look.means()[0]
     with torch.no_grad():
-        images = snapshot.traversal(model, t, [2, 0], 7)
+        images = snapshot.traversal(model, t, [2, 0], 7, Points(t.unsqueeze(0)))
         for row, j in enumerate([2, 0]):
             for step, value in enumerate([-3, -2, -1, 0, 1, 2, 3]):
                 code = t.clone()

@@ -11,8 +11,9 @@ import click
 from ..recipes import pairs
 from ..runs.files import whole, write_json
 from . import config, types
-from .options import CERTIFY, COUNT, DATA, LADDER, check_certifying
+from .options import CERTIFY, COUNT, DATA, LADDER, OTHERS, check_certifying
 
+NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 
 
@@ -25,7 +26,7 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}.",
 )
 @click.option(
-    "--likelihood", type=click.Choice(pairs.GAUSSIAN), default="fixed", help=f"p(x|t,w) = N(μ(t), Σ). {LADDER}"
+    "--likelihood", type=click.Choice(list(pairs.LIKELIHOODS)), default="fixed", help=f"p(x|t,w). {LADDER} {OTHERS}"
 )
 @click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
 @click.option(
@@ -52,7 +53,8 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 def compare_command(guides, points, ais, gaps, certified, chains, temperatures, w, out, download, **options) -> None:
     """The main job: several guides on one generative model, one table.
 
-    Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first. Guides
+    Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first, where the
+    likelihood is a density as well. Guides
     with parameters for each point score the test set after an E-step there, with w frozen.
 
     \b
@@ -67,8 +69,9 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
     dataset, kept = _dataset(options, points, download)
     likelihood, latents, shape = options["likelihood"], options["latents"], dataset.image_shape
     built = latents, shape, dataset.given_dim
+    linear = None if likelihood in pairs.MASSES else min(latents, dataset.test[0].numel() - 1) or None
     certify = Certify(gaps, min(certified, len(dataset.test)), chains, temperatures) if asked else None
-    budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": latents}
+    budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": linear}
     budget["seed"] = options["seed"]
     work = rows(
         lambda: pairs.model(likelihood, *built),
@@ -76,7 +79,7 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
         dataset.train_points,
         dataset.test_points,
         transform=dataset.transform,
-        model_name=f"conv-{likelihood}" if likelihood != "factor-analysis" else likelihood,
+        model_name=f"{pairs.network(shape)}-{likelihood}" if likelihood != "factor-analysis" else likelihood,
         certify=certify,
         frozen=w == "frozen",
         progress=sys.stderr.isatty(),
@@ -88,6 +91,8 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
         click.echo(table.line(row, asked))
         done.append(row)
     click.echo("\n" + "\n".join(table.footnotes(done, dataset, budget["num_samples"])))
+    if linear is None:
+        click.echo(NO_PPCA)
     said = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget}
     written = _write(out, done, dataset, said | {"certify": asdict(certify) if asked else None})
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
@@ -96,9 +101,6 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
 def _dataset(options: dict, points: int | None, download: bool):
     r"""The data set with its first test points, and what ``config.json`` says of it."""
     dataset, kept = config.dataset(options, download=download)
-    if len(dataset.image_shape) != 3:
-        shape = dataset.image_shape
-        raise ValueError(f"the points of {dataset.name} have shape {shape}; compare draws images (C, H, W): use fit")
     labels = None if dataset.test_labels is None else dataset.test_labels[:points]
     some = dataset.test_points[:points]
     return replace(dataset, test=some.x, test_given=some.given, test_labels=labels), kept

@@ -33,13 +33,14 @@ def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatur
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
+    certify = Certify(gaps, certified, chains, temperatures)  # before anything is spent
     model, guide, kept = load(run)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))
     click.echo(f"{len(dataset.test[:points])} test points of {dataset.name}: {dataset.protocol}")
     _add(run, dataset, {"test": _scored(*pair, dataset, iwae, seed, points)})
     if asked:
         said = {"objective": bound(kept.get("fit", {}).get("objective")), "progress": sys.stderr.isatty()}
-        _add(run, dataset, sections(*pair, dataset, Certify(gaps, certified, chains, temperatures), seed, **said))
+        _add(run, dataset, sections(*pair, dataset, certify, seed, **said))
     click.echo(f"Written: {run / 'evaluation.json'}, {run / 'report.html'}")
 
 

@@ -31,13 +31,15 @@ LINES = 20  # that a training prints where there is no terminal
 )
 @click.option("--out", type=types.PATH, default="runs/fit", help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; options left out are the run's.")
+@click.option("--stretch", is_flag=True, help="With --resume: more epochs under a schedule that ends with the run.")
 @click.pass_context
-def fit_command(context, out, resume, download, **options) -> None:
+def fit_command(context, out, resume, stretch, download, **options) -> None:
     """Train one guide on one model, and keep the run on disk.
 
     E-step and M-step are one climb of F(q,w). The folder holds config.json, metrics.jsonl, checkpoint.pt and
     TensorBoard's events (tensorboard --logdir runs). A run that was killed, or stopped by Ctrl-C, goes on with
-    `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit.
+    `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs than it was made
+    for it goes on for those; where --schedule is not constant, add --stretch.
     """
     given = {name for name in options if context.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
     if resume:
@@ -47,7 +49,7 @@ def fit_command(context, out, resume, download, **options) -> None:
     if options["name"] not in sources.KNOWN:
         click.echo(f"{points.name}: {points.protocol}")
     try:
-        result = _train(options, points, source, out, resume)
+        result = _train(options, points, source, out, resume=resume, stretch=stretch)
     except KeyboardInterrupt as stop:
         done = str(stop).partition(";")[0] or "the last checkpoint is kept"
         raise KeyboardInterrupt(f"{done}; go on with: pyro-dlgm fit --out {out} --resume") from None
@@ -58,7 +60,7 @@ def fit_command(context, out, resume, download, **options) -> None:
     click.echo(f"Report: {page.write(out, page.of_run(out, points))}\nNext: pyro-dlgm evaluate {out}")
 
 
-def _train(options: dict, points, source: dict, out: Path, resume: bool):
+def _train(options: dict, points, source: dict, out: Path, **going_on: bool):
     r"""Trains the pair that the options name on the data set ``points``, and keeps the run in ``out``."""
     from ..recipes.pairs import Recipe
     from ..seeding import forked
@@ -81,7 +83,7 @@ def _train(options: dict, points, source: dict, out: Path, resume: bool):
         x_val=points.val_points if config.validates(options) else None,
         device=options["device"],
         out=out,
-        resume=resume,
+        **going_on,
         config={"data": source, "recipe": recipe.plain(), "device": options["device"]},
         progress=terminal,
         listeners=() if terminal else (Lines(options["epochs"], click.echo),),

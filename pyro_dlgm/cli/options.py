@@ -14,6 +14,7 @@ LADDER = (
     "fixed: one σ; fixed-per-pixel: a σ for each pixel; diagonal: σ(t); low-rank: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ with "
     f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel."
 )
+OTHERS = "bernoulli: binary pixels; continuous-bernoulli: pixels in [0, 1]; discretized-logistic: 8-bit pixels."
 # The type of an option of `fit`, by its check.
 KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
@@ -115,8 +116,7 @@ PAIR = together(
         "--likelihood",
         type=click.Choice(list(pairs.LIKELIHOODS)),
         default="fixed",
-        help=f"p(x|t,w). {LADDER} bernoulli: binary pixels; continuous-bernoulli: pixels in [0, 1]; "
-        "discretized-logistic: 8-bit pixels.",
+        help=f"p(x|t,w). {LADDER} {OTHERS}",
     ),
     click.option("--guide", type=click.Choice(list(pairs.GUIDES)), default="amortized", help="q(t), the method."),
     click.option("--latents", type=COUNT, default=16, help="The number D of latents t."),

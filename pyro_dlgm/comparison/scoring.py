@@ -1,5 +1,6 @@
 r"""Scores of one pair on test points, block by block: what ``pyro-dlgm evaluate`` writes."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -119,8 +120,9 @@ def summary(parts: list[dict[str, Tensor]], bits: Callable[[float], float] | Non
             if bits is not None and name != "log_joint":
                 result[name]["bits_per_dim"] = bits(result[name]["mean"])
         elif name != "late":
-            finite = values.double().clamp(-1e300, 1e300)  # JSON has no infinity
-            result[name] = {str(q): float(finite.quantile(q)) for q in QUANTILES}
+            finite = values.double().clamp(-1e300, 1e300)  # between infinities there is no quantile
+            found = {str(q): float(finite.quantile(q)) for q in QUANTILES}
+            result[name] = {q: v if abs(v) < 1e299 else math.copysign(math.inf, v) for q, v in found.items()}
     if "log_joint" in points:
         result["reasons"] = dict.fromkeys(("elbo", "iwae"), NO_DENSITY)
     if "late" in points:

@@ -6,9 +6,9 @@ from ..evaluate.marginal.certificate import NOT_CERTIFIED
 from .columns import Row, columns, number
 
 CERTIFIED = (
-    "log p(x) and the gaps: means over the first {} test points (exact ones over all). log p(x) is AIS or IWAE from a "
-    "fitted full-rank q, the larger mean, or within errors the smaller error; lower bounds in expectation. BDMC: what "
-    "bounds the error of AIS on points that the row's model makes."
+    "log p(x) and the gaps: means over the first {} test points. log p(x) is AIS or IWAE from a fitted full-rank q, "
+    "the larger mean, or within errors the smaller error; lower bounds in expectation. BDMC: what bounds the error of "
+    "AIS on points that the row's model makes."
 )
 GAPS = "approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q)."
 

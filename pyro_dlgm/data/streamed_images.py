@@ -1,5 +1,6 @@
 r"""Images in files, read one at a time, or batch by batch by processes that run ahead of the training."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -107,9 +108,17 @@ class Streamed:
         return False
 
     def nansum(self, dtype: torch.dtype | None = None) -> Tensor:
-        r"""The sum of all values, by which `fit` recognizes its data on resume. It reads each image once."""
+        r"""The sum of all values, by which runs of earlier versions know their data. It reads each image once."""
         sums = [batch.sum(dtype=dtype) for batch in self.batches(self._rows())]
         return torch.stack(sums).sum()
+
+    def identity(self) -> Iterator[bytes]:
+        r"""What `fit` recognizes its data by on resume, without reading them: where each file is below the folder of
+        all, how long it is, and what becomes of it."""
+        folder = os.path.commonpath([Path(path).absolute().parent for path in self.files.paths])
+        for path in self.files.paths:
+            place = Path(os.path.relpath(path, folder)).as_posix()
+            yield f"{place}\0{os.stat(path).st_size}\0{tuple(self.shape[1:])}\n".encode()
 
     def read(self, progress: bool = False) -> Tensor:
         r"""All images, (N, C, H, W), in memory; with ``progress``, a bar shows how many are."""

@@ -14,13 +14,14 @@ from ..seeding import forked
 def quiet(*programs, seed: int | None = None):
     r"""Context manager of evaluation: eval mode, no gradients, generators forked (and seeded, if asked).
 
-    What needs gradients enables them inside.
+    What needs gradients enables them inside. All of it is global, so that another thread that comes here waits
+    (`seeding.alone`); beside a training it gets an error.
     """
     modules = [m for program in programs if isinstance(program, nn.Module) for m in program.modules()]
-    flags = [m.training for m in modules]
     store = pyro.get_param_store()
     # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
     with forked(seed), store.scope(store.get_state()), unregistered(), torch.no_grad():
+        flags = [m.training for m in modules]  # once no other thread is in here
         try:
             for m in modules:
                 m.training = False

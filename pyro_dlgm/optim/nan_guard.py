@@ -16,12 +16,14 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from .. import messages
+from ..masks import observed
 from ..objectives import is_drawn
 from ..program import unregistered
 from ..seeding import forked
 
 INTERVALS = {"cpu": 1}  # steps from one reading of the flag to the next, by kind of device
 ELSEWHERE = 50
+FAR = 10.0  # a value of x that is to be mentioned
 ADVICE = "lower lr and row_lr, set clip_norm, raise the floor of the scale, or mask or drop such rows"
 
 
@@ -69,7 +71,9 @@ class Attempt:
         """
         try:
             return self.backward()
-        except torch.linalg.LinAlgError as error:
+        except (torch.linalg.LinAlgError, ValueError) as error:
+            if isinstance(error, ValueError) and "to satisfy the constraint" not in str(error):
+                raise
             raise self._said(f"the loss at {self.name} does not exist ({messages.line(error)})") from error
 
     def error(self) -> FloatingPointError:
@@ -83,7 +87,9 @@ class Attempt:
             return self._said(f"{what} at {self.name}: {site}")
 
     def _said(self, what: str) -> FloatingPointError:
-        return FloatingPointError(f"{what}; {_blamed(self.svi)}. This step was not taken: {ADVICE}")
+        return FloatingPointError(
+            f"{what}; {_blamed(self.svi)}. This step was not taken: {ADVICE}{_range(*self.args, **self.kwargs)}"
+        )
 
     @contextlib.contextmanager
     def _again(self):
@@ -136,6 +142,16 @@ class Watch:
         flag, seen, self._flag, self._seen = self._flag, self._seen, None, []
         if flag is not None and bool(flag):
             raise next(attempt for attempt, bad in seen if bool(bad)).error()
+
+
+def _range(x=None, index=None, mask=None, **_) -> str:
+    r"""The range of x where it is observed, and what to do if that is far from unit scale."""
+    if not isinstance(x, Tensor):
+        return ""
+    seen = observed(x, mask)
+    low, high = float(seen.min()), float(seen.max())
+    far = max(-low, high) > FAR
+    return f"; x goes from {low:g} to {high:g}" + (": scale it to about unit spread, column by column" if far else "")
 
 
 def bad_parameter(svi: pyro.infer.SVI) -> str | None:

@@ -6,7 +6,7 @@ the batch only.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import pyro
@@ -18,6 +18,7 @@ from ..guides.base import adapted
 from ..guides.rows import Rows, sparse_gradients
 from ..objectives import ELBO
 from ..program import unregistered
+from .checks import check_objective, check_program, listed, takes_sparse
 from .nan_guard import Attempt, Watch, generators, total_norm
 from .row_adam import RowAdam
 
@@ -32,6 +33,8 @@ def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) ->
             each step: rows want more.
         betas: decay rates of Adam's moments.
     """
+    for module in modules:
+        check_program("a program", module)
     tables = dict.fromkeys(m.weight for module in modules for m in module.modules() if isinstance(m, Rows))
     groups, rows, seen = [], [table for table in tables if table.requires_grad], set(tables)
     for module in modules:
@@ -57,7 +60,8 @@ class SVI(pyro.infer.SVI):
 
     Arguments:
         model, guide: Pyro modules with one signature.
-        optimizers: torch optimizers over their parameters; `adam` makes them.
+        optimizers: torch optimizers over their parameters, or one; `adam` makes them. Tables of rows go with `RowAdam`
+            or another one for sparse gradients, or with any for dense ones, which moves all rows at each step.
         loss: the objective, by default `objectives.ELBO`.
         clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
         check_every: steps between two looks whether loss and gradients are finite, each of which waits for the
@@ -68,7 +72,8 @@ class SVI(pyro.infer.SVI):
             where there are none, or neither ``clip_norm`` nor ``check_every`` needs it.
 
     Raises:
-        TypeError: if one of the optimizers is Pyro's.
+        TypeError: if one of the optimizers is none of torch, the loss cannot be differentiated (`RenyiELBO`), or
+            parameters are to be found of what is no module.
     """
 
     def __init__(
@@ -81,17 +86,13 @@ class SVI(pyro.infer.SVI):
         clip_norm: float | None = None,
         check_every: int | None = None,
     ):
-        optimizers = adam(model, guide) if optimizers is None else optimizers
-        for optimizer in optimizers:
-            if not isinstance(optimizer, torch.optim.Optimizer):
-                raise TypeError(
-                    f"{type(optimizer).__name__} is no torch optimizer; use svi.adam(model, guide), or pyro.infer.SVI"
-                )
+        optimizers = adam(model, guide) if optimizers is None else listed(optimizers)
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; expected a number > 0, or None for no clipping")
         self.model, self.guide, self.optimizers = model, guide, optimizers
         self.objective, self.clip_norm = ELBO() if loss is None else loss, clip_norm
-        self.loss = self.objective.loss
+        check_objective(self.objective)
+        self.loss, self._sparse = self.objective.loss, takes_sparse(optimizers, model, guide)
         self._validated, self.backward_passes, self.steps, self.gradient_norm = False, 0, 0, None
         self.watch = None
         if check_every is not None:
@@ -128,7 +129,28 @@ class SVI(pyro.infer.SVI):
 
     def e_step(self, *args, factor: float = 1.0, **kwargs) -> Tensor:
         r"""One step on q alone; w gets no gradient. Arguments and result as those of `step`."""
-        return self._step([p for p in self.guide.parameters() if p.requires_grad], factor, args, kwargs)
+        return self._step(self._of_guide(), factor, args, kwargs)
+
+    def e_step_of(self, blocks: Iterable[tuple[tuple, dict]], factor: float = 1.0) -> None:
+        r"""One step on q alone, whose gradient is the sum over blocks of points: it needs the memory of one of them.
+
+        Arguments:
+            blocks: what model and guide get of each, (args, kwargs).
+            factor: of the loss.
+        """
+        self._clear()
+        for args, kwargs in blocks:
+            self._backward(self._of_guide(), factor, args, kwargs)
+        self._norms()
+        self._update()
+
+    def _of_guide(self) -> list[Tensor]:
+        return [p for p in self.guide.parameters() if p.requires_grad]
+
+    def _update(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._clear()
 
     def _step(self, only, factor, args, kwargs) -> Tensor:
         self._clear()
@@ -143,14 +165,12 @@ class SVI(pyro.infer.SVI):
             skip = self.watch.see(attempt, [loss.detach(), *self._norms()])
             for optimizer in self.optimizers:
                 optimizer.found_inf = skip
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self._clear()
+        self._update()
         return loss.detach()
 
     def _backward(self, only, factor, args, kwargs) -> Tensor:
         validation = pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
-        with validation, sparse_gradients(), unregistered():
+        with validation, sparse_gradients() if self._sparse else contextlib.nullcontext(), unregistered():
             loss = factor * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
             self._validated = True
             if loss.requires_grad and only != []:

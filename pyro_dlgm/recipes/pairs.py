@@ -31,6 +31,7 @@ LIKELIHOODS: dict[str, Callable] = {
     "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(_decoder(p, D, shape, heads=2)),
 }
 GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis")
+MASSES = ("bernoulli", "discretized-logistic")  # of whole numbers: their log p(x) compares with no density's
 
 # Short chains: at a hundred gradients per point, many visits train w better than few good ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
@@ -71,6 +72,11 @@ def _stages(p, shape: Sequence[int]) -> dict:
     if len(shape) != 3 or min(shape[1:]) < p.SMALLEST:
         return {}
     return {"widths": (32, 64)} if min(shape[1:]) < SMALL else {"widths": (32, 64, 64, 64), "norm": True}
+
+
+def network(shape: Sequence[int]) -> str:
+    r"""What decodes points of that shape: "conv" or "mlp"."""
+    return "conv" if _stages(_parts(), shape) else "mlp"
 
 
 def _decoder(p, D: int, shape, heads: int = 1):

@@ -4,8 +4,12 @@ import contextlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from pathlib import Path
+
+from filelock import FileLock
+
+WAIT = 60.0  # seconds for another process that adds a section
 
 
 class RunError(Exception):
@@ -33,13 +37,11 @@ def writing(place, advice: str = "", *, verb: str = "write", only: tuple[int, ..
 @contextlib.contextmanager
 def whole(path: Path):
     r"""Yields a temporary path in the same folder, which replaces ``path`` once the body has ended well."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # as far as the umask lets it
     try:
         yield temporary
         _flush(temporary)
-        temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,7 +51,7 @@ def whole(path: Path):
 
 def write_json(file: Path, value) -> None:
     r"""Replaces the file by one with the value, whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     with whole(file) as path:
         path.write_text(text, encoding="utf-8")
 
@@ -66,6 +68,17 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def plain(value):
+    r"""What JSON says of a value: numbers and arrays of NumPy and torch as such, `None` for what is not finite."""
+    return finite(json.loads(json.dumps(value, default=_as_list)))
+
+
+def _as_list(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be kept as JSON; expected plain values: {str(value)[:100]}")
 
 
 def finite(value):
@@ -100,6 +113,6 @@ def add_section(file: Path, section: str, result: dict) -> None:
     Raises:
         RunError: if what is there is no JSON object, or it cannot be written.
     """
-    sections = {**read_sections(file), section: finite(result)}
-    with writing(file):
+    with writing(file), FileLock(file.with_name(f"{file.stem}.lock"), timeout=WAIT):
+        sections = {**read_sections(file), section: finite(result)}  # what others have added meanwhile stays
         write_json(file, sections)

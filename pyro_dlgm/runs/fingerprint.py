@@ -1,55 +1,95 @@
 r"""What a run is recognized by: its configuration and its data, and how two of them differ."""
 
-import json
+import re
 
 import torch
+from pyro import infer
 from torch import Tensor
 
 from ..objectives import ELBO
+from .digest import code, digest
+from .files import finite, plain
 
 KEPT = ("x", "mask", "x_val", "mask_val")  # also where there is none
 
 
 def fingerprint(
-    objective, transform, tensors: dict[str, Tensor | None], size: int | None = None
+    objective, transform, tensors: dict[str, Tensor | None], size: int | None = None, former: dict | None = None
 ) -> dict[str, str | None]:
-    r"""Describes modules and data so that a resume on others is noticed: names; shape, dtype and sum of tensors.
+    r"""Describes modules and data so that a resume on others is noticed: names; shape, dtype and hash of tensors.
 
     Of a source of batches: its kind and the number of points.
+
+    Arguments:
+        objective, transform: of the training.
+        tensors: its data, by name.
+        size: the number of points of a source.
+        former: what the run says that is to go on. Where that is in the words of older versions (of tensors the sum, of
+            functions the name), the same words are used.
     """
-    said = {"objective": described(objective), "transform": described(transform)}
+    former = former or {}
+    pair = {"objective": objective, "transform": transform}
+    said = {name: as_before(former.get(name), thing) for name, thing in pair.items()}
     for name, v in tensors.items():
         if v is not None or name in KEPT:
-            said[name] = _data(v, size)
+            said[name] = _data(v, size, former.get(name))
     return said
 
 
-def _data(v, size: int | None) -> str | None:
+def _data(v, size: int | None, former: str | None) -> str | None:
     if v is None:
         return None
     if not hasattr(v, "nansum"):
         return f"{type(v).__name__}, {size} points"
-    return f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"
+    if former is not None and " torch." in former and " blake2b " not in former:
+        return f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"
+    return f"{tuple(v.shape)} {v.dtype} {digest(v)}"
 
 
 def described(thing) -> str:
-    r"""What `config.json` says of an objective, a transform, a schedule: the same in each process."""
+    r"""What `config.json` says of an objective, a transform, a schedule: the same in each process.
+
+    Of a function, and of what does not say what it holds: the name, and a hash of the code with what it holds.
+    """
+    name = named(thing)
+    if isinstance(thing, infer.ELBO):
+        particles = getattr(thing, "num_particles", 1)
+        return name if isinstance(thing, ELBO) or particles == 1 else f"{name}(num_particles={particles})"
+    held = code(thing)
+    return name if held is None else f"{name} ({held})"
+
+
+def named(thing) -> str:
+    r"""What versions before the hash said: the name of a function, or what an object says of itself."""
     if isinstance(thing, ELBO):
         return f"ELBO(num_particles={thing.num_particles}, analytic_kl={thing.analytic_kl}, beta={thing.beta})"
     return getattr(thing, "__qualname__", None) or (type(thing).__name__ if " at 0x" in repr(thing) else str(thing))
 
 
+def as_before(former: str | None, thing) -> str:
+    r"""What `described` says, but the name alone where the run that is to go on says no more than that."""
+    return named(thing) if former == named(thing) else described(thing)
+
+
 def bound(said: str | None) -> str:
     r"""The bound that a run was trained on, from what `described` said: "ELBO" for that however it is estimated."""
     plain = said is None or (said.startswith("ELBO(") and said.endswith("beta=1.0)"))
-    return "ELBO" if plain or said in ("Trace_ELBO", "TraceMeanField_ELBO") else said
+    return "ELBO" if plain or said.partition("(")[0] in ("Trace_ELBO", "TraceMeanField_ELBO") else said
 
 
 def differences(saved: dict, given: dict, but: tuple[str, ...] = ()) -> list[str]:
     r"""What differs between two configurations, by full names ("fit.lr"), those in ``but`` left out."""
-    saved, given = flat(saved), flat(json.loads(json.dumps(given)))
+    saved, given = flat(finite(saved)), flat(plain(given))
     pairs = {key: (_said(saved, key), _said(given, key)) for key in sorted(saved.keys() | given.keys())}
-    return [f"{key} was {old}, now {new}" for key, (old, new) in pairs.items() if old != new and key not in but]
+    return [f"{key} was {old}, now {new}" for key, (old, new) in pairs.items() if key not in but and _differ(old, new)]
+
+
+def _differ(old: str, new: str) -> bool:
+    # Another version of Python compiles the same function otherwise: then the names decide.
+    found = [re.fullmatch(r"(.*) \(\w+ of Python ([\d.]+)\)'", said) for said in (old, new)]
+    if all(found) and found[0][2] != found[1][2]:
+        return found[0][1] != found[1][1]
+    return old != new
 
 
 def flat(config: dict, prefix: str = "") -> dict:

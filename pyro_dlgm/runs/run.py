@@ -31,16 +31,31 @@ class Run:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self._lock = FileLock(self.folder / "lock", thread_local=False)  # an empty file, left in place
         self.config_file, self.metrics_file = self.folder / "config.json", self.folder / "metrics.jsonl"
         self.checkpoint_file = self.folder / "checkpoint.pt"
 
     @contextlib.contextmanager
-    def begun(self, config: dict, training, *, resume: bool):
+    def begun(
+        self,
+        config: dict,
+        training,
+        *,
+        resume: bool,
+        may_differ: tuple[str, ...] = (),
+        advice: dict[str, str] | None = None,
+    ):
         r"""Locks the folder, and makes a new run there or resumes the training from the checkpoint that is there.
 
         Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well.
+
+        Arguments:
+            config: of the training.
+            training: what is resumed.
+            resume: whether to go on with a run that is there.
+            may_differ: the names of what may differ from that run, "fit.epochs", whose configuration then changes.
+            advice: what to say after a difference, by its name, where it is the only one.
 
         Raises:
             RunError: if the folder holds a run and ``resume`` is not asked for, if the run has another configuration
@@ -49,7 +64,7 @@ class Run:
         self.lock()
         try:
             if resume and self.checkpoint_file.exists():
-                self._go_on(config, training)
+                self._go_on(config, training, may_differ, advice or {})
             else:
                 self.create(config)
             with writing(f"to {self.folder}", ": make room and resume", only=FULL):
@@ -83,7 +98,8 @@ class Run:
             RunError: if there is a run already, or the folder cannot be written.
         """
         if self.checkpoint_file.exists():
-            raise RunError(f"{self.folder} holds a run already; continue it with resume, or choose another folder")
+            said = "go on with it with resume=True, or choose another folder"
+            raise RunError(f"{self.folder} holds a run already; {said}")
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.config_file, config)
@@ -129,16 +145,23 @@ class Run:
         with whole(self.metrics_file) as path:
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def _go_on(self, config: dict, training) -> None:
-        found = differences(self.config(), config, PLACES)
+    def _go_on(self, config: dict, training, may_differ: tuple[str, ...], advice: dict[str, str]) -> None:
+        saved = self.config()
+        found = differences(saved, config, (*PLACES, *may_differ))
         if found:
-            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}")
+            more = advice.get(found[0].partition(" ")[0], "") if len(found) == 1 else ""
+            raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}{more}")
         state = self.load()
         try:
             training.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{self.checkpoint_file} is of another pair or training: {line(error)}") from error
         self.truncate(training.step)
+        for name in may_differ:
+            section, _, key = name.partition(".")
+            saved[section][key] = config[section][key]
+        if may_differ:
+            write_json(self.config_file, saved)
 
     def _writable(self):
         return writing(f"to {self.folder}", "; choose another folder")

@@ -3,12 +3,13 @@ r"""The arguments of `fit`, checked before anything is trained."""
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import masks, messages
 from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..objectives import ELBO
+from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
 from . import options
 from .options import BATCH
@@ -25,6 +26,8 @@ def check_arguments(a: SimpleNamespace) -> None:
     _check_size(a)
     if a.resume and a.out is None:
         raise ValueError("resume is True and out is None; expected the folder of the run: out='runs/x'")
+    if a.stretch and not a.resume:
+        raise ValueError("stretch is True and resume is False; expected both: resume=True, or leave stretch out")
     if (a.epochs is None) == (a.steps is None):
         raise ValueError(f"epochs is {a.epochs} and steps is {a.steps}; expected exactly one of them")
     options.check(vars(a))
@@ -37,11 +40,9 @@ def check_arguments(a: SimpleNamespace) -> None:
 
 
 def _check_kinds(a: SimpleNamespace) -> None:
-    for name in ("model", "guide", "objective"):
-        program = getattr(a, name)
-        if isinstance(program, type) or program is None:
-            said = f"the class {program.__name__}" if isinstance(program, type) else "None"
-            raise TypeError(f"{name} is {said}; expected an instance: make one first")
+    for name in ("model", "guide"):
+        check_program(name, getattr(a, name))
+    check_objective(a.objective)
     for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val"):
         value = getattr(a, name)
         if value is not None and is_source(value) and not (name == "x" and a.size is not None):
@@ -105,6 +106,17 @@ def batch_size(asked: int | None, N: int) -> int:
             f"batch_size is {asked} and there are {N} points; expected at most {N}: leave it out for {min(BATCH, N)}"
         )
     return min(BATCH, N) if asked is None else asked
+
+
+def check_norms(a: SimpleNamespace, size: int) -> None:
+    r"""Raises a `ValueError` if a batch has one point, and something normalizes over the points of a batch."""
+    one = size == 1 or len(a.x) % size == 1
+    normed = any(isinstance(m, nn.BatchNorm1d) and m.training for p in (a.model, a.guide) for m in p.modules())
+    if one and normed:
+        raise ValueError(
+            f"batch_size is {size} of {len(a.x)} points, so that there is a batch of 1 point, and BatchNorm1d needs 2; "
+            "expected another batch_size, or a norm of each point (LayerNorm)"
+        )
 
 
 def check_points(a: SimpleNamespace) -> None:

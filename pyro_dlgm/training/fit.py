@@ -49,6 +49,7 @@ def fit(
     listeners: Sequence[Listener] = (),
     out: str | Path | None = None,
     resume: bool = False,
+    stretch: bool = False,
     config: dict | None = None,
 ) -> Result:
     r"""Climbs F(q, w) over q and w by stochastic gradients, whatever the guide is.
@@ -79,7 +80,7 @@ def fit(
         size: the number N of all points, where x yields batches of them.
         transform: drawn afresh on each batch (`data.Dequantize`, `data.Binarize`).
         x_val, mask_val, given_val: validation points (M, ...), already transformed, with their mask and what is given.
-        labels: whole numbers (N,), only shown: TensorBoard colours the latent space by them.
+        labels: whole numbers or names, N of them, only shown: TensorBoard colours the latent space by them.
         patience: stop once the bound on validation points has not risen for this many epochs, and go back to the best
             epoch.
         seed: seed of all that is random in the training. In Python the global generator stays as it was, and
@@ -92,7 +93,11 @@ def fit(
         out: folder of the run on disk: ``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, TensorBoard's events.
             On Ctrl-C, a checkpoint is saved first.
         resume: continue the run in ``out`` as if it had never stopped (bit for bit on one machine with the same
-            versions and number of threads), or begin where there is none.
+            versions and number of threads), or begin where there is none. With more ``epochs`` (or ``steps``) than it
+            was made for it goes on for those: as if it had been made for them under a constant schedule. One with
+            ``patience`` that has ended goes on from its best epoch.
+        stretch: whether a run may be resumed for more epochs under another schedule, which ends with the run: from
+            here on the learning rates are those of the longer one.
         config: plain values kept in ``config.json`` beside the arguments; ``recipe`` in it lets `load` build the pair.
 
     Returns:

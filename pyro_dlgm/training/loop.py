@@ -24,6 +24,7 @@ class Step:
         loss: −F per point on this batch, in nats, a scalar tensor (its value waits for the device).
         points: the number of points of the batch.
         passes: backward passes that the batch took, E-steps included.
+        moves: gradient evaluations of log p(x, t | w) that q spent by itself meanwhile, a chain's.
         ends_epoch: whether each point has now been seen ``epoch`` times.
         gradient_norm: the global norm of the dense gradients of the joint step, before clipping, a scalar tensor;
             `None` where there are none, or it was not asked for.
@@ -35,6 +36,7 @@ class Step:
     loss: Tensor
     points: int
     passes: int
+    moves: int
     ends_epoch: bool
     gradient_norm: Tensor | None = None
     mass: Tensor | None = None
@@ -53,17 +55,19 @@ def em(svi: SVI, batches: Batches | Source, *, e_steps: int = 1, done: int = 0) 
         e_steps: steps on q for each step on w.
         done: joint steps that were taken before.
     """
-    N, svi.steps = batches.num_points, done
+    N, svi.steps, guide = batches.num_points, done, adapted(svi.guide)
     while True:
         for points in batches:
             args, kwargs = (points.x, points.index), {**points.keywords, "size": N, "factor": 1 / N}
-            passes = svi.backward_passes
+            passes, moves = svi.backward_passes, guide.gradients
             for _ in range(e_steps - 1):
                 svi.e_step(*args, **kwargs)
             loss = svi.step(*args, **kwargs)
-            passes = svi.backward_passes - passes
+            # Counted here: validation, TensorBoard and listeners move q as well, or ask it, and are no training.
+            passes, moves = svi.backward_passes - passes, guide.gradients - moves
             mass = None if points.weight is None else points.weight.sum()
-            yield Step(svi.steps, batches.epoch, loss, len(points), passes, batches.ended, svi.gradient_norm, mass)
+            norm = svi.gradient_norm
+            yield Step(svi.steps, batches.epoch, loss, len(points), passes, moves, batches.ended, norm, mass)
 
 
 @dataclass
@@ -75,9 +79,10 @@ class Result:
         history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``log_joint`` where q has no density; with
             ``tempered_`` before it while β is not 1), the mean of the training objective over the epoch in nats per
             point (by their weights, if they have some), ``gradient_norm``, the mean over the epoch's joint steps of
-            the global norm of the dense gradients before clipping (where there are any), ``gradients_per_point``,
-            ``seconds``, ``points_per_second`` (of joint steps), and where there are validation points what
-            `Validation.scores` gives, with ``val_`` before it.
+            the global norm of the dense gradients before clipping (where there are any), ``gradients_per_point`` (of
+            the training alone), ``seconds`` (of all, validation and files included), ``points_per_second`` (of joint
+            steps, while steps were made), and where there are validation points what `Validation.scores` gives, with
+            ``val_`` before it.
         stopped_early: whether the validation bound stopped the run.
     """
 
@@ -94,7 +99,7 @@ class Listener(Protocol):
         r"""Called after each joint step; ``record`` is one of the history where an epoch (or the training) ends."""
 
 
-STATE = ("step", "seen", "gradients", "seconds", "_loss", "_points", "_norm", "_steps")
+STATE = ("step", "seen", "gradients", "seconds", "busy", "_loss", "_points", "_norm", "_steps")
 
 
 class Training:
@@ -127,8 +132,8 @@ class Training:
         self.guide = adapted(svi.guide)
         self.bound = "elbo" if self.guide.has_density else "log_joint"
         self.result = Result(svi.model, svi.guide)
-        self.step, self.seen, self.gradients, self.seconds = 0, 0, 0, 0.0
-        self.beta, self._moves = getattr(svi.objective, "beta", 1.0), self.guide.gradients
+        self.step, self.seen, self.gradients, self.seconds, self.busy = 0, 0, 0, 0.0, 0.0
+        self.beta = getattr(svi.objective, "beta", 1.0)
         self._forget()
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
@@ -137,10 +142,13 @@ class Training:
         start = time.perf_counter() - self.seconds
         steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step)
         while not self.done:
+            self._began = time.perf_counter()
             step = next(steps)
-            self.step, self.seconds = step.step, time.perf_counter() - start
+            self.step = step.step
             self._count(step)
             self._set_schedules()
+            self._stop_clock()
+            self.seconds = self._began - start
             yield step, self._record(step) if step.ends_epoch or step.step == self.total else None
 
     @property
@@ -177,6 +185,7 @@ class Training:
 
     def load_state_dict(self, state: dict) -> None:
         r"""Restores what `state_dict` saved, the random generators included."""
+        state = {"busy": state["seconds"]} | state  # runs from before it was kept
         for name in STATE:
             setattr(self, name, state[name])
         if "epoch" not in state["batches"]:  # runs from before it was kept
@@ -207,11 +216,13 @@ class Training:
         self._loss = self._loss.to(step.loss) + step.loss * step.points
         self._points = self._points + (step.points if step.mass is None else step.mass)
         self.seen += step.points
-        self.gradients += step.passes * step.points * getattr(self.svi.objective, "num_particles", 1)
-        moves = self.guide.gradients  # of a q that moves by itself, a chain
-        self.gradients, self._moves = self.gradients + moves - self._moves, moves
+        self.gradients += step.passes * step.points * getattr(self.svi.objective, "num_particles", 1) + step.moves
         if step.gradient_norm is not None:
             self._norm, self._steps = self._norm.to(step.gradient_norm) + step.gradient_norm, self._steps + 1
+
+    def _stop_clock(self) -> None:
+        now = time.perf_counter()
+        self.busy, self._began = self.busy + now - self._began, now
 
     def _forget(self) -> None:
         # What is summed up over an epoch. Tensors, since reading a value waits for the device.
@@ -226,8 +237,9 @@ class Training:
         if self._steps:
             record["gradient_norm"] = float(self._norm) / self._steps
         self._forget()
+        self._stop_clock()  # reading the loss has waited for the device
         record["gradients_per_point"] = self.gradients / self.batches.num_points
-        record |= {"seconds": self.seconds, "points_per_second": self.seen / self.seconds}
+        record |= {"seconds": self.seconds, "points_per_second": self.seen / self.busy}
         if self.validation is not None:
             scores = self.validation.scores(counts=self.step >= self.warmup_steps)
             record |= {f"val_{name}": value for name, value in scores.items()}

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ..data.batches import Batches
+from ..data.batches import Batches, transformed
 from ..data.source import Source
+from ..evaluate.quiet import quiet
+from ..guides.base import adapted
 from ..messages import only_warned
 from ..objectives import ELBO
 from ..optim.nan_guard import interval
@@ -17,32 +19,49 @@ from ..optim.svi import SVI, adam
 from ..points import Points
 from ..progress import Bar
 from ..runs.files import RunError
-from ..runs.fingerprint import described, fingerprint
+from ..runs.fingerprint import as_before, fingerprint
 from ..runs.run import Run
-from ..seeding import forked
+from ..seeding import alone, forked
 from . import checks
 from .autosave import Autosave
 from .first_call import first_call, is_made
+from .longer import Longer
 from .loop import Listener, Result, Training
 from .options import CHECKS, SCHEDULES
 from .validation import Validation
 
+SOME = 1000  # points that a guide is prepared by
 TENSORS = ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
 
 
 def train(a: SimpleNamespace) -> Result:
     r"""Trains; ``a`` holds the arguments of `fit`."""
     a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
+    _as_plain(a)
     _unpack(a)
     checks.check_arguments(a)
-    _place(a)
-    checks.check_points(a)
-    with contextlib.nullcontext() if a.seed is None else forked(a.seed):
+    with alone(training=True), contextlib.nullcontext() if a.seed is None else forked(a.seed):
+        _place(a)
+        checks.check_points(a)
         training = _training(a)
         listeners = [Guarded(listener) for listener in a.listeners]
         if a.out is None:
             return _climb(training, listeners, a.progress)
         return _climb_on_disk(training, listeners, a)
+
+
+def _as_plain(a: SimpleNamespace) -> None:
+    r"""Numbers of NumPy and torch as plain ones; labels as whole numbers, of names their place in the alphabet."""
+    for name in (*CHECKS, "size"):
+        value = getattr(a, name)
+        if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+            setattr(a, name, value.item())
+    a.names = None
+    if a.labels is not None and not isinstance(a.labels, torch.Tensor):
+        labels = np.asarray(a.labels)
+        if labels.dtype.kind in "UO":
+            a.names, labels = np.unique(labels.astype(str), return_inverse=True)
+        a.labels = torch.as_tensor(labels)
 
 
 def _unpack(a: SimpleNamespace) -> None:
@@ -79,6 +98,8 @@ def _training(a: SimpleNamespace) -> Training:
         with forked():
             some = batches.first(getattr(batches, "batch_size", batches.num_points))
         first_call(a.model, a.guide, some, batches.num_points, validated=a.x_val is not None)
+    with quiet(a.model, a.guide):
+        adapted(a.guide).prepare(lambda: _some(batches))
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
@@ -92,11 +113,20 @@ def _training(a: SimpleNamespace) -> Training:
     )
 
 
+def _some(batches: Batches | Source) -> Points:
+    r"""Up to `SOME` points, from all over the data, as model and guide see them."""
+    if isinstance(batches, Source):
+        return batches.first(SOME)
+    rows = torch.linspace(0, batches.num_points - 1, min(SOME, batches.num_points)).long()
+    return transformed(batches.points[rows.to(batches.device)], batches.transform)
+
+
 def _batches(a: SimpleNamespace) -> Batches | Source:
     if checks.is_source(a.x):
         source = Source(a.x, a.size, transform=a.transform, device=a.device)
         checks.check_data("x", a.model, source.peek(), a.transform)
         return source
+    checks.check_norms(a, checks.batch_size(a.batch_size, len(a.x)))
     beside = {"mask": a.mask, "given": a.given, "weight": a.weight}
     return Batches(a.x, checks.batch_size(a.batch_size, len(a.x)), transform=a.transform, **beside)
 
@@ -116,13 +146,23 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
     from .tensorboard import TensorBoard  # imported here: only runs on disk need it
 
     a.batch_size = getattr(training.batches, "batch_size", None)
-    run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS} | {"schedule": described(a.schedule)}
-    settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS}, a.size)
+    run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS}
+    former = run.config().get("fit", {}) if a.resume and run.checkpoint_file.exists() else {}
+    longer = Longer(a, former)
+    settings["schedule"] = as_before(former.get("schedule"), a.schedule)
+    settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS}, a.size, former)
     with (
-        run.begun({"fit": settings} | (a.config or {}), training, resume=a.resume),
-        contextlib.closing(TensorBoard(run, training, a.labels)) as board,
+        run.begun(
+            {"fit": settings} | (a.config or {}),
+            training,
+            resume=a.resume,
+            may_differ=longer.may_differ,
+            advice=longer.advice,
+        ),
+        contextlib.closing(TensorBoard(run, training, a.labels, a.names)) as board,
         Autosave(run, training) as autosave,
     ):
+        longer.say(training)
         run.save(training.state_dict())
         # What has been logged comes before the checkpoint: after a kill, a log is cut back, a checkpoint is not.
         result = _climb(training, [board, *listeners, autosave], a.progress)

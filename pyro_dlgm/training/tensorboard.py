@@ -6,9 +6,13 @@ Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Wh
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -17,7 +21,7 @@ from ..evaluate.snapshot import Snapshot
 from ..messages import only_warned
 from ..plots.images import grid, squares, traversal_figure
 from ..ppca.model import PPCA
-from ..runs.files import writing
+from ..runs.files import whole, writing
 from ..runs.fingerprint import flat
 from ..runs.run import Run
 from ..seeding import forked
@@ -40,14 +44,17 @@ class TensorBoard:
         run: where the event files go; its configuration is logged once.
         training: what is logged; its first points are shown.
         labels: whole numbers (N,), or `None`.
+        names: of the labels, where they have some.
     """
 
-    def __init__(self, run: Run, training: Training, labels: Tensor | None):
+    def __init__(self, run: Run, training: Training, labels: Tensor | None, names: Sequence[str] | None = None):
+        self.names = names
         self.folder, self.training, self.pair = run.folder, training, _snapshot(training, labels)
         config = run.config()
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
         _wait_for_a_new_second(self.folder)
-        # On resume, steps after the checkpoint are hidden: they will come again.
+        # On resume, steps after the checkpoint go: they will come again.
+        _cut(self.folder, training.step)
         self.writer = SummaryWriter(str(self.folder), purge_step=training.step + 1)
         metric = f"{'train' if training.validation is None else 'val'}/{training.bound}"
         *self.opening, self.ending = hparams(hyper_parameters(config), {metric: None})
@@ -61,7 +68,7 @@ class TensorBoard:
     def after(self, step, record: dict | None) -> None:
         r"""Logs a record of the history and what q looks like; pictures at epochs 1, 2, 4, 8, ... and at the end.
 
-        An error in a picture is a warning.
+        An error in what is only shown is a warning.
 
         Raises:
             RunError: if it cannot be written, to a full disk, say.
@@ -72,7 +79,8 @@ class TensorBoard:
             self._scalars(step.step, record)
             if self.pair.has_posterior:
                 self._model(step.step)
-                self._latents(step.step)
+                with only_warned("what q looks like, for TensorBoard,", but=(OSError,)):
+                    self._latents(step.step)
                 if step.epoch & (step.epoch - 1) == 0 or self.training.done:
                     with only_warned("a picture for TensorBoard", but=(OSError,)):
                         self._pictures(step.step)
@@ -97,9 +105,11 @@ class TensorBoard:
                 values[f"{part}/{name}"] = value
         svi = self.training.svi
         values["train/beta"] = getattr(svi.objective, "beta", 1.0)
-        values["train/learning_rate"] = svi.optimizers[0].param_groups[0]["lr"]
+        if svi.optimizers:  # none where all is frozen
+            values["train/learning_rate"] = svi.optimizers[0].param_groups[0]["lr"]
         if self.pair.has_posterior:  # at the points shown, after the epoch
-            values |= {f"train/{name}": value for name, value in self.pair.bounds().items()}
+            with only_warned("a bound for TensorBoard", but=(OSError,)):
+                values |= {f"train/{name}": value for name, value in self.pair.bounds().items()}
         for tag, value in values.items():
             if tag != "train/step":
                 self.writer.add_scalar(tag, value, step)
@@ -112,7 +122,9 @@ class TensorBoard:
 
     def _latents(self, step: int) -> None:
         self.writer.add_scalar("q/active_units", self.pair.active(), step)
-        self.writer.add_histogram("q/mean", self.pair.means(), step)
+        means = self.pair.means()
+        if means.isfinite().all():  # a q may have no mean
+            self.writer.add_histogram("q/mean", means, step)
         if self.pair.has_density:
             self.writer.add_histogram("q/kl_per_dimension", self.pair.nats(), step)
 
@@ -138,6 +150,8 @@ class TensorBoard:
         # What a killed process has left of the same would be mixed in.
         shutil.rmtree(self.folder / f"{step:05d}" / "latents", ignore_errors=True)
         labels = None if self.pair.labels is None else self.pair.labels.tolist()
+        if labels is not None and self.names is not None:
+            labels = [" ".join(str(self.names[label]).split()) or "-" for label in labels]  # a tab is another column
         sprites = None if self.pair.image_shape is None else squares(self.pair.data(len(self.pair.x)), SPRITE)
         self.writer.add_embedding(self.pair.means(), labels, sprites, step, "latents")
 
@@ -154,6 +168,19 @@ def hyper_parameters(config: dict) -> dict[str, str | float | bool]:
     r"""The configuration by full names as "fit.lr", as far as it says something; not what identifies the data."""
     said = {key: value for key, value in flat(config).items() if value is not None and key not in DATA}
     return {key: value if isinstance(value, str | bool | int | float) else str(value) for key, value in said.items()}
+
+
+def _cut(folder: Path, step: int) -> None:
+    r"""Removes the events after that step from the files; hidden by ``purge_step`` alone, they are warned of."""
+    for file in folder.glob("events.out.tfevents.*"):
+        records = list(RawEventFileLoader(str(file)).Load())
+        kept = [record for record in records if Event.FromString(record).step <= step]
+        if len(kept) < len(records):
+            with whole(file) as path, path.open("wb") as stream:
+                writer = RecordWriter(stream)
+                for record in kept:
+                    writer.write(record)
+                writer.flush()
 
 
 def _wait_for_a_new_second(folder: Path) -> None:

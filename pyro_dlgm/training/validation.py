@@ -1,10 +1,12 @@
 r"""Validation: the bound on held-out points while w moves, and the way back to the best w."""
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from ..evaluate.blocks import blocks
 from ..evaluate.quiet import quiet
 from ..evaluate.scores import mean_scores
 from ..guides.base import adapted
@@ -14,6 +16,7 @@ from ..points import Points
 
 E_STEPS = 25
 RATE = 0.05  # of their rows
+BUDGET = 2**19  # numbers of x that an E-step takes at a time: its memory does not grow with the points
 
 
 class Validation:
@@ -51,12 +54,16 @@ class Validation:
         with quiet(self.model, self.guide, seed=0), torch.enable_grad():
             self.guide.train(self.per_point)  # a chain moves in training mode only
             for _ in range(E_STEPS if self.per_point else 0):
-                here = {"mask": self.points.mask} | self.points.side
-                self.svi.e_step(self.points.x, self.points.index, **here, factor=1 / len(self.points))
+                self.svi.e_step_of(self._blocks(), 1 / len(self.points))
             scores = mean_scores(self.model, self.guide, self.points)
         if counts:
             self._keep(next(iter(scores.values())))
         return scores
+
+    def _blocks(self) -> Iterator[tuple[tuple, dict]]:
+        r"""The points as guide and model take them, block by block."""
+        for block, _ in blocks(self.points, 1, BUDGET):
+            yield (block.x, block.index), {"mask": block.mask} | block.side
 
     def _keep(self, value: float) -> None:
         self.calls_since_best += 1

@@ -1,0 +1,85 @@
+r"""What can be climbed: programs with parameters, objectives with a differentiable loss, optimizers of torch."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..guides.rows import Rows
+from .row_adam import RowAdam
+
+CLIMBED = "objectives.ELBO, Trace_ELBO or TraceMeanField_ELBO"
+SPARSE = (RowAdam, torch.optim.SparseAdam)
+
+
+def check_program(name: str, program) -> None:
+    r"""Raises a `TypeError` unless the program is a module, whose parameters are found and kept."""
+    if isinstance(program, type) or program is None:
+        said = f"the class {program.__name__}" if isinstance(program, type) else "None"
+        raise TypeError(f"{name} is {said}; expected an instance: make one first")
+    if not isinstance(program, nn.Module):
+        said = "a function" if callable(program) else f"a {type(program).__name__}"
+        raise TypeError(
+            f"{name} is {said}, which does not say its parameters; expected a Pyro module: call it, or enter handlers "
+            "(poutine.scale), in the forward of a PyroModule that holds them"
+        )
+
+
+def check_objective(objective) -> None:
+    r"""Raises a `TypeError` unless the objective has a loss that can be differentiated, batch after batch."""
+    kind = type(objective).__name__
+    if isinstance(objective, type) or objective is None:
+        said = f"the class {objective.__name__}" if isinstance(objective, type) else "None"
+        raise TypeError(f"objective is {said}; expected an instance: make one first")
+    if kind.startswith("Jit"):
+        raise TypeError(
+            f"objective is a {kind}, which compiles the program for one batch, with its parameters as constants; "
+            f"expected {CLIMBED}"
+        )
+    if not hasattr(objective, "differentiable_loss"):
+        raise TypeError(
+            f"objective is a {kind}, which has no differentiable_loss(model, guide, ...); expected {CLIMBED}, or take "
+            "pyro.infer.SVI for it"
+        )
+
+
+def listed(optimizers) -> list[torch.optim.Optimizer]:
+    r"""Returns the optimizers as a list, also where there is one.
+
+    Raises:
+        TypeError: if one of them is none of torch.
+    """
+    if isinstance(optimizers, torch.optim.Optimizer | type) or not isinstance(optimizers, Iterable):
+        optimizers = [optimizers]
+    found = list(optimizers)
+    for optimizer in found:
+        if isinstance(optimizer, type):
+            raise TypeError(
+                f"an optimizer is the class {optimizer.__name__}; expected an instance, which knows its parameters: "
+                f"{optimizer.__name__}(model.parameters())"
+            )
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"{type(optimizer).__name__} is no torch optimizer; use svi.adam(model, guide), or pyro.infer.SVI"
+            )
+    return found
+
+
+def takes_sparse(optimizers: list[torch.optim.Optimizer], *modules) -> bool:
+    r"""Whether the tables of the modules get sparse gradients: none of them is with an optimizer that takes dense ones.
+
+    Raises:
+        TypeError: if some tables are with one kind and some with the other.
+    """
+    tables = {m.weight for p in modules if isinstance(p, nn.Module) for m in p.modules() if isinstance(m, Rows)}
+    kinds = {isinstance(o, SPARSE) for o in optimizers if tables & set(_parameters(o))}
+    if len(kinds) > 1:
+        raise TypeError(
+            "some tables of rows are with an optimizer for sparse gradients, some with one for dense ones; expected "
+            "one kind for all: svi.adam(model, guide)"
+        )
+    return kinds != {False}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
