@@ -128,7 +128,7 @@ def _linear(x_train: Tensor, x_test: Tensor, D: int, transform, seed: int) -> Ro
     exactly, equal = "log p(x) is exact at all points", "the weights are constant"
     row.put(dict.fromkeys(("test_elbo", "test_iwae", "test_iwae_full_rank"), exact.mean) | {"test_log_px": exact})
     row.put(dict.fromkeys(("approximation_gap", "amortization_gap", "gradients_per_point", "test_seconds"), 0.0))
-    row.put({"test_gradients_per_point": 0.0, "scales_at_floor": 0, "test_unconverged": 0})
+    row.put({"test_gradients_per_point": 0.0, "scales_at_floor": 0, "test_unconverged": 0, "not_certified": ""})
     row.put({"difference": Reason("another model"), "seconds": time.perf_counter() - start})
     row.put(dict.fromkeys(("test_bdmc_gap", "certified_points", "gaps"), Reason(exactly)))
     row.put(dict.fromkeys(("ess", "pareto_k", "ess_full_rank", "pareto_k_full_rank"), Reason(equal)))
