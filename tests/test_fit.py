@@ -321,7 +321,7 @@ def test_bad_validation_rows_are_named(x, model):
 
 def test_checking_the_data_touches_neither_the_model_nor_the_generator(x):
     net = torch.nn.Sequential(torch.nn.Linear(D, P), torch.nn.BatchNorm1d(P), torch.nn.Dropout(0.5))
-    m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(net))
+    m = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.Net(D, P, net)))
     guide = guides.MeanField(3, D)
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match="rows for 3 points"):

@@ -63,10 +63,11 @@ class Scored:
         found = self.certified.get("bdmc")
         return Mean(found["gap"], found["standard_error"]) if found else Reason(NO_LOG_PX)
 
-    def not_certified(self) -> str | None:
-        r"""That log p(x), or what would be said of the gap, is not certified, and why; `None` where it is."""
-        said = verdicts(self.certified, self.certified.get("bdmc")) if self.certified else []
-        return next(iter(doubts(said)), None)
+    def not_certified(self) -> str | Reason:
+        r"""That log p(x), or what would be said of the gap, is not certified, and why; empty where it is."""
+        if not self.certified:
+            return Reason(NO_LOG_PX)
+        return " ".join(doubts(verdicts(self.certified, self.certified.get("bdmc"))))
 
     def certified_points(self) -> int | Reason:
         r"""How many test points were certified."""

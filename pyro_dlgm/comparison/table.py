@@ -63,7 +63,7 @@ def _doubtful(rows: list[Row]) -> list[str]:
     said = ", ".join(
         f"{row.guide} (BDMC {number(row.test_bdmc_gap, row.standard_errors['test_bdmc_gap'])})" for row in rows
     )
-    return [f"{NOT_CERTIFIED}, nor what its gaps say: {said}; take more temperatures."] if said else []
+    return [f"{NOT_CERTIFIED}: {said}; what a gap says is known beyond |BDMC| + 2 standard errors."] if said else []
 
 
 def _bits(rows: list[Row], values: Dequantize, P: int) -> list[str]:
