@@ -133,6 +133,8 @@ def spoiled(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("X", "settings", "match"),
     [
+        (np.ma.masked_array(points(), points() > 5), {}, r"MaskedArray.*hides.*filled\(numpy.nan\)"),
+        (np.ma.masked_array(points()), {}, r"MaskedArray.*X.data if nothing is masked"),
         (points() * 1e200, {}, "squares overflow: divide X"),
         (points()[0], {}, r"shape \(12,\); expected \(N, P\)"),
         (points().reshape(N, 3, 4), {}, "reshape"),
@@ -163,6 +165,8 @@ def test_an_evidence_of_other_data_is_refused():
         mean_log_prob(ppca, points()[:, :5])
     with pytest.raises(ValueError, match=r"X\[77, 3\] is nan"):
         mean_log_prob(ppca, spoiled(np.nan))
+    with pytest.raises(ValueError, match=r"MaskedArray.*PPCA.log_prob"):
+        mean_log_prob(ppca, np.ma.masked_array(points(), points() > 5))
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])

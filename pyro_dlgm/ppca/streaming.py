@@ -124,6 +124,12 @@ def _forget(X: np.ndarray) -> None:
 
 
 def _check(X, latent_dim: int, chunk: int) -> tuple[int, int]:
+    if isinstance(X, np.ma.MaskedArray):
+        raise ValueError(
+            "X is a numpy.ma.MaskedArray, and what its mask hides would be read; expected complete data: "
+            "X.data if nothing is masked, else PPCA.fit(torch.from_numpy(X.filled(numpy.nan)), latent_dim) and "
+            "PPCA.log_prob with a mask, in memory"
+        )
     if not isinstance(X, np.ndarray) or X.dtype.kind not in "fiu":
         what = X.dtype if isinstance(X, np.ndarray) else type(X).__name__
         raise ValueError(f"X is {what}; expected a NumPy array of numbers, numpy.load(path, mmap_mode='r') say")
