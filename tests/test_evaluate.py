@@ -69,6 +69,33 @@ def test_ess_at_its_ends():
     assert evaluate.ess(torch.cat([torch.zeros(50, 1), one], 1)).tolist() == pytest.approx([50, 1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, -1e6, -1e7, 1e7, 3e37])
+def test_ess_is_that_of_the_weights_in_any_units(dtype, offset):
+    log_w = torch.tensor([0.0, 1.0, -2.0]).repeat(100, 1).T.to(dtype)  # whole numbers: the offset rounds none of them
+    w = log_w.double().exp()[:, 0]
+    moved = log_w + offset if offset < 1e30 else torch.full_like(log_w, offset)
+    expected = float(w.sum() ** 2 / w.square().sum()) if offset < 1e30 else 3.0
+    assert evaluate.ess(moved).tolist() == pytest.approx([expected] * 100, rel=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, -1e6, -1e7, 1e7])
+def test_ess_is_between_1_and_the_number_of_weights(offset):
+    for log_w in (torch.zeros(1000, 3), torch.randn(1000, 3), 1e-8 * torch.randn(1000, 3), 100 * torch.randn(1000, 3)):
+        found = evaluate.ess(log_w + offset)
+        assert ((found >= 1) & (found <= 1000)).all()
+    assert evaluate.ess(torch.full((1000, 1), offset)).item() == pytest.approx(1000)
+
+
+def test_ess_where_weights_are_0_or_no_numbers():
+    log_w = torch.zeros(4, 5)
+    log_w[:, 0] = -math.inf  # no draw is worth anything
+    log_w[1:, 1] = -math.inf
+    log_w[0, 2], log_w[0, 3] = math.nan, math.inf
+    found = evaluate.ess(log_w)
+    assert found[[0, 1, 4]].tolist() == pytest.approx([0, 1, 4]) and found[[2, 3]].isnan().all()
+
+
 def test_log_mean_exp_survives_large_numbers():
     assert evaluate.log_mean_exp(torch.tensor([[-1e4], [-1e4]])).item() == pytest.approx(-1e4)
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from pyro_dlgm.guides import MeanField
 from pyro_dlgm.guides.rows import Rows, sparse_gradients
 from torch import nn
 
@@ -124,6 +125,69 @@ def test_its_state_can_be_saved_and_loaded():
     for r, optimizer in zip(rows, (first, second), strict=True):
         visit(r, optimizer, torch.tensor([1, 2]), g)
     assert torch.equal(rows[0].weight, rows[1].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_table_of_few_digits_moves_as_one_of_many(dtype):
+    start, g = torch.randn(4, 3), torch.randn(4, 3).to(dtype)
+    coarse, fine = Rows(start.to(dtype)), Rows(start.to(dtype).double())
+    ours, theirs = RowAdam(coarse.parameters(), lr=0.1), RowAdam(fine.parameters(), lr=0.1)
+    ulp = torch.finfo(dtype).eps
+    for step in range(1, 21):
+        visit(coarse, ours, torch.arange(4), g)
+        visit(fine, theirs, torch.arange(4), g.double())
+        # Each step rounds the row, of absolute value below 4, once.
+        torch.testing.assert_close(coarse.weight.double(), fine.weight, rtol=0, atol=2 * step * ulp)
+    assert (coarse.weight - start.to(dtype)).abs().min() > 1.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_visits_of_a_table_of_few_digits_are_counted_on(dtype):
+    rows = Rows(torch.zeros(2, 1, dtype=dtype))
+    optimizer = RowAdam(rows.parameters(), lr=1e-4)
+    for _ in range(2100):  # bfloat16 counts to 256, float16 to 2,048
+        visit(rows, optimizer, torch.tensor([1]), torch.ones(1, 1, dtype=dtype))
+    assert optimizer.state[rows.weight]["visits"].tolist() == [0, 2100]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_second_moment_of_a_table_of_few_digits_is_an_average_over_many_visits(dtype):
+    rows = Rows(torch.zeros(1, 1, dtype=dtype))
+    optimizer = RowAdam(rows.parameters(), lr=1e-3, betas=(0.9, 0.999))
+    for g in (1.0, 300.0):  # the square of the second one is not a number of float16
+        for _ in range(1000):
+            visit(rows, optimizer, torch.tensor([0]), torch.full((1, 1), g, dtype=dtype))
+        second = (1 - 0.999**1000) * (1 if g == 1 else 0.999**1000 + 300.0**2)
+        assert optimizer.state[rows.weight]["exp_avg_sq"].item() == pytest.approx(second, rel=1e-3)
+
+
+@pytest.mark.parametrize("saved", [torch.bfloat16, torch.float32])
+def test_the_state_of_a_table_of_few_digits_is_loaded_with_all_that_was_saved(saved):
+    rows = Rows(torch.zeros(3, 2, dtype=torch.bfloat16))
+    first, second = RowAdam(rows.parameters()), RowAdam(rows.parameters())
+    for _ in range(3):
+        visit(rows, first, torch.tensor([0, 1]), torch.randn(2, 2).bfloat16())
+    state = copy.deepcopy(first.state_dict())
+    state["state"][0] = {k: v.to(saved) for k, v in state["state"][0].items()}  # bfloat16: what was saved formerly
+    second.load_state_dict(state)
+    for name, value in second.state[rows.weight].items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state["state"][0][name].float())
+
+
+def test_mean_field_learns_in_bfloat16():
+    guide = MeanField(5, 2).bfloat16()
+    before = copy.deepcopy(guide.state_dict())
+    tables = [m for m in guide.modules() if isinstance(m, Rows)]
+    optimizer = RowAdam([m.weight for m in tables], lr=0.1)
+    for _ in range(10):
+        optimizer.zero_grad()
+        with sparse_gradients():
+            q = guide.posterior(index=torch.arange(5))
+            (q.mean - 1).square().sum().backward()
+        optimizer.step()
+    assert (guide.posterior(index=torch.arange(5)).mean - 1).abs().max() < 0.4
+    assert all(not torch.equal(value, before[name]) for name, value in guide.state_dict().items())
 
 
 def test_a_dense_gradient_is_refused():

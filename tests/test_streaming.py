@@ -1,11 +1,13 @@
 r"""PPCA in one pass over a file: the same numbers as in memory, in bounded memory."""
 
+import copy
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from pyro_dlgm import PPCA
 from pyro_dlgm.ppca.streaming import fit_streamed, mean_log_prob
@@ -131,6 +133,9 @@ def spoiled(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("X", "settings", "match"),
     [
+        (np.ma.masked_array(points(), points() > 5), {}, r"MaskedArray.*hides.*filled\(numpy.nan\)"),
+        (np.ma.masked_array(points()), {}, r"MaskedArray.*X.data if nothing is masked"),
+        (points() * 1e200, {}, "squares overflow: divide X"),
         (points()[0], {}, r"shape \(12,\); expected \(N, P\)"),
         (points().reshape(N, 3, 4), {}, "reshape"),
         (points()[:1], {}, "N >= 2"),
@@ -160,3 +165,25 @@ def test_an_evidence_of_other_data_is_refused():
         mean_log_prob(ppca, points()[:, :5])
     with pytest.raises(ValueError, match=r"X\[77, 3\] is nan"):
         mean_log_prob(ppca, spoiled(np.nan))
+    with pytest.raises(ValueError, match=r"MaskedArray.*PPCA.log_prob"):
+        mean_log_prob(ppca, np.ma.masked_array(points(), points() > 5))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("latents", [1, 2, 5])
+def test_a_column_in_other_units_costs_the_others_no_digits(dtype, latents):
+    X = points()
+    X[:, 3] = 3e6 * np.random.default_rng(1).standard_normal(N)
+    X = X.astype(dtype)
+    ours, theirs = fit_streamed(X, latents, chunk=50), PCA(latents, svd_solver="full").fit(X.astype("f8"))
+    expected = theirs.noise_variance_ * (N - 1) / N  # scikit-learn divides by N − 1
+    assert float(ours.sigma2.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_mean_evidence_of_a_coarse_model_is_computed_in_float64():
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((N, 3)) @ rng.standard_normal((3, P)) + 1e-4 * rng.standard_normal((N, P))).astype("f4")
+    coarse = fit_streamed(X, 3)
+    fine = copy.deepcopy(coarse).double()
+    truth = float(fine.log_prob(torch.from_numpy(X).double()).mean().detach())
+    assert mean_log_prob(coarse, X, chunk=100) == pytest.approx(truth, abs=1e-6)

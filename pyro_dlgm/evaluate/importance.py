@@ -27,8 +27,15 @@ SPREAD = {torch.float16: 1e-1, torch.bfloat16: 1e-1, torch.float32: 1e-4, torch.
 
 
 def ess(log_weights: Tensor) -> Tensor:
-    r"""The effective sample size (Σ_k w_k)² / Σ_k w_k² of each point: (K, B) -> (B,), between 1 and K."""
-    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+    r"""The effective sample size (Σ_k w_k)² / Σ_k w_k² of each point: (K, B) -> (B,), between 1 and K.
+
+    It is 0 where all weights are 0 (log-weights −∞): no draw is worth anything. It is NaN where a log-weight is NaN or
+    +∞.
+    """
+    largest = log_weights.amax(0)
+    w = (log_weights - largest).exp()  # the largest is 1, so that both sums are, whatever the units of w
+    found = (w.sum(0).square() / w.square().sum(0)).clamp(1, len(w))
+    return torch.where(largest == -math.inf, 0.0, found)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:

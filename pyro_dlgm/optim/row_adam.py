@@ -17,6 +17,9 @@ class RowAdam(torch.optim.Optimizer):
     the fused Adam of torch, an attribute ``found_inf`` with a tensor 1 leaves the update out, without waiting for the
     device.
 
+    Visits, moments and the step are in float32 where the table is in bfloat16 or float16, whose numbers cannot count to
+    300 or hold an average over 1,000 gradients; only the moved row is rounded to the table's dtype.
+
     Arguments:
         params: parameters with sparse gradients of shape (N, width).
         lr, betas, eps: as in Adam.
@@ -44,11 +47,11 @@ class RowAdam(torch.optim.Optimizer):
             raise TypeError(
                 "RowAdam got a dense gradient; take the step under guides.rows.sparse_gradients(), or use another Adam"
             )
-        state = self.state[weight]
+        state, dtype = self.state[weight], _wide(weight)
         if not state:
-            state["visits"] = weight.new_zeros(len(weight))
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        rows, g = _together(weight.grad._indices()[0], weight.grad._values())
+            state["visits"] = weight.new_zeros(len(weight), dtype=dtype)
+            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(weight, dtype=dtype) for _ in range(2))
+        rows, g = _together(weight.grad._indices()[0], weight.grad._values().to(dtype))
         (b1, b2), lr = group["betas"], group["lr"]
         visits = state["visits"].index_select(0, rows) + 1
         m = state["exp_avg"].index_select(0, rows).lerp_(g, 1 - b1)
@@ -56,12 +59,27 @@ class RowAdam(torch.optim.Optimizer):
         n = visits.unsqueeze(-1)
         m_hat, v_hat = m / (1 - b1**n), v / (1 - b2**n)
         moved = weight.index_select(0, rows) - lr * m_hat / (v_hat.sqrt() + group["eps"])
-        new = ((state["visits"], visits), (state["exp_avg"], m), (state["exp_avg_sq"], v), (weight, moved))
+        new = ((state["visits"], visits), (state["exp_avg"], m), (state["exp_avg_sq"], v), (weight, moved.to(weight)))
         skip = getattr(self, "found_inf", None)
         for table, values in new:
             if skip is not None:
                 values = torch.where(skip > 0, table.index_select(0, rows), values)
             table.index_copy_(0, rows, values)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        r"""Restores a state, with visits and moments in float32 or wider, also those that were saved in less."""
+        super().load_state_dict(state_dict)
+        # torch rounds a state to the dtype of its parameter: what was saved is taken once more.
+        names = [name for group in state_dict["param_groups"] for name in group["params"]]
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        for name, weight in zip(names, weights, strict=True):
+            saved = state_dict["state"].get(name, {})
+            self.state[weight].update({k: v.to(weight.device, _wide(weight), copy=True) for k, v in saved.items()})
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    r"""The dtype of the table, float32 at least."""
+    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _together(rows: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,14 @@
-r"""The closed-form maximum likelihood of PPCA, from the spectrum of the covariance (1/N)."""
+r"""The closed-form maximum likelihood of PPCA, from the spectrum of the covariance (1/N).
+
+The spectrum is that of a factor F, FᵀF = N · covariance: its singular values are found to rounding of the largest one,
+those of the covariance to rounding of its square, in which noise of 10⁻⁸ of the largest column is lost.
+"""
 
 import torch
 from torch import Tensor
+
+LARGEST = 1e150  # absolute values: their squares and sums of these are finite
+FEWEST = 1e-6  # the part of a column's spread that is noise, as far as it can be told from rounding
 
 
 def check(X: Tensor, latent_dim: int, *, missing: bool = True) -> None:
@@ -18,49 +25,65 @@ def check(X: Tensor, latent_dim: int, *, missing: bool = True) -> None:
         raise ValueError(
             "X has infinite entries, or NaN that the mask calls observed; expected numbers, NaN for missing"
         )
+    check_range(X)
     if not 1 <= latent_dim < X.shape[1]:
         raise ValueError(f"latent_dim is {latent_dim}; expected 1 <= latent_dim < P = {X.shape[1]}")
 
 
-def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    r"""W (P, D), μ (P,) and σ² () in the dtype of X, computed in float64.
+def check_range(X: Tensor) -> None:
+    r"""Raises a `ValueError` if squares of X overflow float64."""
+    if bool(((X > LARGEST) | (X < -LARGEST)).any()):
+        raise ValueError(f"X has entries above {LARGEST:g}, whose squares overflow: divide X by a constant")
 
-    Costs O(N P min(N, P)): the smaller of the covariance (P, P) and the Gram matrix (N, N) is decomposed, so that
-    wide data build no P x P matrix.
+
+def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    r"""W (P, D), μ (P,) and σ² () of complete data X (N, P), in float64.
+
+    Costs O(N P min(N, P)), and builds no P x P matrix of wide data.
+
+    Raises:
+        ValueError: if X has no variance outside the leading D directions.
     """
     x = X.double()
     mu = x.mean(0)
     x = x - mu
-    values, vectors = _leading(x, latent_dim)
-    left = x.square().sum() / len(x) - values.sum()
-    W, sigma2 = loadings(values, vectors, left / (X.shape[1] - latent_dim))
-    return W.to(X), mu.to(X), sigma2.to(X)
+    F = torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
+    W, sigma2 = loadings(F, len(X), latent_dim, mu, torch.finfo(X.dtype).eps)
+    return W, mu, sigma2
 
 
-def loadings(values: Tensor, vectors: Tensor, sigma2: Tensor) -> tuple[Tensor, Tensor]:
+def loadings(F: Tensor, N: int, latent_dim: int, mu: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     r"""W = U (Λ − σ² I)^½ (P, D) and σ² (), from the leading eigenpairs Λ (D,), U (P, D) and the mean of the others.
 
+    Arguments:
+        F: a factor of the scatter, FᵀF = Σ_i (x_i − μ)(x_i − μ)ᵀ, (rows, P).
+        N: the number of points.
+        mu: their mean (P,).
+        eps: the relative rounding error of x.
+
     Raises:
-        ValueError: if σ² is 0, so that the likelihood has no maximum.
+        ValueError: if nothing but rounding is outside the leading D directions, so that the likelihood has no maximum.
     """
-    if sigma2 <= 1e-12 * values.max().clamp_min(torch.finfo(values.dtype).tiny):
+    _, s, Vh = torch.linalg.svd(F, full_matrices=False)
+    U = Vh[:latent_dim].mT
+    left = (F - F @ U @ U.mT).square().sum(0) / N
+    check_noise(left.sqrt(), (F.square().sum(0) / N).sqrt(), mu, eps, latent_dim)
+    sigma2 = left.sum() / (F.shape[1] - latent_dim)
+    return U * (s[:latent_dim].square() / N - sigma2).clamp_min(0).sqrt(), sigma2
+
+
+def check_noise(left: Tensor, spread: Tensor, mu: Tensor, eps: float, latent_dim: int) -> None:
+    r"""Raises a `ValueError` unless some column has noise beyond rounding, each judged in its own units.
+
+    Arguments:
+        left: what D latents leave of each column, root mean square, (P,).
+        spread: the standard deviation of each column (P,).
+        mu: its mean (P,).
+        eps: the relative rounding error of x.
+    """
+    rounding = 4 * eps * mu.abs() + 4 * torch.finfo(spread.dtype).eps * spread.max()
+    if not bool(((spread > 0) & (left > FEWEST * spread + rounding)).any()):
         raise ValueError(
-            f"X has no variance outside its leading {len(values)} directions, so the likelihood has no maximum: "
-            "choose fewer latents"
+            f"X has no variance outside its leading {latent_dim} directions (less than {FEWEST:g} of each column's "
+            "spread), so the likelihood has no maximum: choose fewer latents, or more points"
         )
-    return vectors * (values - sigma2).clamp_min(0).sqrt(), sigma2
-
-
-def _leading(x: Tensor, D: int) -> tuple[Tensor, Tensor]:
-    r"""The D leading eigenvalues (D,), largest first, and eigenvectors (P, D) of xᵀx / N; zeros where rank < D."""
-    N, P = x.shape
-    if P <= N:
-        values, vectors = torch.linalg.eigh(x.mT @ x / N)
-    else:
-        values, u = torch.linalg.eigh(x @ x.mT / N)
-        vectors = x.mT @ u / (N * values.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
-    values, vectors = values.flip(0)[:D], vectors.flip(1)[:, :D]
-    if len(values) < D:  # fewer points than latents: the directions left have no variance
-        values = torch.cat([values, values.new_zeros(D - len(values))])
-        vectors = torch.cat([vectors, vectors.new_zeros(P, D - vectors.shape[1])], 1)
-    return values.clamp_min(0), vectors

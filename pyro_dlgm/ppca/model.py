@@ -4,7 +4,8 @@ With M = WᵀW + σ² I (D x D), posterior and evidence are
 
     p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹),      p(x | w) = N(μ, W Wᵀ + σ² I),
 
-and all of it is computed through M: no P x P matrix is built. A missing pixel takes its row out of W and x.
+and all of it is computed through M, in float64 whatever the dtype of the model is: no P x P matrix is built. A missing
+pixel takes its row out of W and x.
 
 References:
     Tipping and Bishop, "Probabilistic principal component analysis" (1999). JRSS B 61(3).
@@ -26,7 +27,8 @@ from ..model import DLGM
 from ..nets.net import Linear
 from ..priors import StandardNormal
 from ..seeding import forked
-from . import closed_form
+from . import closed_form, em
+from .posterior import Posterior
 
 
 class PPCA(DLGM):
@@ -59,18 +61,10 @@ class PPCA(DLGM):
         r"""The noise variance σ², a scalar."""
         return self.likelihood.scale.square()
 
-    def _parts(self, x: Tensor, mask: Tensor | None):
-        r"""M (D, D) or (B, D, D), Wᵀ(x − μ) (B, D), |x − μ|² (B,) and the number of observed pixels (B,)."""
+    def _posterior(self, x: Tensor, mask: Tensor | None) -> Posterior:
         x, mask = filled(x, mask)
         self._check_points(x)
-        W, residual = self.W, x - self.mu
-        eye = self.sigma2 * torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
-        if mask is None:
-            return W.mT @ W + eye, residual @ W, residual.square().sum(-1), x.shape[-1]
-        # The mask goes on once more: what stands for a missing pixel is 0 - μ here.
-        residual, m = torch.where(mask, residual, 0.0), mask.to(W.dtype)
-        gram = (m @ (W.unsqueeze(2) * W.unsqueeze(1)).flatten(1)).unflatten(-1, (W.shape[1],) * 2)
-        return gram + eye, residual @ W, residual.square().sum(-1), m.sum(-1)
+        return Posterior(self.W, self.mu, self.likelihood.u, x, mask)
 
     def _check_points(self, x: Tensor) -> None:
         mu = self.mu
@@ -95,21 +89,15 @@ class PPCA(DLGM):
         """
         if given is not None:
             raise ValueError("PPCA conditions on nothing; expected no given: use a DLGM whose network decodes [t | c]")
-        M, Wx, _, _ = self._parts(x, mask)
-        mean = torch.cholesky_solve(Wx.unsqueeze(-1), torch.linalg.cholesky(M)).squeeze(-1)
-        return dist.MultivariateNormal(mean, precision_matrix=M / self.sigma2)
+        q = self._posterior(x, mask)
+        return dist.MultivariateNormal(q.mean.to(x), scale_tril=q.scale_tril.to(x))
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""The evidence log p(x | w) of each point, in nats, of shape (B,): exact, over the observed pixels.
 
-        log N(x; μ, C) with log det C = (P − D) log σ² + log det M and
-        (x − μ)ᵀ C⁻¹ (x − μ) = (|x − μ|² − |L⁻¹ Wᵀ (x − μ)|²) / σ², where M = L Lᵀ.
+        Computed in float64 by `Posterior.log_prob`, and returned in the dtype of the model.
         """
-        M, Wx, square, count = self._parts(x, mask)
-        L = torch.linalg.cholesky(M)
-        z = torch.linalg.solve_triangular(L, Wx.unsqueeze(-1), upper=False).squeeze(-1)
-        half_log_det = 0.5 * (count - Wx.shape[-1]) * self.sigma2.log() + L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * count * math.log(2 * math.pi) - half_log_det - 0.5 * (square - z.square().sum(-1)) / self.sigma2
+        return self._posterior(x, mask).log_prob().to(x)
 
     @classmethod
     @torch.no_grad()
@@ -130,7 +118,8 @@ class PPCA(DLGM):
 
         Raises:
             ValueError: if X is no matrix, has fewer than two points, D is not in 1..P−1, a column of X has no
-                observed entry, or X has no variance outside the leading D directions.
+                observed entry, or X has no variance outside the leading D directions: less than 1e-6 of the spread
+                of each column, judged in its own units. With missing entries EM finds that out on its way to σ = 0.
         """
         known, mask = filled(X, mask)
         closed_form.check(known, latent_dim, missing=mask is None)
@@ -140,20 +129,16 @@ class PPCA(DLGM):
         if mask.all():
             ppca.set(*closed_form.maximum_likelihood(X, latent_dim))
         else:
-            ppca._fit_missing(X.double(), mask, tol, max_steps)
+            ppca._fit_missing(X.double(), mask, torch.finfo(X.dtype).eps, tol, max_steps)
         return ppca.to(X)
 
-    def _fit_missing(self, X: Tensor, mask: Tensor, tol: float, max_steps: int) -> None:
-        count = mask.sum(0)
-        if not bool(count.all()):
-            raise ValueError(
-                f"columns {count.eq(0).nonzero().flatten().tolist()} of X have no observed entry: drop them"
-            )
-        mean = observed(X, mask).sum(0) / count
+    def _fit_missing(self, X: Tensor, mask: Tensor, eps: float, tol: float, max_steps: int) -> None:
+        em.check_columns(mask)
+        mean = observed(X, mask).sum(0) / mask.sum(0)
         self.set(*closed_form.maximum_likelihood(torch.where(mask, X, mean), self.W.shape[1]))
         before = -math.inf
         for _ in range(max_steps):
-            now = float(self.em_step(X, mask))
+            now = float(self._em_step(X, mask, eps))
             if now - before < tol:
                 return
             before = now
@@ -172,20 +157,18 @@ class PPCA(DLGM):
         for name, given, own in (("W", W, self.W), ("mu", mu, self.mu), ("sigma2", sigma2, self.sigma2)):
             if given.shape != own.shape:
                 raise ValueError(f"{name} has shape {tuple(given.shape)}; expected {tuple(own.shape)}: reshape it")
-        if not sigma2 > 0:
-            raise ValueError(f"sigma2 is {sigma2:g}; expected a variance > 0: choose fewer latents, or float64")
+        if not 0 < sigma2 < math.inf:
+            raise ValueError(f"sigma2 is {sigma2:g}; expected a finite variance > 0: choose fewer latents, or float64")
         self.W.copy_(W)
         self.mu.copy_(mu)
-        self.likelihood.u.copy_(0.5 * sigma2.log())
+        self.likelihood.u.copy_(0.5 * sigma2.double().log())
 
     @torch.no_grad()
     def em_step(self, X: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""One step of EM, in place; it never lowers the evidence (float64; in float32 but for rounding).
+        r"""One step of EM, in place and in float64; it never lowers the evidence but for rounding of the parameters.
 
-        E: p(t_i | x_i, w) for each row. M: each row (w_j, μ_j) of (W, μ) is a least-squares fit of the observed x_ij
-        on (t_i, 1) under the posterior; σ² is the mean expected squared residual. The prior is fitted along,
-        N(a, A) with the moments of t, and put back to N(0, I) by W ← W A^½, μ ← μ + W a (PX-EM: Liu, Rubin, Wu, 1998,
-        Biometrika 85): the same fixed points and as monotone, but not slow where σ² is small.
+        E: p(t_i | x_i, w) for each row. M: `em.maximized`, with the prior fitted along and put back to N(0, I) (PX-EM:
+        Liu, Rubin, Wu, 1998, Biometrika 85): the same fixed points and as monotone, but not slow where σ² is small.
 
         Arguments:
             X: data (N, P).
@@ -193,23 +176,18 @@ class PPCA(DLGM):
 
         Returns:
             The mean of log p(x | w) over the points *before* the step, in nats per point.
+
+        Raises:
+            ValueError: if a column of X has no observed entry, or the likelihood no maximum: W t + μ meets all that is
+                observed of X but for rounding.
         """
-        evidence = self.log_prob(X, mask).mean()
-        q = self.posterior(X, mask)
-        X, mask = filled(X, torch.ones_like(X, dtype=torch.bool) if mask is None else mask)
-        # Centred at μ: the differences of squares below would cancel otherwise.
-        m, x = mask.to(X.dtype), torch.where(mask, X - self.mu, 0.0)
-        # E[t tᵀ] and E[t] of the augmented code (t, 1)
-        t = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], -1)
-        second = t.unsqueeze(2) * t.unsqueeze(1)
-        second[:, :-1, :-1] += q.covariance_matrix
-        D1 = t.shape[1]
-        gram = (m.mT @ second.flatten(1)).unflatten(-1, (D1, D1))  # (P, D+1, D+1)
-        b = x.mT @ t  # (P, D+1)
-        coefficients = torch.linalg.solve(gram, b)
-        # Σ_i E (x_ij − w_j t_i − μ_j)² = Σ_i x_ij² − c_j b_j at the least-squares solution c_j
-        sigma2 = (x.square().sum() - (coefficients * b).sum()) / m.sum()
-        W, (a, moment) = coefficients[:, :-1], (t[:, :-1].mean(0), second[:, :-1, :-1].mean(0))
-        A = torch.linalg.cholesky(moment - a.outer(a))
-        self.set(W @ A, self.mu + coefficients[:, -1] + W @ a, sigma2)
+        return self._em_step(X, mask, torch.finfo(X.dtype).eps).to(X)
+
+    def _em_step(self, X: Tensor, mask: Tensor | None, eps: float) -> Tensor:
+        q = self._posterior(X, mask)
+        em.check(q, self.mu, eps)
+        evidence = q.log_prob().mean()
+        V, m, sigma2 = em.maximized(q)
+        scale = q.log_scale.exp()
+        self.set(scale * V, self.mu + scale * m, scale.square() * sigma2)
         return evidence

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..progress import Bar
 from ..seeding import forked
-from .closed_form import loadings
+from .closed_form import check_range, loadings
 from .model import PPCA
+from .posterior import Posterior
 
 LARGEST = 8192  # features: a scatter of half a gigabyte
 CHUNK = 8192  # points
@@ -55,9 +56,7 @@ def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress
         delta, n = mean - mu, done + len(x)
         S.addmm_(x.mT, x).addr_(delta, delta, alpha=done * len(x) / n)
         mu += delta * (len(x) / n)
-    values, vectors = torch.linalg.eigh(S / N)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)[:, :latent_dim]
-    W, sigma2 = loadings(values[:latent_dim], vectors, values[latent_dim:].mean())
+    W, sigma2 = loadings(_factor(S), N, latent_dim, mu, np.finfo(X.dtype if X.dtype.kind == "f" else float).eps)
     with forked():
         dtypes = {"f4": torch.float32, "f8": torch.float64}  # of either byte order
         ppca = PPCA(latent_dim, P).to(dtypes.get(X.dtype.str[1:], torch.get_default_dtype()))
@@ -70,7 +69,7 @@ def mean_log_prob(ppca: PPCA, X: np.ndarray, *, chunk: int = CHUNK, progress: bo
     r"""The mean of log p(x | w) over the rows of X, in nats per point, in memory of O(chunk · P).
 
     Arguments:
-        ppca: a `PPCA`; its dtype is that of the evaluation of each point, their sum is in float64.
+        ppca: a `PPCA`; all is evaluated in float64, whatever its dtype is.
         X: complete data (N, P), as for `fit_streamed`.
         chunk: how many points are in memory at once.
         progress: whether to show a bar.
@@ -84,8 +83,16 @@ def mean_log_prob(ppca: PPCA, X: np.ndarray, *, chunk: int = CHUNK, progress: bo
         raise ValueError(f"X has shape {tuple(X.shape)}; this model has {len(ppca.mu)} features, so expected (N, that)")
     total = 0.0
     for _, x in _chunks(X, chunk, progress, "log p(x)"):
-        total += float(ppca.log_prob(x.to(ppca.mu)).sum(dtype=torch.float64))
+        total += float(Posterior(ppca.W, ppca.mu, ppca.likelihood.u, x.to(ppca.mu.device)).log_prob().sum())
     return total / N
+
+
+def _factor(S: Tensor) -> Tensor:
+    r"""F (P, P) with FᵀF = S, by the correlations: each column is right to rounding in its own units."""
+    size = S.diagonal().sqrt()
+    size = torch.where(size > 0, size, 1.0)
+    values, Q = torch.linalg.eigh(S / size / size.unsqueeze(1))
+    return values.clamp_min(0).sqrt().unsqueeze(1) * Q.mT * size
 
 
 def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tuple[int, Tensor]]:
@@ -100,6 +107,7 @@ def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tu
                     f"X[{start + row}, {column}] is {float(x[row, column])}; expected complete, finite data: "
                     "PPCA.fit takes missing entries, in memory"
                 )
+            check_range(x)
             yield start, x
             bar.tick()
 
@@ -116,6 +124,12 @@ def _forget(X: np.ndarray) -> None:
 
 
 def _check(X, latent_dim: int, chunk: int) -> tuple[int, int]:
+    if isinstance(X, np.ma.MaskedArray):
+        raise ValueError(
+            "X is a numpy.ma.MaskedArray, and what its mask hides would be read; expected complete data: "
+            "X.data if nothing is masked, else PPCA.fit(torch.from_numpy(X.filled(numpy.nan)), latent_dim) and "
+            "PPCA.log_prob with a mask, in memory"
+        )
     if not isinstance(X, np.ndarray) or X.dtype.kind not in "fiu":
         what = X.dtype if isinstance(X, np.ndarray) else type(X).__name__
         raise ValueError(f"X is {what}; expected a NumPy array of numbers, numpy.load(path, mmap_mode='r') say")
