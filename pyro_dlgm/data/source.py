@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..points import Points
 from ..seeding import forked
 from .batches import transformed
+from .conversion import whole
 
 UNSOUGHT = (
     "the source cannot be sought: {} batches of this epoch are drawn again and skipped, and what comes next is what "
@@ -38,7 +39,8 @@ class Source:
     """
 
     def __init__(self, source: Iterable | Callable, size: int, *, transform=None, device=None):
-        self.source, self.num_points, self.transform, self._to = source, size, transform, device
+        self.source, self.num_points = source, whole("size", size)
+        self.transform, self._to = transform, device
         self.epoch, self._done, self._seen, self.ended = 0, 0, 0, True
         self._state, self._left, self._first = torch.get_rng_state(), None, None
         self.device = self.peek().x.device

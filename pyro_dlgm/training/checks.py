@@ -41,11 +41,13 @@ def _check_kinds(a: SimpleNamespace) -> None:
         if isinstance(program, type) or program is None:
             said = f"the class {program.__name__}" if isinstance(program, type) else "None"
             raise TypeError(f"{name} is {said}; expected an instance: make one first")
-    for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val"):
+    for name in ("x", "mask", "given", "weight", "labels", "x_val", "mask_val", "given_val"):
         value = getattr(a, name)
         if value is not None and is_source(value) and not (name == "x" and a.size is not None):
             more = ", or what yields batches of Points, with size=N" if name == "x" else ""
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor: torch.as_tensor({name}){more}")
+            raise TypeError(
+                f"{name} is a {type(value).__name__}; expected a tensor: {messages.as_tensor(name, value)}{more}"
+            )
     for listener in a.listeners:
         if not hasattr(listener, "after"):
             raise TypeError(
