@@ -1,4 +1,4 @@
-r"""Parts of messages to users: which rows, and an error in one line."""
+r"""Parts of messages to users: which rows, how to make a tensor, and an error in one line."""
 
 import contextlib
 import warnings
@@ -24,6 +24,15 @@ def only_warned(what: str, but: tuple[type[Exception], ...] = ()):
     except Exception as error:
         said = f"{what} raised {type(error).__name__} ({line(error)}); the training goes on"
         warnings.warn(said, stacklevel=3)
+
+
+def as_tensor(name: str, value) -> str:
+    r"""How to make a tensor of the argument ``name``: of a list, an array, a masked one, or a DataFrame."""
+    if hasattr(value, "to_numpy"):
+        return f"torch.as_tensor({name}.to_numpy())"
+    if type(value).__name__ == "MaskedArray":
+        return f"torch.as_tensor({name}.filled(0)), with mask=torch.as_tensor(~numpy.ma.getmaskarray({name}))"
+    return f"torch.as_tensor({name})"
 
 
 def line(error: Exception) -> str:

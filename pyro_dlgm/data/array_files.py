@@ -1,22 +1,20 @@
-r"""Data sets from files of arrays: ``.npy``, ``.npz``, ``.pt``. Nothing in a file is ever executed."""
+r"""Data sets from files of arrays: ``.npy``, ``.npz``, ``.pt``."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import conversion
+from .archives import take
 from .dataset import Dataset, split
 from .transforms import Transform
 
 LAYOUTS = ("NP", "NHW", "NCHW", "NHWC")  # a letter for each axis
 CHANNELS = (1, 3)
-READERS = {
-    ".npy": lambda path: np.load(path, allow_pickle=False),
-    ".npz": lambda path: dict(np.load(path, allow_pickle=False)),
-    ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
-}
+NAMES = "US"  # kinds of NumPy: words, and words of bytes
 
 
 def arrays(
@@ -35,94 +33,82 @@ def arrays(
     r"""The data set in a file of arrays.
 
     Whole numbers stay as they are in ``train`` with a transform, and become real numbers without one. NaN stays: it
-    counts as missing in `PPCA.fit`, and elsewhere a mask has to say so.
+    counts as missing in `PPCA.fit`, and elsewhere a mask has to say so. Only the arrays asked for are read.
 
     Arguments:
-        path: ``.npy``, ``.npz``, or ``.pt`` with a tensor or a dictionary of tensors; never a pickle.
+        path: ``.npy``, ``.npz``, or ``.pt`` with a tensor or a dictionary of tensors; never a pickle. NumPy saves a
+            masked array without its mask, unless as ``x.toflex()``, whose masked entries become NaN.
         key: the name of the array in the file, where it holds several.
         num_test, num_val: how many points test and validate.
         seed: of the shuffle before the split; `None` keeps the order.
         layout: axes of the array, "NCHW", "NHWC", "NHW" or "NP"; four axes need it unless just one of the second and
             the last has the 1 or 3 entries of channels.
-        labels: the name of the array of labels (N,), if there is one.
-        given: the name of the array of what the points are conditioned on: whole numbers (N,), which become one-hot
-            rows; or numbers (N,) or (N, C).
-        transform: what happens at each access: ``Grid(256)`` or ``Dequantize(256)`` for 8-bit images.
+        labels: the name of the array of labels (N,), if there is one: whole numbers, or names, which are numbered in
+            alphabetical order and kept as `Dataset.label_names`.
+        given: the name of the array of what the points are conditioned on: whole numbers or names (N,), which become
+            one-hot rows; or numbers (N,) or (N, C).
+        transform: what happens at each access: ``Grid(256)`` or ``Dequantize(256)`` for 8-bit images,
+            ``Dequantize(65536)`` for 16 bits.
         name: of the data set, by default the file's.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read without executing it, the key, layout or split does not fit, values are
-            no numbers, or infinite, or do not fit the transform.
+            no numbers, or infinite, or lose their content in the default dtype, or do not fit the transform.
     """
-    v, y, c = read(path, key, layout, labels, given)
-    name, how = name or Path(path).stem, {"num_val": num_val, "num_test": num_test, "seed": seed}
-    return split(name, v, y, given=c, transform=transform, protocol=said_of(given, c), **how)
+    held = read(path, key, layout, labels, given)
+    v = held.v if transform is not None else conversion.narrow(held.v, str(path))
+    how = {"num_val": num_val, "num_test": num_test, "seed": seed, "transform": transform, "protocol": held.said}
+    return split(name or Path(path).stem, v, held.labels, given=held.given, label_names=held.label_names, **how)
+
+
+@dataclass(frozen=True)
+class Contents:
+    r"""What a file of arrays holds.
+
+    Attributes:
+        v: the points (N, ...), images with their channels first.
+        labels: whole numbers (N,), or `None`.
+        label_names: what they stand for, where the file holds names.
+        given: what the points are conditioned on (N, C), or `None`.
+        said: what a protocol says of it.
+    """
+
+    v: Tensor
+    labels: Tensor | None
+    label_names: tuple[str, ...] | None
+    given: Tensor | None
+    said: str
 
 
 def read(
     path: str | Path, key: str | None, layout: str | None, labels: str | None = None, given: str | None = None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    r"""The points (N, ...) of a file, their labels (N,) and what is given (N, C), if there are any.
+) -> Contents:
+    r"""The points of a file with their labels and what is given, if there are any.
 
     Arguments and errors as of `arrays`.
     """
     path = Path(path)
-    held = _read(path)
-    v = _tensor(path, _pick(path, held, key))
-    y = None if labels is None else _labels(path, _pick(path, held, labels), len(v))
-    c = None if given is None else _given(path, given, _pick(path, held, given), len(v))
+    beside = [name for name in (labels, given) if name is not None]
+    array, *found = take(path, key, *beside)
+    v, said = _points(path, array)
     v = _images(v, layout)
-    if bool(v.isinf().any()):
+    y, names = (None, None) if labels is None else _labels(path, found[0], len(v))
+    c = None if given is None else _given(path, given, found[-1], len(v))
+    said += "" if c is None else f"given {given} ({c.shape[1]} columns); "
+    return Contents(v, y, names, c, said)
+
+
+def _points(path: Path, array) -> tuple[Tensor, str]:
+    r"""The points, and what a protocol says of real numbers that are rounded."""
+    before = conversion.plain(array, str(path))
+    if before.ndim < 2 or before.size == 0:
+        raise ValueError(f"{path} holds shape {before.shape}; expected points (N, ...), at least one of them")
+    if before.dtype.kind == "f" and np.isinf(before).any():
         raise ValueError(f"{path} has infinite values; expected finite ones, or NaN for missing")
-    return v, y, c
-
-
-def said_of(key: str | None, given: Tensor | None) -> str:
-    r"""What a protocol says of what is given: its name and its columns."""
-    return "" if given is None else f"given {key} ({given.shape[1]} columns); "
-
-
-def _read(path: Path):
-    if path.suffix not in READERS:
-        raise ValueError(f"{path} ends with {path.suffix!r}; expected .npy, .npz or .pt: save it with numpy.save")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; expected one of arrays (.npy, .npz or .pt)")
-    try:
-        return READERS[path.suffix](path)
-    except MemoryError:
-        raise
-    except Exception as error:  # a reader raises whatever its format brings along
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as arrays alone ({reason}); expected numbers, no pickled objects: "
-            "save it with numpy.save, numpy.savez or torch.save of tensors"
-        ) from error
-
-
-def _pick(path: Path, held, key: str | None):
-    if not isinstance(held, Mapping):
-        if key is not None:
-            raise ValueError(f"{path} holds one array without a name, and {key!r} was asked for: leave it out")
-        return held
-    if key is None and len(held) == 1:
-        return next(iter(held.values()))
-    if key not in held:
-        raise ValueError(f"key is {key!r}; {path} holds {', '.join(map(repr, held))}: give one of them")
-    return held[key]
-
-
-def _tensor(path: Path, array) -> Tensor:
-    try:
-        v = torch.as_tensor(array)
-    except (TypeError, ValueError, RuntimeError) as error:
-        kind = getattr(array, "dtype", type(array))
-        raise ValueError(f"{path} holds {kind}; expected an array of numbers") from error
-    if v.is_complex() or v.is_sparse or v.is_quantized:
-        raise ValueError(f"{path} holds {v.dtype} ({v.layout}); expected a dense array of real numbers")
-    if v.dim() < 2 or v.numel() == 0:
-        raise ValueError(f"{path} holds shape {tuple(v.shape)}; expected points (N, ...), at least one of them")
-    return v.to(torch.get_default_dtype()) if v.is_floating_point() or v.dtype == torch.bool else v
+    v = conversion.tensor(before, str(path))
+    rounded = v.is_floating_point() and before.dtype.itemsize > v.element_size()
+    return v, f"{before.dtype} as {str(v.dtype).removeprefix('torch.')}; " if rounded else ""
 
 
 def _images(v: Tensor, layout: str | None) -> Tensor:
@@ -147,23 +133,32 @@ def _layout(v: Tensor) -> str:
     return "NCHW" if first else "NHWC"
 
 
-def _labels(path: Path, array, N: int) -> Tensor:
-    y = torch.as_tensor(array)
-    if y.shape != (N,) or y.is_floating_point():
-        raise ValueError(f"the labels in {path} have shape {tuple(y.shape)} ({y.dtype}); expected {N} whole numbers")
-    return y.long()
+def _labels(path: Path, array, N: int) -> tuple[Tensor, tuple[str, ...] | None]:
+    r"""The labels (N,), numbered where they are names, and the names."""
+    whose = f"the labels in {path}"
+    y = conversion.as_array(array, whose)
+    if y.shape == (N,) and y.dtype.kind in NAMES:
+        names, number = np.unique(np.char.decode(y) if y.dtype.kind == "S" else y, return_inverse=True)
+        return torch.from_numpy(number), tuple(names.tolist())
+    whole = y.dtype.kind in "biu" or (y.dtype.kind == "f" and bool((y == np.round(y)).all()))
+    if y.shape != (N,) or not whole:
+        raise ValueError(f"{whose} have shape {y.shape} ({y.dtype}); expected {N} whole numbers, or names")
+    return torch.from_numpy(conversion.plain(y, whose).astype(np.int64)), None
 
 
 def _given(path: Path, key: str, array, N: int) -> Tensor:
-    c = torch.as_tensor(array)
-    if c.dim() not in (1, 2) or len(c) != N or c.is_complex() or c.numel() == 0:
+    whose = f"{key!r} in {path}"
+    c = conversion.as_array(array, whose)
+    kinds = "biuf" + (NAMES if c.ndim == 1 else "")
+    if c.ndim not in (1, 2) or len(c) != N or c.dtype.kind not in kinds or c.size == 0:
         raise ValueError(
-            f"{key!r} in {path} has shape {tuple(c.shape)} ({c.dtype}); expected what {N} points are conditioned on: "
-            f"whole numbers ({N},) as labels, or numbers ({N}, C)"
+            f"{whose} has shape {c.shape} ({c.dtype}); expected what {N} points are conditioned on: "
+            f"whole numbers or names ({N},) as labels, or numbers ({N}, C)"
         )
-    if c.dim() == 1 and not c.is_floating_point():
-        return torch.nn.functional.one_hot(c.unique(return_inverse=True)[1]).to(torch.get_default_dtype())
-    c = c.reshape(N, -1).to(torch.get_default_dtype())
+    if c.ndim == 1 and c.dtype.kind != "f":
+        number = torch.from_numpy(np.unique(c, return_inverse=True)[1])
+        return torch.nn.functional.one_hot(number).to(torch.get_default_dtype())
+    c = conversion.narrow(conversion.plain(c, whose), whose).reshape(N, -1)
     if not bool(c.isfinite().all()):
-        raise ValueError(f"{key!r} in {path} has NaN or infinite values; expected numbers: fill them in")
+        raise ValueError(f"{whose} has NaN or infinite values; expected numbers: fill them in")
     return c

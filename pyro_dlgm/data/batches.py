@@ -7,14 +7,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .. import masks
+from .. import masks, messages
 from ..points import Points
+from .conversion import whole
 from .streamed_images import Streamed
 
 
 def transformed(points: Points, transform) -> Points:
     r"""The points with their values as a model sees them; what is missing is 0 before the transform looks at it."""
     return points if transform is None else replace(points, x=transform(points.observed()))
+
+
+def _check_tensors(points: Points) -> None:
+    for name, value in vars(points).items():
+        if not isinstance(value, Tensor | Streamed | None):
+            how = messages.as_tensor(name, value)
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor: {how}")
 
 
 class Batches:
@@ -35,10 +43,15 @@ class Batches:
     Attributes:
         epoch: the number of the pass, counted from 1.
         ended: whether the last batch was the last one of its pass.
+
+    Raises:
+        TypeError: if x or what comes with it is no tensor.
+        ValueError: if there are no points, or the size of a batch or the mask does not fit.
     """
 
     def __init__(self, x: Tensor | Streamed | Points, batch_size: int, *, transform=None, **beside: Tensor | None):
-        points = Points.of(x, **beside)
+        points, batch_size = Points.of(x, **beside), whole("batch_size", batch_size)
+        _check_tensors(points)
         if len(points) == 0:
             raise ValueError(f"x has shape {tuple(points.x.shape)}: there are no points")
         if batch_size < 1:

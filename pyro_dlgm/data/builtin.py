@@ -3,6 +3,7 @@ r"""Published data sets: digits, MNIST, Fashion-MNIST and CIFAR-10."""
 import torch
 from torch import Tensor
 
+from .conversion import whole
 from .dataset import Dataset, divided
 from .transforms import Binarize, Dequantize, Grid, Threshold, Transform, seeded
 
@@ -119,7 +120,7 @@ def _torchvision(name: str, root: str, download: bool) -> list:
 
 def _official(name: str, v: list[Tensor], labels: list[Tensor], num_val: int, transform, what: str = "") -> Dataset:
     r"""The data set with the official test points, and the last of the training points to validate."""
-    N = len(v[0])
+    N, num_val = len(v[0]), whole("num_val", num_val)
     if not 0 <= num_val < N:
         raise ValueError(f"num_val is {num_val} of {N} training images; expected 0 <= num_val < {N}")
     train, val = v[0].split([N - num_val, num_val])

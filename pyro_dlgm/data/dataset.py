@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..points import Points
+from .conversion import whole
 from .streamed_images import Streamed
 from .transforms import Transform, real, seeded, seen
 
@@ -23,6 +24,7 @@ class Dataset:
         train_labels, test_labels: whole numbers (N,), where there are any.
         train_given, val_given, test_given: what the points are conditioned on, (N, C), where there is something.
         protocol: what was done to the values, and how they were split: a table of log-likelihoods has to say it.
+        label_names: what the labels stand for, by their number, where they came as names: of folders, say.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Dataset:
     train_given: Tensor | None = None
     val_given: Tensor | None = None
     test_given: Tensor | None = None
+    label_names: tuple[str, ...] | None = None
 
     @property
     def train_points(self) -> Points:
@@ -75,6 +78,7 @@ def split(
     labels: Tensor | None = None,
     *,
     given: Tensor | None = None,
+    label_names: tuple[str, ...] | None = None,
     num_val: int,
     num_test: int,
     seed: int | None,
@@ -88,6 +92,7 @@ def split(
         v: raw values (N, ...); of `Streamed` images those that train stay in their files.
         labels: whole numbers (N,), or `None`.
         given: what the points are conditioned on, (N, C), or `None`.
+        label_names: what the labels stand for, or `None`.
         num_val, num_test: how many points validate and test; the others train.
         seed: of the shuffle; `None` keeps the order, for points that follow each other in time, say.
         transform: what is drawn afresh at each access, or `None`.
@@ -96,7 +101,8 @@ def split(
     Raises:
         ValueError: if no point is left to train or to test on, or the values do not fit the transform.
     """
-    N = len(v)
+    N, num_val, num_test = len(v), whole("num_val", num_val), whole("num_test", num_test)
+    seed = None if seed is None else whole("seed", seed)
     num_train = N - num_val - num_test
     if num_val < 0 or num_test < 1 or num_train < 1:
         raise ValueError(
@@ -114,6 +120,7 @@ def split(
     how = "in their order" if seed is None else f"shuffled with seed {seed}"
     found = (None, None) if labels is None else (labels[train], labels[test])
     made = divided(name, parts, found, transform, how, f"{protocol}{transform or 'values as they are'}")
+    made = replace(made, label_names=label_names)
     if given is None:
         return made
     return replace(made, train_given=given[train], val_given=given[val], test_given=given[test])

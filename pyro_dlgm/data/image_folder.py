@@ -1,13 +1,24 @@
 r"""A folder of images as a data set."""
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .conversion import whole
 from .dataset import Dataset, split
-from .streamed_images import MODES, Files, Streamed
+from .image_file import MODES, SAID, SUFFIXES
+from .streamed_images import Files, Streamed
 from .transforms import Grid, Transform
+
+SYSTEM = ("__MACOSX", "@eaDir")  # folders that archives and file servers leave behind
+# Images that are not read; other files that are none are left out, and the protocol counts them.
+FOREIGN = (".heic", ".heif", ".hif", ".jxl", ".exr", ".pfm", ".dcm")
+FOREIGN += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
+MOST = 5  # kinds of files that a protocol counts
 
 
 def images(
@@ -25,8 +36,14 @@ def images(
 ) -> Dataset:
     r"""The images below a folder, 8 bits a channel.
 
-    Files are taken in the order of their paths. If all of them lie in subfolders, the first subfolder is the label,
-    numbered in alphabetical order, as in torchvision's ``ImageFolder``.
+    Files are taken in the natural order of their paths: frame2 before frame10. If all of them lie in subfolders, the
+    first subfolder is the label, numbered in alphabetical order, as in torchvision's ``ImageFolder``, with its name in
+    `Dataset.label_names`. Links to folders are followed. Hidden files and folders, and those of the system
+    (``__MACOSX``), are no data; the protocol counts what else is left out.
+
+    Images are turned as their EXIF says, and put over white where they are transparent. Grey values of 16 bits are
+    scaled to 8; to keep 16, save the images as an array for `arrays`, with ``Dequantize(65536)``. Of several frames
+    the first is read.
 
     Arguments:
         folder: what holds the images, with or without subfolders.
@@ -42,24 +59,36 @@ def images(
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if size, channels, workers or split make no sense, or a file is no image.
+        ValueError: if size, channels, workers or split make no sense, or a file is no image, or one that is not read:
+            of 32 bits or real numbers, of a format unknown to Pillow, or of more than 2**26 pixels (but for JPEG).
     """
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = _size(size)
+    channels, num_workers = whole("channels", channels), whole("num_workers", num_workers)
     _check(size, channels, num_workers)
     folder = Path(folder)
-    found = paths(folder)
+    found, others = _found(folder)
+    labels, names = _labels(folder, found)
     v = Streamed(Files(found, size, channels), num_workers)
     colours = "grey" if channels == 1 else "colours"
     return split(
         folder.resolve().name,
         v if streamed else v.read(progress),
-        _labels(folder, found),
+        labels,
+        label_names=names,
         num_val=num_val,
         num_test=num_test,
         seed=seed,
         transform=transform or Grid(),
-        protocol=f"resized to {size[0]}x{size[1]} (bicubic, cropped to the middle), {colours}; ",
+        protocol=f"files in natural order, {SAID}, resized to {size[0]}x{size[1]} (bicubic, cropped to the middle), "
+        f"{colours}; {_said(others)}",
     )
+
+
+def _size(size) -> tuple[int, ...]:
+    try:
+        return tuple(whole("size", side) for side in size)
+    except TypeError:
+        return (whole("size", size),) * 2
 
 
 def _check(size: tuple[int, ...], channels: int, num_workers: int) -> None:
@@ -72,24 +101,68 @@ def _check(size: tuple[int, ...], channels: int, num_workers: int) -> None:
 
 
 def paths(folder: Path) -> list[Path]:
-    r"""The images below a folder, in the order of their paths.
+    r"""The images below a folder, in the natural order of their paths.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
+        ValueError: if there is an image that is not read, a link to nothing, or a link that leads back.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
+    return _found(folder)[0]
 
+
+def _found(folder: Path) -> tuple[list[Path], Counter]:
+    r"""The images, and how many other files there are of each suffix."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; expected one with images in it")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    found, others = [], Counter()
+    for path in _walk(folder, ()):
+        suffix = path.suffix.lower()
+        if suffix in FOREIGN:
+            raise ValueError(f"{path} is an image of a format that is not read: save it as PNG, or remove it")
+        if suffix not in SUFFIXES:
+            others[suffix or "no suffix"] += 1
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ValueError(f"{path} is no file, or a link to nothing: mend or remove it")
     if not found:
-        raise FileNotFoundError(f"{folder} holds no image; expected files that end with {', '.join(IMG_EXTENSIONS)}")
-    return found
+        raise FileNotFoundError(
+            f"{folder} holds no image; expected files that end with {', '.join(SUFFIXES)} ({_said(others) or 'empty'})"
+        )
+    return sorted(found, key=lambda path: _natural(path.relative_to(folder))), others
 
 
-def _labels(folder: Path, paths: list[Path]) -> Tensor | None:
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    r"""The files below a folder, but for what is hidden or the system's; links to folders are followed."""
+    above = (*above, folder.resolve())
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name in SYSTEM:
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() in above:
+            raise ValueError(f"{path} is a link that leads back to a folder above it: remove it")
+        else:
+            yield from _walk(path, above)
+
+
+def _natural(path: Path) -> tuple:
+    r"""A key by which frame2 comes before frame10, and within a name letters and numbers are compared in turn."""
+    cut = [re.split(r"([0-9]+)", part) for part in path.parts]
+    return [[int(s) if i % 2 else s for i, s in enumerate(part)] for part in cut], path.parts
+
+
+def _said(others: Counter) -> str:
+    r"""What a protocol says of files that are left out."""
+    kinds = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
+    more = f" and {len(kinds) - MOST} more kinds" if len(kinds) > MOST else ""
+    return f"left out: {', '.join(kinds[:MOST])}{more}; " if kinds else ""
+
+
+def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...] | None]:
     parts = [path.relative_to(folder).parts for path in paths]
     if any(len(part) == 1 for part in parts):
-        return None
-    number = {name: i for i, name in enumerate(sorted({part[0] for part in parts}))}
-    return torch.tensor([number[part[0]] for part in parts])
+        return None, None
+    names = tuple(sorted({part[0] for part in parts}))
+    number = {name: i for i, name in enumerate(names)}
+    return torch.tensor([number[part[0]] for part in parts]), names

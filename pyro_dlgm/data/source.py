@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from ..points import Points
 from ..seeding import forked
 from .batches import transformed
+from .conversion import whole
 
 UNSOUGHT = (
     "the source cannot be sought: {} batches of this epoch are drawn again and skipped, and what comes next is what "
@@ -39,7 +40,8 @@ class Source:
     """
 
     def __init__(self, source: Iterable | Callable, size: int, *, transform=None, device=None):
-        self.source, self.num_points, self.transform, self._to = source, size, transform, device
+        self.source, self.num_points = source, whole("size", size)
+        self.transform, self._to = transform, device
         self.epoch, self._done, self._seen, self.ended = 0, 0, 0, True
         self.length = _length(source)
         self._state, self._left, self._first = torch.get_rng_state(), None, None

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..progress import Bar
+from . import image_file
+from .conversion import whole
 
-MODES = {1: "L", 3: "RGB"}
 READ = 64  # images that are read at a time where all are
 
 
 class Files(torch.utils.data.Dataset):
-    r"""Creates the images of a folder as bytes (C, H, W), scaled to cover the size and cropped to the middle.
+    r"""Creates the images of a folder as bytes (C, H, W), each of them that of `image_file.read`.
 
     Arguments:
         paths: the files.
@@ -31,15 +32,10 @@ class Files(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> Tensor | str:
         r"""The image, or why there is none: an error in a worker would arrive with the worker's traceback."""
-        from PIL import Image, ImageOps
-        from torchvision.transforms.functional import pil_to_tensor
-
         try:
-            with Image.open(self.paths[i]) as image:
-                fitted = ImageOps.fit(image.convert(MODES[self.channels]), self.size[::-1], Image.Resampling.BICUBIC)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{self.paths[i]} cannot be read as an image ({error}): repair or remove it"
-        return pil_to_tensor(fitted)
+            return image_file.read(self.paths[i], self.size, self.channels)
+        except ValueError as error:
+            return str(error)
 
     def part(self, index: Tensor) -> "Files":
         r"""The images of these rows alone."""
@@ -62,7 +58,8 @@ class Streamed:
     extremes = torch.tensor([0, 255], dtype=torch.uint8)  # what values may be, for a transform to check
 
     def __init__(self, files: Files, num_workers: int = 0, device: str | torch.device = "cpu"):
-        self.files, self.num_workers, self.device = files, num_workers, torch.device(device)
+        self.files, self.device = files, torch.device(device)
+        self.num_workers = whole("num_workers", num_workers)
         self.is_cuda = self.device.type == "cuda"
         self.shape = torch.Size((len(files), files.channels, *files.size))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..seeding import forked
+from .conversion import whole
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -17,14 +18,32 @@ def real(v: Tensor) -> Tensor:
     return v if v.is_floating_point() else v.to(torch.get_default_dtype())
 
 
+def _check_known(v: Tensor, transform) -> None:
+    if v.is_floating_point() and bool(v.isnan().any()):
+        raise ValueError(
+            f"values have NaN; {transform} expects numbers: read them with transform=None, and mask them where the "
+            f"transform is drawn: fit(x, mask=~x.isnan(), transform={transform})"
+        )
+
+
 @dataclass(frozen=True)
 class _Levels:
-    r"""Creates a map of whole numbers v in 0..levels−1."""
+    r"""Creates a map of whole numbers v in 0..levels−1.
+
+    Raises:
+        ValueError: if there are fewer than 2 levels, or they are no whole number.
+    """
 
     levels: int
 
+    def __post_init__(self):
+        object.__setattr__(self, "levels", whole("levels", self.levels))
+        if self.levels < 2:
+            raise ValueError(f"levels is {self.levels}; expected at least 2")
+
     def check(self, v: Tensor) -> None:
         r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
+        _check_known(v, self)
         whole = not v.is_floating_point() or bool((v == v.round()).all())
         lowest, highest = float(v.min()), float(v.max())  # as floats, since bytes compared with a 256 wrap round
         if not whole or not 0 <= lowest <= highest < self.levels:
@@ -43,7 +62,8 @@ class Dequantize(_Levels):
 
     def __call__(self, v: Tensor) -> Tensor:
         v = real(v)
-        return (v + torch.rand_like(v)) / self.levels
+        below = (v + 1) * (1 - torch.finfo(v.dtype).eps / 2)  # of 16 bits, v + u rounds up to v + 1 once in 512 draws
+        return torch.minimum(v + torch.rand_like(v), below) / self.levels
 
     def bits_per_dim(self, log_p: float, num_pixels: int) -> float:
         r"""(P ln levels − log p(x)) / (P ln 2), for log p(x) in nats per point."""
@@ -73,6 +93,7 @@ class Binarize:
 
     def check(self, x: Tensor) -> None:
         r"""Raises a `ValueError` unless x lies in [0, 1]."""
+        _check_known(x, self)
         if not x.is_floating_point() or x.min() < 0 or x.max() > 1:
             raise ValueError(f"values go from {x.min()} to {x.max()} ({x.dtype}); Binarize expects real ones in [0, 1]")
 
@@ -83,8 +104,15 @@ class Threshold:
 
     at: float = 0.5
 
+    def __post_init__(self):
+        object.__setattr__(self, "at", float(self.at))
+
     def __call__(self, x: Tensor) -> Tensor:
         return (x > self.at).to(real(x).dtype)
+
+    def check(self, x: Tensor) -> None:
+        r"""Raises a `ValueError` on NaN, which is neither above nor below."""
+        _check_known(x, self)
 
 
 def seen(v: Tensor, transform: Transform | None, num: int) -> Tensor:

@@ -75,7 +75,8 @@ def _official(read: Callable, binary: bool, root, likelihood: str, given: dict) 
 
 def _file(root, likelihood: str, given: dict) -> Dataset:
     named = (given.get(option) for option in ("key", "layout", "labels", "given"))
-    v, labels, c = array_files.read(root, *named)
+    held = array_files.read(root, *named)
+    v, beside = held.v, {"given": held.given, "label_names": held.label_names, "protocol": held.said}
     values = kind(v, root)
     check_fits(likelihood, values, f"the values of {root}")
     transform = None
@@ -83,8 +84,7 @@ def _file(root, likelihood: str, given: dict) -> Dataset:
         v, transform = (v / 255 if likelihood == "bernoulli" else v), BYTES[likelihood]
     elif likelihood == "bernoulli" and values != "zeros and ones":
         transform = Binarize()
-    said = array_files.said_of(given.get("given"), c)
-    return split(Path(root).stem, v, labels, given=c, transform=transform, protocol=said, **_parts(len(v), given))
+    return split(Path(root).stem, v, held.labels, transform=transform, **beside, **_parts(len(v), given))
 
 
 def _folder(root, likelihood: str, given: dict) -> Dataset:

@@ -47,7 +47,9 @@ def _check_kinds(a: SimpleNamespace) -> None:
         value = getattr(a, name)
         if value is not None and is_source(value) and not (name == "x" and a.size is not None):
             more = ", or what yields batches of Points, with size=N" if name == "x" else ""
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor: torch.as_tensor({name}){more}")
+            raise TypeError(
+                f"{name} is a {type(value).__name__}; expected a tensor: {messages.as_tensor(name, value)}{more}"
+            )
     for listener in a.listeners:
         if not hasattr(listener, "after"):
             raise TypeError(

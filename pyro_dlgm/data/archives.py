@@ -1,0 +1,91 @@
+r"""Files of arrays, of which only the arrays asked for are read. Nothing in a file is ever executed."""
+
+import contextlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..messages import line
+
+SHOWN = 20  # names that a message lists
+
+
+def take(path: Path, *keys: str | None) -> list:
+    r"""The arrays of these names in a file, in their order; `None` asks for the only one.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        MemoryError: if there is not enough for an array.
+        ValueError: if the file cannot be read without executing it, or does not hold the key.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise ValueError(f"{path} ends with {path.suffix!r}; expected .npy, .npz or .pt: save it with numpy.save")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; expected one of arrays (.npy, .npz or .pt)")
+    with contextlib.ExitStack() as stack:
+        with _legible(path):
+            held = READERS[suffix](path)
+        if isinstance(held, np.lib.npyio.NpzFile):
+            stack.enter_context(held)
+        return [_pick(path, held, key) for key in keys]
+
+
+def _numpy(path: Path):
+    return np.load(path, allow_pickle=False)
+
+
+def _torch(path: Path):
+    r"""What torch saved; of the present form, tensors are mapped and read where they are touched."""
+    settings = {"map_location": "cpu", "weights_only": True}
+    if not zipfile.is_zipfile(path):
+        return torch.load(path, **settings)
+    with zipfile.ZipFile(path) as parts:
+        if any(part.compress_type for part in parts.infolist()):
+            raise ValueError("it is compressed")
+    return torch.load(str(path), mmap=True, **settings)
+
+
+READERS = {".npy": _numpy, ".npz": _numpy, ".pt": _torch}
+
+
+@contextlib.contextmanager
+def _legible(path: Path):
+    r"""Context manager: what a reader raises names the file, in one line."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(
+            f"{path} asks for more memory than there is ({line(error)}): repair it, or read parts of it by "
+            "numpy.load(path, mmap_mode='r'), which fit takes"
+        ) from error
+    except Exception as error:  # a reader raises whatever its format brings along
+        raise ValueError(
+            f"{path} cannot be read as arrays alone ({line(error) or type(error).__name__}); expected numbers, no "
+            "pickled objects: save it with numpy.save, numpy.savez or torch.save of tensors"
+        ) from error
+
+
+def _pick(path: Path, held, key: str | None):
+    if not isinstance(held, Mapping):
+        if key is not None:
+            raise ValueError(f"{path} holds one array without a name, and {key!r} was asked for: leave it out")
+        return _own(held)
+    names = list(held)
+    if key is None and len(names) == 1:
+        key = names[0]
+    if key not in names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        shown = ", ".join(repr(name)[:100] for name in names[:SHOWN])
+        raise ValueError(f"key is {key!r}; {path} holds {shown}{more}: give one of them")
+    with _legible(path):
+        return _own(held[key])
+
+
+def _own(array):
+    r"""A copy of what is mapped, since the file may change."""
+    return array.clone() if isinstance(array, Tensor) else array
