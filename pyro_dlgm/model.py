@@ -5,13 +5,12 @@ import contextlib
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
-from pyro.distributions.util import is_validation_enabled, scale_and_mask
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
-from . import messages
+from .likelihoods.support import supported
 from .masks import filled
 from .points import side
 from .priors import needs_given
@@ -168,7 +167,7 @@ class DLGM(Program):
                 prior = self.prior_of(given)
                 t = self._code(pyro.sample(self.latent, prior), prior)
             p = self.likelihood(t, mask, **side(given))
-            return pyro.sample(self.observed, p, obs=None if x is None else self._checked(p, x))
+            return pyro.sample(self.observed, p, obs=None if x is None else supported(p, x, self.likelihood))
 
     def prior_of(self, given: Tensor | None = None):
         r"""Returns p(t), or p(t | c) where something is given.
@@ -195,7 +194,7 @@ class DLGM(Program):
             t = self.prior_of(one.get("given"))((1,))  # a draw: a prior need not know its mean
             t = t.squeeze(0) if t.dim() > 2 else t
             p = self.likelihood(t, **one)
-            self._checked(p.expand((len(x),)) if len(x) else p, x, first)
+            supported(p.expand((len(x),)) if len(x) else p, x, self.likelihood, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(
                 f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), or model.to({x.dtype})"
@@ -251,52 +250,3 @@ class DLGM(Program):
                 f"build the guide with latent_dim={D}"
             )
         return t
-
-    def _checked(self, p, x: Tensor, first: int = 0) -> Tensor:
-        r"""x, with its shape checked, and its support where Pyro's validation is on; ``first``: the number of a row."""
-        if x.dim() and len(x) == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected at least one")
-        batch = x.dim() - len(p.event_shape)
-        # x may lack leading axes of t (particles), but not its last one, and it has none that multiplies the points.
-        fits = batch >= min(1, len(p.batch_shape)) and x.shape[batch:] == p.event_shape
-        if not (fits and x.shape[:batch] == p.batch_shape[len(p.batch_shape) - batch :]):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
-                f"that is (B, {', '.join(map(str, p.event_shape))}), here with B = {tuple(p.batch_shape[-1:])}: "
-                "reshape x, or build the network for its shape"
-            )
-        if is_validation_enabled():
-            _check_type(p, x)
-            self._check_support(p, x, first)
-        return x
-
-    def _check_support(self, p, x: Tensor, first: int) -> None:
-        inside, finite = p.support.check(x), x.isfinite()
-        outside = f"x has values outside the support of {type(self.likelihood).__name__} in"
-        if not bool(finite.all()):
-            bad = ~finite.flatten(x.dim() - len(p.event_shape)).all(-1) if p.event_shape else ~finite
-            raise ValueError(
-                f"{outside} {_rows(bad, first)}, NaN or infinite ones; expected finite numbers: mask them, or drop the "
-                "rows"
-            )
-        if not bool(inside.all()):
-            raise ValueError(
-                f"{outside} {_rows(~inside, first)} (x goes from {x.min():g} to {x.max():g}): "
-                "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid), choose a likelihood for "
-                "such values (FixedNormal, ContinuousBernoulli, DiscretizedLogistic), or mask them"
-            )
-
-
-def _check_type(p, x: Tensor) -> None:
-    r"""Raises a `ValueError` unless x has a real type; a whole one only where p is one of counts."""
-    support = p.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    counts = support.is_discrete and support is not constraints.boolean
-    if x.dtype == torch.bool or x.is_complex() or not (x.is_floating_point() or counts):
-        raise ValueError(f"x has dtype {x.dtype}; expected real numbers: use x.float(), or a transform (data.Grid)")
-
-
-def _rows(bad: Tensor, first: int) -> str:
-    r"""Names the points, along the last axis, that are bad; the first of them has the number ``first``."""
-    return messages.rows((bad.nonzero()[:, -1].unique() + first).tolist() if bad.dim() else [])

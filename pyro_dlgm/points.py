@@ -6,7 +6,7 @@ import torch
 from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 
-from . import masks
+from . import masks, messages
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Points:
         """
         x = self.x
         if not isinstance(x, Tensor):
-            raise ValueError(f"x is a {type(x).__name__}; expected a tensor (B, ...): use torch.as_tensor(x)")
+            raise ValueError(f"x is a {type(x).__name__}; expected a tensor (B, ...): use {messages.as_tensor('x', x)}")
         if x.dim() == 0 or len(x) == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected (B, ...) with B >= 1")
         check_index(self.index)

@@ -6,9 +6,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import infer, poutine
+from pyro_dlgm.guides.base import Guide
 
 from pyro_dlgm import SVI, fit, load
-from pyro_dlgm.guides.base import Guide
 from pyro_dlgm.optim.svi import adam
 
 X, INDEX = torch.rand(10, 1, 5, 7, generator=torch.Generator().manual_seed(0)), torch.arange(10)

@@ -77,7 +77,7 @@ def _unpack(a: SimpleNamespace) -> None:
             setattr(a, f"mask{val}", points.mask)
             setattr(a, f"given{val}", points.given)
             a.weight = a.weight if val else points.weight
-    if isinstance(a.x, np.ndarray):
+    if isinstance(a.x, np.ndarray) and not np.ma.isMaskedArray(a.x):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*not writable.*")  # it is only read
             a.x = torch.from_numpy(a.x)

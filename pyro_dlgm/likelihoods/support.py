@@ -1,0 +1,68 @@
+r"""Whether x is one for a likelihood: its shape, its type, its values."""
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.util import is_validation_enabled
+from torch import Tensor, nn
+
+from .. import messages
+
+
+def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
+    r"""Returns x, with its shape checked, and its support where Pyro's validation is on.
+
+    Arguments:
+        p: p(x | t) of the points.
+        x: data (..., *event).
+        likelihood: whose p it is, for the error.
+        first: the number of the first row, for the error.
+
+    Raises:
+        ValueError: if x has another shape or type than p, or lies outside of its support; it names the rows.
+    """
+    if x.dim() and len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected at least one")
+    batch = x.dim() - len(p.event_shape)
+    # x may lack leading axes of t (particles), but not its last one, and it has none that multiplies the points.
+    fits = batch >= min(1, len(p.batch_shape)) and x.shape[batch:] == p.event_shape
+    if not (fits and x.shape[:batch] == p.batch_shape[len(p.batch_shape) - batch :]):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
+            f"that is (B, {', '.join(map(str, p.event_shape))}), here with B = {tuple(p.batch_shape[-1:])}: "
+            "reshape x, or build the network for its shape"
+        )
+    if is_validation_enabled():
+        _check_type(p, x)
+        _check_support(p, x, likelihood, first)
+    return x
+
+
+def _check_support(p, x: Tensor, likelihood: nn.Module, first: int) -> None:
+    inside, finite = p.support.check(x), x.isfinite()
+    outside = f"x has values outside the support of {type(likelihood).__name__} in"
+    if not bool(finite.all()):
+        bad = ~finite.flatten(x.dim() - len(p.event_shape)).all(-1) if p.event_shape else ~finite
+        raise ValueError(
+            f"{outside} {_rows(bad, first)}, NaN or infinite ones; expected finite numbers: mask them, or drop the rows"
+        )
+    if not bool(inside.all()):
+        raise ValueError(
+            f"{outside} {_rows(~inside, first)} (x goes from {x.min():g} to {x.max():g}): "
+            "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid), choose a likelihood for "
+            "such values (FixedNormal, ContinuousBernoulli, DiscretizedLogistic), or mask them"
+        )
+
+
+def _check_type(p, x: Tensor) -> None:
+    r"""Raises a `ValueError` unless x has a real type; a whole one only where p is one of counts."""
+    support = p.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    counts = support.is_discrete and support is not constraints.boolean
+    if x.dtype == torch.bool or x.is_complex() or not (x.is_floating_point() or counts):
+        raise ValueError(f"x has dtype {x.dtype}; expected real numbers: use x.float(), or a transform (data.Grid)")
+
+
+def _rows(bad: Tensor, first: int) -> str:
+    r"""Names the points, along the last axis, that are bad; the first of them has the number ``first``."""
+    return messages.rows((bad.nonzero()[:, -1].unique() + first).tolist() if bad.dim() else [])
