@@ -1,6 +1,7 @@
 """log q at q's own draws: a q that rounding spoils is never reported without a warning, and no other raises one."""
 
 import math
+import re
 import warnings
 
 import cases
@@ -87,7 +88,8 @@ def test_annealing_from_a_q_that_rounding_spoils_is_warned_of():
     for memory in (2**28, 2**16):
         with pytest.warns(UserWarning, match=WORDS) as caught:
             evaluate.ais(model, spoiled(), x, index, 4, 2, num_leapfrog=1, memory=memory, seed=0)
-        assert [w.filename for w in caught] == [__file__]
+        said = [w for w in caught if re.search(WORDS, str(w.message))]  # transitions diverge as well
+        assert [w.filename for w in said] == [__file__]
 
 
 def test_a_scale_below_the_rounding_of_the_mean_is_warned_of():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ..data.batches import Batches, transformed
+from ..data.batches import Batches
 from ..data.source import Source
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
@@ -98,8 +98,9 @@ def _training(a: SimpleNamespace) -> Training:
         with forked():
             some = batches.first(getattr(batches, "batch_size", batches.num_points))
         first_call(a.model, a.guide, some, batches.num_points, validated=a.x_val is not None)
-    with quiet(a.model, a.guide):
-        adapted(a.guide).prepare(lambda: _some(batches))
+    if a.transform is None:  # else the scale of x is what the transform makes of it
+        with quiet(a.model, a.guide):
+            adapted(a.guide).prepare(lambda: _some(batches))
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
@@ -118,7 +119,7 @@ def _some(batches: Batches | Source) -> Points:
     if isinstance(batches, Source):
         return batches.first(SOME)
     rows = torch.linspace(0, batches.num_points - 1, min(SOME, batches.num_points)).long()
-    return transformed(batches.points[rows.to(batches.device)], batches.transform)
+    return batches.points[rows.to(batches.device)]
 
 
 def _batches(a: SimpleNamespace) -> Batches | Source:

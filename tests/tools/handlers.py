@@ -368,8 +368,8 @@ def evaluating_without_the_latent():
 @tool(
     "a handler around the model, in fit",
     "`fit` takes modules; a handler goes around the call, `with poutine.mask(mask=...): fit(...)`",
-    AttributeError,
-    "has no attribute 'parameters'",
+    TypeError,
+    "which does not say its parameters",
 )
 def fitting_in_a_handler():
     pair = images()

@@ -333,16 +333,16 @@ for undifferentiable, make_loss in UNDIFFERENTIABLE.items():
     tool(
         f"fit(objective=), {undifferentiable}",
         "it has no `differentiable_loss`; it runs under `pyro.infer.SVI`",
-        AttributeError,
-        "has no attribute 'differentiable_loss'",
+        TypeError,
+        "has no differentiable_loss",
     )(lambda make=make_loss: fitting(make()))
 
 
 @tool(
     "fit(objective=), JitTrace_ELBO",
     "compiled losses take parameters from Pyro's store, and `fit` keeps none there; they run under `pyro.infer.SVI`",
-    RuntimeError,
-    "requires grad as a constant",
+    TypeError,
+    "compiles the program for one batch",
 )
 def fitting_compiled():
     fitting(infer.JitTrace_ELBO())
