@@ -233,7 +233,7 @@ class Training:
         self.svi.check()
         # With β ≠ 1 somewhere in the epoch the objective is no bound, and is not called one.
         name = self.bound if self.beta == 1 and self.step > self.warmup_steps else f"tempered_{self.bound}"
-        record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss / self._points)}
+        record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss) / float(self._points)}
         if self._steps:
             record["gradient_norm"] = float(self._norm) / self._steps
         self._forget()
