@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -178,3 +179,22 @@ def fill(file):
     with file.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
         while True:
             stream.write(bytes(4096))
+
+
+class Killed(Exception):
+    pass
+
+
+def broken_off(kind, out, step, monkeypatch, **settings):
+    r"""Runs a training into an error after that step, with a checkpoint of each step before."""
+    count = Training._count
+
+    def stopped(self, done):
+        count(self, done)
+        if done.step == step:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(autosave, "EVERY", 0.0)
+        patch.setattr(Training, "_count", stopped)
+        train(kind, out, **settings)

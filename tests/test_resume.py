@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from killing import SHAPE, N, logged, pair, points, records, same, train, weights
+from killing import SHAPE, Killed, N, broken_off, logged, pair, points, records, same, train, weights
 from PIL import Image
 from pyro.infer import Trace_ELBO
 
@@ -26,25 +26,6 @@ from pyro_dlgm.runs.fingerprint import described, differences, fingerprint
 from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import autosave
 from pyro_dlgm.training.loop import Training
-
-
-class Killed(Exception):
-    pass
-
-
-def broken_off(kind, out, step, monkeypatch, **settings):
-    r"""Runs a training into an error after that step, with a checkpoint of each step before."""
-    count = Training._count
-
-    def stopped(self, done):
-        count(self, done)
-        if done.step == step:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(autosave, "EVERY", 0.0)
-        patch.setattr(Training, "_count", stopped)
-        train(kind, out, **settings)
 
 
 def call(*arguments):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killing import KINDS, SHAPE, D, N, faults, logged, pair, records, same, train, weights
+from killing import KINDS, SHAPE, D, N, broken_off, faults, logged, pair, records, same, train, weights
 
 from pyro_dlgm import fit, guides
 from pyro_dlgm.optim import nan_guard
@@ -201,28 +201,9 @@ def test_after_early_stopping_the_run_is_at_its_best_epoch(tmp_path):
     assert same(before, weights(tmp_path / "run"))
 
 
-class Killed(Exception):
-    pass
-
-
-def broken_off(out, step, monkeypatch, **settings):
-    r"""Runs a training into an error behind that step, with a checkpoint of each step before."""
-    count = Training._count
-
-    def stopped(self, done):
-        count(self, done)
-        if done.step == step:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(autosave, "EVERY", 0.0)
-        patch.setattr(Training, "_count", stopped)
-        train("amortized", out, **settings)
-
-
 def test_a_run_with_patience_that_was_killed_loads_with_its_best_weights(tmp_path, monkeypatch):
     settings = {"lr": 0.1, "schedule": "constant", "x_val": torch.rand(20, *SHAPE), "patience": 50}
-    broken_off(tmp_path / "killed", 20, monkeypatch, epochs=60, **settings)
+    broken_off("amortized", tmp_path / "killed", 20, monkeypatch, epochs=60, **settings)
     bounds = [r["val_elbo"] for r in records(tmp_path / "killed")]
     best = bounds.index(max(bounds)) + 1
     assert 1 <= best < len(bounds) == 6  # so that the best weights are not the last ones
@@ -236,7 +217,7 @@ def test_a_run_with_patience_that_was_killed_loads_with_its_best_weights(tmp_pat
 
 def test_without_patience_the_last_weights_are_loaded(tmp_path, monkeypatch):
     settings = {"lr": 0.1, "schedule": "constant", "x_val": torch.rand(20, *SHAPE)}
-    broken_off(tmp_path / "killed", 20, monkeypatch, epochs=60, **settings)
+    broken_off("amortized", tmp_path / "killed", 20, monkeypatch, epochs=60, **settings)
     model, guide = pair("amortized")
     load(tmp_path / "killed", model=model, guide=guide)
     assert all(map(torch.equal, guide.state_dict().values(), Run(tmp_path / "killed").load()["guide"].values()))

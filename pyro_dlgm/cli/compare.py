@@ -54,8 +54,8 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
     """The main job: several guides on one generative model, one table.
 
     Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first, where the
-    likelihood is a density as well. Guides
-    with parameters for each point score the test set after an E-step there, with w frozen.
+    likelihood is a density as well. Guides with parameters for each point score the test set after an E-step there,
+    with w frozen.
 
     \b
     --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error

@@ -127,9 +127,10 @@ def _batches(a: SimpleNamespace) -> Batches | Source:
         source = Source(a.x, a.size, transform=a.transform, device=a.device)
         checks.check_data("x", a.model, source.peek(), a.transform)
         return source
-    checks.check_norms(a, checks.batch_size(a.batch_size, len(a.x)))
+    size = checks.batch_size(a.batch_size, len(a.x))
+    checks.check_norms(a, size)
     beside = {"mask": a.mask, "given": a.given, "weight": a.weight}
-    return Batches(a.x, checks.batch_size(a.batch_size, len(a.x)), transform=a.transform, **beside)
+    return Batches(a.x, size, transform=a.transform, **beside)
 
 
 def _climb(training: Training, listeners: Sequence[Listener], shown: bool) -> Result:
