@@ -7,10 +7,15 @@ from .chain import Chain
 from .exact import Exact
 from .hybrid import Hybrid
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
+from .programs.auto import AutoAmortized, AutoPerPoint
+from .programs.auto_local import AutoLocal
 
 __all__ = [
     "Amortized",
     "Auto",
+    "AutoAmortized",
+    "AutoLocal",
+    "AutoPerPoint",
     "Chain",
     "Exact",
     "FullRank",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..points import Points
 from ..priors import needs_given
-from .base import Shared
+from ..program import Shared
 from .per_point import Rowed
 
 SUPPORTED = ("AutoNormal", "AutoDelta")

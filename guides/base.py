@@ -3,7 +3,7 @@ r"""The guide: a Pyro program that samples t from q, whatever q is."""
 import contextlib
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -13,33 +13,6 @@ from torch import Tensor
 
 from ..points import Points, side
 from ..program import Program
-
-
-class Shared(Sequence):
-    r"""Holds a module (or `None`), as its one item, without registering it in the module tree.
-
-    A deep copy of both, in whatever order and in whatever holds them, holds the copy; one of the holder alone the
-    module itself. Which of the two it is, is known once the copying is over: it is asked at the first use.
-    """
-
-    def __init__(self, module: tuple):
-        (self._module,), self._copies = module, None
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, place):
-        if self._copies is not None:
-            self._module, self._copies = self._copies.get(id(self._module), self._module), None
-        return (self._module,)[place]
-
-    def __deepcopy__(self, memo):
-        copied = Shared((self[0],))
-        copied._copies = memo
-        return copied
-
-    def __reduce__(self):
-        return Shared, ((self[0],),)
 
 
 def _registering(posterior):

@@ -1,13 +1,18 @@
 r"""The Markov chain as a guide: Monte Carlo EM."""
 
+from functools import partial
+
 import pyro
 import torch
 from torch import Tensor
 
 from ..distributions import draws, stddev
+from ..latents.asked import log_joint, prior
+from ..latents.local import LocalModel
 from ..points import Points
 from ..priors import StandardNormal, needs_given
-from .base import Guide, Shared
+from ..program import Shared
+from .base import Guide
 from .empirical import States
 from .kernel import KEPT, Kernel, Tuning, converged, rounds
 from .per_point import Rowed
@@ -176,7 +181,8 @@ class Chain(Rowed):
         r"""Where the chains start, if it depends on the points: `None` where they are draws of p(t) already."""
         if self._start_from[0] is not None:
             return self._start_from[0].posterior(points.x, None, points.mask, **points.side)
-        return self._model[0].prior(**points.side) if points.side else None
+        fixed = not points.side and not isinstance(self._model[0], LocalModel)
+        return None if fixed else prior(self._model[0], points)
 
     def _run(self, points: Points, learn: int, keep: int = 0) -> list[Tensor]:
         r"""Moves the chains of the points by `Kernel.run`, keeps what was learned, and returns the draws."""
@@ -191,8 +197,7 @@ class Chain(Rowed):
     def _kernel(self, points: Points) -> Kernel:
         model, s = self._model[0], self.settings
         tuning = Tuning(*(getattr(self, name)[points.index] for name in Tuning.__dataclass_fields__))
-        log_joint = lambda t: model.log_joint(points.x, t, points.mask, **points.side)  # noqa: E731
-        return Kernel(log_joint, tuning, s["num_leapfrog"], s["target_acceptance"])
+        return Kernel(partial(log_joint, model, points), tuning, s["num_leapfrog"], s["target_acceptance"])
 
     def _store(self, tuning: Tuning, index: Tensor) -> None:
         for name, rows in vars(tuning).items():
@@ -200,7 +205,9 @@ class Chain(Rowed):
 
 
 def _prior(model, latent_dim: int):
-    r"""p(t), or N(0, I) for the time being where it is conditional: at their first visit, states are drawn anew."""
+    r"""p(t), or N(0, I) for the time being where it depends on points: at their first visit, states are drawn anew."""
+    if isinstance(model, LocalModel):
+        return StandardNormal(model.latent_dim)()
     return StandardNormal(latent_dim)() if needs_given(model.prior) else model.prior()
 
 

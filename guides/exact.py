@@ -3,7 +3,8 @@ r"""The exact posterior as a guide, where the model has one."""
 import pyro.distributions as dist
 from torch import Tensor
 
-from .base import Guide, Shared
+from ..program import Shared
+from .base import Guide
 
 
 class Exact(Guide):

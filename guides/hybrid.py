@@ -1,6 +1,7 @@
 r"""An encoder whose draws a few transitions of HMC improve: Hoffman's hybrid of variational and Monte Carlo EM."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pyro
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from .. import hmc
 from ..distributions import stddev
+from ..latents.asked import log_joint
+from ..latents.local import LocalModel
 from ..points import Points, side
 from ..priors import needs_given
-from .base import Guide, Shared
+from ..program import Shared
+from .base import Guide
 from .chain import Chain, check_settings
 from .empirical import States
 from .kernel import DECAY, Kernel, Tuning
@@ -120,7 +124,8 @@ class Hybrid(Guide):
         with torch.no_grad():
             tuning = Tuning.start(stddev(q))
         tuning.log_step = self.log_step.expand(len(x))
-        return Kernel(lambda t: model.log_joint(x, t, mask, **side), tuning, self.num_leapfrog, self.target_acceptance)
+        target = partial(log_joint, model, Points(x, None, mask, **side))
+        return Kernel(target, tuning, self.num_leapfrog, self.target_acceptance)
 
     def _adapt(self, acceptance: Tensor) -> None:
         self.visits = self.visits + 1
@@ -130,6 +135,8 @@ class Hybrid(Guide):
 
 def latent_dim(model, guide: Guide) -> int:
     r"""D, as the guide says it, or p(t)."""
+    if isinstance(model, LocalModel):
+        return model.latent_dim
     return guide.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
 
 

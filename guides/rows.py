@@ -15,6 +15,11 @@ def sparse_gradients():
     return held(_sparse, True)
 
 
+def are_sparse() -> bool:
+    r"""Whether table lookups have sparse gradients now."""
+    return _sparse.get()
+
+
 class Rows(nn.Module):
     r"""Creates a table of N rows; ``rows(index)`` looks up the rows ``index`` (B,) and returns (B, width).
 

@@ -3,6 +3,7 @@ r"""The base of models and guides as Pyro programs: unique names, and the plate 
 import contextlib
 import contextvars
 import itertools
+from collections.abc import Sequence
 
 import pyro
 import torch
@@ -75,6 +76,33 @@ class Relative(Messenger):
             )
 
 
+class Shared(Sequence):
+    r"""Holds a module (or `None`), as its one item, without registering it in the module tree.
+
+    A deep copy of both, in whatever order and in whatever holds them, holds the copy; one of the holder alone the
+    module itself. Which of the two it is, is known once the copying is over: it is asked at the first use.
+    """
+
+    def __init__(self, module: tuple):
+        (self._module,), self._copies = module, None
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place):
+        if self._copies is not None:
+            self._module, self._copies = self._copies.get(id(self._module), self._module), None
+        return (self._module,)[place]
+
+    def __deepcopy__(self, memo):
+        copied = Shared((self[0],))
+        copied._copies = memo
+        return copied
+
+    def __reduce__(self):
+        return Shared, ((self[0],),)
+
+
 class Program(PyroModule):
     r"""A root of Pyro parameters with the plate over data.
 
@@ -85,6 +113,8 @@ class Program(PyroModule):
     Arguments:
         plate: name of the plate over data.
     """
+
+    plate_dim = -1
 
     def __init__(self, *, plate: str = "data"):
         super().__init__(self._unique_name())
@@ -158,7 +188,7 @@ class Program(PyroModule):
         return [module for module in found if isinstance(module, PyroModule)]
 
     def data_plate(self, x: Tensor | None, index: Tensor | None, size: int | None):
-        r"""The plate over the points of a batch, at dimension −1.
+        r"""The plate over the points of a batch, at dimension −1 (``plate_dim``).
 
         Without ``size`` it has the batch's length B and scale 1. With ``size=N`` it has N points of which ``index``
         are here, and scale N/B; then ``index`` may be left out for any B points (only their number counts).
@@ -169,14 +199,14 @@ class Program(PyroModule):
         """
         batch = self._batch_length(x, index, size)
         if size is None or (index is None and batch == size):
-            return pyro.plate(self.plate, batch, dim=-1)
+            return pyro.plate(self.plate, batch, dim=self.plate_dim)
         if batch > size:
             raise ValueError(
                 f"a batch of {batch} points does not fit into size={size}; size is the number of all points"
             )
         if index is None:
             index = torch.arange(batch, device=x.device)
-        return pyro.plate(self.plate, size, subsample=index, dim=-1)
+        return pyro.plate(self.plate, size, subsample=index, dim=self.plate_dim)
 
     def weighted(self, x: Tensor | None, index: Tensor | None, size: int | None, *, given=None, weight=None):
         r"""Context manager: log-densities are scaled by the weights (B,) of the points, if there are any.

@@ -17,6 +17,7 @@ LAYERS = [
     ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets", "priors"),
     ("points",),
     ("program", "likelihoods", "objectives"),
+    ("latents",),
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),
     ("evaluate", "runs"),

@@ -37,7 +37,7 @@ def _samples(run: Path, num: int, seed: int, data_root: Path | None):
     import torch
 
     from ..distributions import draws, mean
-    from ..evaluate.blocks import emission, prior
+    from ..latents.asked import emission, prior
     from ..points import Points
     from ..runs.load import load
     from ..seeding import forked

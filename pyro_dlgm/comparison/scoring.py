@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import Dequantize
-from ..evaluate.blocks import prior
 from ..evaluate.e_step import infer
 from ..evaluate.estimates import Mean
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
 from ..guides.per_point import FullRank
+from ..latents.asked import prior
 from ..points import Points
 from ..seeding import forked
 
@@ -48,7 +48,7 @@ def full_rank(model, points: Points, seed: int) -> FullRank:
 @torch.no_grad()
 def scales_at_floor(model, t: Tensor, **side: Tensor) -> int | None:
     r"""Counts the scales within 1% of the floor: parameters of Σ0, or pixels at the median over codes t (M, D)."""
-    floor = getattr(model.likelihood, "floor", None)
+    floor = getattr(getattr(model, "likelihood", None), "floor", None)
     if floor is None:
         return None
     if hasattr(model.likelihood, "scale"):

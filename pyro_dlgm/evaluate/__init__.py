@@ -4,6 +4,7 @@ from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
 from .diagnostics.calibration import Calibration, Coverage, check_calibration
 from .diagnostics.diagnose import Diagnosis, diagnose
 from .e_step import Convergence, infer
+from .given import given_globals
 from .importance import ess, pareto_k
 from .inference_gap import Gaps, gaps
 from .marginal.ais import AIS, ais
@@ -29,6 +30,7 @@ __all__ = [
     "ess",
     "evidence",
     "gaps",
+    "given_globals",
     "impute",
     "infer",
     "iwae",

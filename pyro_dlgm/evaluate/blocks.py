@@ -10,7 +10,9 @@ from torch import Tensor
 from .. import messages
 from ..distributions import draws
 from ..guides.base import adapted
-from ..model import DLGM, Refusing
+from ..latents.asked import posterior
+from ..latents.local import LocalModel
+from ..model import DLGM
 from ..points import Points, side
 from ..seeding import forked
 from .quiet import quiet
@@ -35,31 +37,6 @@ def chunks(num_points: int, num_samples: int, rows: int) -> Iterator[tuple[slice
         yield slice(i, min(i + size, num_points)), counts
 
 
-def posterior(guide, points: Points):
-    r"""Returns q(t | x) of the points."""
-    return guide.posterior(*points.seen, **points.side)
-
-
-def prior(model, points: Points):
-    r"""Returns p(t) of the points, by its density: of batch shape (), or (B,) where it depends on what is given.
-
-    Raises:
-        ValueError: if the prior samples a site of its own, a draw of which would be used silently.
-    """
-    with Refusing():
-        return model.prior_of(points.given) if hasattr(model, "prior_of") else model.prior(**points.side)
-
-
-def emission(model, points: Points, t: Tensor):
-    r"""Returns p(x | t, w) for codes t (..., B, D) of the points."""
-    return model.emission(t, **points.side) if hasattr(model, "emission") else model.likelihood(t, **points.side)
-
-
-def log_joint(model, points: Points, t: Tensor) -> Tensor:
-    r"""Returns log p(x, t | w) of the points for codes t (..., B, D)."""
-    return model.log_joint(points.x, t, points.mask, **points.side)
-
-
 def check_pair(model, guide, points: Points) -> None:
     r"""Raises a `ValueError` unless the likelihood takes the points and, where the guide has rows, each has one."""
     check_points(model, points)
@@ -75,6 +52,8 @@ def check_pair(model, guide, points: Points) -> None:
 def check_points(model, points: Points) -> None:
     r"""Raises a `ValueError` unless the points are points, and the model takes codes with axes on the left."""
     points.check()
+    if isinstance(model, LocalModel):
+        return model.check_axes(points)
     check_axes(model, points.given)
 
 

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from ..distributions import draws
 from ..guides.base import adapted
+from ..guides.programs.auto_local import AutoLocal
+from ..latents.asked import log_joint as joint
+from ..latents.asked import posterior
 from ..points import Points
 from . import importance
-from .blocks import blocks, check_points, posterior
-from .blocks import log_joint as joint
+from .blocks import blocks, check_points
+from .given import given_globals
 from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import quiet
 from .traces import global_draws, traced_log_weights
@@ -120,13 +123,17 @@ def log_joint(
 ) -> Tensor:
     r"""E_q log p(x, t | w) of each point, (B,), in nats: what hard EM climbs. It is no bound on log p(x | w)."""
     points = Points.of(x, index, mask=mask, given=given)
-    check_points(model, points)
+    _check(model, guide, points)
     return weigh(model, guide, points, num_samples, seed, with_q=False)[0].mean(0)
 
 
 def log_mean_exp(table: Tensor) -> Tensor:
     r"""log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,)."""
     return table.logsumexp(0) - math.log(len(table))
+
+
+def _check(model, guide, points: Points) -> None:
+    check_points(given_globals(model, guide)[0], points)
 
 
 def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -> Tensor:
@@ -137,7 +144,7 @@ def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -
             "Ask for evaluate.log_joint, or fit a q with a density to this w: "
             "evaluate.infer(model, guides.FullRank(len(x), D), x)"
         )
-    check_points(model, points)
+    _check(model, guide, points)
     table, off = weigh(model, guide, points, num_samples, seed)
     importance.report(off, stacklevel=3)
     return table
@@ -152,7 +159,7 @@ def weigh(
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")
     columns, strays = [], []
     with quiet(model, guide, seed=seed):
-        weighed = _traced(model, guide, points, num_samples) if _says_too_little(model, guide) else _said(model, guide)
+        weighed = _weighed(model, guide, points, num_samples)
         for block, counts in blocks(points, num_samples):
             tables, off, first = [], [], 0
             for k in counts:
@@ -163,8 +170,23 @@ def weigh(
     return torch.cat(columns, 1), torch.cat(strays)
 
 
-def _says_too_little(model, guide) -> bool:
-    return adapted(guide).posterior is None or not hasattr(model, "log_joint")
+def _weighed(model, guide, points: Points, num_samples: int):
+    if isinstance(guide, AutoLocal):
+        return _per_draw(model, guide, num_samples)
+    if adapted(guide).posterior is None or not hasattr(model, "log_joint"):
+        return _traced(model, guide, points, num_samples)
+    return _said(model, guide)
+
+
+def _per_draw(model, guide: AutoLocal, num_samples: int):
+    r"""Weights of the local latents of a program, given a draw of its global ones for each sample; as `_said`."""
+    drawn = guide.draw_globals(num_samples)
+
+    def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
+        here = {name: value[first : first + num] for name, value in drawn.items()}
+        return _said(*guide.given_globals(model, here))(points, first, num, with_q)
+
+    return weighed
 
 
 def _said(model, guide):

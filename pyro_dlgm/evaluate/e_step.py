@@ -19,11 +19,14 @@ from torch import Tensor
 
 from .. import messages
 from ..guides.base import adapted
+from ..guides.programs.auto_local import AutoLocal
+from ..latents.asked import log_joint, posterior
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
 from ..points import Points
-from .blocks import check_points, log_joint, posterior
+from .blocks import check_points
 from .bounds import weigh
+from .given import given_globals
 from .quiet import quiet
 
 # Learning rates, in parts of the first: each is used until it brings nothing more.
@@ -114,6 +117,9 @@ def infer(
     _check(model, guide, points)
     points = points.numbered()
     pace = Pace(lr, tol, window, max_steps, num_particles, batch_size)
+    if isinstance(guide, AutoLocal):
+        pair = given_globals(model, guide)
+        return _wrapped(guide, infer(*pair, points, **vars(pace), seed=seed))
     with quiet(model, guide, seed=seed), torch.enable_grad():
         fitted = guide.start(points)
         if fitted is guide:
@@ -127,6 +133,15 @@ def infer(
             stacklevel=2,
         )
     return fitted
+
+
+def _wrapped(guide: AutoLocal, inner) -> AutoLocal:
+    r"""The guide of the program with a q of u that was fitted to the points."""
+    if inner is guide.inner:
+        return guide
+    made = guide.with_inner(inner)
+    made.convergence = inner.convergence
+    return made
 
 
 def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
@@ -146,7 +161,8 @@ def _check(model, guide, points: Points) -> None:
         raise TypeError(
             f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
         )
-    check_points(model, points)
+    if not isinstance(guide, AutoLocal):
+        check_points(model, points)
 
 
 class PathBound(ELBO):

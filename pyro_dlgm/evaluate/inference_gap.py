@@ -20,12 +20,14 @@ from torch.distributions import MultivariateNormal
 from .. import distributions, messages
 from ..guides.families import FAMILIES
 from ..guides.per_point import PER_POINT, PerPoint
+from ..latents.asked import posterior
 from ..points import Points
 from ..seeding import seeds
-from .blocks import check_pair, posterior
+from .blocks import check_pair
 from .bounds import log_weights
 from .e_step import Pace, climb
 from .estimates import Estimate
+from .given import given_globals
 from .marginal.blocks import check_start
 from .marginal.certificate import doubts, verdicts
 from .marginal.evidence import STREAMS, Evidence, check, evidence
@@ -159,6 +161,7 @@ def gaps(
         if name not in FAMILIES:
             raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
     check(num_samples, num_chains, num_temperatures, num_simulated)
+    model, guide = given_globals(model, guide)
     check_start(guide)
     asked = Points.of(x, index, mask=mask, given=given)
     check_pair(model, guide, asked)

@@ -7,10 +7,13 @@ from torch import Tensor
 
 from ..distributions import draws, mean
 from ..guides.base import adapted
+from ..latents.asked import emission, posterior
+from ..latents.local import LocalModel
 from ..masks import pixelwise
 from ..objectives import is_drawn
 from ..points import Points, side
-from .blocks import blocks, check_points, emission, posterior
+from .blocks import blocks, check_points
+from .given import given_globals
 from .quiet import quiet
 
 
@@ -41,6 +44,7 @@ def reconstruct(
         ValueError: if x, index, mask, given or the number of samples makes no sense, or the likelihood has no mean.
         TypeError: if the guide has no `posterior`.
     """
+    model, guide = given_globals(model, guide)
     points = Points.of(x, index, mask=mask, given=given)
     check_points(model, points)
     if num_samples is not None and num_samples < 1:
@@ -74,8 +78,9 @@ def decoded(model, points: Points, t: Tensor) -> Tensor:
     if made.isnan().any() and not draws(p, 1, len(t)).isnan().any():
         while hasattr(p, "base_dist"):
             p = p.base_dist
+        name = type(getattr(model, "likelihood", model)).__name__
         raise ValueError(
-            f"{type(model.likelihood).__name__} returns a {type(p).__name__}, which has no mean; expected a likelihood "
+            f"{name} returns a {type(p).__name__}, which has no mean; expected a likelihood "
             "that has one: draw x with model.likelihood(t).sample() instead, for codes t of guide.posterior(x)"
         )
     return made
@@ -117,6 +122,8 @@ def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None)
         ValueError: if the model observes something beside x, which is then no draw of the same story, or samples a
             further latent; if the mask does not fit.
     """
+    if isinstance(model, LocalModel):
+        return model.simulated(num_points, mask, given)
     rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
     with model.global_latents(), pyro.plate(model.plate, num_points, dim=-1), poutine.trace() as tracer:
         x = model.datum(**side(rows))

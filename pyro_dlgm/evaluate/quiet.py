@@ -4,7 +4,6 @@ import contextlib
 
 import pyro
 import torch
-from torch import nn
 
 from ..program import unregistered
 from ..seeding import forked
@@ -17,7 +16,7 @@ def quiet(*programs, seed: int | None = None):
     What needs gradients enables them inside. All of it is global, so that another thread that comes here waits
     (`seeding.alone`); beside a training it gets an error.
     """
-    modules = [m for program in programs if isinstance(program, nn.Module) for m in program.modules()]
+    modules = [m for program in programs if hasattr(program, "modules") for m in program.modules()]
     store = pyro.get_param_store()
     # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
     with forked(seed), store.scope(store.get_state()), unregistered(), torch.no_grad():

@@ -6,9 +6,12 @@ from torch import Tensor
 from .. import distributions
 from ..distributions import draws
 from ..guides.base import adapted
+from ..latents.asked import posterior, prior
+from ..latents.local import LocalModel
 from ..points import Points
-from .blocks import blocks, posterior, prior
+from .blocks import blocks
 from .bounds import log_joint, log_mean_exp, log_weights
+from .given import given_globals
 from .importance import FEWEST, ess, pareto_k
 
 SAMPLES = 10  # of t, where a training is watched
@@ -51,7 +54,8 @@ def rate(model, guide, points: Points) -> Tensor | None:
 
     `None` where the guide does not say its posterior, or the model its prior.
     """
-    if adapted(guide).posterior is None or not hasattr(model, "prior"):
+    model, guide = given_globals(model, guide)
+    if adapted(guide).posterior is None or not (hasattr(model, "prior") or isinstance(model, LocalModel)):
         return None
     return torch.cat([_kl(posterior(guide, block), prior(model, block)) for block, _ in blocks(points, SAMPLES)])
 

@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 from ..distributions import draws, mean, stddev
 from ..guides.base import adapted
 from ..guides.empirical import States
+from ..latents.asked import emission, posterior, prior
 from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
-from .blocks import emission, posterior, prior
 from .diagnostics.aggregate import charged, is_active, marginal_kl, mean_variance, mean_variance_error, two_means
 from .predict import decoded, reconstruct
 from .quiet import quiet

@@ -79,8 +79,8 @@ class Attempt:
     def error(self) -> FloatingPointError:
         r"""What to raise: it names the step, the site, the rows and the first parameter."""
         with self._again(), torch.no_grad():
-            traces = self.svi.objective._get_traces(self.svi.model, self.svi.guide, self.args, self.kwargs)
-            site = _bad_site(traces, partial(self.svi.model, *self.args, **self.kwargs))
+            traces = self.svi.objective._get_traces(self.svi.program, self.svi.guide, self.args, self.kwargs)
+            site = _bad_site(traces, partial(self.svi.program, *self.args, **self.kwargs))
         with self._again():
             loss = self.backward().detach()
             what = "the gradient is not finite" if loss.isfinite() else f"the loss is {float(loss)}"

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..guides.base import adapted
+from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import Rows, sparse_gradients
+from ..latents.call import accepting, as_module
 from ..objectives import ELBO
 from ..program import unregistered
 from .checks import check_objective, check_program, listed, takes_sparse
@@ -33,6 +35,8 @@ def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) ->
             each step: rows want more.
         betas: decay rates of Adam's moments.
     """
+    if any(isinstance(module, AutoLocal) for module in modules):
+        modules = [as_module(module) for module in modules]
     for module in modules:
         check_program("a program", module)
     tables = dict.fromkeys(m.weight for module in modules for m in module.modules() if isinstance(m, Rows))
@@ -41,7 +45,8 @@ def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) ->
         dense = [p for p in module.parameters() if p.requires_grad and p not in seen]
         seen.update(dense)
         if dense:
-            groups.append({"params": dense, "lr": row_lr if adapted(module).per_point else lr})
+            rows_alone = adapted(module).per_point and not isinstance(module, AutoLocal)
+            groups.append({"params": dense, "lr": row_lr if rows_alone else lr})
     made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
     return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
 
@@ -86,10 +91,14 @@ class SVI(pyro.infer.SVI):
         clip_norm: float | None = None,
         check_every: int | None = None,
     ):
+        if isinstance(guide, AutoLocal):
+            guide.check_found()
+            model = as_module(model)
         optimizers = adam(model, guide) if optimizers is None else listed(optimizers)
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; expected a number > 0, or None for no clipping")
         self.model, self.guide, self.optimizers = model, guide, optimizers
+        self.program = accepting(model)
         self.objective, self.clip_norm = ELBO() if loss is None else loss, clip_norm
         check_objective(self.objective)
         self.loss, self._sparse = self.objective.loss, takes_sparse(optimizers, model, guide)
@@ -171,7 +180,7 @@ class SVI(pyro.infer.SVI):
     def _backward(self, only, factor, args, kwargs) -> Tensor:
         validation = pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
         with validation, sparse_gradients() if self._sparse else contextlib.nullcontext(), unregistered():
-            loss = factor * self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
+            loss = factor * self.objective.differentiable_loss(self.program, self.guide, *args, **kwargs)
             self._validated = True
             if loss.requires_grad and only != []:
                 loss.backward(inputs=only)

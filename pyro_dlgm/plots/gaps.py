@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..distributions import diagonal
-from ..evaluate.blocks import log_joint, prior
 from ..evaluate.quiet import quiet
+from ..latents.asked import log_joint, prior
 from ..points import Points
 
 PIECES = ("amortization", "approximation")

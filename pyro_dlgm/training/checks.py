@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import masks, messages
 from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
+from ..guides.programs.auto_local import AutoLocal
 from ..objectives import ELBO
 from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
@@ -40,8 +41,9 @@ def check_arguments(a: SimpleNamespace) -> None:
 
 
 def _check_kinds(a: SimpleNamespace) -> None:
-    for name in ("model", "guide"):
-        check_program(name, getattr(a, name))
+    check_program("guide", a.guide)
+    if not isinstance(a.guide, AutoLocal):
+        check_program("model", a.model)
     check_objective(a.objective)
     for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val"):
         value = getattr(a, name)

@@ -7,6 +7,7 @@ from pyro.infer import autoguide
 from torch import nn
 
 from ..evaluate.quiet import quiet
+from ..latents.call import accepting
 from ..objectives import is_drawn
 from ..points import Points
 
@@ -16,11 +17,15 @@ USE = "use guides.MeanField, guides.FullRank or guides.auto"
 
 def is_made(model, guide) -> bool:
     r"""Whether all parameters of a pair exist, and its rows are those of the batch: of this package, and not lazy."""
-    lazy = any(nn.parameter.is_lazy(p) for program in (model, guide) for p in program.parameters())
+    lazy = any(nn.parameter.is_lazy(p) for program in (model, guide) for p in _parameters(program))
     ours = all(
         type(program).__module__.partition(".")[0] == __package__.partition(".")[0] for program in (model, guide)
     )
-    return ours and not lazy
+    return ours and not lazy and all(getattr(program, "is_set_up", True) for program in (model, guide))
+
+
+def _parameters(program):
+    return program.parameters() if isinstance(program, nn.Module) else ()
 
 
 def first_call(model, guide, points: Points, size: int, *, validated: bool = False) -> None:
@@ -39,7 +44,9 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
     args, kwargs = (points.x, points.index), points.keywords | {"size": size}
     with quiet(model, guide), pyro.validation_enabled(False), torch.enable_grad():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(model).get_trace(*args, **kwargs)  # replayed, it would take the guide's points
+        model_trace = poutine.trace(accepting(model)).get_trace(
+            *args, **kwargs
+        )  # replayed, it would take the guide's points
     name, local = type(guide).__name__, _local(guide_trace)
     for plate, rows in _plates(model_trace).items():
         theirs = _plates(guide_trace).get(plate)

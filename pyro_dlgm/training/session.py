@@ -12,6 +12,7 @@ from ..data.batches import Batches
 from ..data.source import Source
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
+from ..latents.call import as_module
 from ..messages import only_warned
 from ..objectives import ELBO
 from ..optim.nan_guard import interval
@@ -40,6 +41,7 @@ def train(a: SimpleNamespace) -> Result:
     _as_plain(a)
     _unpack(a)
     checks.check_arguments(a)
+    a.model = as_module(a.model)
     with alone(training=True), contextlib.nullcontext() if a.seed is None else forked(a.seed):
         _place(a)
         checks.check_points(a)

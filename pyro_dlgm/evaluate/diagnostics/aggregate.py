@@ -10,8 +10,9 @@ from torch.distributions import Independent
 from ... import distributions
 from ...distributions import draws, mean, variance
 from ...guides.empirical import States
+from ...latents.asked import posterior, prior
 from ...points import Points
-from ..blocks import blocks, posterior, prior
+from ..blocks import blocks
 from .calibration import marginals
 
 BUDGET = 2**22  # numbers of t at a time

@@ -21,9 +21,11 @@ from torch.distributions import MultivariateNormal, Normal
 from ... import distributions
 from ...distributions import draws
 from ...guides.base import adapted
+from ...latents.asked import log_joint, posterior
 from ...points import Points
-from ..blocks import FIT_ONE, blocks, check_axes, check_density, log_joint, posterior
+from ..blocks import FIT_ONE, blocks, check_axes, check_density
 from ..e_step import infer
+from ..given import given_globals
 from ..predict import simulated
 from ..quiet import quiet
 from . import verdicts
@@ -144,6 +146,7 @@ def check_calibration(
         TypeError: if q has no density, or the guide no ``posterior``.
         ValueError: if there are fewer than 50 points, or no samples, or the mask does not fit.
     """
+    model, guide = given_globals(model, guide)
     check_density(guide, WRAP_OR_FIT)
     if num_points < LEAST or num_samples < 1:
         raise ValueError(

@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from ... import distributions, masks
+from ...latents.asked import prior
 from ...points import Points
 from ...seeding import forked
-from ..blocks import check_density, check_pair, prior
+from ..blocks import check_density, check_pair
 from ..estimates import Mean
+from ..given import given_globals
 from ..quiet import quiet
 from . import verdicts
 from .aggregate import is_active, log_aggregate, mean_variance, mean_variance_error, tabulate
@@ -137,6 +139,7 @@ def diagnose(
         TypeError: if q has no density, or the guide no ``posterior``.
         ValueError: if x, index or mask makes no sense, or there are fewer than two points or samples.
     """
+    model, guide = given_globals(model, guide)
     check_density(guide, WRAP_OR_FIT)
     points = Points.of(x, index, mask=mask, given=given)
     check_pair(model, guide, points)

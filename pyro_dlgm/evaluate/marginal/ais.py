@@ -18,6 +18,7 @@ from ...points import Points
 from ..blocks import check_pair
 from ..bounds import log_mean_exp
 from ..estimates import log_mean_exp_error
+from ..given import given_globals
 from .blocks import annealers, annealing, check_start, report
 from .path import Annealer, Settings, Walk
 
@@ -97,6 +98,7 @@ def ais(
     """
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
     points = Points.of(x, index, mask=mask, given=given)
+    model, guide = given_globals(model, guide)
     check_start(guide)
     check_pair(model, guide, points)
     with annealing(model, guide, seed=seed):

@@ -21,6 +21,7 @@ from ..blocks import check_axes
 from ..bounds import log_mean_exp
 from ..e_step import infer
 from ..estimates import Mean
+from ..given import given_globals
 from ..predict import simulated
 from ..quiet import quiet
 from .blocks import annealers, annealing, check_start, report
@@ -93,6 +94,7 @@ def bdmc(
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
     if num_points < 2:
         raise ValueError(f"num_points is {num_points}; expected at least 2, for a standard error")
+    model, guide = given_globals(model, guide)
     check_start(guide)
     check_axes(model, given)
     # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ... import messages
 from ...distributions import draws
+from ...latents.asked import log_joint, posterior, prior
 from ...points import Points
 from ...program import unregistered
 from ...progress import Bar
 from .. import importance
-from ..blocks import FIT_ONE, check_density, chunks, log_joint, posterior, prior
+from ..blocks import FIT_ONE, check_density, chunks
 from ..quiet import quiet
 from .path import Annealer, Settings, Walk
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ...distributions import mean, stddev
+from ...latents import asked
 from ...likelihoods.bernoulli import Bernoulli
 from ...model import DLGM
 from ...points import Points
 from ...seeding import forked
-from .. import blocks
 
 NUMBERS = 2**21  # values of x that are compared with their distribution, or decoded, at a time
 NODES = 2**8  # midpoints that are decoded at a time, at most
@@ -92,7 +92,9 @@ def log_joint(model, points: Points, scales: tuple[Tensor, Tensor], owner: Tenso
     """
     loc, scale = (v[owner] if v.dim() > 1 else v for v in scales)
     t = loc + scale * u.to(loc)
-    own = all(getattr(getattr(model, name), "__func__", None) is vars(DLGM)[name] for name in ("log_joint", "datum"))
+    own = all(
+        getattr(getattr(model, name, None), "__func__", None) is vars(DLGM)[name] for name in ("log_joint", "datum")
+    )
     plain = own and type(model.likelihood) is Bernoulli and points.given is None
     values = _shared(model, points, owner, t, _places(width, u)) if plain else _alone(model, points, owner, t)
     return values + scale.double().log().sum(-1)
@@ -101,7 +103,7 @@ def log_joint(model, points: Points, scales: tuple[Tensor, Tensor], owner: Tenso
 def prior_scales(model, points: Points) -> tuple[Tensor, Tensor]:
     r"""Mean and scale of p(t): (D,), or (B, D) where it depends on what is given. The same ones each time."""
     with forked(0):
-        p = blocks.prior(model, points)
+        p = asked.prior(model, points)
         return mean(p), stddev(p)
 
 
@@ -109,7 +111,7 @@ def _alone(model, points: Points, owner: Tensor, t: Tensor) -> Tensor:
     r"""log p(x_i, t | w) pair by pair, (n,)."""
     rows = max(1, NUMBERS // points.x[0].numel())
     pairs = zip(owner.split(rows), t.split(rows), strict=True)
-    return torch.cat([blocks.log_joint(model, points[i], codes).double() for i, codes in pairs])
+    return torch.cat([asked.log_joint(model, points[i], codes).double() for i, codes in pairs])
 
 
 def _shared(model, points: Points, owner: Tensor, t: Tensor, place: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ...points import Points
 from ...seeding import seeds
 from ..bounds import log_weights
 from ..estimates import Estimate
+from ..given import given_globals
 from .ais import ais
 from .bdmc import BDMC, bdmc
 from .path import Settings
@@ -90,6 +91,7 @@ def evidence(
         num_samples, num_chains, num_temperatures, num_simulated, seed, progress: as in `gaps`.
     """
     check(num_samples, num_chains, num_temperatures, num_simulated)
+    model, judge = given_globals(model, judge)
     weighed, walked, simulated = seeds(STREAMS, seed)
     points = Points.of(points).numbered()
     settings = {"num_chains": num_chains, "num_temperatures": num_temperatures, "progress": progress}

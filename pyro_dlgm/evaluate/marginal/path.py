@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ... import hmc
 from ...distributions import draws, stddev
+from ...latents.asked import log_joint
 from ...points import Points
 from .. import importance
-from ..blocks import log_joint
 
 RATE = 1.0  # of the step sizes' adaptation while they are tuned: they must keep up with a path of few temperatures
 TUNING = 5  # temperatures of a sweep for each one of the sweep that tunes it

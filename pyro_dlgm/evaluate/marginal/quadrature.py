@@ -12,8 +12,9 @@ import warnings
 import torch
 from torch import Tensor
 
+from ...latents.asked import prior
 from ...points import Points
-from ..blocks import check_pair, prior
+from ..blocks import check_pair
 from ..quiet import quiet
 from .cells import Cells, laid, log_joint, prior_scales, product
 

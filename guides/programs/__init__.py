@@ -1,0 +1,1 @@
+r"""Guides of any Pyro program: rows or an encoder for the latents of points, a dense q for the others."""

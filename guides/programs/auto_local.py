@@ -1,0 +1,254 @@
+r"""The guide of any program: a guide of this package for the latents of points, one of Pyro's for the others."""
+
+import contextlib
+import copy
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ...latents.call import Call
+from ...latents.local import FEW, LocalModel
+from ...latents.run import DRAWS
+from ...points import Points, side
+from ...program import Shared
+from ..base import Guide
+from .dense import dense
+from .unsqueezed import Unsqueezed
+
+
+class AutoLocal(Guide):
+    r"""Creates the guide q(globals) ∏_i q_i(u_i) of a Pyro program, u_i the latents of point i as one vector.
+
+    The program is traced at the first call, with the points at hand, or by `setup`: its latents in the plate over
+    points become one unconstrained vector u of each (`latents.local`), whose q a guide of this package has; those
+    outside of the plate get one of Pyro's autoguides.
+
+    Arguments:
+        model: the program, a `PyroModule` or a function of (x, index, *, mask, given, weight, size) or a part of it;
+            kept outside the module tree.
+        make: ``make(local)`` returns the guide of u: with ``local.latent_dim`` latents, and ``latent=local.latent,
+            plate=local.plate``; `Chain` takes ``local`` for its model.
+        plate: the name of the program's plate over points.
+        globals: the q of all other latents: the name of one of Pyro's autoguides, "delta" for point estimates, or what
+            makes one, called as Pyro's are.
+        init: where the latents start, one of Pyro's ``init_to_...`` functions.
+
+    Attributes:
+        local: the `LocalModel` of the program, once it was traced.
+        inner: the guide of u.
+        dense: the autoguide of the globals, `None` without any.
+    """
+
+    def __init__(
+        self, model, make: Callable, *, plate: str = "data", globals="AutoNormal", init: Callable | None = None
+    ):
+        super().__init__(latent=f"{plate}_latents", plate=plate)
+        self._call_of, self._model, self._make = Call(model).takes, Shared((model,)), make
+        self._globals, self._init = globals, init
+        self.local = self.inner = self.dense = None
+        self._dense, self._open = Shared((None,)), {}
+
+    @property
+    def is_set_up(self) -> bool:
+        r"""Whether the program was traced, so that parameters exist."""
+        return self.inner is not None
+
+    def check_found(self) -> None:
+        r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
+        if self._made().local.loose:
+            raise TypeError(
+                f"the program is a function with pyro.param({self.local.loose[0]!r}, ...), which no optimizer of torch "
+                "finds; expected a PyroModule with a PyroParam, or pyro.infer.SVI"
+            )
+
+    def setup(
+        self, x: Tensor | Points, index: Tensor | None = None, *, size: int | None = None, **parts
+    ) -> "AutoLocal":
+        r"""Traces the program on some points and makes all parameters; returns the guide. Later calls do nothing.
+
+        Arguments:
+            x: data (B, ...), or `Points`.
+            index: which points these are (B,).
+            size: the number N of all points, for a program that takes it.
+            parts: ``mask`` and ``given`` of the points.
+        """
+        if self.is_set_up:
+            return self
+        points = Points.of(x, index, **parts)
+        local = LocalModel(self._model[0], self.plate, points, size)
+        few = points[:FEW] if points.index is not None else points[:FEW].numbered()
+        inner = self._make(local).to(device=points.x.device, dtype=local.dtype)
+        if self._init is not None:
+            self._start_at(inner, local, points)
+        inner.latent, inner.plate = local.latent, local.plate
+        self.latent, self.plate_dim = local.latent, local.layout.dim
+        if local.global_names:
+            call = lambda: Call(self._model[0]).of(few, size)  # noqa: E731
+            self.dense = dense(self._globals, call, local.global_names, self._init, self._plates)
+            self._dense = Shared((self.dense,))
+        self.local, self.inner = local, inner
+        return self
+
+    def __call__(self, *args, **kwargs):
+        if not self.is_set_up:
+            points = Points(*args, **{k: v for k, v in kwargs.items() if k in ("mask", "given")})
+            if points.x is None:
+                raise ValueError(
+                    f"{type(self).__name__} traces the program at its first call and got no x: call it with data"
+                )
+            self.setup(points, size=kwargs.get("size"))
+        return super().__call__(*args, **kwargs)
+
+    def posterior(self, x=None, index=None, mask=None, given=None) -> dist.TorchDistribution:
+        r"""q(u | x) of the points, of batch shape (B,) and event shape (D,): of unconstrained numbers."""
+        return self._made().inner.posterior(x, index, mask, **side(given))
+
+    def named(self, u: Tensor) -> dict[str, Tensor]:
+        r"""Values of the local latents by name, in their supports, for u (B, D) or (S, B, D)."""
+        return self._made().local.named(u)
+
+    def forward(self, x=None, index=None, *, mask=None, given=None, weight=None, size=None) -> dict[str, Tensor]:
+        r"""Samples all latents of the program, and returns them by name; arguments as those of the program."""
+        points = Points(x, index, mask, given)
+        size = self.local.plate_size if size is None else size
+        plate = self.data_plate(x, index, size)
+        others = {f.name: f for site in self.local.layout.sites for f in site.others}
+        self._open = {plate.name: plate} | {n: pyro.plate(n, f.size, dim=f.dim) for n, f in others.items()}
+        values = self.sample_globals()
+        if self.training:
+            self._e_step(points)
+        with plate, self.weighted(x, index, size, given=given, weight=weight):
+            return values | self._sample(points)
+
+    def sample_globals(self) -> dict[str, Tensor]:
+        r"""Samples the global latents from their q, by name."""
+        guide = self._dense[0]
+        return {} if guide is None else guide()
+
+    def draw_globals(self, num: int) -> dict[str, Tensor]:
+        r"""Draws of the global latents from their q, by name: (num, axes of plates..., *event)."""
+        depth = self._made().local.layout.depth
+        with torch.no_grad(), poutine.block(), pyro.plate(DRAWS, num, dim=-depth - 1):
+            return {name: value.detach() for name, value in self.sample_globals().items()}
+
+    def centre(self) -> dict[str, Tensor]:
+        r"""The global latents at the centre of their q, the mean in unconstrained coordinates (Pyro's median)."""
+        guide = self._made()._dense[0]
+        if guide is None:
+            return {}
+        with torch.no_grad():
+            return {name: value.detach() for name, value in guide.median().items()}
+
+    def given_globals(self, model, values: dict[str, Tensor]) -> tuple:
+        r"""Returns the pair (model of u, guide of u), given values of the global latents, for all that scores points.
+
+        Arguments:
+            model: the program, or another one of the same kind.
+            values: of the global latents, by name.
+        """
+        local = self._made().local.at(values, model)
+        if local.layout.is_one_vector and hasattr(model, "log_joint"):
+            return model, self.inner
+        inner = copy.copy(self.inner)
+        if hasattr(inner, "_model"):  # a chain moves on the model that is asked
+            inner._model = Shared((local,))
+        return local, inner
+
+    def start(self, points: Points) -> "AutoLocal":
+        r"""Creates a guide with fresh rows for the points, and the same q of the globals, which it does not train."""
+        inner = self._made().inner.start(points)
+        return self if inner is self.inner else self.with_inner(inner)
+
+    def with_inner(self, inner: Guide) -> "AutoLocal":
+        r"""Creates the guide with another q of u; it shares the q of the globals, and does not train it."""
+        made = AutoLocal(self._model[0], self._make, plate=self.plate, globals=self._globals)
+        inner.latent = self.latent
+        made.latent, made.plate_dim, made.local, made.inner = self.latent, self.plate_dim, self.local, inner
+        made._dense = self._dense
+        return made
+
+    def cost(self, visits: int) -> int:
+        r"""Gradient evaluations over ``visits`` visits: those of the q of u."""
+        return visits if self.inner is None else self.inner.cost(visits)
+
+    @property
+    def gradients(self) -> int:
+        r"""Gradient evaluations that q has spent by itself, a chain's."""
+        return 0 if self.inner is None else self.inner.gradients
+
+    @property
+    def has_density(self) -> bool:
+        r"""Whether the q of u has a density."""
+        return self.inner is None or self.inner.has_density
+
+    @property
+    def per_point(self) -> bool:
+        r"""Whether the q of u has parameters for each point."""
+        return self.inner is not None and self.inner.per_point
+
+    def prepare(self, look: Callable[[], Points]) -> None:
+        r"""Prepares the q of u for the scale of x."""
+        self._made().inner.prepare(look)
+
+    def data_plate(self, x, index, size):
+        r"""The plate over points, where the program has it; a q with rows refuses what are not its points."""
+        if self.inner.per_point:
+            self.inner.check_index(index)
+            self.inner.check_size(size)
+        return super().data_plate(x, index, size)
+
+    def _made(self) -> "AutoLocal":
+        if not self.is_set_up:
+            raise ValueError(
+                f"{type(self).__name__} has not seen the program run, and has no parameters yet; expected a call with "
+                "data before: guide.setup(x)"
+            )
+        return self
+
+    def _plates(self, *args, **kwargs) -> list:
+        return list(self._open.values())
+
+    def _e_step(self, points: Points) -> None:
+        with self.local.given(self.centre()):
+            self.inner.e_step(points)
+
+    def _sample(self, points: Points) -> dict[str, Tensor]:
+        layout = self.local.layout
+        if layout.is_one_vector:
+            return {self.latent: self.inner.datum(*points.seen, **points.side)}
+        q = self.inner.posterior(*points.seen, **points.side)
+        q = q if layout.dim == -1 else Unsqueezed(q, -1 - layout.dim)
+        u = pyro.sample(self.latent, q, infer={"is_auxiliary": True})
+        return self._spread(u)
+
+    def _spread(self, u: Tensor) -> dict[str, Tensor]:
+        r"""Samples the sites at the values of u (..., D), each in its plates."""
+        layout, batch = self.local.layout, u.dim() - 1
+        lead = u.shape[: max(0, batch - layout.depth)]
+        flat = u.reshape(*((lead.numel(),) if lead else ()), -1, u.shape[-1])
+        values, jacobians = layout.values(flat)
+        for site in layout.sites:
+            value, jacobian = (v[site.name] for v in (values, jacobians))
+            if lead:
+                value, jacobian = (v.unflatten(0, lead) for v in (value, jacobian))
+            with contextlib.ExitStack() as stack:
+                for frame in site.others:
+                    stack.enter_context(self._open[frame.name])
+                fn = dist.Delta(value, log_density=-jacobian, event_dim=len(site.event_shape))
+                values[site.name] = pyro.sample(site.name, fn)
+        return values
+
+    def _start_at(self, inner: Guide, local: LocalModel, points: Points) -> None:
+        r"""Starts the rows where ``init`` puts the latents of each point."""
+        if not hasattr(inner, "set_rows"):
+            return
+        rows = torch.arange(inner.num_points, device=points.x.device)
+        stand_ins = Points(*(None if v is None else v[rows % len(points)] for v in vars(points).values()))
+        u = local.initial(Points(stand_ins.x, rows, stand_ins.mask, stand_ins.given), self._init)
+        raw = inner.rows.weight.detach().clone()
+        raw[:, : u.shape[1]] = u
+        inner.set_rows(raw)

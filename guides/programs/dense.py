@@ -1,0 +1,44 @@
+r"""The dense part of the guide of a program: one of Pyro's autoguides for the latents that belong to no point."""
+
+from collections.abc import Callable
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import autoguide
+from pyro.infer.autoguide.initialization import init_to_median
+
+SHORT = {"delta": "AutoDelta"}
+
+
+def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None, create_plates: Callable):
+    r"""Creates the autoguide of the latents ``names``, with its parameters.
+
+    Arguments:
+        kind: the name of one of Pyro's autoguides, "delta" for `AutoDelta`, or a class or function that makes one.
+        call: runs the program.
+        names: of the latents.
+        init: where they start, one of Pyro's ``init_to_...``; by default the prior's median.
+        create_plates: returns the plates of a call, which the local part enters as well.
+
+    Raises:
+        ValueError: if Pyro has no autoguide of that name.
+    """
+    make = _class(kind) if isinstance(kind, str) else kind
+    made = make(
+        poutine.block(call, expose=list(names)), init_loc_fn=init or init_to_median, create_plates=create_plates
+    )
+    # In a scope that leaves the global parameter store as it was.
+    with torch.no_grad(), poutine.block(), pyro.get_param_store().scope():
+        made()
+    made._pyro_context.used = False  # it has run, but under no name that matters: a larger module may adopt it
+    return made
+
+
+def _class(name: str):
+    found = vars(autoguide).get(SHORT.get(name, name))
+    if not (isinstance(found, type) and issubclass(found, autoguide.AutoGuide)):
+        raise ValueError(
+            f"globals is {name!r}; expected the name of one of Pyro's autoguides, 'AutoNormal', or 'delta'"
+        )
+    return found

@@ -1,0 +1,40 @@
+r"""q(u) where the plate over points is not the last one."""
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+from torch import Size, Tensor
+
+
+class Unsqueezed(dist.TorchDistribution):
+    r"""Creates a distribution of batch shape (B, 1, ..., 1) from one of batch shape (B,).
+
+    Arguments:
+        q: of batch shape (..., B).
+        num: how many axes of size 1.
+    """
+
+    arg_constraints: ClassVar = {}
+
+    def __init__(self, q, num: int):
+        self.q, self.num, self.has_rsample = q, num, q.has_rsample
+        super().__init__(q.batch_shape + (1,) * num, q.event_shape, validate_args=False)
+
+    @property
+    def support(self):
+        r"""The support of q."""
+        return self.q.support
+
+    def expand(self, batch_shape, _instance=None) -> "Unsqueezed":
+        r"""Expands the batch shape on the left."""
+        return Unsqueezed(self.q.expand(Size(batch_shape)[: -self.num]), self.num)
+
+    def rsample(self, sample_shape=()) -> Tensor:
+        r"""Draws of the shape ``sample_shape`` + batch shape + event shape."""
+        return self.q.rsample(Size(sample_shape)).reshape(self._extended_shape(Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""The log-density of q, with its axes of size 1."""
+        flat = value.reshape(value.shape[: -1 - self.num] + value.shape[-1:])
+        log_prob = self.q.log_prob(flat)
+        return log_prob.reshape(log_prob.shape + (1,) * self.num)

@@ -1,0 +1,43 @@
+r"""What a pair says of points given its global latents: the value at which they are held."""
+
+from torch import Tensor
+
+from ..guides.programs.auto_local import AutoLocal
+from ..seeding import seeds
+from .quiet import quiet
+
+AT = ("centre", "draw")
+
+
+def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed: int | None = None) -> tuple:
+    r"""Returns the pair (model, guide) of the unconstrained latents u of points, given the global latents.
+
+    Each function of `evaluate` takes the pair; handed (program, `AutoLocal`), it makes it at the centre. Of programs
+    without global latents, and of guides that are no `AutoLocal`, there is nothing to hold.
+
+    Arguments:
+        model: a program.
+        guide: an `AutoPerPoint`, `AutoAmortized` or `AutoLocal`.
+        at: "centre" of their q (Pyro's ``median``, the mean in unconstrained coordinates), "draw" for one of q, or
+            values by name.
+        seed: of the draw.
+
+    Raises:
+        ValueError: on another ``at``, or values of other latents.
+    """
+    if not isinstance(guide, AutoLocal):
+        return model, guide
+    if isinstance(at, str) and at not in AT:
+        raise ValueError(f"at is {at!r}; expected one of {', '.join(map(repr, AT))}, or values by name")
+    return guide.given_globals(model, _values(guide, at, seed))
+
+
+def _values(guide: AutoLocal, at, seed: int | None) -> dict[str, Tensor]:
+    if not isinstance(at, str):
+        return at
+    if at == "centre":
+        return guide.centre()
+    with quiet(guide, seed=seeds(1, seed)[0]):
+        depth = guide.local.layout.depth
+        drawn = guide.draw_globals(1)
+        return {n: v.reshape(v.shape[1:]) if v.dim() > depth else v for n, v in drawn.items()}

@@ -1,0 +1,38 @@
+r"""What is asked of a guide and of a model of points, a `DLGM` or a `LocalModel`."""
+
+from torch import Tensor
+
+from ..points import Points
+from .held import Refusing
+from .local import LocalModel
+
+
+def posterior(guide, points: Points):
+    r"""Returns q(t | x) of the points."""
+    return guide.posterior(*points.seen, **points.side)
+
+
+def prior(model, points: Points):
+    r"""Returns p(t) of the points, by its density: of batch shape (), or (B,) where it depends on the points.
+
+    Raises:
+        ValueError: if the prior samples a site of its own, a draw of which would be used silently.
+    """
+    if isinstance(model, LocalModel):
+        return model.prior_at(points)
+    with Refusing():
+        return model.prior_of(points.given) if hasattr(model, "prior_of") else model.prior(**points.side)
+
+
+def emission(model, points: Points, t: Tensor):
+    r"""Returns p(x | t, w) for codes t (..., B, D) of the points."""
+    if isinstance(model, LocalModel):
+        return model.emission_at(points, t)
+    return model.emission(t, **points.side) if hasattr(model, "emission") else model.likelihood(t, **points.side)
+
+
+def log_joint(model, points: Points, t: Tensor) -> Tensor:
+    r"""Returns log p(x, t | w) of the points for codes t (..., B, D)."""
+    if isinstance(model, LocalModel):
+        return model.log_joint(points, t)
+    return model.log_joint(points.x, t, points.mask, **points.side)

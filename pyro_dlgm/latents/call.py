@@ -1,0 +1,94 @@
+r"""How a program is called: with (x, index, *, mask, given, weight, size), or the part of it that it takes."""
+
+import inspect
+from collections.abc import Callable
+
+from pyro import poutine
+from torch import nn
+
+from ..points import Points
+
+KEYWORDS = ("mask", "given", "weight", "size")
+
+
+class Call:
+    r"""Calls a program with what it takes of a batch of points; what it does not take must not be there.
+
+    Its first argument is x, whatever its name, and the second one the index; the keywords go by name.
+
+    Arguments:
+        program: a Pyro module or a function.
+
+    Attributes:
+        takes: the names among x, index, mask, given, weight and size that the program takes.
+        generates: whether it may be called without x, for a number of points: ``program(size=n)``.
+
+    Raises:
+        TypeError: if the program wants further arguments.
+    """
+
+    def __init__(self, program: Callable):
+        self.program = program
+        inner = poutine.unwrap(program)
+        parameters = inspect.signature(getattr(inner, "forward", inner)).parameters.values()
+        places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        places = [p for p in places if p.name not in KEYWORDS]
+        known = {p.name for p in parameters if p.name in KEYWORDS}
+        self.num_places = 2 if any(p.kind == p.VAR_POSITIONAL for p in parameters) else min(2, len(places))
+        if any(p.kind == p.VAR_KEYWORD for p in parameters):
+            known = set(KEYWORDS)
+        self.takes = known | set(("x", "index")[: self.num_places])
+        self.generates = "size" in known and all(p.default is not p.empty for p in places)
+        _check_others(inner, [*places[2:], *(p for p in parameters if p.kind == p.KEYWORD_ONLY)])
+
+    def __call__(self, *args, **kwargs):
+        r"""Calls the program; arguments as those of a model, of which it gets what it takes.
+
+        Raises:
+            ValueError: if a mask, what is given, or weights came, and the program takes none.
+        """
+        for name in ("mask", "given", "weight"):
+            if kwargs.get(name) is not None and name not in self.takes:
+                raise ValueError(
+                    f"{name} was given, and {_name(self.program)} takes no {name}; expected a program with the keyword "
+                    f"{name}= that heeds it, or points without it"
+                )
+        kept = {name: value for name, value in kwargs.items() if name not in KEYWORDS or name in self.takes}
+        return self.program(*args[: self.num_places], **kept)
+
+    def of(self, points: Points, size: int | None = None):
+        r"""Calls the program on points."""
+        return self(points.x, points.index, **points.keywords, **({} if size is None else {"size": size}))
+
+
+def accepting(program: Callable) -> Callable:
+    r"""Returns the program, or where it does not take all that a model takes, the `Call` of it."""
+    call = Call(program)
+    return program if call.takes >= {"x", "index", *KEYWORDS} else call
+
+
+def as_module(program: Callable) -> nn.Module:
+    r"""Returns the program, or where it is a function a module without parameters, which can be saved."""
+    return program if isinstance(program, nn.Module) else Function(program)
+
+
+class Function(nn.Module):
+    r"""Creates a module without parameters of a function, as a program that is trained and saved."""
+
+    def __init__(self, function: Callable):
+        super().__init__()
+        self.forward = function
+
+
+def _check_others(program, others) -> None:
+    wanted = [p.name for p in others if p.default is p.empty and p.name not in KEYWORDS]
+    if wanted:
+        raise TypeError(
+            f"{_name(program)} wants {', '.join(map(repr, wanted))} as well; expected a program of (x, index, *, mask, "
+            "given, weight, size) or a part of it: bind the rest, functools.partial(program, "
+            f"{wanted[0]}=...)"
+        )
+
+
+def _name(program) -> str:
+    return getattr(program, "__name__", type(program).__name__)

@@ -1,0 +1,86 @@
+r"""Densities of u that a program tells: its prior, and the joint one with what it observes."""
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Size, Tensor
+
+NUMBERS = 2**22  # of x times draws, at a time
+
+
+class Prior(dist.TorchDistribution):
+    r"""Creates p(u | globals, w) of points, of batch shape (B,) and event shape (D,).
+
+    Arguments:
+        local: a `LocalModel`.
+        points: B of them: what p may depend on, never x.
+        batch_shape: (..., B).
+    """
+
+    arg_constraints: ClassVar = {}
+    support = constraints.real_vector
+
+    def __init__(self, local, points, batch_shape: Size):
+        self.local, self.points = local, points
+        super().__init__(batch_shape, Size((local.latent_dim,)), validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        r"""The same distribution with more batch axes on the left."""
+        return type(self)(self.local, self.points, Size(batch_shape))
+
+    def sample(self, sample_shape=()) -> Tensor:
+        r"""Draws of the shape ``sample_shape`` + batch shape + (D,)."""
+        shape = self._extended_shape(Size(sample_shape))
+        rows = max(1, NUMBERS // max(1, self.points.x.numel()))
+        num = Size(shape[:-2]).numel()
+        parts = [self.local.draw_prior(self.points, min(rows, num - k)) for k in range(0, num, rows)]
+        return torch.cat(parts).reshape(shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""log p(u | globals, w), of the value's shape without its last axis."""
+        return self.local.log_prior(self.points, value)
+
+
+class Joint(Prior):
+    r"""Creates the density p(x, u | globals, w) of u, which is that of the posterior up to a constant."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""log p(x, u | globals, w), of the value's shape without its last axis."""
+        return self.local.log_joint(self.points, value)
+
+
+class Emission(dist.TorchDistribution):
+    r"""Creates p(x | u) of batch shape (..., B) from the distribution of a site, whose plates have more axes than that.
+
+    Arguments:
+        fn: of the site.
+        batch_shape: (..., B).
+        event_shape: of a point's x.
+    """
+
+    arg_constraints: ClassVar = {}
+
+    def __init__(self, fn, batch_shape: Size, event_shape: Size):
+        self.fn = fn
+        super().__init__(batch_shape, event_shape, validate_args=False)
+
+    @property
+    def support(self):
+        r"""The support of the site."""
+        return self.fn.support
+
+    def sample(self, sample_shape=()) -> Tensor:
+        r"""Draws of the shape ``sample_shape`` + batch shape + event shape."""
+        return self.fn.sample(Size(sample_shape)).reshape(self._extended_shape(Size(sample_shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        r"""The mean of x."""
+        return self.fn.mean.reshape(self._extended_shape())
+
+    @property
+    def variance(self) -> Tensor:
+        r"""The variance of x, number by number."""
+        return self.fn.variance.reshape(self._extended_shape())

@@ -1,0 +1,84 @@
+r"""Handlers that hold the latent t of a model, and refuse to draw a further one."""
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+
+class Refusing(Messenger):
+    r"""Creates the handler that refuses to draw: each site below it is observed, or known to a handler around it.
+
+    Arguments:
+        beside: the latent that is known, for the error.
+    """
+
+    def __init__(self, beside: str = ""):
+        super().__init__()
+        self.beside = beside
+
+    def _pyro_post_sample(self, msg) -> None:
+        if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):
+            beside = f" beside {self.beside!r}" if self.beside else ""
+            raise ValueError(
+                f"the program samples {msg['name']!r}{beside}, and a draw of it would be used silently; expected no "
+                f"further latent: sum it out, make it a part of the one there is, or hold it, with "
+                f"poutine.condition(data={{{msg['name']!r}: ...}}) around the call"
+            )
+
+
+class Held(Refusing):
+    r"""Creates the handler that holds the latent t at a value, keeps sites from other handlers, and adds them up.
+
+    Attributes:
+        sites: the messages of the sites so far, by name.
+    """
+
+    def __init__(self, latent: str, t: Tensor):
+        super().__init__(latent)
+        self.latent, self.t, self.sites = latent, t, {}
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"] == self.latent:
+            msg["value"], msg["is_observed"] = self.t, True
+        # What is not known here may be known to a handler around it: ``poutine.condition`` of a Bayesian w.
+        msg["stop"] = msg["is_observed"] or poutine.util.site_is_subsample(msg)
+
+    def _pyro_post_sample(self, msg) -> None:
+        super()._pyro_post_sample(msg)
+        if not msg["infer"].get("_deterministic") and not poutine.util.site_is_subsample(msg):
+            self.sites[msg["name"]] = msg
+
+    def log_joint(self, observed: str) -> Tensor:
+        r"""The sum of the log-densities of the sites, (..., B), of the shape of the site ``observed`` with t."""
+        terms = {name: _log_prob(msg) for name, msg in self.sites.items()}
+        shape = torch.broadcast_shapes(self.t.shape[:-1], terms[observed].shape)
+        for name, term in terms.items():
+            fits = term.shape[-1:] == shape[-1:] and term.dim() <= len(shape)
+            if not (fits and torch.broadcast_shapes(term.shape, shape) == shape):
+                raise ValueError(
+                    f"site {name!r} has no log-density for each point (shape {tuple(term.shape)}, points and samples "
+                    f"{tuple(shape)}); expected one, along the last axis: use .to_event for the axes of a point"
+                )
+        return sum(terms.values())
+
+
+def _log_prob(msg) -> Tensor:
+    r"""The log-density of a site, with the axes of plates to the left of the points summed."""
+    log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=msg["mask"])
+    inner = [f.dim for f in msg["cond_indep_stack"] if f.vectorized and f.dim < -1]
+    return log_prob.sum(inner) if inner else log_prob
+
+
+class Emitting(Held):
+    r"""Creates the handler that holds t and stops at the site of x: its distribution is p(x | t, w)."""
+
+    def __init__(self, latent: str, t: Tensor, observed: str):
+        super().__init__(latent, t)
+        self.observed, self.found = observed, None
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["name"] == self.observed:
+            self.found, msg["value"], msg["done"], msg["is_observed"] = msg["fn"], self.t, True, True
+        super()._pyro_sample(msg)

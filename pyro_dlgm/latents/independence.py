@@ -1,0 +1,56 @@
+r"""Whether points are independent given the globals: what is said of one must not change with another's latents."""
+
+import torch
+from torch import Tensor
+
+from ..points import Points
+
+
+def check(local, points: Points) -> None:
+    r"""Raises a `ValueError` if the log-density of a point, or of a site of no point, changes with another's latents.
+
+    Arguments:
+        local: a `LocalModel` with values of its globals.
+        points: some of them; a single one tells nothing.
+    """
+    B = len(points)
+    if B < 2:
+        return
+    with torch.no_grad():
+        u = torch.randn(2, B, local.latent_dim, device=points.x.device).to(_real(points))
+        half = torch.arange(B, device=u.device) < (B + 1) // 2
+        other = torch.where(half.unsqueeze(-1), u[1], u[0])
+        first, second = (local.log_joint(points, each) for each in (u[0], other))
+        if not close(first[~half], second[~half]):
+            raise ValueError(_dependent(local.plate, "what the program says of a point"))
+        outside = [_outside(local, points, each) for each in (u[0], other)]
+    for name in outside[0]:
+        if not close(outside[0][name], outside[1][name]):
+            raise ValueError(_dependent(local.plate, f"site {name!r}, outside of that plate,"))
+
+
+def _outside(local, points: Points, u: Tensor) -> dict[str, Tensor]:
+    r"""The log-densities of the sites outside of the plate."""
+    trace = local._run(points, local.named(u), enumerated=local.discrete)
+    sites = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["infer"].get("_deterministic")]
+    outside = [s for s in sites if all(f.name != local.plate for f in s["cond_indep_stack"])]
+    return {s["name"]: s["fn"].log_prob(s["value"]) for s in outside if s["name"] != local.plate}
+
+
+def _real(points: Points) -> torch.dtype:
+    return points.x.dtype if points.x.is_floating_point() else torch.get_default_dtype()
+
+
+def close(one: Tensor, two: Tensor) -> bool:
+    r"""Whether log-densities are equal up to rounding."""
+    if one.shape != two.shape:
+        return False
+    tol = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0
+    return torch.allclose(one, two, rtol=tol, atol=tol, equal_nan=True)
+
+
+def _dependent(plate: str, what: str) -> str:
+    return (
+        f"{what} depends on the latents of other points in the plate {plate!r}; expected points that are independent "
+        "given the global latents: draw what they share outside of the plate"
+    )

@@ -1,0 +1,282 @@
+r"""What a program says of its points one by one: log p(x, u | globals, w), with u their unconstrained latents."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
+from torch import Tensor, nn
+
+from .. import messages
+from ..points import Points
+from ..program import Shared
+from ..seeding import forked
+from . import independence, run
+from .call import Call
+from .densities import Emission, Joint, Prior
+from .layout import Layout
+from .sites import found
+
+FEW = 8  # points on which a program is looked at
+SEEDS = (1, 2)
+
+
+class LocalModel:
+    r"""Creates the model of a point that a program tells, with its local latents as one vector u: p(x, u | globals, w).
+
+    It takes the place of a `DLGM` with t = u wherever points are scored one by one. The program is traced once.
+
+    Arguments:
+        program: a Pyro module or a function of (x, index, *, mask, given, weight, size), or a part of it.
+        plate: the name of its plate over points.
+        example: some points.
+        size: the number N of all points, for a program that takes it.
+
+    Attributes:
+        layout: how sites lie in u.
+        latent_dim: the number D of unconstrained latents of a point.
+        global_names: the latents that belong to no point.
+        globals: their values; what is said of points is given these.
+
+    Raises:
+        ValueError: if the plate is unknown or holds no latent, points depend on each other, a support is not constant,
+            or a discrete latent cannot be summed out.
+    """
+
+    def __init__(self, program: Callable, plate: str, example: Points, size: int | None = None):
+        self._program, self.plate, self.latent = Shared((program,)), plate, ""
+        few = example[:FEW]
+        few = few if few.index is not None else few.numbered()
+        with forked(), run.evaluating(program):
+            one, two = (run.drawn_apart(partial(self._call.of, few, size), seed) for seed in SEEDS)
+            latents = found(one, two, plate)
+            self.layout, self.discrete = Layout(latents.sites, latents.dim, latents.depth), latents.discrete
+            self.global_names, self.globals = latents.globals, {n: one.nodes[n]["value"] for n in latents.globals}
+            self.dtype = self.layout.vector({name: one.nodes[name]["value"] for name in self.sites}).dtype
+            self.latent = self.sites[0] if self.layout.is_one_vector else f"{plate}_latents"
+            params = [name for name, site in one.nodes.items() if site["type"] == "param"]
+            self.loose = () if isinstance(program, nn.Module) else tuple(params)
+            self.observed = _observed(one, plate, few)
+            self.event_shape, self.plate_size = few.x.shape[1:], self._plate_size(few, size, one)
+            independence.check(self, few)
+        self.globals = {}
+
+    @property
+    def program(self):
+        r"""The program itself."""
+        return self._program[0]
+
+    @property
+    def _call(self) -> Call:
+        return Call(self.program)
+
+    @property
+    def latent_dim(self) -> int:
+        r"""The number D of unconstrained latents of a point."""
+        return self.layout.width
+
+    def at(self, values: dict[str, Tensor], program=None) -> "LocalModel":
+        r"""Returns the model given values of the global latents, by name; of another program, if one is given.
+
+        Raises:
+            ValueError: unless there is one for each of them.
+        """
+        if set(values) != set(self.global_names):
+            raise ValueError(f"globals are {sorted(values)}; expected values of {sorted(self.global_names)}")
+        made = object.__new__(type(self))
+        made.__dict__ |= vars(self) | {"globals": {name: value.detach() for name, value in values.items()}}
+        made._program = self._program if program is None else Shared((program,))
+        return made
+
+    @contextlib.contextmanager
+    def given(self, values: dict[str, Tensor]):
+        r"""Context manager: what is said of points is given these values of the global latents."""
+        before, self.globals = self.globals, self.at(values).globals
+        try:
+            yield
+        finally:
+            self.globals = before
+
+    def initial(self, points: Points, init: Callable) -> Tensor:
+        r"""Where an ``init_to_...`` function of Pyro puts the latents of points: u, (B, D)."""
+        with torch.no_grad(), run.evaluating(self.program):
+            trace = run.execute(partial(self._call.of, points), {}, 0, around=InitMessenger(init))
+        return self.layout.vector({name: trace.nodes[name]["value"] for name in self.sites}).expand(
+            len(points), self.latent_dim
+        )
+
+    def log_joint(self, points: Points, u: Tensor) -> Tensor:
+        r"""log p(x, u | globals, w) of each point, in nats, log-Jacobians included; discrete latents are summed out.
+
+        Arguments:
+            points: B of them.
+            u: unconstrained latents (..., B, D).
+
+        Returns:
+            A tensor (..., B), without scales.
+        """
+        return self._summed(points, u, lambda name, site: True)
+
+    def check_axes(self, points: Points) -> None:
+        r"""Raises a `ValueError` unless the program takes samples, along an axis to the left of its plates."""
+        few = points[:FEW]
+        with torch.no_grad(), forked(0), run.evaluating(self.program):
+            u = torch.randn(2, len(few), self.latent_dim, device=few.x.device, dtype=self.dtype)
+            apart = torch.stack([self.log_joint(few, each) for each in u])
+            try:
+                wrong = None if independence.close(self.log_joint(few, u), apart) else "its densities are others there"
+            except Exception as error:
+                wrong = f"{type(error).__name__}: {messages.line(error)}"
+        if wrong is not None:
+            raise ValueError(
+                f"the program says something of latents of its points, but not of samples of them, with an axis to the "
+                f"left of its plates ({wrong}); expected a program whose operations broadcast: count axes from the "
+                "right, and wrap networks in nets.Net"
+            )
+
+    def log_prior(self, points: Points, u: Tensor) -> Tensor:
+        r"""log p(u | globals, w) of each point, (..., B), in nats; as `log_joint`, without what is observed."""
+        return self._summed(points, u, lambda name, site: name in self.sites or name in self.discrete)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        r"""The names of the continuous latents of a point."""
+        return tuple(site.name for site in self.layout.sites)
+
+    def prior_at(self, points: Points) -> Prior:
+        r"""p(u | globals, w) of the points, of batch shape (B,) and event shape (D,)."""
+        return Prior(self, points, torch.Size((len(points),)))
+
+    def named(self, u: Tensor) -> dict[str, Tensor]:
+        r"""Constrained values of the latents of points by name, for u (B, D) or (S, B, D)."""
+        return self.layout.values(u)[0]
+
+    def draw_prior(self, points: Points, num: int) -> Tensor:
+        r"""Draws u from p(u | globals, w), (S, B, D)."""
+        with torch.no_grad():
+            trace = self._run(points, {}, num=num)
+        u = self.layout.vector({name: trace.nodes[name]["value"] for name in self.sites})
+        return u.expand(num, len(points), self.latent_dim)
+
+    def emission_at(self, points: Points, u: Tensor):
+        r"""p(x | u, globals, w) at u (..., B, D), as the program's site of x has it.
+
+        Raises:
+            ValueError: if x depends on discrete latents, or on no single site.
+        """
+        lead, held, _ = self._held(u)
+        if self.discrete or self.observed is None:
+            raise ValueError(_no_emission(self))
+        fn = self._run(points, held).nodes[self.observed]["fn"]
+        return Emission(fn, torch.Size((*lead, len(points))), self.event_shape)
+
+    def simulated(self, num_points: int, mask: Tensor | None = None, given: Tensor | None = None):
+        r"""Draws x and u from the program given the globals: points with the index 0..M−1, and u (M, D).
+
+        Raises:
+            ValueError: if the program cannot be called without x, or observes something else.
+        """
+        if not self._call.generates or self.observed is None:
+            raise ValueError(_no_simulation(self))
+        rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
+        call = partial(self._call, None, None, size=num_points, given=rows)
+        with torch.no_grad():
+            trace = run.execute(call, self.globals, self.layout.depth)
+        x = trace.nodes[self.observed]["value"]
+        if x.shape != (num_points, *self.event_shape):
+            raise ValueError(_no_simulation(self))
+        u = self.layout.vector({name: trace.nodes[name]["value"] for name in self.sites})
+        return Points(x, None, mask, rows).numbered(), u
+
+    def __call__(self, x=None, index=None, *, mask=None, given=None, weight=None, size=None) -> Tensor:
+        r"""Samples u in a plate over points, as a program whose one site has the density p(x, u | globals, w)."""
+        points = Points(x, index, mask, given)
+        with pyro.plate(self.plate, len(x), dim=-1):
+            return pyro.sample(self.latent, Joint(self, points, torch.Size((len(x),))))
+
+    def modules(self) -> Iterator[nn.Module]:
+        r"""Yields the modules of the program, if it has any."""
+        yield from self.program.modules() if isinstance(self.program, nn.Module) else ()
+
+    def parameters(self) -> Iterator[Tensor]:
+        r"""Yields the parameters w of the program, if it is a module."""
+        yield from self.program.parameters() if isinstance(self.program, nn.Module) else ()
+
+    def _summed(self, points: Points, u: Tensor, names) -> Tensor:
+        lead, held, jacobians = self._held(u)
+        trace = self._run(points, held, enumerated=self.discrete)
+        terms = run.log_probs(trace, self.plate, self.layout.dim, names)
+        known = {*self.sites, *self.discrete}
+        for name in terms:
+            if name not in known and not trace.nodes[name]["is_observed"]:
+                raise ValueError(
+                    f"the program sampled {name!r}, which it did not when it was traced; expected one story"
+                )
+        sums = [run.summed(v, self._others(v)) for v in jacobians.values()]
+        num = lead.numel() if lead else None
+        joint = run.total([*terms.values(), *sums], self.layout.depth, self.layout.dim, len(points), num)
+        return joint.reshape(*lead, len(points))
+
+    def _held(self, u: Tensor):
+        lead = u.shape[:-2]
+        values, jacobians = self.layout.values(u.reshape(-1, *u.shape[-2:]) if lead else u)
+        return lead, values, jacobians
+
+    def _others(self, value: Tensor) -> list[int]:
+        return [d for d in range(-min(self.layout.depth, value.dim()), 0) if d != self.layout.dim]
+
+    def _run(self, points: Points, held: dict, **settings):
+        missing = [name for name in self.global_names if name not in self.globals]
+        if missing:
+            raise ValueError(
+                f"the program has the global latents {', '.join(map(repr, missing))}, and what it says of a point is "
+                "given these; expected values: evaluate.given_globals(model, guide), or .at({name: value})"
+            )
+        points = points if points.index is not None else points.numbered()
+        call = partial(self._call.of, replace(points, weight=None))
+        return run.execute(call, held | self.globals, self.layout.depth, **settings)
+
+    def _plate_size(self, points: Points, size: int | None, trace) -> int | None:
+        r"""The number of points that the program's plate has by itself; `None` if that is the batch's."""
+        if "size" in self._call.takes or len(points) < 2:
+            return None
+        fewer = run.drawn_apart(partial(self._call.of, points[: len(points) - 1]), SEEDS[0])
+        sizes = {_full_size(t, self.plate, self.sites[0]) for t in (trace, fewer)}
+        return sizes.pop() if len(sizes) == 1 else None
+
+
+def _full_size(trace, plate: str, name: str) -> int:
+    frame = next(f for f in trace.nodes[name]["cond_indep_stack"] if f.name == plate)
+    return frame.full_size or frame.size
+
+
+def _observed(trace, plate: str, points: Points) -> str | None:
+    r"""The one observed site of points, if its value is x."""
+    sites = run.log_probs(trace, plate, -1, lambda name, site: site["is_observed"])
+    if len(sites) != 1:
+        return None
+    name = next(iter(sites))
+    value = trace.nodes[name]["value"]
+    return name if value.shape == points.x.shape and not _is_factor(trace.nodes[name]) else None
+
+
+def _is_factor(site: dict) -> bool:
+    return isinstance(site["fn"], pyro.distributions.Unit) or poutine.util.site_is_subsample(site)
+
+
+def _no_emission(local: LocalModel) -> str:
+    return (
+        f"p(x | latents) of the program is not the distribution of one site in {local.plate!r} with the value x; "
+        "expected one observed site that is x, and no discrete latent"
+    )
+
+
+def _no_simulation(local: LocalModel) -> str:
+    return (
+        "the program cannot simulate points; expected one that is called as program(size=n) and then samples x at one "
+        f"site in {local.plate!r}: leave out what simulates, num_simulated=0"
+    )

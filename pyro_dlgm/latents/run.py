@@ -1,0 +1,112 @@
+r"""One run of a program with some of its sites held, and what its trace says of each point."""
+
+import contextlib
+from collections.abc import Callable
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor, nn
+
+from ..objectives import is_drawn
+from ..program import unregistered
+
+DRAWS = "num_particles_vectorized"  # the name that Pyro gives a plate of draws
+
+
+def execute(
+    call: Callable,
+    held: dict[str, Tensor],
+    depth: int,
+    *,
+    num: int | None = None,
+    enumerated: tuple[str, ...] = (),
+    around=None,
+):
+    r"""Runs a program and returns its trace; nothing around it sees or changes its sites.
+
+    Arguments:
+        call: runs the program.
+        held: values of latents, by name.
+        depth: how many axes its plates take.
+        num: of draws, in a plate to the left of all others.
+        enumerated: names of discrete latents, each of which gets an axis with all of its values, further to the left.
+        around: a handler around the program, or `None`.
+    """
+    marked = lambda site: {"enumerate": "parallel"} if site["name"] in enumerated else {}  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        for context in (pyro.validation_enabled(False), unregistered(), poutine.block(), tracer := poutine.trace()):
+            stack.enter_context(context)
+        if enumerated:
+            stack.enter_context(poutine.enum(first_available_dim=-depth - 2))
+            stack.enter_context(poutine.infer_config(config_fn=marked))
+        stack.enter_context(around or contextlib.nullcontext())
+        stack.enter_context(poutine.condition(data=held))
+        if num is not None:
+            stack.enter_context(pyro.plate(DRAWS, num, dim=-depth - 1))
+        call()
+    return tracer.trace
+
+
+def log_probs(trace, plate: str, dim: int, names: Callable[[str, dict], bool]) -> dict[str, Tensor]:
+    r"""The unscaled log-densities of the sites of points that ``names`` picks; axes of other plates are summed.
+
+    Each keeps as many axes as it had: the plate's is the only one among those of plates that is not of size 1.
+    """
+    found = {}
+    for name, site in trace.nodes.items():
+        frames = site["cond_indep_stack"] if site["type"] == "sample" else ()
+        if not is_drawn(site) or all(f.name != plate for f in frames) or site["infer"].get("_deterministic"):
+            continue
+        if names(name, site):
+            log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+            others = [f.dim for f in frames if f.vectorized and f.dim != dim and f.name != DRAWS]
+            found[name] = summed(log_prob, others)
+    return found
+
+
+def summed(values: Tensor, dims: list[int]) -> Tensor:
+    r"""The sum over these axes, each of which stays; over none, the values."""
+    return values.sum(dims, keepdim=True) if dims else values
+
+
+def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None) -> Tensor:
+    r"""The sum over sites, summed in its turn over the values of discrete latents: (B,), or (S, B) with samples.
+
+    Raises:
+        ValueError: if a term has another number of points.
+    """
+    joint = sum(terms)
+    shape = (1,) * (depth + 1 - joint.dim()) + tuple(joint.shape)
+    joint = joint.reshape(shape)
+    lead, samples, plates = shape[: -depth - 1], shape[-depth - 1], list(shape[-depth:])
+    if plates[dim] not in (1, batch) or plates[:dim] + plates[dim:][1:] != [1] * (depth - 1):
+        raise ValueError(
+            f"the log-densities of the program have the axes {tuple(plates)} for {batch} points; expected one number "
+            "for each point: use .to_event for the axes of a point"
+        )
+    joint = joint.reshape(*lead, samples, plates[dim])
+    joint = joint.logsumexp(tuple(range(len(lead)))) if lead else joint
+    return joint.squeeze(0).expand(batch) if num is None else joint.expand(num, batch)
+
+
+@contextlib.contextmanager
+def evaluating(program):
+    r"""Context manager: a program is in eval mode, in which one point does not change what is said of another."""
+    modules = list(program.modules()) if isinstance(program, nn.Module) else []
+    flags = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+
+
+def drawn_apart(call: Callable, seed: int):
+    r"""The trace of a program under a seed, without gradients."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return execute(call, {}, 0)

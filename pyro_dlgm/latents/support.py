@@ -1,0 +1,58 @@
+r"""Supports of latent sites as constants: transforms from unconstrained numbers that hold for each point."""
+
+import copy
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import biject_to
+
+
+def constant(support, batch_dim: int):
+    r"""Returns a support with bounds that have no batch axes; `None` if they differ from point to point.
+
+    Arguments:
+        support: a constraint of torch.
+        batch_dim: how many batch axes the site has.
+    """
+    base = getattr(support, "base_constraint", None)
+    if base is not None:
+        inner = constant(base, batch_dim)
+        return None if inner is None else constraints.independent(inner, support.reinterpreted_batch_ndims)
+    made = copy.copy(support)
+    for name, bound in vars(support).items():
+        if isinstance(bound, Tensor):
+            one = _one(bound, batch_dim)
+            if one is None:
+                return None
+            setattr(made, name, one)
+    return made
+
+
+def _one(bound: Tensor, batch_dim: int) -> Tensor | None:
+    first = bound.detach()
+    for _ in range(min(batch_dim, bound.dim())):
+        first = first[0]
+    return first.clone() if bool((bound == first).all()) else None
+
+
+def same(one, two) -> bool:
+    r"""Whether two supports, as `constant` returns them, are equal."""
+    if type(one) is not type(two) or vars(one).keys() != vars(two).keys():
+        return False
+    return all(_equal(a, vars(two)[name]) for name, a in vars(one).items())
+
+
+def _equal(a, b) -> bool:
+    if isinstance(a, constraints.Constraint):
+        return same(a, b)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    return bool(a == b)
+
+
+def is_identity(transform) -> bool:
+    r"""Whether a transform of `biject_to` leaves its numbers as they are: that of a real support."""
+    while hasattr(transform, "base_transform"):
+        transform = transform.base_transform
+    return transform == biject_to(constraints.real)
