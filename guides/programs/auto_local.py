@@ -143,14 +143,15 @@ class AutoLocal(Guide):
         with torch.no_grad():
             return {name: value.detach() for name, value in guide.median().items()}
 
-    def given_globals(self, model, values: dict[str, Tensor]) -> tuple:
+    def given_globals(self, model, values: dict[str, Tensor], how: str = "as given") -> tuple:
         r"""Returns the pair (model of u, guide of u), given values of the global latents, for all that scores points.
 
         Arguments:
             model: the program, or another one of the same kind.
             values: of the global latents, by name.
+            how: what these are, in words.
         """
-        local = self._made().local.at(values, model)
+        local = self._made().local.at(values, model, how)
         if local.layout.is_one_vector and hasattr(model, "log_joint"):
             return model, self.inner
         inner = copy.copy(self.inner)

@@ -32,6 +32,7 @@ class Scored:
         gaps_asked: whether gaps were asked for.
         gradients_per_point: of the row's own E-step.
         unconverged: test points where one of the two E-steps had not converged.
+        conditions: the global latents at which the points were scored, in words; empty without any.
         scales_at_floor: pixel scales of the likelihood that touch their floor, or `None` where there is no floor.
         seconds: wall time of the scoring.
         reference: the name of the first row, and its IWAE of ``judged`` (M,).
@@ -44,6 +45,7 @@ class Scored:
     gaps_asked: bool
     gradients_per_point: float
     unconverged: int
+    conditions: str
     scales_at_floor: int | None
     seconds: float
     reference: tuple[str, Tensor]
@@ -206,7 +208,7 @@ COLUMNS = (
     _gap("approx. gap", "approximation"),
     _gap("amort. gap", "amortization", gaps=Scored.gaps),
     Column("", 0, str, {"scales_at_floor": lambda s: s.scales_at_floor, "test_unconverged": lambda s: s.unconverged}),
-    Column("", 0, str, {"not_certified": Scored.not_certified}),
+    Column("", 0, str, {"not_certified": Scored.not_certified, "conditions": lambda s: s.conditions}),
 )
 KEYS = tuple(name for column in COLUMNS for name in column.values)
 

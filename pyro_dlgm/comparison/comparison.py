@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.batches import transformed
 from ..evaluate.estimates import Mean
+from ..evaluate.given import conditions, given_globals
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
 from ..guides.per_point import FullRank
@@ -134,6 +135,7 @@ def _linear(train: Points, test: Points, D: int, transform, seed: int, certify: 
     row.put(dict.fromkeys(("test_elbo", "test_iwae", "test_iwae_full_rank"), exact.mean) | {"test_log_px": certified})
     row.put(dict.fromkeys(("approximation_gap", "amortization_gap", "gradients_per_point", "test_seconds"), 0.0))
     row.put({"test_gradients_per_point": 0.0, "scales_at_floor": 0, "test_unconverged": 0, "not_certified": ""})
+    row.put({"conditions": ""})
     row.put({"difference": Reason("another model"), "seconds": time.perf_counter() - start})
     row.put({"certified_points": len(log_px[: certify.points]) if certify else Reason(exactly)})
     row.put(dict.fromkeys(("test_bdmc_gap", "gaps"), Reason(exactly)))
@@ -154,16 +156,20 @@ def _score(
     start = time.perf_counter()
     points = points.numbered()
     q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
+    pair = model, q
+    model, q = given_globals(model, q)
     own = point_scores(model, q, points, K, seed=seed)
     judge = q if isinstance(q, FullRank) else full_rank(model, points, seed)
-    converged = judge.convergence.converged if q is guide else judge.convergence.converged & q.convergence.converged
+    fitted = judge.convergence.converged
+    converged = fitted if pair[1] is guide else fitted & pair[1].convergence.converged
     scored = {
         "own": own,
         "judged": point_scores(model, judge, points, K, seed=seed),
         "certified": certify(model, q, judge, points, seed, progress=progress) if certify else {},
         "gaps_asked": certify is not None and certify.gaps,
-        "gradients_per_point": 0.0 if q is guide else q.convergence.gradients_per_point,
+        "gradients_per_point": 0.0 if pair[1] is guide else pair[1].convergence.gradients_per_point,
         "unconverged": int((~converged).sum()),
+        "conditions": conditions(model),
         "scales_at_floor": scales_at_floor(model, judge.posterior(index=points.index).mean, **points.side),
     }
-    return scored | {"seconds": time.perf_counter() - start}, (model, q)
+    return scored | {"seconds": time.perf_counter() - start}, pair

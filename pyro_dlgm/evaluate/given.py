@@ -6,7 +6,7 @@ from ..guides.programs.auto_local import AutoLocal
 from ..seeding import seeds
 from .quiet import quiet
 
-AT = ("centre", "draw")
+AT = {"centre": "at the centre of q", "draw": "at a draw of q"}
 
 
 def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed: int | None = None) -> tuple:
@@ -29,7 +29,13 @@ def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed:
         return model, guide
     if isinstance(at, str) and at not in AT:
         raise ValueError(f"at is {at!r}; expected one of {', '.join(map(repr, AT))}, or values by name")
-    return guide.given_globals(model, _values(guide, at, seed))
+    how = AT[at] if isinstance(at, str) else "as given"
+    return guide.given_globals(model, _values(guide, at, seed), how)
+
+
+def conditions(model) -> str:
+    r"""What the numbers of a model of points are conditioned on, in words: global latents, and where they are held."""
+    return getattr(model, "conditions", "")
 
 
 def _values(guide: AutoLocal, at, seed: int | None) -> dict[str, Tensor]:

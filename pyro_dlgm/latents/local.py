@@ -41,6 +41,7 @@ class LocalModel:
         latent_dim: the number D of unconstrained latents of a point.
         global_names: the latents that belong to no point.
         globals: their values; what is said of points is given these.
+        conditions: which they are and where they are held, in words; empty without any.
 
     Raises:
         ValueError: if the plate is unknown or holds no latent, points depend on each other, a support is not constant,
@@ -63,7 +64,7 @@ class LocalModel:
             self.observed = _observed(one, plate, few)
             self.event_shape, self.plate_size = few.x.shape[1:], self._plate_size(few, size, one)
             independence.check(self, few)
-        self.globals = {}
+        self.globals, self.conditions = {}, ""
 
     @property
     def program(self):
@@ -79,7 +80,7 @@ class LocalModel:
         r"""The number D of unconstrained latents of a point."""
         return self.layout.width
 
-    def at(self, values: dict[str, Tensor], program=None) -> "LocalModel":
+    def at(self, values: dict[str, Tensor], program=None, how: str = "as given") -> "LocalModel":
         r"""Returns the model given values of the global latents, by name; of another program, if one is given.
 
         Raises:
@@ -89,6 +90,7 @@ class LocalModel:
             raise ValueError(f"globals are {sorted(values)}; expected values of {sorted(self.global_names)}")
         made = object.__new__(type(self))
         made.__dict__ |= vars(self) | {"globals": {name: value.detach() for name, value in values.items()}}
+        made.conditions = f"{', '.join(self.global_names)} {how}" if self.global_names else ""
         made._program = self._program if program is None else Shared((program,))
         return made
 

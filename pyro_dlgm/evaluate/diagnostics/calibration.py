@@ -25,7 +25,7 @@ from ...latents.asked import log_joint, posterior
 from ...points import Points
 from ..blocks import FIT_ONE, blocks, check_axes, check_density
 from ..e_step import infer
-from ..given import given_globals
+from ..given import conditions, given_globals
 from ..predict import simulated
 from ..quiet import quiet
 from . import verdicts
@@ -67,12 +67,14 @@ class Calibration:
         joint_ranks: the rank of log p(x, t* | w) among those of the samples, (n,), integers 0..L.
         pit: q(t_d <= t*_d | x), (n, D), uniform on (0, 1) if q is exact; from the ranks where q is not Gaussian.
         num_samples: the number L of samples.
+        conditions: the global latents that are held, and where; empty without any.
     """
 
     ranks: Tensor
     joint_ranks: Tensor
     pit: Tensor
     num_samples: int
+    conditions: str = ""
 
     @property
     def p_values(self) -> Tensor:
@@ -160,7 +162,7 @@ def check_calibration(
             # Another seed: the samples below must not repeat the noise of the ascent.
             guide = infer(model, guide, replace(points, index=None), seed=int(torch.randint(2**31, ())))
         parts = [_place(model, guide, t, *block) for block in blocks(points, num_samples)]
-    return Calibration(*(torch.cat(part) for part in zip(*parts, strict=True)), num_samples)
+    return Calibration(*(torch.cat(part) for part in zip(*parts, strict=True)), num_samples, conditions(model))
 
 
 def pit_of_ranks(ranks: Tensor, num_samples: int) -> Tensor:

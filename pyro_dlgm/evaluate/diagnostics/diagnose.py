@@ -28,7 +28,7 @@ from ...points import Points
 from ...seeding import forked
 from ..blocks import check_density, check_pair
 from ..estimates import Mean
-from ..given import given_globals
+from ..given import conditions, given_globals
 from ..quiet import quiet
 from . import verdicts
 from .aggregate import is_active, log_aggregate, mean_variance, mean_variance_error, tabulate
@@ -79,6 +79,7 @@ class Diagnosis:
     prior_mean: Tensor
     prior_std: Tensor
     calibration: Calibration | None
+    conditions: str = ""
 
     @property
     def active_by_variance(self) -> Tensor:
@@ -103,7 +104,7 @@ class Diagnosis:
         } | (self.calibration.verdicts if self.calibration else {})
 
     def __str__(self) -> str:
-        return verdicts.listed(self.verdicts)
+        return verdicts.listed(({"given": self.conditions} if self.conditions else {}) | self.verdicts)
 
 
 def diagnose(
@@ -154,7 +155,7 @@ def diagnose(
     with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):
         table = tabulate(model, guide, points, num_samples)
         with_own, without = log_aggregate(guide, table["t"], table["log_q"], points)
-        return _diagnosis(prior(model, points), table, with_own, without, calibration)
+        return _diagnosis(prior(model, points), table, with_own, without, calibration, conditions(model))
 
 
 def _marginals(p) -> tuple[Tensor, Tensor]:
@@ -165,7 +166,9 @@ def _marginals(p) -> tuple[Tensor, Tensor]:
     return centre.mean(0), (width.mean(0) + centre.var(0, correction=0)).sqrt()
 
 
-def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: Calibration | None) -> Diagnosis:
+def _diagnosis(
+    p, table: dict, with_own: Tensor, without: Tensor, calibration: Calibration | None, held: str
+) -> Diagnosis:
     r"""The diagnosis from what q says at N points, and from log q(t) with and without a sample's own component."""
     rate = Mean.of(table["rate"].mean(0))
     information, aggregate_kl = (Mean.of(v.mean(0)) for v in (table["log_q"] - with_own, with_own - table["log_p"]))
@@ -190,4 +193,5 @@ def _diagnosis(p, table: dict, with_own: Tensor, without: Tensor, calibration: C
         prior_mean=prior_mean,
         prior_std=prior_std,
         calibration=calibration,
+        conditions=held,
     )

@@ -18,7 +18,7 @@ from ...points import Points
 from ..blocks import check_pair
 from ..bounds import log_mean_exp
 from ..estimates import log_mean_exp_error
-from ..given import given_globals
+from ..given import conditions, given_globals
 from .blocks import annealers, annealing, check_start, report
 from .path import Annealer, Settings, Walk
 
@@ -32,12 +32,14 @@ class AIS:
         acceptance: the mean probability of acceptance of a point's transitions, (B,); NaN where T = 1 leaves none.
         divergences: how many of its transitions diverged, (B,).
         gradients_per_point: gradient evaluations of log p(x, t) per point, those for the step sizes included.
+        conditions: the global latents that are held, and where; empty without any.
     """
 
     log_weights: Tensor
     acceptance: Tensor
     divergences: Tensor
     gradients_per_point: int
+    conditions: str = ""
 
     @property
     def log_px(self) -> Tensor:
@@ -106,4 +108,4 @@ def ais(
     walks = Walk.joined(walks, 1)
     report(walks, settings, stacklevel=2)
     acceptance = walks.accepted.mean(0) / (num_temperatures - 1 or math.nan)
-    return AIS(walks.log_weights, acceptance, walks.diverged.sum(0), settings.gradients(sweeps=1))
+    return AIS(walks.log_weights, acceptance, walks.diverged.sum(0), settings.gradients(sweeps=1), conditions(model))

@@ -21,7 +21,7 @@ from ..blocks import check_axes
 from ..bounds import log_mean_exp
 from ..e_step import infer
 from ..estimates import Mean
-from ..given import given_globals
+from ..given import conditions, given_globals
 from ..predict import simulated
 from ..quiet import quiet
 from .blocks import annealers, annealing, check_start, report
@@ -38,6 +38,7 @@ class BDMC:
         x: the simulated points (M, ...).
         t: the codes they were made from (M, D).
         diverged: transitions that diverged, in both directions, (M,).
+        conditions: the global latents that are held, and where; empty without any.
     """
 
     lower: Tensor
@@ -45,6 +46,7 @@ class BDMC:
     x: Tensor
     t: Tensor
     diverged: Tensor
+    conditions: str = ""
 
     @property
     def gap(self) -> float:
@@ -111,4 +113,6 @@ def bdmc(
     up, down = Walk.joined(up, 1), Walk.joined(down, 1)
     report(up, settings, stacklevel=2)
     diverged = (up.diverged + down.diverged).sum(0)
-    return BDMC(log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), points.x, t, diverged)
+    return BDMC(
+        log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), points.x, t, diverged, conditions(model)
+    )

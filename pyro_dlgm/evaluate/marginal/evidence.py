@@ -9,7 +9,7 @@ from ...points import Points
 from ...seeding import seeds
 from ..bounds import log_weights
 from ..estimates import Estimate
-from ..given import given_globals
+from ..given import conditions, given_globals
 from .ais import ais
 from .bdmc import BDMC, bdmc
 from .path import Settings
@@ -26,12 +26,14 @@ class Evidence:
         annealed, weighted: AIS and IWAE-K from one q, per point and in nats.
         num_samples: K.
         certificate: what `bdmc` says of AIS at this model, or `None`.
+        conditions: the global latents that are held, and where; empty without any.
     """
 
     annealed: Estimate
     weighted: Estimate
     num_samples: int
     certificate: BDMC | None
+    conditions: str = ""
 
     @property
     def log_px(self) -> Estimate:
@@ -58,6 +60,8 @@ class Evidence:
         result["ais"], result["iwae"] = self.annealed.summary(), self.weighted.summary()
         if self.certificate is not None:
             result["bdmc"] = {"gap": self.certificate.gap, "standard_error": self.certificate.stderr}
+        if self.conditions:
+            result["conditions"] = self.conditions
         return result
 
 
@@ -106,4 +110,5 @@ def evidence(
         weighted=Estimate.log_mean_exp(log_weights(model, judge, points, None, num_samples, seed=weighed)),
         num_samples=num_samples,
         certificate=bounds,
+        conditions=conditions(model),
     )
