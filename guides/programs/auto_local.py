@@ -172,6 +172,18 @@ class AutoLocal(Guide):
         made._dense = self._dense
         return made
 
+    def owning(self) -> "AutoLocal":
+        r"""Returns the guide, of which the q of the globals is a part that trains again."""
+        return self.share_globals(self)
+
+    def share_globals(self, other: "AutoLocal") -> "AutoLocal":
+        r"""Takes the q of the globals from another guide of the program, trains it, and returns the guide."""
+        self._dense = Shared((other._dense[0],))
+        if self._dense[0] is not None:
+            self._dense[0]._pyro_context.used = False  # it has run in the other one; this one adopts it as well
+            self.dense = self._dense[0]
+        return self
+
     def cost(self, visits: int) -> int:
         r"""Gradient evaluations over ``visits`` visits: those of the q of u."""
         return visits if self.inner is None else self.inner.cost(visits)

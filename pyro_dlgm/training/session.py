@@ -27,6 +27,7 @@ from ..seeding import alone, forked
 from . import checks
 from .autosave import Autosave
 from .first_call import first_call, is_made
+from .handover import take_over
 from .longer import Longer
 from .loop import Listener, Result, Training
 from .options import CHECKS, SCHEDULES
@@ -107,6 +108,8 @@ def _training(a: SimpleNamespace) -> Training:
         with quiet(a.model, a.guide):
             adapted(a.guide).prepare(lambda: _some(batches))
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
+    if a.start is not None:
+        take_over(optimizers, a.start)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
         SVI(a.model, a.guide, optimizers, a.objective, clip_norm=a.clip_norm, check_every=look),
