@@ -31,7 +31,7 @@ def check(local, points: Points) -> None:
 
 def _outside(local, points: Points, u: Tensor) -> dict[str, Tensor]:
     r"""The log-densities of the sites outside of the plate."""
-    trace = local._run(points, local.named(u), enumerated=local.discrete)
+    trace = local._run(points, local.named(u), enumerated=local.seen.discrete)
     sites = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["infer"].get("_deterministic")]
     outside = [s for s in sites if all(f.name != local.plate for f in s["cond_indep_stack"])]
     return {s["name"]: s["fn"].log_prob(s["value"]) for s in outside if s["name"] != local.plate}
