@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor, nn
 
-from .. import messages
+from .. import masks, messages
 from ..points import Points
 from ..program import Shared
 from ..seeding import forked
@@ -244,11 +244,13 @@ class LocalModel:
 
     def _plate_size(self, points: Points, size: int | None, trace) -> int | None:
         r"""The number of points that the program's plate has by itself; `None` if that is the batch's."""
-        if "size" in self._call.takes or len(points) < 2:
+        if "size" in self._call.takes:
             return None
+        full = _full_size(trace, self.plate, self.sites[0])
+        if full != len(points) or len(points) < 2:
+            return None if full == len(points) else full
         fewer = run.drawn_apart(partial(self._call.of, points[: len(points) - 1]), SEEDS[0])
-        sizes = {_full_size(t, self.plate, self.sites[0]) for t in (trace, fewer)}
-        return sizes.pop() if len(sizes) == 1 else None
+        return full if _full_size(fewer, self.plate, self.sites[0]) == full else None
 
 
 def _full_size(trace, plate: str, name: str) -> int:
@@ -263,7 +265,16 @@ def _observed(trace, plate: str, points: Points) -> str | None:
         return None
     name = next(iter(sites))
     value = trace.nodes[name]["value"]
-    return name if value.shape == points.x.shape and not _is_factor(trace.nodes[name]) else None
+    return name if _is_x(value, points) and not _is_factor(trace.nodes[name]) else None
+
+
+def _is_x(value: Tensor, points: Points) -> bool:
+    r"""Whether a value is x wherever x is observed: neither a function of it, nor x with other axes."""
+    if value.shape != points.x.shape:
+        return False
+    missing = torch.zeros_like(value, dtype=torch.bool)
+    missing = missing if points.mask is None else ~masks.pixelwise(points.mask, value.dim())
+    return bool(((value == points.x) | missing).all())
 
 
 def _is_factor(site: dict) -> bool:
