@@ -57,6 +57,16 @@ class AutoLocal(Guide):
         r"""Whether the program was traced, so that parameters exist."""
         return self.inner is not None
 
+    @property
+    def program_plate(self) -> str:
+        r"""The name of the program's plate over points."""
+        return self.plate
+
+    @property
+    def program_depth(self) -> int:
+        r"""How many dimensions the plates of the program take, as far as it was seen."""
+        return 1 if self.local is None else self.local.layout.depth
+
     def check_found(self) -> None:
         r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
         if self._made().local.loose:
@@ -152,7 +162,7 @@ class AutoLocal(Guide):
             how: what these are, in words.
         """
         local = self._made().local.at(values, model, how)
-        if local.layout.is_one_vector and hasattr(model, "log_joint"):
+        if local.layout.is_one_vector and hasattr(model, "log_joint") and not values:
             return model, self.inner
         inner = copy.copy(self.inner)
         if hasattr(inner, "_model"):  # a chain moves on the model that is asked
