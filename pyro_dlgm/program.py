@@ -218,7 +218,9 @@ class Program(PyroModule):
             return contextlib.nullcontext()
         B = self._batch_length(x, index, size)
         check_given(given, B), check_weight(weight, B)
-        return contextlib.nullcontext() if weight is None else Weighted(weight)
+        return (
+            contextlib.nullcontext() if weight is None else Weighted(weight.reshape(-1, *[1] * (-1 - self.plate_dim)))
+        )
 
     def _batch_length(self, x, index, size) -> int:
         check_index(index)

@@ -61,13 +61,23 @@ class AutoLocal(Guide):
         r"""Whether the program was traced, so that parameters exist."""
         return self.inner is not None
 
+    @property
+    def program_plate(self) -> str:
+        r"""The name of the program's plate over points."""
+        return self.plate
+
+    @property
+    def program_depth(self) -> int:
+        r"""How many dimensions the plates of the program take, as far as it was seen."""
+        return 1 if self.local is None else self.local.layout.depth
+
     def check_found(self) -> None:
         r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
         if self._made().local.seen.loose:
             name = self.local.seen.loose[0]
             raise TypeError(
-                f"the program is a function with pyro.param({name!r}, ...), which no optimizer of torch finds; expected "
-                "a PyroModule with a PyroParam, or pyro.infer.SVI"
+                f"the program is a function with pyro.param({name!r}, ...), which no optimizer of torch finds; "
+                "expected a PyroModule with a PyroParam, or pyro.infer.SVI"
             )
 
     def setup(

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Size, Tensor, nn
 
+from .. import masks
 from ..points import Points
 from ..seeding import forked
 from . import run
@@ -70,11 +71,13 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
 
 
 def _plate_size(program: Callable, plate: str, points: Points, trace, name: str) -> int | None:
-    if "size" in Call(program).takes or len(points) < 2:
+    if "size" in Call(program).takes:
         return None
+    full = _full_size(trace, plate, name)
+    if full != len(points) or len(points) < 2:
+        return None if full == len(points) else full
     fewer = run.drawn_apart(partial(Call(program).of, points[: len(points) - 1]), SEEDS[0])
-    sizes = {_full_size(t, plate, name) for t in (trace, fewer)}
-    return sizes.pop() if len(sizes) == 1 else None
+    return full if _full_size(fewer, plate, name) == full else None
 
 
 def _full_size(trace, plate: str, name: str) -> int:
@@ -87,4 +90,13 @@ def _observed(trace, plate: str, points: Points) -> str | None:
     if len(sites) != 1:
         return None
     site = trace.nodes[next(iter(sites))]
-    return site["name"] if site["value"].shape == points.x.shape and not isinstance(site["fn"], dist.Unit) else None
+    return site["name"] if _is_x(site["value"], points) and not isinstance(site["fn"], dist.Unit) else None
+
+
+def _is_x(value: Tensor, points: Points) -> bool:
+    r"""Whether a value is x wherever x is observed: neither a function of it, nor x with other axes."""
+    if value.shape != points.x.shape:
+        return False
+    missing = torch.zeros_like(value, dtype=torch.bool)
+    missing = missing if points.mask is None else ~masks.pixelwise(points.mask, value.dim())
+    return bool(((value == points.x) | missing).all())

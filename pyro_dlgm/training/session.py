@@ -133,7 +133,7 @@ def _some(batches: Batches | Source) -> Points:
 def _batches(a: SimpleNamespace) -> Batches | Source:
     if checks.is_source(a.x):
         source = Source(a.x, a.size, transform=a.transform, device=a.device)
-        checks.check_data("x", a.model, source.peek(), a.transform)
+        checks.check_data("x", a, source.peek(), a.transform)
         return source
     size = checks.batch_size(a.batch_size, len(a.x))
     checks.check_norms(a, size)
