@@ -2,6 +2,7 @@ r"""Rows and encoders for the latents of any program: losses, scales, what moves
 
 import copy
 import warnings
+from functools import partial
 
 import programs
 import pyro
@@ -9,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import conv, encoder, tensors, unmoved
-from programs import INDEX, PROGRAMS, B, N, T, pair, real
+from programs import INDEX, ONE, PROGRAMS, B, N, T, pair, real
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch.distributions import MultivariateNormal, normal
@@ -375,3 +376,27 @@ def test_a_bayesian_w_is_held_where_points_are_scored():
     assert torch.equal(first, second)
     fit(model, guide, x, steps=5, batch_size=4, seed=0)
     assert evaluate.elbo(model, guide, x, torch.arange(N), 20, seed=0).isfinite().all()
+
+
+# Programs that do not do what they say
+
+
+def unheeding(dim: int, x, index=None, *, size=None, weight=None):
+    r"""It takes size and weight, and leaves both aside."""
+    with pyro.plate("data", len(x), dim=dim):
+        z = pyro.sample("z", dist.Normal(0 * ONE, ONE))
+        with pyro.plate("time", T, dim=-3 - dim):
+            pyro.sample("x", dist.Normal(z, ONE), obs=x.mT if dim == -1 else x)
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+@pytest.mark.parametrize("settings", [{"batch_size": 4}, {"weight": WEIGHT}], ids=["size", "weight"])
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_a_program_that_heeds_no_scale_is_refused_each_time(dim, settings, made_before):
+    model, x = partial(unheeding, dim), torch.randn(N, T).double()
+    guide = guides.AutoPerPoint(model, N)
+    if made_before:
+        guide.setup(x, torch.arange(N))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is scaled otherwise in AutoPerPoint than in the model"):
+            fit(model, guide, x, steps=1, seed=0, **settings)
