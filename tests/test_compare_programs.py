@@ -37,7 +37,7 @@ FACTORIES = {
 @pytest.fixture(scope="module")
 def table():
     torch.manual_seed(0)
-    x = 2.0 + torch.randn(N + 20, 1) + 0.5 * torch.randn(N + 20, P)
+    x = 2.0 + torch.randn(N + 8, 1) + 0.5 * torch.randn(N + 8, P)
     certify = Certify(points=5, num_chains=4, num_temperatures=30, num_samples=200)
     settings = {"gradients": 60, "batch_size": 20, "lr": 0.01, "num_samples": 200, "seed": 0}
     return x[N:], compare(lambda: program, FACTORIES, x[:N], x[N:], certify=certify, **settings)
