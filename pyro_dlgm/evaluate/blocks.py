@@ -44,7 +44,7 @@ def prior(model, points: Points):
     r"""Returns p(t) of the points, by its density: of batch shape (), or (B,) where it depends on what is given.
 
     Raises:
-        ValueError: if the prior samples a site of its own, a draw of which would be used silently.
+        ValueError: if the prior samples a further site, whose draw would be used silently.
     """
     with Refusing():
         return model.prior_of(points.given) if hasattr(model, "prior_of") else model.prior(**points.side)
