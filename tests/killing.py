@@ -22,7 +22,7 @@ from pyro_dlgm.training.loop import Training
 
 N, D, SHAPE, EPOCHS, BATCHES = 60, 2, (1, 5, 4), 40, 3
 KINDS = ("mean_field", "amortized", "auto_normal")
-PAUSE = 0.002  # seconds behind each step, so that a kill hits a given one
+PAUSE = 0.002  # seconds after each step, so that a kill hits a given one
 
 
 def pair(kind):
@@ -90,7 +90,7 @@ def killed(kind, out, step, delay, epochs=EPOCHS):
 
 
 def moments(kind, kills, epochs, seed=0):
-    r"""Random (step, seconds behind it), one in the first three quarters of each of so many parts of the training."""
+    r"""Random (step, seconds after it), one in the first three quarters of each of so many parts of the training."""
     draws, part = random.Random(f"{kind} {seed}"), epochs * BATCHES / kills
     return [(int(k * part + draws.uniform(0, 0.75 * part)) + 2, draws.uniform(0, 5 * PAUSE)) for k in range(kills)]
 
@@ -109,7 +109,7 @@ def faults(kind, folder, kills, epochs=EPOCHS, seed=0):
     for step, delay in moments(kind, kills, epochs, seed):
         kept = killed(kind, broken, step, delay, epochs)
         if not step - 2 <= kept < epochs * BATCHES:
-            found.append(f"killed behind step {step}, the checkpoint is of step {kept}")
+            found.append(f"killed after step {step}, the checkpoint is of step {kept}")
     train(kind, broken, resume=True, epochs=epochs)
     if not same(weights(a), weights(broken)):
         found.append("the weights differ")
@@ -185,8 +185,8 @@ class Killed(Exception):
     pass
 
 
-def broken_off(kind, out, step, monkeypatch, **settings):
-    r"""Runs a training into an error after that step, with a checkpoint of each step before."""
+def broken_off(kind, out, step, monkeypatch, every: float = 0.0, **settings):
+    r"""Runs a training into an error after that step, with a checkpoint every so many seconds: of each step before."""
     count = Training._count
 
     def stopped(self, done):
@@ -195,6 +195,6 @@ def broken_off(kind, out, step, monkeypatch, **settings):
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(autosave, "EVERY", 0.0)
+        patch.setattr(autosave, "EVERY", every)
         patch.setattr(Training, "_count", stopped)
         train(kind, out, **settings)

@@ -323,7 +323,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(interval, tmp
     monkeypatch.setitem(nan_guard.INTERVALS, "cpu", interval)
     with pytest.raises(FloatingPointError, match="at step 8"):
         train("mean_field", tmp_path / "run", transform=spoilt_at(8), schedule="constant")
-    # Read every 50 steps, the flag is still read before a checkpoint: none is of a state behind it.
+    # Read every 50 steps, the flag is still read before a checkpoint: none is of a state after it.
     assert Run(tmp_path / "run").load()["step"] == 7
     assert [r["step"] for r in records(tmp_path / "run")] == [3, 6]
     train("mean_field", tmp_path / "good", transform=lambda x: x, schedule="constant", epochs=None, steps=7)

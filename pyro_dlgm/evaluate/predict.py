@@ -1,4 +1,4 @@
-r"""What a model makes of x: reconstructions, imputations of missing pixels, and points of its own."""
+r"""What a model makes of x: reconstructions, imputations of missing pixels, and new points."""
 
 import pyro
 import torch
