@@ -1,7 +1,7 @@
 r"""Distributions of whole numbers 0, 1, 2, ... whose log-probabilities keep their digits at large counts.
 
-Written out, log p(x) is a difference of terms of about x log x: at x = 10⁶ float32 loses a nat in it. Here it is a sum of a
-deviance, which is small where the fit is good, and of
+Written out, log p(x) is a difference of terms of about x log x: at x = 10⁶ float32 loses a nat in it. Here it is a sum
+of a deviance, which is small where the fit is good, and of
 
     S(z) = log Γ(z + 1) − z log z + z ≈ ½ log 2πz .
 

@@ -72,8 +72,8 @@ class Poisson(Counts):
 class NegativeBinomial(Counts):
     r"""Creates p(x | t, w) = ∏_j NB(x_j; μ_j, r_j), of mean μ = e^{m(t, w)} and variance μ + μ²/r.
 
-    r_j > 0 is the inverse dispersion of the feature j, the same for every t; its logarithm `u` is a part of w. As r grows
-    this becomes `Poisson`.
+    r_j > 0 is the inverse dispersion of the feature j, the same for every t; its logarithm `u` is a part of w. With
+    growing r this becomes `Poisson`.
 
     Arguments:
         net: the network of the logarithms m of the means, from t (..., D) to x's shape.
