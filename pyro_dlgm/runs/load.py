@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from ..guides.amortized import SCALING
+from ..messages import line
 from ..recipes.pairs import Recipe
 from ..seeding import forked
 from .files import RunError
@@ -40,7 +41,10 @@ def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Modu
     for name, module in pair.items():
         _check(folder, name, module, saved.get(name))
     for name, module in pair.items():
-        module.load_state_dict(saved[name])
+        try:
+            module.load_state_dict(saved[name])
+        except ValueError as error:  # rows in files are others
+            raise RunError(line(error)) from error
     return model, guide, config
 
 
