@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from ..guides.amortized import SCALING
+from ..messages import line
 from ..recipes.imports import check_consent
 from ..recipes.pairs import Recipe
 from ..seeding import forked
@@ -47,7 +48,10 @@ def load(run: str | Path, *, model=None, guide=None, imports: Iterable[str] = ()
     for name, module in pair.items():
         _check(folder, name, module, saved.get(name))
     for name, module in pair.items():
-        module.load_state_dict(saved[name])
+        try:
+            module.load_state_dict(saved[name])
+        except ValueError as error:  # rows in files are others
+            raise RunError(line(error)) from error
     return model, guide, config
 
 
