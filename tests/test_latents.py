@@ -157,7 +157,7 @@ def test_the_prior_is_the_joint_density_without_what_is_observed(name):
     u = torch.randn(3, B, made.latent_dim).double()
     emitted = made.log_joint(some, u) - made.log_prior(some, u)
     values = made.named(u)
-    if made.observed is None or name in ("series", "conditioned", "correlation"):
+    if made.seen.observed is None or name in ("series", "conditioned", "correlation"):
         return
     p = made.emission_at(some, u)
     assert p.batch_shape == (3, B) and p.event_shape == some.x.shape[1:]
@@ -245,7 +245,7 @@ def mixed(x, index=None, *, size=None):
 def test_discrete_latents_are_summed_out(lead):
     some = Points(torch.randn(B, T).double(), torch.arange(B))
     made = LocalModel(mixed, "data", some)
-    assert made.discrete == ("k", "m") and made.latent_dim == 1
+    assert made.seen.discrete == ("k", "m") and made.latent_dim == 1
     u = torch.randn(*lead, B, 1).double()
     z, terms = u.exp().squeeze(-1), []
     for k in range(3):
@@ -513,8 +513,8 @@ def test_as_many_times_as_points_do_not_make_x_of_its_transpose():
 @pytest.mark.parametrize("num", [1, 2, B, N])
 def test_the_size_of_a_plate_that_knows_it_is_found_in_any_batch(num):
     some = PROGRAMS["fixed"].points(num)
-    assert LocalModel(programs.fixed, "data", some).plate_size == N
-    assert LocalModel(programs.alone, "data", some).plate_size is None
+    assert LocalModel(programs.fixed, "data", some).seen.plate_size == N
+    assert LocalModel(programs.alone, "data", some).seen.plate_size is None
 
 
 def test_a_wrong_network_is_told_where_axes_go():

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ..distributions import draws, mean
 from ..guides.base import adapted
+from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
 from ..masks import pixelwise
 from ..objectives import is_drawn
 from ..points import Points, side
 from .blocks import blocks, check_points
-from .given import given_globals
 from .quiet import quiet
 
 

@@ -18,7 +18,7 @@ def check(local, points: Points) -> None:
     if len(points) < 2:
         return
     with torch.no_grad():
-        u = torch.randn(2, len(points), local.latent_dim, device=points.x.device, dtype=local.dtype)
+        u = torch.randn(2, len(points), local.latent_dim, device=points.x.device, dtype=local.seen.dtype)
         first = local.log_joint(points, u[0])
         for moved in _parts(len(points), u.device):
             second = local.log_joint(points, torch.where(moved.unsqueeze(-1), u[1], u[0]))
@@ -40,7 +40,7 @@ def _parts(num: int, device) -> Iterator[Tensor]:
 
 def _outside(local, points: Points, u: Tensor) -> dict[str, Tensor]:
     r"""The log-densities of the sites outside of the plate."""
-    trace = local._run(points, local.named(u), enumerated=local.discrete)
+    trace = local._run(points, local.named(u), enumerated=local.seen.discrete)
     sites = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["infer"].get("_deterministic")]
     outside = [s for s in sites if all(f.name != local.plate for f in s["cond_indep_stack"])]
     return {s["name"]: s["fn"].log_prob(s["value"]) for s in outside if s["name"] != local.plate}

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from ... import distributions, masks
+from ...guides.programs.given import conditions, given_globals
 from ...latents.asked import prior
 from ...points import Points
 from ...seeding import forked
 from ..blocks import check_density, check_pair
 from ..estimates import Mean
-from ..given import conditions, given_globals
 from ..quiet import quiet
 from . import verdicts
 from .aggregate import is_active, log_aggregate, mean_variance, mean_variance_error, tabulate
