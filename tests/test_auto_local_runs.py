@@ -1,4 +1,4 @@
-r"""Pairs of a program and its guide as objects: copies, runs on disk, where they start, other q of the globals, chains."""
+r"""Pairs of a program and its guide as objects: copies, runs on disk, starts, other q of the globals, chains."""
 
 import copy
 from functools import partial
@@ -9,12 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import same, tensors, unmoved
-from programs import INDEX, ONE, PROGRAMS, ZERO, B, N, T, pair, points, real
+from programs import INDEX, ONE, PROGRAMS, ZERO, B, N, T, pair, points
 from pyro import poutine
 from pyro.infer.autoguide import initialization as init
 from pyro.nn import PyroModule, PyroParam
 
 from pyro_dlgm import SVI, Points, evaluate, fit, guides, load
+from pyro_dlgm.runs.files import RunError
 
 ROWS = torch.arange(N)
 WITH_GLOBALS = ["normal", "gamma_poisson", "turned"]
@@ -82,7 +83,7 @@ def test_copies_before_the_first_call_are_on_their_own():
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_pairs_in_one_process_train_under_the_stock_svi(kind):
     made = [learnt(kind, seed) for seed in (0, 1)]
-    for model, guide, x in made:
+    for _, guide, x in made:
         guide.setup(x, ROWS, size=N)
     before = [tensors(model, guide) for model, guide, _ in made]
     model, guide, x = made[1]
@@ -134,7 +135,7 @@ def test_a_run_is_not_loaded_into_a_guide_that_has_not_seen_the_program(tmp_path
     model, guide, x = learnt()
     fit(model, guide, x, epochs=1, seed=0, out=tmp_path)
     model, guide, x = learnt()
-    with pytest.raises(ValueError, match="first call") as raised:
+    with pytest.raises(RunError, match="first call") as raised:
         load(tmp_path, model=model, guide=guide)
     assert "not there in yours" in str(raised.value)
 
@@ -170,7 +171,7 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n in programs.NAMES])
+@pytest.mark.parametrize("name", programs.NAMES)
 @pytest.mark.parametrize("start", STARTS)
 def test_pyros_functions_say_where_the_latents_start(start, name):
     made = pair(name, init=STARTS[start])
@@ -231,7 +232,10 @@ def test_any_autoguide_is_the_q_of_the_globals(kind, name):
     args, kwargs = made.call()
     before = tensors(made.guide.dense)
     fit(made.model, made.guide, made.x, steps=2, batch_size=4, seed=0)
-    assert unmoved(made.guide.dense, before) == []
+    still = (
+        ["scale_tril_unconstrained"] if kind == "AutoMultivariateNormal" and name != "turned" else []
+    )  # of one number
+    assert unmoved(made.guide.dense, before) == still
     table = evaluate.log_weights(made.model, made.guide, made.x, ROWS, 5, seed=0)
     assert table.shape == (5, N) and table.isfinite().all()
     centre = made.guide.centre()
@@ -266,7 +270,7 @@ def test_a_discrete_global_latent_is_named():
             z = pyro.sample("z", dist.Normal(k, ONE))
             pyro.sample("x", dist.Normal(z, ONE), obs=x)
 
-    with pytest.raises(ValueError, match="'k'.*discrete"):
+    with pytest.raises(ValueError, match="discrete sample site 'k'"):
         guides.AutoPerPoint(program, B).setup(torch.randn(B).double())
 
 
@@ -356,4 +360,3 @@ def test_constrained_parameters_of_a_program_train():
     guide = guides.AutoPerPoint(model, N)
     fit(model, guide, x, epochs=60, batch_size=5, lr=0.05, seed=0)
     assert float(model.scale) < 1.0
-    assert real(1.0).shape == (1,)

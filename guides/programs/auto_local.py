@@ -167,8 +167,14 @@ class AutoLocal(Guide):
         guide = self._made()._dense[0]
         if guide is None:
             return {}
-        with torch.no_grad():
-            return {name: value.detach() for name, value in guide.median().items()}
+        with torch.no_grad(), poutine.block():  # that of a point estimate samples its sites
+            try:
+                return {name: value.detach() for name, value in guide.median().items()}
+            except NotImplementedError:
+                raise ValueError(
+                    f"{type(guide).__name__} has no median at which the global latents could be held; expected a draw, "
+                    "evaluate.given_globals(model, guide, 'draw'), or another q, globals='AutoNormal'"
+                ) from None
 
     def given_globals(self, model, values: dict[str, Tensor], how: str = "as given") -> tuple:
         r"""Returns the pair (model of u, guide of u), given values of the global latents, for all that scores points.
@@ -253,6 +259,8 @@ class AutoLocal(Guide):
         return list(self._open.values())
 
     def _e_step(self, points: Points) -> None:
+        if type(self.inner).e_step is Guide.e_step:  # which does nothing
+            return
         with self.local.given(self.centre()):
             self.inner.e_step(points)
 
