@@ -73,7 +73,7 @@ class Gaps(Evidence):
 
     @property
     def late(self) -> list[int]:
-        r"""The points of which an E-step had not converged."""
+        r"""The points whose E-step had not converged."""
         return (~self.converged).nonzero().flatten().tolist()
 
     @property

@@ -9,6 +9,7 @@ from .. import masks, messages
 from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..guides.programs.auto_local import AutoLocal
+from ..guides.rows import in_files
 from ..objectives import ELBO
 from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
@@ -34,6 +35,11 @@ def check_arguments(a: SimpleNamespace) -> None:
     options.check(vars(a))
     if a.patience is not None and a.x_val is None:
         raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
+    if a.patience is not None and in_files(a.model, a.guide):
+        raise ValueError(
+            f"patience is {a.patience} and the guide's rows are in files, which do not keep those of the best epoch; "
+            "leave patience out, or folder= of the guide"
+        )
     if torch.is_inference_mode_enabled():
         raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
     if a.warmup and not isinstance(a.objective, ELBO):

@@ -38,7 +38,7 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         model, guide: the pair.
         points: a batch with its index.
         size: the number N of all points.
-        validated: whether there are validation points, too.
+        validated: whether there are validation points.
 
     Raises:
         ValueError: if the guide would be wrong in silence: its plates hold other points than the model's, its latents
