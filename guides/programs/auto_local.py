@@ -166,8 +166,14 @@ class AutoLocal(Guide):
         guide = self._made()._dense[0]
         if guide is None:
             return {}
-        with torch.no_grad():
-            return {name: value.detach() for name, value in guide.median().items()}
+        with torch.no_grad(), poutine.block():  # that of a point estimate samples its sites
+            try:
+                return {name: value.detach() for name, value in guide.median().items()}
+            except NotImplementedError:
+                raise ValueError(
+                    f"{type(guide).__name__} has no median at which the global latents could be held; expected a draw, "
+                    "evaluate.given_globals(model, guide, 'draw'), or another q, globals='AutoNormal'"
+                ) from None
 
     def given_globals(self, model, values: dict[str, Tensor], how: str = "as given") -> tuple:
         r"""Returns the pair (model of u, guide of u), given values of the global latents, for all that scores points.
