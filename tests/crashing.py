@@ -1,7 +1,7 @@
 r"""Trainings of rows in files that kill themselves at chosen moments, each of which is resumed beside one that is not.
 
-Run as a program with a folder, it prints one line for each moment; words after it choose the moments that have one. All is done in forked processes, so that imports are
-paid once; with one thread of torch there is nothing that a fork could lose.
+Run as a program with a folder, it prints one line for each moment; words after it choose moments. All is done in
+forked processes, so that imports are paid once; with one thread of torch there is nothing that a fork could lose.
 """
 
 import os
