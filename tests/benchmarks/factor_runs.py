@@ -96,6 +96,10 @@ class Journal:
                 file.write(json.dumps({"key": key, "value": self.done[name]}) + "\n")
         return self.done[name]
 
+    def items(self) -> list[tuple[dict, object]]:
+        r"""Keys and values."""
+        return [(json.loads(name), value) for name, value in self.done.items()]
+
     def trained(self, task: Task, setting: Setting) -> list[dict]:
         r"""The records of a training, which is made where there is none."""
         return self.get({"N": len(task.x), **asdict(setting)}, lambda: train(task, setting))

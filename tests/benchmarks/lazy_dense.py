@@ -16,8 +16,8 @@ def arguments() -> argparse.Namespace:
     r"""The command line."""
     parser = argparse.ArgumentParser(
         description="Fits a program with latent loadings and exact answers, with lazy and with dense rows, at several "
-        "N/B. Each length of training starts with all learning rates of the grid; of those of one length the better "
-        "half goes on to the next. A training that is in the journal is not done again.",
+        "N/B. The shortest training is made at each learning rate of a grid, each longer one at the best rate of the "
+        "one before and at half of it. A training that is in the journal is not done again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--points", type=int, default=100_000, help="the number N of training points")
@@ -46,7 +46,7 @@ def ladder(journal: Journal, task: Task, way: str, ratio: int, epochs: tuple[int
         print(line(ends[0]), flush=True)
         if ends[0]["lacks"] < min(CLOSE):
             break
-        rates = [end["row_lr"] for end in ends[: (len(ends) + 1) // 2]]
+        rates = [ends[0]["row_lr"], ends[0]["row_lr"] / 2]
     return found
 
 
