@@ -17,12 +17,12 @@ from torch import Tensor
 from ..distributions import draws
 from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
+from ..guides.programs.given import given_globals
 from ..latents.asked import log_joint as joint
 from ..latents.asked import posterior
 from ..points import Points
 from . import importance
 from .blocks import blocks, check_points
-from .given import given_globals
 from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import quiet
 from .traces import global_draws, traced_log_weights
