@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from .optim.svi import SVI as SVI
     from .points import Points as Points
     from .ppca.model import PPCA as PPCA
+    from .recipes.foreign import adopt as adopt
     from .runs.load import load as load
     from .training.fit import fit as fit
     from .training.loop import Result as Result
 
 _PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
 _PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
+_PLACES |= {"adopt": "recipes.foreign"}
 _MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors")
 __all__ = [*_PLACES, *_MODULES]
 __version__ = "0.1.0"
