@@ -71,7 +71,7 @@ def test_the_table_has_the_default_dtype_and_the_moments_one_that_counts(dtype, 
         guide.rows(torch.tensor(rows)).sum().backward()
         moments.step()
         guide.rows.weight.grad = None
-    assert {v.dtype for v in moments.state[guide.rows.weight].values()} == {wide}
+    assert {v.dtype for v in files(guide).moments().values()} == {wide}
     assert files(guide).moments()["visits"].tolist() == [1, 1, 0, 2] + [0] * 55 + [1]
     assert not torch.equal(guide.rows.weight, held)
     files(guide).restore(reference)
