@@ -60,6 +60,7 @@ def predicting_from_samples():
 
 @tool("WeighedPredictive", "one weight for all points together: `evaluate.log_weights` has one for each")
 def predicting_with_weights():
+    pytest.importorskip("pyro", "1.9.1")
     pair = exact()
     for parallel in (False, True):
         predictive = infer.WeighedPredictive(pair.model, guide=pair.guide, num_samples=5, parallel=parallel)
