@@ -42,6 +42,7 @@ docs: $(MADE)-docs
 bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/rows.py
 	$(BIN)/python tests/benchmarks/step_price.py
+	$(BIN)/python tests/benchmarks/log_joint.py
 	$(BIN)/python tests/benchmarks/streamed_ppca.py
 	$(BIN)/python tests/benchmarks/ais.py
 	$(BIN)/python tests/benchmarks/kill.py

@@ -1,14 +1,18 @@
 r"""Guides with a row of parameters for each point: q_i(t_i) is family(row i). They ignore x."""
 
+from pathlib import Path
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 
 from ..points import Points, check_index
+from ..seeding import forked
+from ..storage.row_files import BLOCK
 from . import families
 from .base import Guide
-from .rows import Rows
+from .rows import Rows, RowsInFiles
 
 
 class Rowed(Guide):
@@ -59,6 +63,9 @@ class PerPoint(Rowed):
         num_points: the number N of points.
         latent_dim: the number D of latents.
         init_scale: the scale s of q at the start. The means start at random, as N(0, s²).
+        folder: where the table lies, for one that is larger than memory: in files, that are opened where they are there
+            (`rows.RowsInFiles`). By default it lies in memory.
+        block: points that are visited together where the table lies in files.
         latent, plate: names of the model's latent site and plate.
 
     Raises:
@@ -67,14 +74,31 @@ class PerPoint(Rowed):
 
     family = families.mean_field
 
-    def __init__(self, num_points: int, latent_dim: int, *, init_scale: float = 0.1, **names: str):
+    def __init__(
+        self,
+        num_points: int,
+        latent_dim: int,
+        *,
+        init_scale: float = 0.1,
+        folder: str | Path | None = None,
+        block: int = BLOCK,
+        **names: str,
+    ):
         super().__init__(**names)
         if num_points < 1 or latent_dim < 1:
             raise ValueError(f"num_points is {num_points}, latent_dim {latent_dim}; expected both >= 1")
-        log_scale = families.log_scale(init_scale)
-        mean = init_scale * torch.randn(num_points, latent_dim)
         self.num_points, self.latent_dim, self.init_scale = num_points, latent_dim, init_scale
-        self.rows = Rows(self.family.start(mean, log_scale))
+        self._log_scale, width = families.log_scale(init_scale), self.family.width(latent_dim)
+        if folder is None:
+            self.rows = Rows.filled(num_points, width, self._first_rows)
+        else:
+            # One draw, whether there are rows in the folder or not: what is drawn after it does not depend on that.
+            with forked(int(torch.randint(2**62, (), device="cpu"))):
+                self.rows = RowsInFiles(folder, num_points, width, self._first_rows, block)
+
+    def _first_rows(self, num: int) -> Tensor:
+        r"""Raw numbers (num, width) for a table at its start."""
+        return self.family.start(self.init_scale * torch.randn(num, self.latent_dim), self._log_scale)
 
     @property
     def has_density(self) -> bool:
@@ -95,7 +119,6 @@ class PerPoint(Rowed):
         names = {"latent": self.latent, "plate": self.plate}
         return type(self)(len(points), self.latent_dim, init_scale=self.init_scale, **names).to(self.rows.weight)
 
-    @torch.no_grad()
     def set_rows(self, raw: Tensor) -> "PerPoint":
         r"""Overwrites the table with raw numbers (N, width) of the family; returns the guide.
 
@@ -105,7 +128,7 @@ class PerPoint(Rowed):
         if raw.shape != self.rows.weight.shape:
             name, shape = type(self).__name__, tuple(self.rows.weight.shape)
             raise ValueError(f"raw has shape {tuple(raw.shape)}; expected {shape}, the table of {name}: see its family")
-        self.rows.weight.copy_(raw)
+        self.rows.overwrite(raw)
         return self
 
 

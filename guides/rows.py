@@ -1,11 +1,16 @@
-r"""Tables with one row for each point, whose gradients may be sparse."""
+r"""Tables with one row for each point, whose gradients may be sparse: in memory, or in files."""
 
+import contextlib
 import contextvars
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..program import held
+from ..storage.row_files import BLOCK, RowFiles, opened
 
 _sparse = contextvars.ContextVar("sparse_gradients", default=False)
 
@@ -37,3 +42,108 @@ class Rows(nn.Module):
     def forward(self, index: Tensor) -> Tensor:
         # F.embedding rather than weight[index]: its backward pass is reproducible when a row comes twice.
         return F.embedding(index, self.weight, sparse=_sparse.get())
+
+    @torch.no_grad()
+    def overwrite(self, values: Tensor) -> None:
+        r"""Overwrites the table with values (N, width)."""
+        self.weight.copy_(values)
+
+    @classmethod
+    def filled(cls, num_rows: int, width: int, make: Callable[[int], Tensor]) -> "Rows":
+        r"""Creates a table whose rows come from ``make(n)`` (n, width), block by block."""
+        if num_rows <= BLOCK:
+            return cls(make(num_rows))
+        first = make(BLOCK)
+        table = first.new_empty(num_rows, width)
+        table[:BLOCK] = first
+        for part in table[BLOCK:].split(BLOCK):
+            part.copy_(make(len(part)))
+        return cls(table)
+
+
+class RowsInFiles(Rows):
+    r"""Creates a table of N rows in a folder, memory-mapped, for tables larger than memory; `RowFiles` says how.
+
+    Where the folder holds such a table, that one is opened. It is trained by `fit` and `svi.SVI` with `RowAdam`, whose
+    rows are in the folder as well. A state dict holds a reference in place of the table. It stays on the CPU, and
+    there are no copies of it.
+
+    Arguments:
+        folder: where the files are or will be.
+        num_rows, width: the shape of the table, of the default dtype.
+        make: returns that many rows (n, width) of a new table.
+        block: rows that are visited together: `fit` shuffles blocks, and the points in a block.
+    """
+
+    def __init__(
+        self, folder: str | Path, num_rows: int, width: int, make: Callable[[int], Tensor], block: int = BLOCK
+    ):
+        nn.Module.__init__(self)
+        if block < 1:
+            raise ValueError(f"block is {block}; expected at least 1 row")
+        self.files = opened(folder, (num_rows, width), torch.get_default_dtype(), make)
+        self.weight, self.block = nn.Parameter(self.files.weight), block
+        self.weight.files = self.files
+
+    def forward(self, index: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and len(index):
+            self.files.enter(int(index.min()), int(index.max()), self.block)
+        return F.embedding(index, self.weight, sparse=True)  # a dense gradient would be as large as the table
+
+    def overwrite(self, values: Tensor) -> None:
+        r"""Overwrites the table with values (N, width), block by block."""
+        self.files.overwrite(values.detach())
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        destination[f"{prefix}files"] = self.files.reference()
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs):
+        if f"{prefix}files" not in state_dict:
+            missing_keys.append(f"{prefix}files")
+        else:
+            self.files.restore(state_dict[f"{prefix}files"])
+
+    def _apply(self, fn, recurse=True):
+        row = self.weight[:1].detach()
+        moved = fn(row)
+        if (moved.device, moved.dtype) != (row.device, row.dtype):
+            raise TypeError(
+                f"the rows in {self.files.folder.path} are {row.dtype} on the {row.device}, and were to become "
+                f"{moved.dtype} on {moved.device}; expected rows in memory for that: leave folder= out, or set the "
+                "default dtype before they are made"
+            )
+        return self
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            f"the rows in {self.files.folder.path} are not copied; expected a guide with another folder, or a copy of "
+            "the folder that is made while no process has it open. guide.state_dict() is a reference to them"
+        )
+
+
+def files_of(weight: Tensor) -> RowFiles | None:
+    r"""The files that a table is in; `None` of one in memory."""
+    return getattr(weight, "files", None)
+
+
+def in_files(*modules: nn.Module) -> list[RowsInFiles]:
+    r"""The tables in files below the modules."""
+    return [
+        m for module in modules if isinstance(module, nn.Module) for m in module.modules() if isinstance(m, RowsInFiles)
+    ]
+
+
+@contextlib.contextmanager
+def kept(tables: list[RowsInFiles], *, new: bool) -> Iterator[None]:
+    r"""Context manager: changes of tables in files can be taken back, for a training with checkpoints.
+
+    Arguments:
+        new: whether the training is a new one, which resumes none.
+    """
+    try:
+        for table in tables:
+            table.files.keep(new=new)
+        yield
+    finally:
+        for table in tables:
+            table.files.release()

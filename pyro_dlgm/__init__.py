@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import data, evaluate, guides, likelihoods, nets, objectives, plots, priors  # noqa: F401
     from .comparison.comparison import compare as compare
+    from .latents.local import LocalModel as LocalModel
     from .model import DLGM as DLGM
     from .optim.svi import SVI as SVI
     from .points import Points as Points
     from .ppca.model import PPCA as PPCA
     from .runs.load import load as load
     from .training.fit import fit as fit
+    from .training.handover import to_encoder as to_encoder
+    from .training.handover import to_rows as to_rows
     from .training.loop import Result as Result
 
 _PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
 _PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
+_PLACES |= {"LocalModel": "latents.local", "to_rows": "training.handover", "to_encoder": "training.handover"}
 _MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors")
 __all__ = [*_PLACES, *_MODULES]
 __version__ = "0.1.0"

@@ -40,6 +40,25 @@ def _said(d, name: str, estimate) -> Tensor:
             return estimate(getattr(d, "sample", d)(torch.Size((SAMPLES,))))
 
 
+def averaged(d) -> Tensor:
+    r"""What is averaged over codes for a guess at x: the mean, or what the distribution says, class probabilities."""
+    own = unwrapped(d)
+    return own.averaged if hasattr(own, "averaged") else mean(d)
+
+
+def guess(d, averages: Tensor) -> Tensor:
+    r"""The guess at x by averages of `averaged`: these themselves, or of classes the most probable one."""
+    own = unwrapped(d)
+    return own.guess(averages) if hasattr(own, "guess") else averages
+
+
+def unwrapped(d):
+    r"""The distribution inside of what gives another one event axes or masks."""
+    while hasattr(d, "base_dist"):
+        d = d.base_dist
+    return d
+
+
 def kl(q, p) -> Tensor | None:
     r"""KL(q ‖ p) in closed form if both are Gaussian with diagonal p, else `None`.
 

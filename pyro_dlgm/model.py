@@ -72,7 +72,7 @@ class DLGM(Program):
     def datum(
         self, x: Tensor | None = None, mask: Tensor | None = None, *, given: Tensor | None = None, t=None
     ) -> Tensor:
-        r"""Samples t and x without the plate over data, for larger programs with plates of their own.
+        r"""Samples t and x without the plate over data, for larger programs with other plates.
 
         Under Pyro's SVI its parameters train, also where it is called by a plain function. A program whose w is
         Bayesian enters `global_latents` before its plates.
@@ -107,7 +107,7 @@ class DLGM(Program):
         r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and the model's dtype, and lies in its
         support; it names the rows that do not, counted from ``first``.
 
-        A subclass with a `datum` of its own is asked for its first points, by that.
+        A subclass that overrides `datum` is asked through it, about the first points only.
         """
         if type(self).datum is not DLGM.datum:
             return self._check_by_datum(x[:FEW], given)
@@ -143,9 +143,9 @@ class DLGM(Program):
             A tensor of shape (..., B), without scales: of the plate, of weights, of handlers.
 
         Raises:
-            ValueError: if `datum` samples a further latent, a draw of which would be used silently.
+            ValueError: if `datum` samples a further latent, whose draw would be used silently.
         """
-        # Outside of a larger program nobody asks for its parameters.
+        # Outside of a larger program its parameters are not asked for.
         registering = contextlib.nullcontext() if am_i_wrapped() else unregistered()
         with registering, Held(self.latent, t) as held, self.global_latents():
             held.sites.clear()  # what is known of a Bayesian w belongs to no point

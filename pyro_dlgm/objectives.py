@@ -27,7 +27,7 @@ class Tempered(Messenger):
 
     Arguments:
         beta: β >= 0, a number or a scalar tensor.
-        plate: the name of the plate over data; `None`: any plate at dimension −1.
+        plate: the name of the plate over data, wherever it is; `None`: any plate at dimension −1.
 
     References:
         Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework" (2017).
@@ -38,7 +38,8 @@ class Tempered(Messenger):
         self.beta, self.plate = _weight(beta), plate
 
     def _pyro_sample(self, msg) -> None:
-        local = any(f.dim == -1 and self.plate in (None, f.name) for f in msg["cond_indep_stack"])
+        frames = msg["cond_indep_stack"]
+        local = any(f.dim == -1 if self.plate is None else f.name == self.plate for f in frames)
         if local and not msg["is_observed"]:
             msg["scale"] = msg["scale"] * self.beta
 
@@ -55,7 +56,8 @@ class ELBO(Trace_ELBO):
         num_particles: samples of t per point.
         analytic_kl: whether to use the closed form.
         beta: weight β of the KL term, on both sides; an attribute, which a warm-up may set between steps.
-        max_plate_nesting: how many dimensions the plates of the program take; 1 is the plate over data alone.
+        max_plate_nesting: how many dimensions the plates of the program take; 1 is the plate over data alone. A guide
+            that has seen its program run, an `AutoPerPoint`, knows of more.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class ELBO(Trace_ELBO):
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
         r"""The loss as a scalar tensor, in nats, with its graph."""
-        plate = getattr(poutine.unwrap(model), "plate", None)
+        program, q = poutine.unwrap(model), poutine.unwrap(guide)
+        plate = getattr(program, "plate", getattr(q, "program_plate", None))
+        self.max_plate_nesting = max(self.max_plate_nesting, getattr(q, "program_depth", 1))
         with contextlib.nullcontext() if self.beta == 1.0 else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
         return -sum(self._bound(*pair) for pair in traces) / self.num_particles

@@ -160,7 +160,7 @@ class Program(PyroModule):
     def global_latents(self):
         r"""Context manager: draws each `PyroSample` of the program once, with its own shape and at scale 1.
 
-        `forward` does so before it opens its plate. A larger program with plates of its own enters this first:
+        `forward` does so before it opens its plate. A larger program with plates enters this first:
         inside, `datum` has these values (a bare ``model.likelihood(t)`` outside of it draws by itself). Two programs
         with such latents are children of one `PyroModule`, which tells their sites apart.
 
@@ -190,8 +190,8 @@ class Program(PyroModule):
     def data_plate(self, x: Tensor | None, index: Tensor | None, size: int | None):
         r"""The plate over the points of a batch, at dimension −1 (``plate_dim``).
 
-        Without ``size`` it has the batch's length B and scale 1. With ``size=N`` it has N points of which ``index``
-        are here, and scale N/B; then ``index`` may be left out for any B points (only their number counts).
+        Without ``size`` it has the batch's length B and scale 1. With ``size=N`` it has N points, here those of
+        ``index``, and scale N/B; then ``index`` may be left out for any B points (only their number counts).
 
         Raises:
             ValueError: if neither x nor ``index`` nor ``size`` says how many points there are, or if x and
@@ -218,7 +218,9 @@ class Program(PyroModule):
             return contextlib.nullcontext()
         B = self._batch_length(x, index, size)
         check_given(given, B), check_weight(weight, B)
-        return contextlib.nullcontext() if weight is None else Weighted(weight)
+        return (
+            contextlib.nullcontext() if weight is None else Weighted(weight.reshape(-1, *[1] * (-1 - self.plate_dim)))
+        )
 
     def _batch_length(self, x, index, size) -> int:
         check_index(index)

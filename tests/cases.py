@@ -13,6 +13,8 @@ N, B, D = 10, 4, 3
 INDEX = torch.tensor([7, 2, 9, 0])
 WIDTHS = (4, 8)
 RANK, LEVELS = 2, 17
+# How far two float32 sums of the same terms, up to 200 of them, may differ if they are added up in another order.
+ROUNDING = 200 * torch.finfo(torch.float32).eps
 LIKELIHOODS = {
     "fixed": likelihoods.FixedNormal,
     "diagonal": likelihoods.DiagonalNormal,

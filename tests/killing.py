@@ -21,16 +21,18 @@ from pyro_dlgm.training import autosave
 from pyro_dlgm.training.loop import Training
 
 N, D, SHAPE, EPOCHS, BATCHES = 60, 2, (1, 5, 4), 40, 3
-KINDS = ("mean_field", "amortized", "auto_normal")
-PAUSE = 0.002  # seconds behind each step, so that a kill hits a given one
+KINDS = ("mean_field", "amortized", "auto_normal", "in_files")
+FILES = {"weight": 2 * N * D, "visits": N, "exp_avg": 2 * N * D, "exp_avg_sq": 2 * N * D}  # numbers
+PAUSE = 0.002  # seconds after each step, so that a kill hits a given one
 
 
-def pair(kind):
-    r"""A small model with the guide of that kind, always from the same start."""
+def pair(kind, out=None):
+    r"""A small model with the guide of that kind, always from the same start; rows in files are in the run's folder."""
     torch.manual_seed(1)
     model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, SHAPE, (8,)), 0.5))
     make = {
         "mean_field": lambda: guides.MeanField(N, D),
+        "in_files": lambda: guides.MeanField(N, D, folder=out, block=16),
         "auto_normal": lambda: guides.auto(model, "AutoNormal", N),
         "amortized": encoder,
         "chain": lambda: guides.Chain(model, N, D, num_states=2, num_leapfrog=2),
@@ -52,7 +54,7 @@ def points():
 def train(kind, out, resume=False, epochs=EPOCHS, **settings):
     r"""A training with all that a checkpoint has to keep: order of the data, schedule, noise of the transform."""
     settings = {"batch_size": N // BATCHES, "schedule": "cosine", "transform": jitter, "seed": 3} | settings
-    return fit(*pair(kind), points(), epochs=epochs, out=out, resume=resume, **settings)
+    return fit(*pair(kind, out), points(), epochs=epochs, out=out, resume=resume, **settings)
 
 
 def jitter(x):
@@ -90,7 +92,7 @@ def killed(kind, out, step, delay, epochs=EPOCHS):
 
 
 def moments(kind, kills, epochs, seed=0):
-    r"""Random (step, seconds behind it), one in the first three quarters of each of so many parts of the training."""
+    r"""Random (step, seconds after it), one in the first three quarters of each of so many parts of the training."""
     draws, part = random.Random(f"{kind} {seed}"), epochs * BATCHES / kills
     return [(int(k * part + draws.uniform(0, 0.75 * part)) + 2, draws.uniform(0, 5 * PAUSE)) for k in range(kills)]
 
@@ -109,7 +111,7 @@ def faults(kind, folder, kills, epochs=EPOCHS, seed=0):
     for step, delay in moments(kind, kills, epochs, seed):
         kept = killed(kind, broken, step, delay, epochs)
         if not step - 2 <= kept < epochs * BATCHES:
-            found.append(f"killed behind step {step}, the checkpoint is of step {kept}")
+            found.append(f"killed after step {step}, the checkpoint is of step {kept}")
     train(kind, broken, resume=True, epochs=epochs)
     if not same(weights(a), weights(broken)):
         found.append("the weights differ")
@@ -121,9 +123,16 @@ def faults(kind, folder, kills, epochs=EPOCHS, seed=0):
 
 
 def weights(folder):
-    r"""All tensors of model and guide in a run's checkpoint."""
+    r"""All tensors of model and guide in a run's checkpoint, and what is in files beside it."""
     state = Run(folder).load()
-    return {f"{part}.{k}": v for part in ("model", "guide") for k, v in state[part].items()}
+    held = {
+        f"{part}.{k}": v for part in ("model", "guide") for k, v in state[part].items() if isinstance(v, torch.Tensor)
+    }
+    return held | {
+        name: torch.from_file(str(folder / f"rows.{name}"), size=size)
+        for name, size in FILES.items()
+        if (folder / f"rows.{name}").exists()
+    }
 
 
 def same(a, b):
@@ -149,28 +158,29 @@ def logged(folder):
     return {name: [event.step for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
 
 
-def on_a_full_disk(disk, step):
+def on_a_full_disk(disk, step, kind="mean_field", every=0.0):
     r"""Trains on a disk that is full from that step on, checks what is left, makes room, and resumes."""
     out, filler, count = disk / f"run-{step}", disk / "filler", Training._count
+    kept = step - 1 if every == 0 else 0  # the step of the last checkpoint
 
     def filling(self, done):
         count(self, done)
         if done.step == step:
             fill(filler)
 
-    autosave.EVERY, Training._count = 0.0, filling
+    autosave.EVERY, Training._count = every, filling
     try:
-        train("mean_field", out, epochs=6)
+        train(kind, out, epochs=6)
     except RunError as error:
         message = str(error)
     assert "make room and resume" in message, message
-    assert Run(out).load()["step"] == step - 1
+    assert Run(out).load()["step"] == kept
     assert [r["step"] for r in records(out) if r["step"] < step] == list(range(BATCHES, step, BATCHES))
     assert not list(out.glob(".*"))
     filler.unlink()
     Training._count = count
-    train("mean_field", out, epochs=6, resume=True)
-    train("mean_field", disk / f"whole-{step}", epochs=6)
+    train(kind, out, epochs=6, resume=True)
+    train(kind, disk / f"whole-{step}", epochs=6)
     assert same(weights(out), weights(disk / f"whole-{step}")) and said(out) == said(disk / f"whole-{step}")
 
 
@@ -185,8 +195,8 @@ class Killed(Exception):
     pass
 
 
-def broken_off(kind, out, step, monkeypatch, **settings):
-    r"""Runs a training into an error after that step, with a checkpoint of each step before."""
+def broken_off(kind, out, step, monkeypatch, every: float = 0.0, **settings):
+    r"""Runs a training into an error after that step, with a checkpoint every so many seconds: of each step before."""
     count = Training._count
 
     def stopped(self, done):
@@ -195,6 +205,6 @@ def broken_off(kind, out, step, monkeypatch, **settings):
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(autosave, "EVERY", 0.0)
+        patch.setattr(autosave, "EVERY", every)
         patch.setattr(Training, "_count", stopped)
         train(kind, out, **settings)

@@ -419,7 +419,7 @@ def test_inference_runs_new_chains_to_the_posterior(truth, x):
 @pytest.mark.filterwarnings("ignore:.*have not converged")
 def test_inference_counts_its_gradients(truth, x):
     fitted = evaluate.infer(truth, chain(truth, num_leapfrog=3, burn_in=10), x[:3], max_steps=1, seed=0)
-    # One burn-in, and one round of 100 draws behind 50 transitions.
+    # One burn-in, and one round of 100 draws after 50 transitions.
     assert fitted.convergence.gradients_per_point == 4 * ((1 + 10 * 3) + (1 + 150 * 3))
 
 

@@ -159,14 +159,16 @@ def test_posterior_is_what_the_guide_samples(case):
         assert torch.equal(site["fn"].mean, q.mean)
     else:
         site = poutine.trace(case.guide).get_trace(*case.args).nodes["t_unconstrained"]
-        torch.testing.assert_close(site["fn"].base_dist.scale, q.stddev, rtol=0, atol=0)
-        torch.testing.assert_close(site["fn"].mean, q.mean, rtol=0, atol=0)
+        # A standard deviation is the root of a square here.
+        torch.testing.assert_close(site["fn"].base_dist.scale, q.stddev)
+        torch.testing.assert_close(site["fn"].mean, q.mean)
 
 
 def test_posterior_is_of_the_rows_asked_for(per_point):
     back = torch.arange(N - 1, -1, -1)
     forth = per_point.guide.posterior(None, torch.arange(N)).mean
-    assert torch.equal(per_point.guide.posterior(None, back).mean, forth.flip(0))
+    # The mean of a chain is a sum over its states, and columns of a sum may be added up in other orders.
+    torch.testing.assert_close(per_point.guide.posterior(None, back).mean, forth.flip(0))
     assert len(forth.unique(dim=0)) == N or per_point.name.startswith("auto")
 
 
@@ -206,7 +208,7 @@ def test_a_mask_of_ones_changes_nothing(case):
     case.guide.eval()  # in training mode a chain moves at each call
     masks = None, torch.ones_like(case.x).bool()
     losses = [same_draw(ELBO().loss, case.model, case.guide, *case.args, mask=m) for m in masks]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=cases.ROUNDING)
 
 
 def test_a_mask_of_points_is_a_mask_of_all_their_pixels(case):
@@ -214,7 +216,7 @@ def test_a_mask_of_points_is_a_mask_of_all_their_pixels(case):
     pixels = points.reshape(-1, *[1] * (case.x.dim() - 1)).expand_as(case.x)
     case.guide.eval()
     losses = [same_draw(ELBO().loss, case.model, case.guide, *case.args, mask=m) for m in (points, pixels)]
-    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=cases.ROUNDING)
 
 
 def test_a_missing_point_has_no_likelihood(case):
@@ -343,7 +345,7 @@ def test_conditioning_on_x_is_observing_it(case):
         same_draw(Trace_ELBO().loss, model, case.guide, *case.args)
         for model in (case.model, lambda x, index: conditioned(None, index))
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=cases.ROUNDING)
 
 
 def test_conditioning_on_t_observes_it(case):
@@ -351,7 +353,7 @@ def test_conditioning_on_t_observes_it(case):
     trace = poutine.trace(poutine.condition(case.model, data={"t": t})).get_trace(*case.args)
     trace.compute_log_prob()
     total = trace.nodes["t"]["log_prob"] + trace.nodes["x"]["log_prob"]
-    torch.testing.assert_close(total, case.model.log_joint(case.x, t), rtol=1e-6, atol=0)
+    torch.testing.assert_close(total, case.model.log_joint(case.x, t))
 
 
 def test_unconditioning_generates_x(case):

@@ -14,6 +14,7 @@ ROOT = Path(pyro_dlgm.__file__).parent
 GUIDES = Path(pyro_dlgm.guides.__file__).parent
 # What each module imports lies on a lower layer, or in its own wing.
 LAYERS = [
+    ("storage",),
     ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets", "priors"),
     ("points",),
     ("program", "likelihoods", "objectives"),

@@ -1,8 +1,10 @@
 r"""Networks that do not take axes on the left are refused before they train, and changed by no question."""
 
+import functools
+
 import pytest
 import torch
-from cases import tensors
+from cases import same, tensors
 from torch import nn
 
 from pyro_dlgm import DLGM, Points, data, evaluate, fit, guides, likelihoods, nets, priors
@@ -48,9 +50,8 @@ class Centred(nn.Module):
 NETWORKS = [
     (plain_conv, SHAPE),
     (View, SHAPE),
-    (lambda: norm(2), (16,)),
-    (lambda: norm(3), (16,)),
-    (lambda: norm(B), (16,)),
+    # The question has axes (2, 3) and (3, 2), which the first two take for channels; scores have (K, B).
+    *[(functools.partial(norm, width), (16,)) for width in (2, 3, B)],
     (Centred, (16,)),
 ]
 
@@ -82,8 +83,7 @@ def test_they_are_refused_by_fit_and_by_all_that_judges(make, shape):
     for call in calls:
         with pytest.raises(ValueError, match=r"nets\.Net\("):
             call()
-    after = tensors(model, guide)
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert same(before, tensors(model, guide))
     assert torch.equal(state, torch.get_rng_state()) and model.training and guide.training
 
 
@@ -104,7 +104,7 @@ def test_buffers_of_batch_norm_are_left_by_a_question():
     model, guide, x = pair(net, (16,))
     before = tensors(model)
     evaluate.elbo(model, guide, x, None, 2)
-    assert all(torch.equal(a, b) for a, b in zip(before, tensors(model), strict=True)) and net.body[1].training
+    assert same(before, tensors(model)) and net.body[1].training
 
 
 def test_what_takes_any_axes_is_not_refused():

@@ -118,7 +118,7 @@ def test_infer_refines_an_amortized_guide_from_its_own_q(rotated):
     ppca, X = rotated
     guide = guides.Amortized(nets.Linear(P, 8), D, "full_rank").double()
     start = guide.start(Points(X))
-    assert torch.equal(start.posterior(index=torch.arange(N)).mean, guide.posterior(X).mean)
+    torch.testing.assert_close(start.posterior(index=torch.arange(N)).mean, guide.posterior(X).mean)
     assert gap(ppca, inferred(ppca, X, guide).posterior(index=torch.arange(N)), X) < 1e-3
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from killing import SHAPE, Killed, N, broken_off, logged, pair, points, records, same, train, weights
+from killing import SHAPE, N, broken_off, logged, pair, points, records, same, train, weights
 from PIL import Image
 from pyro.infer import Trace_ELBO
 
@@ -24,7 +24,6 @@ from pyro_dlgm.runs.digest import digest
 from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.fingerprint import described, differences, fingerprint
 from pyro_dlgm.runs.run import Run
-from pyro_dlgm.training import autosave
 from pyro_dlgm.training.loop import Training
 
 
@@ -88,17 +87,7 @@ def test_points_per_second_are_those_of_the_steps(monkeypatch):
 
 
 def test_tensorboard_reads_a_resumed_run_without_a_word(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(autosave, "EVERY", 1e9)
-    count = Training._count
-
-    def stopped(self, done):
-        count(self, done)
-        if done.step == 8:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Training, "_count", stopped)
-        train("amortized", tmp_path / "run", epochs=4)
+    broken_off("amortized", tmp_path / "run", 8, monkeypatch, every=1e9, epochs=4)
     assert logged(tmp_path / "run")["train/loss"] == [3, 6] and Run(tmp_path / "run").load()["step"] == 0
     train("amortized", tmp_path / "run", epochs=4, resume=True)
     caplog.clear()

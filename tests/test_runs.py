@@ -281,10 +281,12 @@ def on_a_small_disk(folder, code):
     pytest.skip(f"no small disk can be mounted here: {tried.stderr.strip()}")
 
 
-def test_a_full_disk_keeps_the_run_and_room_lets_it_go_on(tmp_path):
+@pytest.mark.parametrize(("kind", "every"), [("mean_field", 0.0), ("in_files", 0.0), ("in_files", 1e9)])
+def test_a_full_disk_keeps_the_run_and_room_lets_it_go_on(kind, every, tmp_path):
     here, disk = str(Path(__file__).parent), str(tmp_path)
     code = f"import sys, pathlib; sys.path.insert(0, {here!r}); import killing\n"
-    code += f"for step in (8, 9): killing.on_a_full_disk(pathlib.Path({disk!r}), step)\nprint('as it should be')"
+    code += f"for step in (8, 9): killing.on_a_full_disk(pathlib.Path({disk!r}), step, {kind!r}, {every})\n"
+    code += "print('as it should be')"
     done = on_a_small_disk(tmp_path, code)
     assert done.stdout.endswith("as it should be\n"), done.stderr
 
@@ -323,7 +325,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(interval, tmp
     monkeypatch.setitem(nan_guard.INTERVALS, "cpu", interval)
     with pytest.raises(FloatingPointError, match="at step 8"):
         train("mean_field", tmp_path / "run", transform=spoilt_at(8), schedule="constant")
-    # Read every 50 steps, the flag is still read before a checkpoint: none is of a state behind it.
+    # Read every 50 steps, the flag is still read before a checkpoint: none is of a state after it.
     assert Run(tmp_path / "run").load()["step"] == 7
     assert [r["step"] for r in records(tmp_path / "run")] == [3, 6]
     train("mean_field", tmp_path / "good", transform=lambda x: x, schedule="constant", epochs=None, steps=7)

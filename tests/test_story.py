@@ -4,6 +4,7 @@ import copy
 import pickle
 from typing import ClassVar
 
+import cases
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -224,7 +225,7 @@ def test_an_enumerated_label_gives_the_loss_of_plain_pyro(batch, blind):
     for pair in ((ours, our_guide), (plain, plain_guide)):
         torch.manual_seed(1)
         losses.append(TraceEnum_ELBO(max_plate_nesting=1).loss(*pair, x))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=cases.ROUNDING)
 
 
 @pytest.mark.parametrize("what", ["posterior", "prior and likelihood"])

@@ -38,7 +38,8 @@ def test_evaluation_in_threads_gives_the_numbers_of_one_and_leaves_the_flags():
     state = torch.get_rng_state()
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda job: job[0](job[1]), jobs))
-    assert all(map(torch.equal, alone, found))
+    # A thread of the pool may give its sums to another number of threads.
+    torch.testing.assert_close(found, alone)
     assert all(m.training for program in (model, guide) for m in program.modules())
     assert torch.equal(state, torch.get_rng_state())
 

@@ -5,16 +5,18 @@ import pytest
 import torch
 
 from pyro_dlgm import fit
+from pyro_dlgm.evaluate.blocks import blocks
 from pyro_dlgm.training import validation
 from pyro_dlgm.training.validation import Validation
 
 
-def validated(name, budget, monkeypatch):
-    r"""A validation after two calls with blocks of that size, the scores, and how many points each call of p saw."""
+def validated(name, monkeypatch, budget=None):
+    r"""A validation after two calls, in blocks of that size if given, the scores, and the points in each call of p."""
     torch.manual_seed(0)
     model = cases.conv()
     x, lengths, datum = torch.rand(9, 1, 5, 7), [], type(model).datum
-    monkeypatch.setattr(validation, "BUDGET", budget)
+    if budget is not None:
+        monkeypatch.setattr(blocks, "__defaults__", (budget,))
 
     def spied(self, x=None, mask=None, **side):
         if torch.is_grad_enabled():
@@ -30,8 +32,8 @@ def validated(name, budget, monkeypatch):
 
 @pytest.mark.parametrize("name", ["point", "auto_delta"])
 def test_the_e_step_in_blocks_is_the_e_step_at_once(name, monkeypatch):
-    whole, scores, _ = validated(name, 2**19, monkeypatch)
-    parts, in_blocks, lengths = validated(name, 35 * 2, monkeypatch)
+    whole, scores, _ = validated(name, monkeypatch)
+    parts, in_blocks, lengths = validated(name, monkeypatch, 35 * 2)
     assert max(lengths) == 2
     assert [s["log_joint"] for s in in_blocks] == pytest.approx([s["log_joint"] for s in scores], rel=1e-5)
     for a, b in zip(whole.guide.parameters(), parts.guide.parameters(), strict=True):
@@ -40,14 +42,14 @@ def test_the_e_step_in_blocks_is_the_e_step_at_once(name, monkeypatch):
 
 @pytest.mark.parametrize("name", cases.PER_POINT)
 def test_no_e_step_takes_more_points_than_a_block(name, monkeypatch):
-    made, scores, lengths = validated(name, 35 * 2, monkeypatch)
+    made, scores, lengths = validated(name, monkeypatch, 35 * 2)
     assert max(lengths) == 2 and scores[1] != scores[0]
     if name == "chain":
         assert int(made.guide.transitions.min()) == int(made.guide.transitions.max()) == 2 + 2 * validation.E_STEPS
 
 
 def test_few_points_are_one_block(monkeypatch):
-    _, _, lengths = validated("mean_field", validation.BUDGET, monkeypatch)
+    _, _, lengths = validated("mean_field", monkeypatch)
     assert set(lengths) == {9}
 
 

@@ -1,8 +1,7 @@
 r"""The guide of any program: a guide of this package for the latents of points, one of Pyro's for the others."""
 
-import contextlib
-import copy
 from collections.abc import Callable
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -11,13 +10,16 @@ from pyro import poutine
 from torch import Tensor
 
 from ...latents.call import Call
-from ...latents.local import FEW, LocalModel
+from ...latents.local import LocalModel
+from ...latents.look import few
 from ...latents.run import DRAWS
 from ...points import Points, side
 from ...program import Shared
 from ..base import Guide
+from .auxiliary import Auxiliary
 from .dense import dense
-from .unsqueezed import Unsqueezed
+from .initial import start_rows
+from .spread import spread
 
 
 class AutoLocal(Guide):
@@ -47,7 +49,8 @@ class AutoLocal(Guide):
         self, model, make: Callable, *, plate: str = "data", globals="AutoNormal", init: Callable | None = None
     ):
         super().__init__(latent=f"{plate}_latents", plate=plate)
-        self._call_of, self._model, self._make = Call(model).takes, Shared((model,)), make
+        Call(model)  # refuses what cannot be called
+        self._model, self._make = Shared((model,)), make
         self._globals, self._init = globals, init
         self.local = self.inner = self.dense = None
         self._dense, self._open = Shared((None,)), {}
@@ -57,12 +60,23 @@ class AutoLocal(Guide):
         r"""Whether the program was traced, so that parameters exist."""
         return self.inner is not None
 
+    @property
+    def program_plate(self) -> str:
+        r"""The name of the program's plate over points."""
+        return self.plate
+
+    @property
+    def program_depth(self) -> int:
+        r"""How many dimensions the plates of the program take, as far as it was seen."""
+        return 1 if self.local is None else self.local.layout.depth
+
     def check_found(self) -> None:
         r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
-        if self._made().local.loose:
+        if self._made().local.seen.loose:
+            name = self.local.seen.loose[0]
             raise TypeError(
-                f"the program is a function with pyro.param({self.local.loose[0]!r}, ...), which no optimizer of torch "
-                "finds; expected a PyroModule with a PyroParam, or pyro.infer.SVI"
+                f"the program is a function with pyro.param({name!r}, ...), which no optimizer of torch finds; "
+                "expected a PyroModule with a PyroParam, or pyro.infer.SVI"
             )
 
     def setup(
@@ -80,14 +94,13 @@ class AutoLocal(Guide):
             return self
         points = Points.of(x, index, **parts)
         local = LocalModel(self._model[0], self.plate, points, size)
-        few = points[:FEW] if points.index is not None else points[:FEW].numbered()
-        inner = self._make(local).to(device=points.x.device, dtype=local.dtype)
+        inner = self._make(local).to(device=points.x.device, dtype=local.seen.dtype)
         if self._init is not None:
-            self._start_at(inner, local, points)
+            start_rows(inner, local, points, self._init)
         inner.latent, inner.plate = local.latent, local.plate
         self.latent, self.plate_dim = local.latent, local.layout.dim
         if local.global_names:
-            call = lambda: Call(self._model[0]).of(few, size)  # noqa: E731
+            call = partial(Call(self._model[0]).of, few(points), size)
             self.dense = dense(self._globals, call, local.global_names, self._init, self._plates)
             self._dense = Shared((self.dense,))
         self.local, self.inner = local, inner
@@ -114,7 +127,7 @@ class AutoLocal(Guide):
     def forward(self, x=None, index=None, *, mask=None, given=None, weight=None, size=None) -> dict[str, Tensor]:
         r"""Samples all latents of the program, and returns them by name; arguments as those of the program."""
         points = Points(x, index, mask, given)
-        size = self.local.plate_size if size is None else size
+        size = self._size(points, size)
         plate = self.data_plate(x, index, size)
         others = {f.name: f for site in self.local.layout.sites for f in site.others}
         self._open = {plate.name: plate} | {n: pyro.plate(n, f.size, dim=f.dim) for n, f in others.items()}
@@ -123,6 +136,19 @@ class AutoLocal(Guide):
             self._e_step(points)
         with plate, self.weighted(x, index, size, given=given, weight=weight):
             return values | self._sample(points)
+
+    def _size(self, points: Points, size: int | None) -> int | None:
+        r"""The number of all points, as the program's plate has it."""
+        if self.local.takes_size:
+            return size
+        own, B = self.local.seen.plate_size, len(points.x if points.index is None else points.index)
+        if own is None and self.local.global_names and size not in (None, B):
+            raise ValueError(
+                f"the program's plate {self.plate!r} has the {B} points of a batch, of {size}, so that each batch "
+                f"counts the global latents {self.local.global_names} in full; expected a program of (x, index, *, "
+                f"size=None) with pyro.plate({self.plate!r}, size, subsample=index), or one batch of all points"
+            )
+        return own
 
     def sample_globals(self) -> dict[str, Tensor]:
         r"""Samples the global latents from their q, by name."""
@@ -140,8 +166,14 @@ class AutoLocal(Guide):
         guide = self._made()._dense[0]
         if guide is None:
             return {}
-        with torch.no_grad():
-            return {name: value.detach() for name, value in guide.median().items()}
+        with torch.no_grad(), poutine.block():  # that of a point estimate samples its sites
+            try:
+                return {name: value.detach() for name, value in guide.median().items()}
+            except NotImplementedError:
+                raise ValueError(
+                    f"{type(guide).__name__} has no median at which the global latents could be held; expected a draw, "
+                    "evaluate.given_globals(model, guide, 'draw'), or another q, globals='AutoNormal'"
+                ) from None
 
     def given_globals(self, model, values: dict[str, Tensor], how: str = "as given") -> tuple:
         r"""Returns the pair (model of u, guide of u), given values of the global latents, for all that scores points.
@@ -152,12 +184,9 @@ class AutoLocal(Guide):
             how: what these are, in words.
         """
         local = self._made().local.at(values, model, how)
-        if local.layout.is_one_vector and hasattr(model, "log_joint"):
+        if local.layout.is_one_vector and not local.global_names and hasattr(model, "log_joint"):
             return model, self.inner
-        inner = copy.copy(self.inner)
-        if hasattr(inner, "_model"):  # a chain moves on the model that is asked
-            inner._model = Shared((local,))
-        return local, inner
+        return local, self.inner.on(local)
 
     def start(self, points: Points) -> "AutoLocal":
         r"""Creates a guide with fresh rows for the points, and the same q of the globals, which it does not train."""
@@ -171,6 +200,18 @@ class AutoLocal(Guide):
         made.latent, made.plate_dim, made.local, made.inner = self.latent, self.plate_dim, self.local, inner
         made._dense = self._dense
         return made
+
+    def owning(self) -> "AutoLocal":
+        r"""Returns the guide, of which the q of the globals is a part that trains again."""
+        return self.share_globals(self)
+
+    def share_globals(self, other: "AutoLocal") -> "AutoLocal":
+        r"""Takes the q of the globals from another guide of the program, trains it, and returns the guide."""
+        self._dense = Shared((other._dense[0],))
+        if self._dense[0] is not None:
+            self._dense[0]._pyro_context.used = False  # it has run in the other one; this one adopts it as well
+            self.dense = self._dense[0]
+        return self
 
     def cost(self, visits: int) -> int:
         r"""Gradient evaluations over ``visits`` visits: those of the q of u."""
@@ -214,6 +255,8 @@ class AutoLocal(Guide):
         return list(self._open.values())
 
     def _e_step(self, points: Points) -> None:
+        if type(self.inner).e_step is Guide.e_step:
+            return
         with self.local.given(self.centre()):
             self.inner.e_step(points)
 
@@ -221,35 +264,6 @@ class AutoLocal(Guide):
         layout = self.local.layout
         if layout.is_one_vector:
             return {self.latent: self.inner.datum(*points.seen, **points.side)}
-        q = self.inner.posterior(*points.seen, **points.side)
-        q = q if layout.dim == -1 else Unsqueezed(q, -1 - layout.dim)
-        u = pyro.sample(self.latent, q, infer={"is_auxiliary": True})
-        return self._spread(u)
-
-    def _spread(self, u: Tensor) -> dict[str, Tensor]:
-        r"""Samples the sites at the values of u (..., D), each in its plates."""
-        layout, batch = self.local.layout, u.dim() - 1
-        lead = u.shape[: max(0, batch - layout.depth)]
-        flat = u.reshape(*((lead.numel(),) if lead else ()), -1, u.shape[-1])
-        values, jacobians = layout.values(flat)
-        for site in layout.sites:
-            value, jacobian = (v[site.name] for v in (values, jacobians))
-            if lead:
-                value, jacobian = (v.unflatten(0, lead) for v in (value, jacobian))
-            with contextlib.ExitStack() as stack:
-                for frame in site.others:
-                    stack.enter_context(self._open[frame.name])
-                fn = dist.Delta(value, log_density=-jacobian, event_dim=len(site.event_shape))
-                values[site.name] = pyro.sample(site.name, fn)
-        return values
-
-    def _start_at(self, inner: Guide, local: LocalModel, points: Points) -> None:
-        r"""Starts the rows where ``init`` puts the latents of each point."""
-        if not hasattr(inner, "set_rows"):
-            return
-        rows = torch.arange(inner.num_points, device=points.x.device)
-        stand_ins = Points(*(None if v is None else v[rows % len(points)] for v in vars(points).values()))
-        u = local.initial(Points(stand_ins.x, rows, stand_ins.mask, stand_ins.given), self._init)
-        raw = inner.rows.weight.detach().clone()
-        raw[:, : u.shape[1]] = u
-        inner.set_rows(raw)
+        with Auxiliary(-1 - layout.dim):
+            u = self.inner.datum(*points.seen, **points.side)
+        return spread(layout, u, self._open)

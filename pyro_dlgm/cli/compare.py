@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
-from ..recipes import pairs
+from ..recipes import imports, pairs
 from ..runs.files import whole, write_json
 from . import config, types
-from .options import CERTIFY, COUNT, DATA, LADDER, OTHERS, check_certifying
+from .options import CERTIFY, COUNT, DATA, LIKELIHOOD, check_certifying
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
+OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 
 
@@ -23,11 +24,9 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     "--guides",
     default=HEADLINE,
     callback=types.guides,
-    help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}.",
+    help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}, or module:Name.",
 )
-@click.option(
-    "--likelihood", type=click.Choice(list(pairs.LIKELIHOODS)), default="fixed", help=f"p(x|t,w). {LADDER} {OTHERS}"
-)
+@LIKELIHOOD
 @click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
 @click.option(
     "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
@@ -69,7 +68,9 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
     dataset, kept = _dataset(options, points, download)
     likelihood, latents, shape = options["likelihood"], options["latents"], dataset.image_shape
     built = latents, shape, dataset.given_dim
-    linear = None if likelihood in pairs.MASSES else min(latents, dataset.test[0].numel() - 1) or None
+    own = imports.is_path(likelihood)
+    density = not own and not set(pairs.names(likelihood)) & set(pairs.MASSES)
+    linear = min(latents, dataset.test[0].numel() - 1) or None if density else None
     certify = Certify(gaps, min(certified, len(dataset.test)), chains, temperatures) if asked else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": linear}
     budget["seed"] = options["seed"]
@@ -79,7 +80,7 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
         dataset.train_points,
         dataset.test_points,
         transform=dataset.transform,
-        model_name=f"{pairs.network(shape)}-{likelihood}" if likelihood != "factor-analysis" else likelihood,
+        model_name=pairs.called(likelihood, shape),
         certify=certify,
         frozen=w == "frozen",
         progress=sys.stderr.isatty(),
@@ -92,7 +93,7 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
         done.append(row)
     click.echo("\n" + "\n".join(table.footnotes(done, dataset, budget["num_samples"])))
     if linear is None:
-        click.echo(NO_PPCA)
+        click.echo(OWN.format(likelihood) if own else NO_PPCA)
     said = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget}
     written = _write(out, done, dataset, said | {"certify": asdict(certify) if asked else None})
     click.echo(f"\nWritten: {', '.join(map(str, written))}")

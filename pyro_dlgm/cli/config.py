@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..recipes import sources
+from ..recipes.imports import check_consent
 from ..runs.files import RunError
 from .options import FIT
 
@@ -39,6 +40,27 @@ def options_in(config: dict) -> dict:
     if options["name"] in sources.TAKES and options["name"] not in sources.KNOWN:
         options |= {"name": options["data_root"], "data_root": None}
     return options
+
+
+OPTION = "--{kind} {name}"  # how the command line names what may be imported
+
+
+def consented(run: Path, likelihood: str | None, guide: str | None) -> list[str]:
+    r"""Returns the import paths that were given for a run, once it is known that they are all that it needs.
+
+    Raises:
+        ValueError: if the run needs one that was not given, or was made with another one.
+    """
+    from ..runs.run import Run
+
+    recipe = Run(run).config().get("recipe") or {}
+    for kind, path in (("likelihood", likelihood), ("guide", guide)):
+        if path is not None and recipe.get(kind) != path:
+            raise ValueError(f"--{kind} is {path}, and that of {run} is {recipe.get(kind)}; leave it out, or give that")
+    named = {kind: str(recipe[kind]) for kind in ("likelihood", "guide") if kind in recipe}
+    given = [path for path in (likelihood, guide) if path is not None]
+    check_consent(named, given, run, OPTION)
+    return given
 
 
 def from_file(context, parameter, value: Path | None) -> None:

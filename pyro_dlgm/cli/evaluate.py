@@ -7,7 +7,7 @@ import click
 
 from ..runs.files import add_section
 from . import config, types
-from .options import CERTIFY, COUNT, DEVICE, MOVED, check_certifying
+from .options import CERTIFY, COUNT, DEVICE, MOVED, OWN, check_certifying
 
 
 @click.command("evaluate")
@@ -17,8 +17,11 @@ from .options import CERTIFY, COUNT, DEVICE, MOVED, check_certifying
 @CERTIFY
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random.")
 @MOVED
+@OWN
 @DEVICE
-def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatures, seed, data_root, device) -> None:
+def evaluate_command(
+    run, iwae, points, ais, gaps, certified, chains, temperatures, seed, data_root, likelihood, guide, device
+) -> None:
     """Score the RUN on its test points: ELBO <= IWAE-K <= log p(x|w), in nats per point.
 
     Guides with parameters for each point make an E-step on the test points first, with w frozen. ESS and Pareto k-hat
@@ -34,13 +37,14 @@ def evaluate_command(run, iwae, points, ais, gaps, certified, chains, temperatur
     from ..runs.load import load
 
     certify = Certify(gaps, certified, chains, temperatures)  # before anything is spent
-    model, guide, kept = load(run)
+    imports = config.consented(run, likelihood, guide)
+    model, guide, kept = load(run, imports=imports)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))
     click.echo(f"{len(dataset.test[:points])} test points of {dataset.name}: {dataset.protocol}")
-    _add(run, dataset, {"test": _scored(*pair, dataset, iwae, seed, points)})
+    _add(run, dataset, {"test": _scored(*pair, dataset, iwae, seed, points)}, imports)
     if asked:
         said = {"objective": bound(kept.get("fit", {}).get("objective")), "progress": sys.stderr.isatty()}
-        _add(run, dataset, sections(*pair, dataset, certify, seed, **said))
+        _add(run, dataset, sections(*pair, dataset, certify, seed, **said), imports)
     click.echo(f"Written: {run / 'evaluation.json'}, {run / 'report.html'}")
 
 
@@ -58,7 +62,7 @@ def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | No
     return summary(found, bits) | said
 
 
-def _add(run: Path, dataset, sections: dict[str, dict]) -> None:
+def _add(run: Path, dataset, sections: dict[str, dict], imports: list[str]) -> None:
     r"""Adds the sections to ``evaluation.json`` and to the report, and prints them: what comes next may take long."""
     from ..comparison.evaluation import lines
     from ..report import page
@@ -67,5 +71,5 @@ def _add(run: Path, dataset, sections: dict[str, dict]) -> None:
     said = {"step": Run(run).load()["step"], "unit": "nats per point"}
     for name, section in sections.items():
         add_section(run / "evaluation.json", name, section | said)
-    page.write(run, page.of_run(run, dataset))
+    page.write(run, page.of_run(run, dataset, imports=imports))
     click.echo("\n".join(lines(sections)))

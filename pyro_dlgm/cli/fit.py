@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ..recipes import sources
+from ..recipes.imports import check_consent
 from ..runs.files import writing
 from . import config, types
 from .options import CLIMB, DATA, FIT, PAIR, WORKERS
 
+KINDS = "likelihood", "guide"  # what may be code of a user's own
 LINES = 20  # that a training prints where there is no terminal
 
 
@@ -41,10 +44,14 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs than it was made
     for it goes on for those; where --schedule is not constant, add --stretch.
     """
-    given = {name for name in options if context.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
+    sources_of = {name: context.get_parameter_source(name) for name in options}
+    given = {name for name, source in sources_of.items() if source != ParameterSource.DEFAULT}
+    named = {name for name, source in sources_of.items() if source == ParameterSource.COMMANDLINE}
     if resume:
         options |= {name: value for name, value in config.options_of(out).items() if name not in given}
         types.device(context, None, options["device"])
+    own = [options[kind] for kind in KINDS if kind in named]
+    check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.OPTION)
     points, source = config.dataset(options, download=download)
     if options["name"] not in sources.KNOWN:
         click.echo(f"{points.name}: {points.protocol}")
@@ -57,7 +64,7 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     click.echo(f"Done: {line(result.history[-1])}{early}.")
     from ..report import page
 
-    click.echo(f"Report: {page.write(out, page.of_run(out, points))}\nNext: pyro-dlgm evaluate {out}")
+    click.echo(f"Report: {page.write(out, page.of_run(out, points, imports=own))}\nNext: pyro-dlgm evaluate {out}")
 
 
 def _train(options: dict, points, source: dict, out: Path, **going_on: bool):

@@ -9,22 +9,46 @@ from ..training.fit import fit
 from ..training.options import CHECKS, Option, options_of
 from . import types
 
+
+def together(*options):
+    r"""Several options as one decorator, shown in their order."""
+    return lambda command: [command := option(command) for option in reversed(options)][-1]
+
+
 COUNT, WHOLE, POSITIVE = click.IntRange(1), click.IntRange(0), click.FloatRange(0, min_open=True)
+
 LADDER = (
     "fixed: one σ; fixed-per-pixel: a σ for each pixel; diagonal: σ(t); low-rank: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ with "
     f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel."
 )
-OTHERS = "bernoulli: binary pixels; continuous-bernoulli: pixels in [0, 1]; discretized-logistic: 8-bit pixels."
+OTHERS = (
+    "bernoulli: binary pixels; continuous-bernoulli: pixels in [0, 1]; discretized-logistic: 8-bit pixels; student-t: "
+    "real numbers with outliers; poisson, negative-binomial, zero-inflated-negative-binomial: counts; categorical:K: "
+    "classes 0 to K - 1; diagonal=0-3,poisson=4,categorical:3=5, say: a table's columns; module:Name: your own."
+)
+LIKELIHOOD = click.option(
+    "--likelihood",
+    type=types.Named("likelihood", pairs.LIKELIHOODS, ", categorical:K, columns (diagonal=0-3,poisson=4)"),
+    default="fixed",
+    help=f"p(x|t,w). {LADDER} {OTHERS}",
+)
+# Of commands that read a run: what a file names is imported only where it is named here as well.
+OWN = together(
+    *(
+        click.option(
+            f"--{kind}",
+            metavar="MODULE:NAME",
+            callback=types.own,
+            help=f"Where the run's {kind} is your own code: its module:Name once more, so that it may be imported.",
+        )
+        for kind in ("likelihood", "guide")
+    )
+)
 # The type of an option of `fit`, by its check.
 KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 # What the command line gives where `fit` has no default.
 DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
-
-
-def together(*options):
-    r"""Several options as one decorator, shown in their order."""
-    return lambda command: [command := option(command) for option in reversed(options)][-1]
 
 
 def _of_fit(option: Option):
@@ -112,13 +136,13 @@ CERTIFY = together(
     click.option("--temperatures", type=COUNT, default=200, help="Temperatures of a chain."),
 )
 PAIR = together(
+    LIKELIHOOD,
     click.option(
-        "--likelihood",
-        type=click.Choice(list(pairs.LIKELIHOODS)),
-        default="fixed",
-        help=f"p(x|t,w). {LADDER} {OTHERS}",
+        "--guide",
+        type=types.Named("guide", pairs.GUIDES),
+        default="amortized",
+        help="q(t), the method; module:Name: your own.",
     ),
-    click.option("--guide", type=click.Choice(list(pairs.GUIDES)), default="amortized", help="q(t), the method."),
     click.option("--latents", type=COUNT, default=16, help="The number D of latents t."),
 )
 

@@ -7,7 +7,7 @@ import click
 
 from ..runs.files import RunError, whole, writing
 from . import config, types
-from .options import COUNT, MOVED
+from .options import COUNT, MOVED, OWN
 
 LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
 
@@ -18,12 +18,13 @@ LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
 @click.option("--num", type=COUNT, default=64, help="How many images.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of t.")
 @MOVED
-def sample_command(run, out, num, seed, data_root) -> None:
+@OWN
+def sample_command(run, out, num, seed, data_root, likelihood, guide) -> None:
     """Draw from the model of the RUN: t ~ p(t), and of each the mean of p(x|t,w), in one picture.
 
     Where something is given, samples take that of the test points in turn.
     """
-    images = _samples(run, num, seed, data_root)
+    images = _samples(run, num, seed, data_root, config.consented(run, likelihood, guide))
     from ..plots.images import as_pil, grid
 
     zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
@@ -32,7 +33,7 @@ def sample_command(run, out, num, seed, data_root) -> None:
     click.echo(f"Written: {out}")
 
 
-def _samples(run: Path, num: int, seed: int, data_root: Path | None):
+def _samples(run: Path, num: int, seed: int, data_root: Path | None, imports: list[str]):
     r"""The means of p(x | t), t ~ p(t), as images (num, C, H, W)."""
     import torch
 
@@ -42,7 +43,7 @@ def _samples(run: Path, num: int, seed: int, data_root: Path | None):
     from ..runs.load import load
     from ..seeding import forked
 
-    model, _, kept = load(run)
+    model, _, kept = load(run, imports=imports)
     given = None
     if kept.get("recipe", {}).get("given_dim"):
         given = config.data_of(run, kept, data_root).test_given

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from ..recipes import pairs, sources
+from ..recipes import imports, pairs, sources, tables
 from ..runs.files import RunError, whole
 
 PATH = click.Path(path_type=Path)
@@ -60,6 +60,39 @@ def in_options(said: str, commands) -> str:
     return re.sub(rf"(?<![\w.-])({unlike})\b(?!\()", option, said)
 
 
+class Named(click.Choice):
+    r"""Creates the type of ``--likelihood`` or ``--guide``: a name, with - or _, or "module:Name".
+
+    Arguments:
+        kind: "likelihood" or "guide".
+        names: of those that there are.
+        more: what else a likelihood may be, for an error.
+    """
+
+    def __init__(self, kind: str, names, more: str = ""):
+        super().__init__(list(names))
+        self.kind, self.more = kind, more
+
+    def convert(self, value, param, ctx):
+        r"""The name; nothing is imported."""
+        plain = value if imports.is_path(value) else value.replace("_", "-")
+        try:
+            pairs.check_name(self.kind, plain)
+        except ValueError as error:
+            if tables.is_table(plain):
+                self.fail(str(error), param, ctx)
+            names = ", ".join(map(repr, self.choices))
+            self.fail(f"{value!r} is not one of {names}{self.more}, or module:Name, code of your own.", param, ctx)
+        return plain
+
+
+def own(context, parameter, value: str | None) -> str | None:
+    r"""An import path "module:Name"."""
+    if value is not None and not imports.is_path(value):
+        raise click.BadParameter(f"{value!r} is no import path; expected module:Name, as the run was made with")
+    return value
+
+
 class Data(click.ParamType):
     r"""Creates the type of ``--data``: a known name, or a path; the shell completes both."""
 
@@ -90,11 +123,11 @@ def split_seed(context, parameter, value: str | int | None) -> str | int | None:
 def guides(context, parameter, value: str) -> list[str]:
     r"""Names of guides, with commas between, each once."""
     names = [name.strip() for name in value.split(",") if name.strip()]
-    unknown = [name for name in names if name not in pairs.GUIDES]
+    unknown = [name for name in names if name not in pairs.GUIDES and not imports.is_path(name)]
     if unknown or not names:
         raise click.BadParameter(
             f"{', '.join(unknown) or 'nothing'} is no guide; expected some of {', '.join(pairs.GUIDES)}, "
-            "with commas between"
+            "or module:Name, with commas between"
         )
     return list(dict.fromkeys(names))
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..data.batches import transformed
 from ..evaluate.estimates import Mean
-from ..evaluate.given import conditions, given_globals
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
 from ..guides.per_point import FullRank
+from ..guides.programs.given import conditions, given_globals
 from ..masks import pixelwise
 from ..points import Points
 from ..ppca.model import PPCA

@@ -34,7 +34,7 @@ def remarks(section: dict, bdmc: dict | None = None) -> Iterator[str]:
 
     Arguments:
         section: of ``evaluation.json``.
-        bdmc: the `certificate`, where the section has none of its own.
+        bdmc: the `certificate` to use where the section has none.
     """
     for reason in dict.fromkeys(section.get("reasons", {}).values()):
         names = ", ".join(TITLES.get(n, n) for n, r in section["reasons"].items() if r == reason)

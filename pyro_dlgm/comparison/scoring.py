@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import Dequantize
+from ..distributions import unwrapped
 from ..evaluate.e_step import infer
 from ..evaluate.estimates import Mean
 from ..evaluate.scores import point_scores
@@ -53,9 +54,7 @@ def scales_at_floor(model, t: Tensor, **side: Tensor) -> int | None:
         return None
     if hasattr(model.likelihood, "scale"):
         return int((model.likelihood.scale <= 1.01 * floor).sum())
-    pixels = model.emission(t, **side)
-    while hasattr(pixels, "base_dist"):
-        pixels = pixels.base_dist
+    pixels = unwrapped(model.emission(t, **side))
     return int((pixels.scale.median(0).values <= 1.01 * floor).sum())
 
 

@@ -44,6 +44,7 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     if certified:
         notes += [CERTIFIED.format(certified[0]), GAPS]
     notes += _doubtful([row for row in rows if row.not_certified])
+    notes += [f"Scored given global latents: {held}." for held in dict.fromkeys(row.conditions for row in rows) if held]
     frozen = [row.w for row in rows if row.w != "own"]
     if frozen:
         notes.append(f"One w in all rows, that of {frozen[0]}: F(q) and the gaps compare what guides can do at it.")

@@ -1,4 +1,4 @@
-r"""Files of arrays, of which only the arrays asked for are read. Nothing in a file is ever executed."""
+r"""Files of arrays: reads only the arrays asked for, and executes nothing in a file."""
 
 import contextlib
 import zipfile

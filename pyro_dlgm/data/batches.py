@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import masks, messages
 from ..points import Points
+from ..storage.orders import WHOLE, order
 from .conversion import whole
 from .streamed_images import Streamed
 
@@ -30,12 +31,15 @@ class Batches:
 
     A batch is one indexed tensor, no collection of items; those of `Streamed` images are read by processes that run
     ahead. Generators are torch's global ones. A pass that was left half-way goes on with its remaining batches, in its
-    order. One batch of all points has them in their order.
+    order. One batch of all points has them in their order. Beyond a million points, and of blocks, the order is worked
+    out on the way (`orders`), so that there is nothing in memory for each point.
 
     Arguments:
         x: data (N, ...), or `Points`.
         batch_size: points in a batch; the last one may be shorter.
         transform: drawn afresh on each batch, or `None`.
+        block: points in a block of neighbours; blocks are visited in shuffled order, and shuffled inside. `None`: all
+            points are shuffled.
         mask: boolean, of x's shape or (N,), or `None`.
         given: what the points are conditioned on, (N, C), or `None`.
         weight: factors (N,) of the points' parts of the objective, or `None`.
@@ -49,7 +53,15 @@ class Batches:
         ValueError: if there are no points, or the size of a batch or the mask does not fit.
     """
 
-    def __init__(self, x: Tensor | Streamed | Points, batch_size: int, *, transform=None, **beside: Tensor | None):
+    def __init__(
+        self,
+        x: Tensor | Streamed | Points,
+        batch_size: int,
+        *,
+        transform=None,
+        block: int | None = None,
+        **beside: Tensor | None,
+    ):
         points, batch_size = Points.of(x, **beside), whole("batch_size", batch_size)
         _check_tensors(points)
         if len(points) == 0:
@@ -58,9 +70,10 @@ class Batches:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         if points.mask is not None:
             masks.check(points.mask, points.x)
-        self.points, self.transform = points.numbered(), transform
+        self.points, self.transform = replace(points, index=None), transform
         self.batch_size, self.num_points = min(batch_size, len(points)), len(points)
-        self._order, self._position, self.epoch = torch.empty(0, dtype=torch.long), 0, 0
+        self.block = None if block is None or block >= len(points) else block
+        self._order, self._position, self.epoch = torch.empty(0, dtype=torch.long), len(self), 0
 
     def __len__(self) -> int:
         return math.ceil(self.num_points / self.batch_size)
@@ -73,32 +86,53 @@ class Batches:
     @property
     def ended(self) -> bool:
         r"""Whether no batch of this pass is left."""
-        return self._position * self.batch_size >= len(self._order)
+        return self._position >= len(self)
+
+    def take(self, rows: Tensor) -> Points:
+        r"""These points with their index, before the transform."""
+        rows = rows.to(self.device)
+        return replace(self.points[rows], index=rows)
 
     def first(self, num: int) -> Points:
         r"""The first points, as a model sees them after one draw of the transform; images in files are read."""
-        return transformed(self.points[self.points.index[:num]], self.transform)
+        return transformed(self.take(torch.arange(min(num, self.num_points))), self.transform)
 
     def state_dict(self) -> dict:
-        r"""The number of this pass, its order (N,), and how many of its batches are done."""
+        r"""The number of this pass, its order (N,) or the seed of it, and how many of its batches are done."""
         return {"order": self._order, "position": self._position, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict) -> None:
         r"""Restores what `state_dict` saved: the next pass is the rest of that one."""
         self._order, self._position, self.epoch = state["order"], state["position"], state["epoch"]
+        if isinstance(self._order, Tensor) and len(self._order) == 0:  # saved before the first pass
+            self._position = len(self)
 
     def __iter__(self) -> Iterator[Points]:
         if self.ended:
-            order = torch.randperm(self.num_points)
-            self._order = order if self.batch_size < self.num_points else torch.arange(self.num_points)
-            self._position, self.epoch = 0, self.epoch + 1
-        left = self._order.to(self.device).split(self.batch_size)[self._position :]
-        for batch in self._read(left):
+            self._order, self._position, self.epoch = self._drawn(), 0, self.epoch + 1
+        for batch in self._read(self._left()):
             self._position += 1
             yield transformed(batch, self.transform)
 
-    def _read(self, left: tuple[Tensor, ...]) -> Iterator[Points]:
-        x, rest = self.points.x, replace(self.points, x=self.points.index)
-        values = x.batches(left) if isinstance(x, Streamed) else (x[rows] for rows in left)
-        for rows, read in zip(left, values, strict=True):
-            yield replace(rest[rows], x=read)
+    def _drawn(self) -> Tensor | int:
+        r"""The order of a new pass, or the seed of it."""
+        if self.batch_size == self.num_points:
+            return torch.arange(self.num_points)
+        if self.block is None and self.num_points <= WHOLE:
+            return torch.randperm(self.num_points)
+        return int(torch.randint(2**62, ()))
+
+    def _left(self) -> Iterator[Tensor]:
+        r"""The points of each batch that is left of the pass."""
+        if isinstance(self._order, Tensor):
+            return iter(self._order.split(self.batch_size)[self._position :])
+        return order(self.num_points, self._order, self.block).batches(self.batch_size, self._position)
+
+    def _read(self, left: Iterator[Tensor]) -> Iterator[Points]:
+        x = self.points.x
+        if not isinstance(x, Streamed):
+            yield from map(self.take, left)
+            return
+        rest, left = replace(self.points, x=torch.empty(1).expand(len(x))), [rows.to(self.device) for rows in left]
+        for rows, read in zip(left, x.batches(left), strict=True):
+            yield replace(rest[rows], x=read, index=rows)

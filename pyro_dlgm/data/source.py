@@ -27,9 +27,9 @@ class Source:
     An epoch has ended after ``len(source)`` batches or, where there is no length, after N points.
 
     Arguments:
-        source: what yields `Points`: an iterable, each pass of which is an epoch (a DataLoader, say); an iterator that
+        source: what yields `Points`: an iterable, with an epoch for each pass (a DataLoader, say); an iterator that
             goes on for ever; or a function that returns an iterator for an epoch, of no argument, of (epoch), from 0
-            on, or of (epoch, start), which begins with the batch ``start`` of the epoch.
+            on, or of (epoch, start), to begin with the batch ``start`` of the epoch.
         size: the number N of all points.
         transform: drawn afresh on each batch, or `None`.
         device: where batches go, or `None` where they are.

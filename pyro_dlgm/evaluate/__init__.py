@@ -1,10 +1,10 @@
 r"""What judges a pair (model, guide): bounds on log p(x | w), the E-step alone, diagnostics, predictions."""
 
+from ..guides.programs.given import given_globals
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
 from .diagnostics.calibration import Calibration, Coverage, check_calibration
 from .diagnostics.diagnose import Diagnosis, diagnose
 from .e_step import Convergence, infer
-from .given import given_globals
 from .importance import ess, pareto_k
 from .inference_gap import Gaps, gaps
 from .marginal.ais import AIS, ais

@@ -17,12 +17,12 @@ from torch import Tensor
 from ..distributions import draws
 from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
+from ..guides.programs.given import given_globals
 from ..latents.asked import log_joint as joint
 from ..latents.asked import posterior
 from ..points import Points
 from . import importance
 from .blocks import blocks, check_points
-from .given import given_globals
 from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import quiet
 from .traces import global_draws, traced_log_weights
@@ -133,7 +133,7 @@ def log_mean_exp(table: Tensor) -> Tensor:
 
 
 def _check(model, guide, points: Points) -> None:
-    check_points(given_globals(model, guide)[0], points)
+    check_points(given_globals(model, guide, "draw", seed=0)[0], points)
 
 
 def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -> Tensor:

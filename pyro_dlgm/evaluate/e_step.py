@@ -20,13 +20,13 @@ from torch import Tensor
 from .. import messages
 from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
+from ..guides.programs.given import given_globals
 from ..latents.asked import log_joint, posterior
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam
 from ..points import Points
 from .blocks import check_points
 from .bounds import weigh
-from .given import given_globals
 from .quiet import quiet
 
 # Learning rates, in parts of the first: each is used until it brings nothing more.

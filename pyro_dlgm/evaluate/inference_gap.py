@@ -20,6 +20,7 @@ from torch.distributions import MultivariateNormal
 from .. import distributions, messages
 from ..guides.families import FAMILIES
 from ..guides.per_point import PER_POINT, PerPoint
+from ..guides.programs.given import given_globals
 from ..latents.asked import posterior
 from ..points import Points
 from ..seeding import seeds
@@ -27,7 +28,6 @@ from .blocks import check_pair
 from .bounds import log_weights
 from .e_step import Pace, climb
 from .estimates import Estimate
-from .given import given_globals
 from .marginal.blocks import check_start
 from .marginal.certificate import doubts, verdicts
 from .marginal.evidence import STREAMS, Evidence, check, evidence
@@ -73,7 +73,7 @@ class Gaps(Evidence):
 
     @property
     def late(self) -> list[int]:
-        r"""The points of which an E-step had not converged."""
+        r"""The points whose E-step had not converged."""
         return (~self.converged).nonzero().flatten().tolist()
 
     @property

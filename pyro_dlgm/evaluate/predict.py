@@ -1,19 +1,21 @@
-r"""What a model makes of x: reconstructions, imputations of missing pixels, and points of its own."""
+r"""What a model makes of x: reconstructions, imputations of missing pixels, and new points."""
+
+from collections.abc import Iterable
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..distributions import draws, mean
+from ..distributions import averaged, draws, guess, mean, unwrapped
 from ..guides.base import adapted
+from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
 from ..masks import pixelwise
 from ..objectives import is_drawn
 from ..points import Points, side
 from .blocks import blocks, check_points
-from .given import given_globals
 from .quiet import quiet
 
 
@@ -29,6 +31,8 @@ def reconstruct(
     seed: int | None = None,
 ) -> Tensor:
     r"""The mean of p(x | t, w) at the mean of q, or averaged over samples of q: of x's shape.
+
+    Classes (`likelihoods.Categorical`) have no mean: of them it is the most probable one.
 
     Arguments:
         model: a `DLGM`.
@@ -57,7 +61,7 @@ def reconstruct(
         for block, counts in blocks(points, K):
             q = posterior(guide, block)
             codes = (mean(q).unsqueeze(0) if num_samples is None else draws(q, k, len(block)) for k in counts)
-            parts.append(sum(decoded(model, block, t).sum(0) for t in codes) / K)
+            parts.append(_guessed(model, block, codes, K))
         made = torch.cat(parts)
     if made.shape != points.x.shape:
         # A guide that ignores x would not notice.
@@ -74,14 +78,25 @@ def decoded(model, points: Points, t: Tensor) -> Tensor:
         ValueError: if there is none: of a `Categorical` or a `Cauchy`.
     """
     p = emission(model, points, t)
-    made = mean(p)
-    if made.isnan().any() and not draws(p, 1, len(t)).isnan().any():
-        while hasattr(p, "base_dist"):
-            p = p.base_dist
+    return _there(mean(p), model, p, len(t))
+
+
+def _guessed(model, points: Points, codes: Iterable[Tensor], K: int) -> Tensor:
+    r"""The guess at x (B, ...) by what p(x | t, w) says on average over K codes, which come as (k, B, D)."""
+    total = 0
+    for t in codes:
+        p = emission(model, points, t)
+        total = total + _there(averaged(p), model, p, len(t)).sum(0)
+    return guess(p, total / K)
+
+
+def _there(made: Tensor, model, p, batch: int) -> Tensor:
+    if made.isnan().any() and not draws(p, 1, batch).isnan().any():
         name = type(getattr(model, "likelihood", model)).__name__
         raise ValueError(
-            f"{name} returns a {type(p).__name__}, which has no mean; expected a likelihood "
-            "that has one: draw x with model.likelihood(t).sample() instead, for codes t of guide.posterior(x)"
+            f"{name} returns a {type(unwrapped(p)).__name__}, which has no mean; expected a "
+            "likelihood that has one: draw x with model.likelihood(t).sample() instead, for codes t of "
+            "guide.posterior(x)"
         )
     return made
 
@@ -97,7 +112,9 @@ def impute(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t]. Arguments as in `reconstruct`.
+    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t], classes by the most probable one.
+
+    Arguments as in `reconstruct`.
 
     Raises:
         ValueError: if there is no mask, and as `reconstruct`.

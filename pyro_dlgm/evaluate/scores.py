@@ -6,12 +6,12 @@ from torch import Tensor
 from .. import distributions
 from ..distributions import draws
 from ..guides.base import adapted
+from ..guides.programs.given import given_globals
 from ..latents.asked import posterior, prior
 from ..latents.local import LocalModel
 from ..points import Points
 from .blocks import blocks
 from .bounds import log_joint, log_mean_exp, log_weights
-from .given import given_globals
 from .importance import FEWEST, ess, pareto_k
 
 SAMPLES = 10  # of t, where a training is watched

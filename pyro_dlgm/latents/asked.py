@@ -16,7 +16,7 @@ def prior(model, points: Points):
     r"""Returns p(t) of the points, by its density: of batch shape (), or (B,) where it depends on the points.
 
     Raises:
-        ValueError: if the prior samples a site of its own, a draw of which would be used silently.
+        ValueError: if the prior samples a further site, whose draw would be used silently.
     """
     if isinstance(model, LocalModel):
         return model.prior_at(points)

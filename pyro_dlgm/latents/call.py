@@ -77,7 +77,7 @@ class Function(nn.Module):
 
     def __init__(self, function: Callable):
         super().__init__()
-        self.forward = function
+        self.forward, self.__name__ = function, _name(function)
 
 
 def _check_others(program, others) -> None:

@@ -1,5 +1,7 @@
 r"""Whether points are independent given the globals: what is said of one must not change with another's latents."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -13,32 +15,35 @@ def check(local, points: Points) -> None:
         local: a `LocalModel` with values of its globals.
         points: some of them; a single one tells nothing.
     """
-    B = len(points)
-    if B < 2:
+    if len(points) < 2:
         return
     with torch.no_grad():
-        u = torch.randn(2, B, local.latent_dim, device=points.x.device).to(_real(points))
-        half = torch.arange(B, device=u.device) < (B + 1) // 2
-        other = torch.where(half.unsqueeze(-1), u[1], u[0])
-        first, second = (local.log_joint(points, each) for each in (u[0], other))
-        if not close(first[~half], second[~half]):
-            raise ValueError(_dependent(local.plate, "what the program says of a point"))
-        outside = [_outside(local, points, each) for each in (u[0], other)]
+        u = torch.randn(2, len(points), local.latent_dim, device=points.x.device, dtype=local.seen.dtype)
+        first = local.log_joint(points, u[0])
+        for moved in _parts(len(points), u.device):
+            second = local.log_joint(points, torch.where(moved.unsqueeze(-1), u[1], u[0]))
+            if not close(first[~moved], second[~moved]):
+                raise ValueError(_dependent(local.plate, "what the program says of a point"))
+        outside = [_outside(local, points, each) for each in u]
     for name in outside[0]:
         if not close(outside[0][name], outside[1][name]):
             raise ValueError(_dependent(local.plate, f"site {name!r}, outside of that plate,"))
 
 
+def _parts(num: int, device) -> Iterator[Tensor]:
+    r"""Yields booleans (B,) such that for any two points one of them is in a part without the other, both ways."""
+    rows = torch.arange(num, device=device)
+    for bit in range((num - 1).bit_length()):
+        part = (rows >> bit) % 2 == 1
+        yield from (part, ~part)
+
+
 def _outside(local, points: Points, u: Tensor) -> dict[str, Tensor]:
     r"""The log-densities of the sites outside of the plate."""
-    trace = local._run(points, local.named(u), enumerated=local.discrete)
+    trace = local._run(points, local.named(u), enumerated=local.seen.discrete)
     sites = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["infer"].get("_deterministic")]
     outside = [s for s in sites if all(f.name != local.plate for f in s["cond_indep_stack"])]
     return {s["name"]: s["fn"].log_prob(s["value"]) for s in outside if s["name"] != local.plate}
-
-
-def _real(points: Points) -> torch.dtype:
-    return points.x.dtype if points.x.is_floating_point() else torch.get_default_dtype()
 
 
 def close(one: Tensor, two: Tensor) -> bool:

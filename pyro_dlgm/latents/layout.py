@@ -34,6 +34,11 @@ class Layout:
         return sum(site.width for site in self.sites)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        r"""The names of the sites."""
+        return tuple(site.name for site in self.sites)
+
+    @property
     def is_one_vector(self) -> bool:
         r"""Whether u is the value of the one latent there is: a vector of real numbers."""
         first = self.sites[0]

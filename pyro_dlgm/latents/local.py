@@ -7,8 +7,6 @@ from functools import partial
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor, nn
 
 from .. import messages
@@ -18,11 +16,7 @@ from ..seeding import forked
 from . import independence, run
 from .call import Call
 from .densities import Emission, Joint, Prior
-from .layout import Layout
-from .sites import found
-
-FEW = 8  # points on which a program is looked at
-SEEDS = (1, 2)
+from .look import FEW, SEEDS, few, look
 
 
 class LocalModel:
@@ -38,6 +32,7 @@ class LocalModel:
 
     Attributes:
         layout: how sites lie in u.
+        seen: what was seen of the program, a `Look`.
         latent_dim: the number D of unconstrained latents of a point.
         global_names: the latents that belong to no point.
         globals: their values; what is said of points is given these.
@@ -49,22 +44,14 @@ class LocalModel:
     """
 
     def __init__(self, program: Callable, plate: str, example: Points, size: int | None = None):
-        self._program, self.plate, self.latent = Shared((program,)), plate, ""
-        few = example[:FEW]
-        few = few if few.index is not None else few.numbered()
-        with forked(), run.evaluating(program):
-            one, two = (run.drawn_apart(partial(self._call.of, few, size), seed) for seed in SEEDS)
-            latents = found(one, two, plate)
-            self.layout, self.discrete = Layout(latents.sites, latents.dim, latents.depth), latents.discrete
-            self.global_names, self.globals = latents.globals, {n: one.nodes[n]["value"] for n in latents.globals}
-            self.dtype = self.layout.vector({name: one.nodes[name]["value"] for name in self.sites}).dtype
-            self.latent = self.sites[0] if self.layout.is_one_vector else f"{plate}_latents"
-            params = [name for name, site in one.nodes.items() if site["type"] == "param"]
-            self.loose = () if isinstance(program, nn.Module) else tuple(params)
-            self.observed = _observed(one, plate, few)
-            self.event_shape, self.plate_size = few.x.shape[1:], self._plate_size(few, size, one)
-            independence.check(self, few)
-        self.globals, self.conditions = {}, ""
+        points = few(example)
+        seen = look(program, plate, points, size)
+        self._program, self.plate, self.seen, self.layout = Shared((program,)), plate, seen, seen.layout
+        self.latent = self.sites[0] if seen.layout.is_one_vector else f"{plate}_latents"
+        self.global_names, self.globals, self.conditions = tuple(seen.globals), seen.globals, ""
+        with forked(SEEDS[0]), run.evaluating(program):
+            independence.check(self, points)
+        self.globals = {}
 
     @property
     def program(self):
@@ -74,6 +61,11 @@ class LocalModel:
     @property
     def _call(self) -> Call:
         return Call(self.program)
+
+    @property
+    def takes_size(self) -> bool:
+        r"""Whether the program is told the number of all points."""
+        return "size" in self._call.takes
 
     @property
     def latent_dim(self) -> int:
@@ -103,14 +95,6 @@ class LocalModel:
         finally:
             self.globals = before
 
-    def initial(self, points: Points, init: Callable) -> Tensor:
-        r"""Where an ``init_to_...`` function of Pyro puts the latents of points: u, (B, D)."""
-        with torch.no_grad(), run.evaluating(self.program):
-            trace = run.execute(partial(self._call.of, points), {}, 0, around=InitMessenger(init))
-        return self.layout.vector({name: trace.nodes[name]["value"] for name in self.sites}).expand(
-            len(points), self.latent_dim
-        )
-
     def log_joint(self, points: Points, u: Tensor) -> Tensor:
         r"""log p(x, u | globals, w) of each point, in nats, log-Jacobians included; discrete latents are summed out.
 
@@ -127,7 +111,7 @@ class LocalModel:
         r"""Raises a `ValueError` unless the program takes samples, along an axis to the left of its plates."""
         few = points[:FEW]
         with torch.no_grad(), forked(0), run.evaluating(self.program):
-            u = torch.randn(2, len(few), self.latent_dim, device=few.x.device, dtype=self.dtype)
+            u = torch.randn(2, len(few), self.latent_dim, device=few.x.device, dtype=self.seen.dtype)
             apart = torch.stack([self.log_joint(few, each) for each in u])
             try:
                 wrong = None if independence.close(self.log_joint(few, u), apart) else "its densities are others there"
@@ -142,12 +126,12 @@ class LocalModel:
 
     def log_prior(self, points: Points, u: Tensor) -> Tensor:
         r"""log p(u | globals, w) of each point, (..., B), in nats; as `log_joint`, without what is observed."""
-        return self._summed(points, u, lambda name, site: name in self.sites or name in self.discrete)
+        return self._summed(points, u, lambda name, site: name in self.sites or name in self.seen.discrete)
 
     @property
     def sites(self) -> tuple[str, ...]:
         r"""The names of the continuous latents of a point."""
-        return tuple(site.name for site in self.layout.sites)
+        return self.layout.names
 
     def prior_at(self, points: Points) -> Prior:
         r"""p(u | globals, w) of the points, of batch shape (B,) and event shape (D,)."""
@@ -171,10 +155,12 @@ class LocalModel:
             ValueError: if x depends on discrete latents, or on no single site.
         """
         lead, held, _ = self._held(u)
-        if self.discrete or self.observed is None:
+        if self.seen.discrete or self.seen.observed is None:
             raise ValueError(_no_emission(self))
-        fn = self._run(points, held).nodes[self.observed]["fn"]
-        return Emission(fn, torch.Size((*lead, len(points))), self.event_shape)
+        fn = self._run(points, held).nodes[self.seen.observed]["fn"]
+        plates = (1,) * (self.layout.depth + self.layout.dim) + (len(points),) + fn.batch_shape[self.layout.dim :][1:]
+        fn = fn.expand(torch.broadcast_shapes(fn.batch_shape, (lead.numel(), *plates) if lead else plates))
+        return Emission(fn, torch.Size((*lead, len(points))), self.seen.event_shape)
 
     def simulated(self, num_points: int, mask: Tensor | None = None, given: Tensor | None = None):
         r"""Draws x and u from the program given the globals: points with the index 0..M−1, and u (M, D).
@@ -182,14 +168,14 @@ class LocalModel:
         Raises:
             ValueError: if the program cannot be called without x, or observes something else.
         """
-        if not self._call.generates or self.observed is None:
+        if not self._call.generates or self.seen.observed is None:
             raise ValueError(_no_simulation(self))
         rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
         call = partial(self._call, None, None, size=num_points, given=rows)
         with torch.no_grad():
             trace = run.execute(call, self.globals, self.layout.depth)
-        x = trace.nodes[self.observed]["value"]
-        if x.shape != (num_points, *self.event_shape):
+        x = trace.nodes[self.seen.observed]["value"]
+        if x.shape != (num_points, *self.seen.event_shape):
             raise ValueError(_no_simulation(self))
         u = self.layout.vector({name: trace.nodes[name]["value"] for name in self.sites})
         return Points(x, None, mask, rows).numbered(), u
@@ -210,9 +196,9 @@ class LocalModel:
 
     def _summed(self, points: Points, u: Tensor, names) -> Tensor:
         lead, held, jacobians = self._held(u)
-        trace = self._run(points, held, enumerated=self.discrete)
+        trace = self._run(points, held, enumerated=self.seen.discrete)
         terms = run.log_probs(trace, self.plate, self.layout.dim, names)
-        known = {*self.sites, *self.discrete}
+        known = {*self.sites, *self.seen.discrete}
         for name in terms:
             if name not in known and not trace.nodes[name]["is_observed"]:
                 raise ValueError(
@@ -241,33 +227,6 @@ class LocalModel:
         points = points if points.index is not None else points.numbered()
         call = partial(self._call.of, replace(points, weight=None))
         return run.execute(call, held | self.globals, self.layout.depth, **settings)
-
-    def _plate_size(self, points: Points, size: int | None, trace) -> int | None:
-        r"""The number of points that the program's plate has by itself; `None` if that is the batch's."""
-        if "size" in self._call.takes or len(points) < 2:
-            return None
-        fewer = run.drawn_apart(partial(self._call.of, points[: len(points) - 1]), SEEDS[0])
-        sizes = {_full_size(t, self.plate, self.sites[0]) for t in (trace, fewer)}
-        return sizes.pop() if len(sizes) == 1 else None
-
-
-def _full_size(trace, plate: str, name: str) -> int:
-    frame = next(f for f in trace.nodes[name]["cond_indep_stack"] if f.name == plate)
-    return frame.full_size or frame.size
-
-
-def _observed(trace, plate: str, points: Points) -> str | None:
-    r"""The one observed site of points, if its value is x."""
-    sites = run.log_probs(trace, plate, -1, lambda name, site: site["is_observed"])
-    if len(sites) != 1:
-        return None
-    name = next(iter(sites))
-    value = trace.nodes[name]["value"]
-    return name if value.shape == points.x.shape and not _is_factor(trace.nodes[name]) else None
-
-
-def _is_factor(site: dict) -> bool:
-    return isinstance(site["fn"], pyro.distributions.Unit) or poutine.util.site_is_subsample(site)
 
 
 def _no_emission(local: LocalModel) -> str:

@@ -106,7 +106,7 @@ def evaluating(program):
 
 
 def drawn_apart(call: Callable, seed: int):
-    r"""The trace of a program under a seed, without gradients."""
+    r"""The trace of a program under a seed, with gradients, which show what depends on parameters."""
     torch.manual_seed(seed)
-    with torch.no_grad():
+    with torch.enable_grad():
         return execute(call, {}, 0)

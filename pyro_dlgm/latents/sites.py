@@ -121,8 +121,8 @@ def _site(site: dict, other: dict | None, plate: str) -> Site:
     again = None if other is None else constant(other["fn"].support, len(other["fn"].batch_shape))
     if support is None or again is None or not same(support, again):
         raise ValueError(
-            f"the support of {site['name']!r} differs between points, or depends on another site; expected a constant "
-            "one: draw it from a constant support, and scale it afterwards"
+            f"the support of {site['name']!r} differs between points, or depends on another site or a parameter; "
+            "expected a constant one: draw it from a constant support, and scale it afterwards"
         )
     transform = biject_to(support)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch.distributions import biject_to
 
 
 def constant(support, batch_dim: int):
-    r"""Returns a support with bounds that have no batch axes; `None` if they differ from point to point.
+    r"""Returns a support with bounds that have no batch axes; `None` if they differ between points, or may be trained.
 
     Arguments:
         support: a constraint of torch.
@@ -33,7 +33,7 @@ def _one(bound: Tensor, batch_dim: int) -> Tensor | None:
     first = bound.detach()
     for _ in range(min(batch_dim, bound.dim())):
         first = first[0]
-    return first.clone() if bool((bound == first).all()) else None
+    return first.clone() if bool((bound == first).all()) and not bound.requires_grad else None
 
 
 def same(one, two) -> bool:

@@ -9,22 +9,36 @@ Which one fits which x:
     0 or 1                                  Bernoulli
     [0, 1]                                  ContinuousBernoulli, a density
     k / (levels − 1), 8-bit images say      DiscretizedLogistic, a probability: bits per dimension mean something
+    real numbers with outliers              StudentT
+    counts 0, 1, 2, ...                     Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial
+    classes 0, ..., K − 1                   Categorical
+    a table of several of these             Columns
 
 Where Pyro's validation is on, a model refuses x outside the support of its likelihood.
 """
 
 from .base import Likelihood
 from .bernoulli import Bernoulli, ContinuousBernoulli
+from .categorical import Categorical
+from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .discretized_logistic import DiscretizedLogistic
 from .low_rank import LowRankNormal
 from .normal import DiagonalNormal, FixedNormal
+from .student_t import StudentT
+from .tables import Columns
 
 __all__ = [
     "Bernoulli",
+    "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "DiagonalNormal",
     "DiscretizedLogistic",
     "FixedNormal",
     "Likelihood",
     "LowRankNormal",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
 ]

@@ -14,6 +14,8 @@ class Conditional(nn.Module):
     r"""The base of likelihoods: the vector that their network decodes, and how many axes a point has."""
 
     event_dim: int | None = None  # axes of a point; by default those that the network says, as its ``out_shape``
+    heads = 1  # outputs of a network that is built for the class by name
+    takes = ""  # what x may be and what to do, for the error on values outside of the support
 
     def code(self, t: Tensor, given: Tensor | None) -> Tensor:
         r"""[t | c], what the network decodes: t (..., D), then what is given, (..., C); leading axes broadcast.
@@ -85,6 +87,8 @@ class LocationScale(Likelihood):
         scale_net: the network of r, if it is another one.
         floor: lower bound of the scale, in the units of x.
     """
+
+    heads = 2
 
     def __init__(self, net: nn.Module, scale_net: nn.Module | None, floor: float):
         super().__init__()

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from .. import messages
 
+GREY = "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid)"
+OF_GREY, OTHERS = "FixedNormal, ContinuousBernoulli, DiscretizedLogistic", "FixedNormal or StudentT for real ones"
+
 
 def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
     r"""Returns x, with its shape checked, and its support where Pyro's validation is on.
@@ -32,24 +35,27 @@ def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
             "reshape x, or build the network for its shape"
         )
     if is_validation_enabled():
-        _check_type(p, x)
-        _check_support(p, x, likelihood, first)
+        for numbers, part, whose in getattr(p, "parts", [(None, p, likelihood)]):
+            values, where = (x, "") if numbers is None else (x[..., numbers], f" (columns {numbers})")
+            _check_type(part, values)
+            _check_support(part, values, whose, first, where)
     return x
 
 
-def _check_support(p, x: Tensor, likelihood: nn.Module, first: int) -> None:
+def _check_support(p, x: Tensor, likelihood: nn.Module, first: int, where: str) -> None:
     inside, finite = p.support.check(x), x.isfinite()
-    outside = f"x has values outside the support of {type(likelihood).__name__} in"
+    outside = f"x has values outside the support of {type(likelihood).__name__}{where} in"
     if not bool(finite.all()):
         bad = ~finite.flatten(x.dim() - len(p.event_shape)).all(-1) if p.event_shape else ~finite
         raise ValueError(
             f"{outside} {_rows(bad, first)}, NaN or infinite ones; expected finite numbers: mask them, or drop the rows"
         )
     if not bool(inside.all()):
+        takes = getattr(likelihood, "takes", "")
+        expected = f"expected {takes}" if takes else GREY
         raise ValueError(
-            f"{outside} {_rows(~inside, first)} (x goes from {x.min():g} to {x.max():g}): "
-            "binarize x (data.Binarize), put it on the grid of the likelihood (data.Grid), choose a likelihood for "
-            "such values (FixedNormal, ContinuousBernoulli, DiscretizedLogistic), or mask them"
+            f"{outside} {_rows(~inside, first)} (x goes from {x.min():g} to {x.max():g}): {expected}, choose a "
+            f"likelihood for such values ({OTHERS if takes else OF_GREY}), or mask them"
         )
 
 

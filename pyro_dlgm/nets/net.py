@@ -124,3 +124,10 @@ class Linear(MLP):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, heads: int = 1):
         super().__init__(in_shape, out_shape, (), heads=heads)
+
+
+class Log1p(nn.Module):
+    r"""Creates v -> log(1 + v), in which an encoder takes counts."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v.clamp_min(0).log1p()

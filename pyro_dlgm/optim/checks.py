@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..guides.rows import Rows
+from ..guides.rows import Rows, in_files
 from .row_adam import RowAdam
 
 CLIMBED = "objectives.ELBO, Trace_ELBO or TraceMeanField_ELBO"
@@ -69,8 +69,16 @@ def takes_sparse(optimizers: list[torch.optim.Optimizer], *modules) -> bool:
     r"""Whether the tables of the modules get sparse gradients: none of them is with an optimizer that takes dense ones.
 
     Raises:
-        TypeError: if some tables are with one kind and some with the other.
+        TypeError: if some tables are with one kind and some with the other, or tables in files are not with `RowAdam`,
+            whose changes alone can be taken back.
     """
+    filed = {t.weight: t.files.folder.path for t in in_files(*modules)}
+    for optimizer in optimizers:
+        folder = next((filed[p] for p in _parameters(optimizer) if p in filed), None)
+        if folder is not None and not isinstance(optimizer, RowAdam):
+            raise TypeError(
+                f"the rows in {folder} are with {type(optimizer).__name__}; expected RowAdam: svi.adam(model, guide)"
+            )
     tables = {m.weight for p in modules if isinstance(p, nn.Module) for m in p.modules() if isinstance(m, Rows)}
     kinds = {isinstance(o, SPARSE) for o in optimizers if tables & set(_parameters(o))}
     if len(kinds) > 1:

@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from .. import messages
+from ..guides.rows import files_of
 from ..masks import observed
 from ..objectives import is_drawn
 from ..program import unregistered
@@ -23,6 +24,7 @@ from ..seeding import forked
 
 INTERVALS = {"cpu": 1}  # steps from one reading of the flag to the next, by kind of device
 ELSEWHERE = 50
+BLOCK = 2**24  # numbers that are looked at together
 FAR = 10.0  # a value of x that is to be mentioned
 ADVICE = "lower lr and row_lr, set clip_norm, raise the floor of the scale, or mask or drop such rows"
 
@@ -156,7 +158,14 @@ def _range(x=None, index=None, mask=None, **_) -> str:
 
 def bad_parameter(svi: pyro.infer.SVI) -> str | None:
     r"""The name of the first parameter that is not finite, "model.prior.scale", say; `None` if all are."""
-    return next((name for name, p in _pair(svi).named_parameters() if not p.isfinite().all()), None)
+    return next((name for name, p in _pair(svi).named_parameters() if not _is_finite(p)), None)
+
+
+def _is_finite(p: Tensor) -> bool:
+    files = files_of(p)
+    if files is not None:
+        return files.finite
+    return all(bool(part.isfinite().all()) for part in p.detach().reshape(-1).split(BLOCK))
 
 
 def _pair(svi: pyro.infer.SVI) -> nn.ModuleDict:

@@ -8,6 +8,8 @@ reads and writes three N x D tables to do so.
 import torch
 from torch import Tensor
 
+from ..guides.rows import files_of
+
 
 class RowAdam(torch.optim.Optimizer):
     r"""Creates Adam for `Rows`, in which each row counts its own visits.
@@ -19,6 +21,8 @@ class RowAdam(torch.optim.Optimizer):
 
     Visits, moments and the step are in float32 where the table is in bfloat16 or float16, whose numbers cannot count to
     300 or hold an average over 1,000 gradients; only the moved row is rounded to the table's dtype.
+
+    Those of a table in files (`RowsInFiles`) are in files beside it, and its state is a reference to them.
 
     Arguments:
         params: parameters with sparse gradients of shape (N, width).
@@ -47,34 +51,67 @@ class RowAdam(torch.optim.Optimizer):
             raise TypeError(
                 "RowAdam got a dense gradient; take the step under guides.rows.sparse_gradients(), or use another Adam"
             )
-        state, dtype = self.state[weight], _wide(weight)
+        state, dtype, files = self.state[weight], _wide(weight), files_of(weight)
         if not state:
-            state["visits"] = weight.new_zeros(len(weight), dtype=dtype)
-            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(weight, dtype=dtype) for _ in range(2))
+            state.update(_zeros(weight, dtype) if files is None else files.begin(dtype))
         rows, g = _together(weight.grad._indices()[0], weight.grad._values().to(dtype))
         (b1, b2), lr = group["betas"], group["lr"]
-        visits = state["visits"].index_select(0, rows) + 1
-        m = state["exp_avg"].index_select(0, rows).lerp_(g, 1 - b1)
-        v = state["exp_avg_sq"].index_select(0, rows).lerp_(g.square(), 1 - b2)
+        tables = {**state, "weight": weight}
+        old = {name: table.index_select(0, rows) for name, table in tables.items()}
+        visits = old["visits"] + 1
+        m = old["exp_avg"].lerp(g, 1 - b1)
+        v = old["exp_avg_sq"].lerp(g.square(), 1 - b2)
         n = visits.unsqueeze(-1)
         m_hat, v_hat = m / (1 - b1**n), v / (1 - b2**n)
-        moved = weight.index_select(0, rows) - lr * m_hat / (v_hat.sqrt() + group["eps"])
-        new = ((state["visits"], visits), (state["exp_avg"], m), (state["exp_avg_sq"], v), (weight, moved.to(weight)))
+        moved = (old["weight"] - lr * m_hat / (v_hat.sqrt() + group["eps"])).to(weight)
+        new = {"visits": visits, "exp_avg": m, "exp_avg_sq": v, "weight": moved}
         skip = getattr(self, "found_inf", None)
-        for table, values in new:
-            if skip is not None:
-                values = torch.where(skip > 0, table.index_select(0, rows), values)
-            table.index_copy_(0, rows, values)
+        if skip is not None:
+            new = {name: torch.where(skip > 0, old[name], values) for name, values in new.items()}
+        if files is not None:
+            return files.write(rows, old, new)
+        for name, table in tables.items():
+            table.index_copy_(0, rows, new[name])
+
+    def state_dict(self) -> dict:
+        r"""The state, in which tables in files are references to them."""
+        state = super().state_dict()
+        held = {name: files.reference() for name, files in self._in_files(state) if name in state["state"]}
+        return state | {"state": state["state"] | held}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        r"""Restores a state, with visits and moments in float32 or wider, also those that were saved in less."""
-        super().load_state_dict(state_dict)
+        r"""Restores a state, with visits and moments in float32 or wider, also those that were saved in less.
+
+        Raises:
+            ValueError: if rows in files are not those that were saved; the tables are restored first.
+        """
+        saved = dict(state_dict["state"])
+        held = {name: (files, saved.pop(name)) for name, files in self._in_files(state_dict) if name in saved}
+        super().load_state_dict(state_dict | {"state": saved})
         # torch rounds a state to the dtype of its parameter: what was saved is taken once more.
+        for name, weight in self._named(state_dict):
+            self.state[weight].update(
+                {k: v.to(weight.device, _wide(weight), copy=True) for k, v in saved.get(name, {}).items()}
+            )
+            if name in held:
+                files, reference = held[name]
+                files.restore(reference)
+                self.state[weight].update(files.moments())
+
+    def _named(self, state_dict: dict) -> list[tuple[int, Tensor]]:
+        r"""The parameters with their numbers in a state."""
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        for name, weight in zip(names, weights, strict=True):
-            saved = state_dict["state"].get(name, {})
-            self.state[weight].update({k: v.to(weight.device, _wide(weight), copy=True) for k, v in saved.items()})
+        return list(zip(names, weights, strict=True))
+
+    def _in_files(self, state_dict: dict) -> list[tuple[int, object]]:
+        return [(name, files_of(weight)) for name, weight in self._named(state_dict) if files_of(weight) is not None]
+
+
+def _zeros(weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    r"""Visits (N,) and moments (N, width) of rows that were never in a batch."""
+    visits = weight.new_zeros(len(weight), dtype=dtype)
+    return {"visits": visits} | {name: torch.zeros_like(weight, dtype=dtype) for name in ("exp_avg", "exp_avg_sq")}
 
 
 def _wide(weight: Tensor) -> torch.dtype:

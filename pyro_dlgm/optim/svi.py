@@ -69,8 +69,8 @@ class SVI(pyro.infer.SVI):
             or another one for sparse gradients, or with any for dense ones, which moves all rows at each step.
         loss: the objective, by default `objectives.ELBO`.
         clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
-        check_every: steps between two looks whether loss and gradients are finite, each of which waits for the
-            device. A step where they are not is never taken, nor is any after it. `None`: no look.
+        check_every: steps between two checks that loss and gradients are finite; each waits for the device. A step
+            where they are not is never taken, nor is any after it. `None`: no check.
 
     Attributes:
         gradient_norm: the global norm of the dense gradients in the last step, before clipping, a scalar tensor; `None`

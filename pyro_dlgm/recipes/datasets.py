@@ -1,6 +1,7 @@
 r"""Data sets from a source, with their values as the likelihood takes them."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,20 +10,29 @@ from torch import Tensor
 
 from ..data import array_files, builtin, image_folder
 from ..data.dataset import Dataset, split
-from ..data.transforms import Binarize, Dequantize, Grid
-from .pairs import GAUSSIAN, LIKELIHOODS
+from ..data.transforms import Binarize, Dequantize, Grid, Transform, real
+from . import tables
+from .imports import is_path
+from .pairs import COLUMNS, COUNTS, LIKELIHOODS, REAL, names
 from .sources import check_options, stated
 
+FAR = 10.0  # mean and standard deviation of a column, together, that a table's network is expected to reach soon
 VALIDATION = 5000  # training images of MNIST or CIFAR-10 that validate where validation is asked for
-# What becomes of 8-bit values at each access: they are dequantized, but for two likelihoods.
+WHOLE = (*COUNTS, "categorical")  # they take whole numbers as they are
+# What becomes of 8-bit values at each access: they are dequantized, but for some likelihoods.
 BYTES = dict.fromkeys(LIKELIHOODS, Dequantize(256)) | {"bernoulli": Binarize(), "discretized-logistic": Grid(256)}
+BYTES |= dict.fromkeys(WHOLE)
+GREY = tuple(name for name in LIKELIHOODS if name not in WHOLE)
 FITTING = {
-    "8-bit values": tuple(LIKELIHOODS),
-    "8-bit images": tuple(name for name in LIKELIHOODS if name != "bernoulli"),
-    "dequantized grey values": tuple(name for name in LIKELIHOODS if BYTES[name] == Dequantize(256)),
-    "zeros and ones": ("bernoulli",),
-    "real values in [0, 1]": tuple(name for name in LIKELIHOODS if name != "discretized-logistic"),
-    "real values": GAUSSIAN,
+    "8-bit values": (*GREY, *WHOLE),
+    "8-bit images": tuple(name for name in GREY if name != "bernoulli"),
+    "dequantized grey values": tuple(name for name in GREY if BYTES[name] == Dequantize(256)),
+    "zeros and ones": ("bernoulli", *WHOLE),
+    "real values in [0, 1]": tuple(name for name in GREY if name != "discretized-logistic"),
+    "whole real values": (*REAL, *WHOLE),
+    "real values": REAL,
+    "counts beyond 8 bits": WHOLE,
+    "whole numbers": (),
 }
 
 
@@ -32,12 +42,13 @@ def dataset(
     r"""The data set, with its values as the likelihood takes them.
 
     8-bit values are binarized for "bernoulli" (by default afresh at each access), put on the grid k/255 for
-    "discretized-logistic", and dequantized otherwise. Real values are taken as they are; "bernoulli" binarizes those
-    in [0, 1].
+    "discretized-logistic", and dequantized otherwise; counts and classes stay as they are. Real values are taken as
+    they are; "bernoulli" binarizes those in [0, 1]. For a likelihood of a user's own, images are dequantized, and the
+    values of a file stay as they are; so do those of a table, whose columns have a likelihood each.
 
     Arguments:
         name, root: of `sources.locate`.
-        likelihood: a key of `pairs.LIKELIHOODS`.
+        likelihood: the name of one, as for `pairs.Recipe`; of an import path nothing is imported.
         validate: whether points have to validate; digits have 200 in any case.
         download: whether torchvision may fetch or unpack what is not there.
         given: values for some of `sources.OPTIONS`; `None` and `False` count as left out.
@@ -70,21 +81,68 @@ def _official(read: Callable, binary: bool, root, likelihood: str, given: dict) 
     check_fits(likelihood, "8-bit images", root)
     if binary:
         settings["binarization"] = None
-    return read(root, transform=BYTES[likelihood], **settings)
+    return read(root, transform=_of_bytes(likelihood), **settings)
 
 
 def _file(root, likelihood: str, given: dict) -> Dataset:
     named = (given.get(option) for option in ("key", "layout", "labels", "given"))
     held = array_files.read(root, *named)
-    v, beside = held.v, {"given": held.given, "label_names": held.label_names, "protocol": held.said}
-    values = kind(v, root)
-    check_fits(likelihood, values, f"the values of {root}")
-    transform = None
-    if values == "8-bit values":
-        v, transform = (v / 255 if likelihood == "bernoulli" else v), BYTES[likelihood]
-    elif likelihood == "bernoulli" and values != "zeros and ones":
-        transform = Binarize()
+    beside = {"given": held.given, "label_names": held.label_names, "protocol": held.said}
+    v, transform = _taken(held.v, likelihood, root)
     return split(Path(root).stem, v, held.labels, transform=transform, **beside, **_parts(len(v), given))
+
+
+def _taken(v: Tensor, likelihood: str, root) -> tuple[Tensor, Transform | None]:
+    r"""The values of a file and the transform with which the likelihood takes them, once it is known that it does."""
+    values = kind(v, root)
+    if is_path(likelihood):
+        return v, None
+    if tables.is_table(likelihood):
+        _check_columns(v, likelihood, root)
+        return v, None
+    check_fits(likelihood, values, f"the values of {root}", v)
+    if values == "8-bit values":
+        return (v / 255 if likelihood == "bernoulli" else v), _of_bytes(likelihood)
+    return v, Binarize() if likelihood == "bernoulli" and values != "zeros and ones" else None
+
+
+def _check_columns(v: Tensor, table: str, root) -> None:
+    r"""Raises a `ValueError` unless there are as many columns as the table names, and each suits its likelihood."""
+    groups = tables.parts(table, COLUMNS)
+    P = sum(len(numbers) for numbers, _ in groups)
+    if tuple(v.shape[1:]) != (P,):
+        raise ValueError(
+            f"{root} has points of shape {tuple(v.shape[1:])}; --likelihood names {P} columns, all of ({P},)"
+        )
+    for numbers, name in groups:
+        some, whose = v[:, numbers], f"columns {numbers} of {root}"
+        values = kind(some, whose)
+        # As they are: no transform makes zeros and ones, or levels, of the columns of a table.
+        suits = REAL if values in ("8-bit values", "counts beyond 8 bits", "whole numbers") else ()
+        suits += ("continuous-bernoulli",) if values == "zeros and ones" else ()
+        if name == "bernoulli" and values != "zeros and ones":
+            raise ValueError(f"{whose} are {values}; bernoulli expects zeros and ones in the columns of a table")
+        if name not in suits:
+            check_fits(name, values, whose, some)
+        if name in REAL:
+            _note_scale(some, whose)
+
+
+def _note_scale(v: Tensor, whose: str) -> None:
+    r"""Warns of columns (N, n) whose mean and scale a network takes many steps to reach."""
+    v = real(v)
+    far = float((v.mean(0).abs() + v.std(0, correction=0)).max())
+    if far > FAR:
+        warnings.warn(
+            f"{whose} lie far from 0 ± 1 (mean and standard deviation up to {far:.3g}), which a network learns slowly: "
+            "standardize them before saving; log p(x) then rises by the logarithms of what they are divided by",
+            stacklevel=2,
+        )
+
+
+def _of_bytes(likelihood: str) -> Transform | None:
+    r"""What becomes of 8-bit values at each access."""
+    return Dequantize(256) if is_path(likelihood) else BYTES[names(likelihood)[0]]
 
 
 def _folder(root, likelihood: str, given: dict) -> Dataset:
@@ -96,7 +154,7 @@ def _folder(root, likelihood: str, given: dict) -> Dataset:
     height, _, width = given["size"].partition("x")
     settings = {"size": (int(height), int(width or height)), "channels": 1 if given.get("grey") else 3}
     settings |= {"num_workers": given.get("workers", 0), "streamed": "workers" in given}
-    settings |= {"progress": sys.stderr.isatty(), "transform": BYTES[likelihood]}
+    settings |= {"progress": sys.stderr.isatty(), "transform": _of_bytes(likelihood)}
     return image_folder.images(root, **settings, **_parts(len(image_folder.paths(Path(root))), given))
 
 
@@ -116,23 +174,32 @@ def _parts(N: int, given: dict) -> dict:
     return {"num_test": num_test, "num_val": num_val, "seed": None if seed == "none" else seed}
 
 
-def check_fits(likelihood: str, values: str, whose: str) -> None:
-    r"""Raises a `ValueError` that names the likelihoods that fit, unless this one does.
+def check_fits(likelihood: str, values: str, whose: str, v: Tensor | None = None) -> None:
+    r"""Raises a `ValueError` that names the likelihoods that fit, unless this one does, or is a user's own.
 
     Arguments:
-        likelihood: a key of `pairs.LIKELIHOODS`.
+        likelihood: the name of one.
         values: a key of `FITTING`.
         whose: what holds them, for the error.
+        v: the values, where they are there already.
     """
-    if likelihood not in FITTING[values]:
-        raise ValueError(f"{likelihood} does not fit {whose}, which are {values}; use {', '.join(FITTING[values])}")
+    if is_path(likelihood) or (not tables.is_table(likelihood) and names(likelihood)[0] in FITTING[values]):
+        return
+    if values in ("counts beyond 8 bits", "whole numbers"):
+        raise ValueError(
+            f"{likelihood} does not fit {whose}, whole numbers from {v.min():g} to {v.max():g}; expected 8 bits, "
+            f"0..255, real numbers, saved as float32, or counts and classes, from 0 on, for {', '.join(COUNTS)}, "
+            "categorical:K"
+        )
+    fitting = ", ".join("categorical:K" if name == "categorical" else name for name in FITTING[values])
+    raise ValueError(f"{likelihood} does not fit {whose}, which are {values}; use {fitting}")
 
 
 def kind(v: Tensor, root) -> str:
     r"""What v holds: a key of `FITTING`.
 
     Raises:
-        ValueError: on missing values, and on whole numbers that are not 8-bit; ``root`` says where they are.
+        ValueError: on missing values; ``root`` says where they are.
     """
     if v.isnan().any():
         raise ValueError(
@@ -143,10 +210,8 @@ def kind(v: Tensor, root) -> str:
     if unit and bool(((v == 0) | (v == 1)).all()):
         return "zeros and ones"
     if v.is_floating_point():
-        return "real values in [0, 1]" if unit else "real values"
-    if lowest < 0 or highest > 255:
-        raise ValueError(
-            f"{root} holds whole numbers from {lowest:g} to {highest:g}; expected 8 bits, 0..255, or real numbers: "
-            "save them as float32"
-        )
-    return "8-bit values"
+        whole = lowest >= 0 and bool((v == v.round()).all())
+        return "real values in [0, 1]" if unit else "whole real values" if whole else "real values"
+    if lowest < 0:
+        return "whole numbers"
+    return "8-bit values" if highest <= 255 else "counts beyond 8 bits"

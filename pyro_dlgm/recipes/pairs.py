@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
+
+from . import tables
+from .imports import built, imported, is_path
 
 if TYPE_CHECKING:
     from ..guides.base import Guide
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 SCALE = 0.3  # about the standard deviation of a pixel in [0, 1]
 SMALL = 16  # images with a shorter side than this get the small networks
 RANK = 8  # directions in which pixels vary together given t; each is one more image that the decoder paints
+FEATURES = 200  # from which the likelihoods of a table's columns are read
 
 # Functions of what `_parts` gives, D latents and the shape of a point.
 LIKELIHOODS: dict[str, Callable] = {
@@ -29,9 +34,19 @@ LIKELIHOODS: dict[str, Callable] = {
     "bernoulli": lambda p, D, shape: p.Bernoulli(_decoder(p, D, shape)),
     "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(_decoder(p, D, shape)),
     "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(_decoder(p, D, shape, heads=2)),
+    "student-t": lambda p, D, shape: p.StudentT(_decoder(p, D, shape, heads=2)),
+    "poisson": lambda p, D, shape: p.Poisson(_decoder(p, D, shape)),
+    "negative-binomial": lambda p, D, shape: p.NegativeBinomial(_decoder(p, D, shape)),
+    "zero-inflated-negative-binomial": lambda p, D, shape: p.ZeroInflatedNegativeBinomial(
+        _decoder(p, D, shape, heads=2)
+    ),
 }
 GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis")
-MASSES = ("bernoulli", "discretized-logistic")  # of whole numbers: their log p(x) compares with no density's
+REAL = (*GAUSSIAN, "student-t")
+COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
+# Of whole numbers: their log p(x) compares with no density's.
+MASSES = ("bernoulli", "discretized-logistic", *COUNTS, "categorical")
+COLUMNS = tuple(name for name in LIKELIHOODS if name != "factor-analysis")  # what columns of a table may have
 
 # Short chains: at a hundred gradients per point, many visits train w better than few good ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
@@ -41,13 +56,13 @@ GUIDES: dict[str, Callable] = {
     "hard-em": lambda p, model, N, D, shape, C=0: p.PointEstimate(N, D),
     "mean-field": lambda p, model, N, D, shape, C=0: p.MeanField(N, D),
     "full-rank": lambda p, model, N, D, shape, C=0: p.FullRank(N, D),
-    "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(_encoder(p, shape), D, given_dim=C),
+    "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(_encoder(p, model, shape), D, given_dim=C),
     "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
-        _encoder(p, shape), D, "full_rank", given_dim=C
+        _encoder(p, model, shape), D, "full_rank", given_dim=C
     ),
     "mcem": lambda p, model, N, D, shape, C=0: p.Chain(model, N, D, **CHAIN),
     "mcem-encoder": lambda p, model, N, D, shape, C=0: p.Hybrid(
-        model, p.Amortized(_encoder(p, shape), D, given_dim=C), **HYBRID
+        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **HYBRID
     ),
     "auto-normal": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoNormal", N),
     "auto-delta": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoDelta", N),
@@ -59,10 +74,20 @@ def _parts() -> SimpleNamespace:
     import torch
 
     from ..guides import amortized, autoguides, chain, hybrid, per_point
-    from ..likelihoods import bernoulli, discretized_logistic, low_rank, normal
+    from ..likelihoods import (
+        bernoulli,
+        categorical,
+        counts,
+        discretized_logistic,
+        low_rank,
+        normal,
+        student_t,
+        tables,
+    )
     from ..nets import conv, net
 
     modules = (amortized, autoguides, chain, hybrid, per_point, bernoulli, discretized_logistic, low_rank, normal)
+    modules += (categorical, counts, student_t, tables)
     names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})
 
@@ -79,14 +104,57 @@ def network(shape: Sequence[int]) -> str:
     return "conv" if _stages(_parts(), shape) else "mlp"
 
 
+def called(likelihood: str, shape: Sequence[int]) -> str:
+    r"""What a table calls the model: its network and its likelihood, in one short word."""
+    if likelihood == "factor-analysis":
+        return likelihood
+    if is_path(likelihood):
+        return likelihood.rpartition(":")[2]
+    short = "columns" if tables.is_table(likelihood) else likelihood.replace("zero-inflated", "zi")
+    return f"{network(shape)}-{short}"
+
+
+def names(likelihood: str) -> list[str]:
+    r"""The names of the likelihoods in a name: that of all columns, or of each group."""
+    found = tables.parts(likelihood, COLUMNS) if tables.is_table(likelihood) else [(None, likelihood)]
+    return ["categorical" if tables.num_classes(name) else name for _, name in found]
+
+
 def _decoder(p, D: int, shape, heads: int = 1):
+    if getattr(p, "linear", False):
+        return p.Linear(D, shape, heads=heads)
     stages = _stages(p, shape)
     return p.ConvDecoder(D, shape, heads=heads, **stages) if stages else p.MLP(D, shape, heads=heads)
 
 
-def _encoder(p, shape):
+def _encoder(p, model, shape):
     stages = _stages(p, shape)
-    return p.ConvEncoder(shape, 128 if min(shape[1:]) < SMALL else 256, **stages) if stages else p.MLP(shape, 200)
+    width = 128 if stages and min(shape[1:]) < SMALL else 256
+    net = p.ConvEncoder(shape, width, **stages) if stages else p.MLP(shape, 200)
+    return p.torch.nn.Sequential(p.Log1p(), net) if isinstance(model.likelihood, p.Counts) else net
+
+
+def _likelihood(p, name: str, D: int, shape, given_dim: int):
+    r"""The likelihood of that name with a network that decodes D numbers, of which ``given_dim`` are given."""
+    if is_path(name):
+        thing = imported(name)
+        offered = {"net": partial(_decoder, p, D, shape, getattr(thing, "heads", 1)), "shape": lambda: shape}
+        offered |= {"latent_dim": lambda: D - given_dim, "given_dim": lambda: given_dim}
+        return built(name, thing, offered)
+    if tables.is_table(name):
+        return _table(p, tables.parts(name, COLUMNS), D, shape)
+    K = tables.num_classes(name)
+    return p.Categorical(_decoder(p, D, shape, heads=K), K) if K else LIKELIHOODS[name](p, D, shape)
+
+
+def _table(p, groups: list[tuple[list[int], str]], D: int, shape):
+    r"""The likelihood of a table's columns, as many outputs as each needs of a perceptron's last hidden layer."""
+    P = sum(len(numbers) for numbers, _ in groups)
+    if tuple(shape) != (P,):
+        raise ValueError(f"points have shape {tuple(shape)}, and {P} columns are named; expected rows ({P},)")
+    trunk = p.Net(D, FEATURES, p.torch.nn.Sequential(p.MLP(D, FEATURES, (FEATURES,)), p.torch.nn.ELU()))
+    linear = SimpleNamespace(**vars(p) | {"linear": True})
+    return p.Columns([(n, _likelihood(linear, name, FEATURES, (len(n),), 0)) for n, name in groups], trunk)
 
 
 def model(likelihood: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> DLGM:
@@ -97,12 +165,38 @@ def model(likelihood: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -
     from ..model import DLGM
     from ..priors import StandardNormal
 
-    return DLGM(StandardNormal(D), LIKELIHOODS[likelihood](_parts(), D + given_dim, shape))
+    return DLGM(StandardNormal(D), _likelihood(_parts(), likelihood, D + given_dim, shape, given_dim))
 
 
 def guide(name: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> Callable[[DLGM, int], Guide]:
-    r"""Returns the factory (model, N) -> guide of that name."""
+    r"""Returns the factory (model, N) -> guide of that name, or import path."""
+    if is_path(name):
+        return lambda model, N: _own(name, model, N, D, shape, given_dim)
     return lambda model, N: GUIDES[name](_parts(), model, N, D, shape, given_dim)
+
+
+def _own(path: str, model, N: int, D: int, shape, given_dim: int):
+    offered = {"model": lambda: model, "num_points": lambda: N, "latent_dim": lambda: D}
+    offered |= {"encoder": lambda: _encoder(_parts(), model, shape), "given_dim": lambda: given_dim}
+    return built(path, imported(path), offered)
+
+
+def check_name(kind: str, name: str) -> None:
+    r"""Raises a `ValueError` unless it is the name of a likelihood or a guide, or an import path; nothing is imported.
+
+    Arguments:
+        kind: "likelihood" or "guide".
+        name: a key of `LIKELIHOODS`, "categorical:K", columns with their likelihoods; or a key of `GUIDES`.
+    """
+    if is_path(name):
+        return
+    if kind == "likelihood" and tables.is_table(name):
+        tables.parts(name, COLUMNS)
+        return
+    known = {"likelihood": LIKELIHOODS, "guide": GUIDES}[kind]
+    if name not in known and not (kind == "likelihood" and tables.num_classes(name)):
+        more = f", categorical:K, {tables.FORM}" if kind == "likelihood" else ""
+        raise ValueError(f"{kind} is {name!r}; expected one of {', '.join(known)}{more}, or module:Name")
 
 
 @dataclass(frozen=True)
@@ -110,7 +204,8 @@ class Recipe:
     r"""Creates pairs (model, guide) from names; plain values, kept as ``recipe`` in a run's ``config.json``.
 
     Attributes:
-        likelihood, guide: keys of `LIKELIHOODS` and `GUIDES`.
+        likelihood, guide: keys of `LIKELIHOODS` and `GUIDES`, or import paths "module:Name", which are imported when
+            the model and the guide are created; of a likelihood also "categorical:K", or columns with likelihoods.
         latents: the number D of latents.
         image_shape: (C, H, W), or (P,) for points that are no images.
         num_points: the number N of training points, for guides with a row for each.
@@ -128,9 +223,8 @@ class Recipe:
     given_dim: int = 0
 
     def __post_init__(self):
-        for kind, known in (("likelihood", LIKELIHOODS), ("guide", GUIDES)):
-            if getattr(self, kind) not in known:
-                raise ValueError(f"{kind} is {getattr(self, kind)!r}; expected one of {', '.join(known)}")
+        for kind in ("likelihood", "guide"):
+            check_name(kind, getattr(self, kind))
 
     def new_model(self) -> DLGM:
         r"""Creates the model, with random weights."""

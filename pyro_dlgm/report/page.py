@@ -1,7 +1,7 @@
 r"""Reports: one page of HTML that needs nothing else, of a comparison or of a run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -40,7 +40,15 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
     return _page(f"Comparison on {dataset.name}", dataset, size, [*shown, *more])
 
 
-def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: Sequence[Section] = ()) -> str:
+def of_run(
+    run: str | Path,
+    dataset: Dataset,
+    *,
+    model=None,
+    guide=None,
+    imports: Iterable[str] = (),
+    more: Sequence[Section] = (),
+) -> str:
     r"""The report of a run on disk, as HTML, with the scores of its ``evaluation.json`` if it has one.
 
     A guide with rows is looked at through its training points, any other one through the test points.
@@ -48,14 +56,14 @@ def of_run(run: str | Path, dataset: Dataset, *, model=None, guide=None, more: S
     Arguments:
         run: folder of the run.
         dataset: with which it was made.
-        model, guide: where the networks are one's own: as in `load`.
+        model, guide, imports: where the networks are one's own: as in `load`.
         more: further sections, which come last.
 
     Raises:
         RunError: as `load`.
     """
     folder, state = Run(run), Run(run).load()
-    model, guide, config = load(run, model=model, guide=guide)
+    model, guide, config = load(run, model=model, guide=guide, imports=imports)
     name = config.get("recipe", {}).get("guide", type(guide).__name__)
     points, labels, of = dataset.test_points[:POINTS], dataset.test_labels, "test"
     if adapted(guide).per_point:

@@ -1,18 +1,24 @@
 r"""`load`: a run on disk as a pair (model, guide)."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
 
 from ..guides.amortized import SCALING
+from ..messages import line
+from ..recipes.imports import check_consent
 from ..recipes.pairs import Recipe
 from ..seeding import forked
 from .files import RunError
 from .run import Run
 
 
-def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Module, dict]:
+def load(run: str | Path, *, model=None, guide=None, imports: Iterable[str] = ()) -> tuple[nn.Module, nn.Module, dict]:
     r"""The model and the guide of a run, with the weights of its checkpoint. Nothing in the file is executed.
+
+    A run whose likelihood or guide is "module:Name", code of a user's own, is refused until that path is named here as
+    well: importing it runs it.
 
     The weights are those of the last checkpoint; in a run with ``patience`` those of the best epoch up to there, even
     if the run was killed before its end.
@@ -21,18 +27,20 @@ def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Modu
         run: folder of the run.
         model, guide: where the networks are one's own: a pair built as the one that was trained, whose weights are
             overwritten. Without them the pair is built from the run's recipe.
+        imports: import paths, "module:Name", of the likelihood and the guide that may be imported.
 
     Returns:
         ``(model, guide, config)``, on the CPU unless the given pair is elsewhere.
 
     Raises:
         RunError: if the folder is no run, its checkpoint is damaged or of another pair, or the run has no
-            recipe and no pair was given. A given pair is as it was then.
+            recipe and no pair was given, or one of code that ``imports`` does not name. A given pair is as it was then.
     """
     folder = Run(run)
     config, state = folder.config(), folder.load()
     if model is None or guide is None:
         recipe = _recipe(folder, config)
+        _check_consent(folder, recipe, {"likelihood": model, "guide": guide}, imports)
         with forked():
             model = recipe.new_model() if model is None else model
             guide = recipe.new_guide(model) if guide is None else guide
@@ -40,7 +48,10 @@ def load(run: str | Path, *, model=None, guide=None) -> tuple[nn.Module, nn.Modu
     for name, module in pair.items():
         _check(folder, name, module, saved.get(name))
     for name, module in pair.items():
-        module.load_state_dict(saved[name])
+        try:
+            module.load_state_dict(saved[name])
+        except ValueError as error:  # rows in files are others
+            raise RunError(line(error)) from error
     return model, guide, config
 
 
@@ -60,6 +71,15 @@ def _recipe(run: Run, config: dict) -> Recipe:
         return Recipe(**config["recipe"])
     except (TypeError, ValueError) as error:
         raise RunError(f"{run.config_file} has a recipe that cannot be read: {error}") from None
+
+
+def _check_consent(run: Run, recipe: Recipe, made: dict, imports: Iterable[str]) -> None:
+    named = {kind: getattr(recipe, kind) for kind, module in made.items() if module is None}
+    way = "load(run, imports=['{name}']), or the pair that you build, load(run, model=..., guide=...)"
+    try:
+        check_consent(named, imports, run.folder, way)
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
 def _check(run: Run, name: str, module: nn.Module, saved) -> None:

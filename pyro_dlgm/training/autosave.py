@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+from ..guides.rows import in_files
 from ..optim.nan_guard import bad_parameter
 from ..runs.run import Run
 
@@ -47,9 +48,16 @@ class Autosave(contextlib.ExitStack):
                 f"{bad} is not finite at step {step}; lower lr or set clip_norm. "
                 f"{self.run.checkpoint_file} is from before that"
             )
-        self.run.save(self.training.state_dict())
+        save(self.run, self.training)
         self._saved = time.monotonic()
 
     def _interrupt(self, *_) -> None:
         self.interrupted = True
         self.close()  # a second Ctrl-C does not wait for the step to end
+
+
+def save(run: Run, training) -> None:
+    r"""Saves a checkpoint, which replaces the one before; rows in files need no way back beyond it then."""
+    run.save(training.state_dict())
+    for table in in_files(training.svi.model, training.svi.guide):
+        table.files.forget()

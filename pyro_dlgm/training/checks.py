@@ -9,6 +9,7 @@ from .. import masks, messages
 from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..guides.programs.auto_local import AutoLocal
+from ..guides.rows import in_files
 from ..objectives import ELBO
 from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
@@ -34,6 +35,11 @@ def check_arguments(a: SimpleNamespace) -> None:
     options.check(vars(a))
     if a.patience is not None and a.x_val is None:
         raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
+    if a.patience is not None and in_files(a.model, a.guide):
+        raise ValueError(
+            f"patience is {a.patience} and the guide's rows are in files, which do not keep those of the best epoch; "
+            "leave patience out, or folder= of the guide"
+        )
     if torch.is_inference_mode_enabled():
         raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
     if a.warmup and not isinstance(a.objective, ELBO):
@@ -126,21 +132,21 @@ def check_norms(a: SimpleNamespace, size: int) -> None:
 def check_points(a: SimpleNamespace) -> None:
     r"""Raises a `ValueError` that names the rows with values that are not finite, or that the likelihood refuses."""
     if not is_source(a.x):
-        check_data("x", a.model, Points(a.x, None, a.mask, a.given, a.weight), a.transform)
+        check_data("x", a, Points(a.x, None, a.mask, a.given, a.weight), a.transform)
     if a.x_val is not None:
         if len(a.x_val) == 0:
             raise ValueError(f"x_val has shape {tuple(a.x_val.shape)}: there are no points")
-        check_data("x_val", a.model, Points(a.x_val, None, a.mask_val, a.given_val), None)
+        check_data("x_val", a, Points(a.x_val, None, a.mask_val, a.given_val), None)
     if a.labels is not None and a.labels.shape != (len(a.x),):
         raise ValueError(
             f"labels have shape {tuple(a.labels.shape)}; expected ({len(a.x)},), a whole number for each point"
         )
 
 
-def check_data(name: str, model, points: Points, transform) -> None:
+def check_data(name: str, a: SimpleNamespace, points: Points, transform) -> None:
     r"""Raises a `ValueError` unless the points are what transform or likelihood takes, block by block."""
-    x = points.x
-    if x.dim() < 2:
+    x, model = points.x, a.model
+    if x.dim() < 2 and not isinstance(a.guide, AutoLocal):  # a program may observe a number for each point
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}; expected (N, ...): one axis of points, then those of a point"
         )
@@ -165,7 +171,7 @@ def check_data(name: str, model, points: Points, transform) -> None:
 
 def _check_finite(name: str, seen: Tensor, first: int) -> None:
     if seen.is_floating_point() and not bool(seen.isfinite().all()):
-        bad = messages.rows(((~seen.isfinite().flatten(1).all(1)).nonzero().flatten() + first).tolist())
+        bad = messages.rows(((~seen.isfinite().reshape(len(seen), -1).all(1)).nonzero().flatten() + first).tolist())
         raise ValueError(
             f"{name} has values that are not finite in {bad}; expected numbers: mask them, or drop the rows"
         )

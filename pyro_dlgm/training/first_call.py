@@ -7,7 +7,7 @@ from pyro.infer import autoguide
 from torch import nn
 
 from ..evaluate.quiet import quiet
-from ..latents.call import accepting
+from ..latents.call import Function, accepting
 from ..objectives import is_drawn
 from ..points import Points
 
@@ -18,10 +18,13 @@ USE = "use guides.MeanField, guides.FullRank or guides.auto"
 def is_made(model, guide) -> bool:
     r"""Whether all parameters of a pair exist, and its rows are those of the batch: of this package, and not lazy."""
     lazy = any(nn.parameter.is_lazy(p) for program in (model, guide) for p in _parameters(program))
-    ours = all(
-        type(program).__module__.partition(".")[0] == __package__.partition(".")[0] for program in (model, guide)
-    )
+    ours = all(map(_is_ours, (model, guide)))
     return ours and not lazy and all(getattr(program, "is_set_up", True) for program in (model, guide))
+
+
+def _is_ours(program) -> bool:
+    package = type(program).__module__.partition(".")[0]
+    return package == __package__.partition(".")[0] and not isinstance(program, Function)
 
 
 def _parameters(program):
@@ -35,7 +38,7 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         model, guide: the pair.
         points: a batch with its index.
         size: the number N of all points.
-        validated: whether there are validation points, too.
+        validated: whether there are validation points.
 
     Raises:
         ValueError: if the guide would be wrong in silence: its plates hold other points than the model's, its latents
@@ -47,7 +50,7 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         model_trace = poutine.trace(accepting(model)).get_trace(
             *args, **kwargs
         )  # replayed, it would take the guide's points
-    name, local = type(guide).__name__, _local(guide_trace)
+    name, local = type(guide).__name__, _local(guide_trace, getattr(guide, "program_plate", None))
     for plate, rows in _plates(model_trace).items():
         theirs = _plates(guide_trace).get(plate)
         if theirs is not None and _same(rows, points.index) and not _same(rows, theirs):
@@ -84,7 +87,11 @@ def _same(rows: torch.Tensor, others: torch.Tensor) -> bool:
     return rows.shape == others.shape and torch.equal(rows.sort().values, others.sort().values)
 
 
-def _local(trace) -> dict[str, dict]:
-    r"""The latents in a plate at dimension −1, by name."""
+def _local(trace, plate: str | None) -> dict[str, dict]:
+    r"""The latents in the plate over points, by name; `None`: in one at dimension −1."""
     sites = {name: site for name, site in trace.nodes.items() if is_drawn(site) and not site["is_observed"]}
-    return {name: site for name, site in sites.items() if any(f.dim == -1 for f in site["cond_indep_stack"])}
+
+    def inside(frame) -> bool:
+        return frame.dim == -1 if plate is None else frame.name == plate
+
+    return {name: site for name, site in sites.items() if any(map(inside, site["cond_indep_stack"]))}

@@ -50,6 +50,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     stretch: bool = False,
+    start: Result | None = None,
     config: dict | None = None,
 ) -> Result:
     r"""Climbs F(q, w) over q and w by stochastic gradients, whatever the guide is.
@@ -98,6 +99,8 @@ def fit(
             ``patience`` that has ended goes on from its best epoch.
         stretch: whether a run may be resumed for more epochs under another schedule, which ends with the run: from
             here on the learning rates are those of the longer one.
+        start: a former `Result` of the same w, from which optimizers take their moments of all parameters that both
+            have: to go on, or after `to_rows` or `to_encoder`. A run on disk that is resumed has its own.
         config: plain values kept in ``config.json`` beside the arguments; ``recipe`` in it lets `load` build the pair.
 
     Returns:

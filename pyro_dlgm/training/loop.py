@@ -84,12 +84,14 @@ class Result:
             steps, while steps were made), and where there are validation points what `Validation.scores` gives, with
             ``val_`` before it.
         stopped_early: whether the validation bound stopped the run.
+        optimizers: those of the training, with their states.
     """
 
     model: torch.nn.Module
     guide: torch.nn.Module
     history: list[dict] = field(default_factory=list)
     stopped_early: bool = False
+    optimizers: list = field(default_factory=list, repr=False)
 
 
 class Listener(Protocol):
@@ -131,7 +133,7 @@ class Training:
         self.rates = [[group["lr"] for group in o.param_groups] for o in svi.optimizers]
         self.guide = adapted(svi.guide)
         self.bound = "elbo" if self.guide.has_density else "log_joint"
-        self.result = Result(svi.model, svi.guide)
+        self.result = Result(svi.model, svi.guide, optimizers=svi.optimizers)
         self.step, self.seen, self.gradients, self.seconds, self.busy = 0, 0, 0, 0.0, 0.0
         self.beta = getattr(svi.objective, "beta", 1.0)
         self._forget()

@@ -13,6 +13,7 @@ from ..data.source import Source
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
+from ..guides.rows import in_files, kept
 from ..latents.call import as_module
 from ..messages import only_warned
 from ..objectives import ELBO
@@ -25,8 +26,9 @@ from ..runs.fingerprint import as_before, fingerprint
 from ..runs.run import Run
 from ..seeding import alone, forked
 from . import checks
-from .autosave import Autosave
+from .autosave import Autosave, save
 from .first_call import first_call, is_made
+from .handover import take_over
 from .longer import Longer
 from .loop import Listener, Result, Training
 from .options import CHECKS, SCHEDULES
@@ -107,6 +109,8 @@ def _training(a: SimpleNamespace) -> Training:
         with quiet(a.model, a.guide):
             adapted(a.guide).prepare(lambda: _some(batches))
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
+    if a.start is not None:
+        take_over(optimizers, a.start)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
         SVI(a.model, a.guide, optimizers, a.objective, clip_norm=a.clip_norm, check_every=look),
@@ -124,18 +128,19 @@ def _some(batches: Batches | Source) -> Points:
     if isinstance(batches, Source):
         return batches.first(SOME)
     rows = torch.linspace(0, batches.num_points - 1, min(SOME, batches.num_points)).long()
-    return batches.points[rows.to(batches.device)]
+    return batches.take(rows)
 
 
 def _batches(a: SimpleNamespace) -> Batches | Source:
     if checks.is_source(a.x):
         source = Source(a.x, a.size, transform=a.transform, device=a.device)
-        checks.check_data("x", a.model, source.peek(), a.transform)
+        checks.check_data("x", a, source.peek(), a.transform)
         return source
     size = checks.batch_size(a.batch_size, len(a.x))
     checks.check_norms(a, size)
     beside = {"mask": a.mask, "given": a.given, "weight": a.weight}
-    return Batches(a.x, size, transform=a.transform, **beside)
+    block = min((table.block for table in in_files(a.model, a.guide)), default=None)
+    return Batches(a.x, size, transform=a.transform, block=block, **beside)
 
 
 def _climb(training: Training, listeners: Sequence[Listener], shown: bool) -> Result:
@@ -166,14 +171,15 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
             may_differ=longer.may_differ,
             advice=longer.advice,
         ),
+        kept(in_files(a.model, a.guide), new=not former),
         contextlib.closing(TensorBoard(run, training, a.labels, a.names)) as board,
         Autosave(run, training) as autosave,
     ):
         longer.say(training)
-        run.save(training.state_dict())
+        save(run, training)
         # What has been logged comes before the checkpoint: after a kill, a log is cut back, a checkpoint is not.
         result = _climb(training, [board, *listeners, autosave], a.progress)
-        run.save(training.state_dict())
+        save(run, training)
         return result
 
 

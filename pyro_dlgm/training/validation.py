@@ -17,7 +17,6 @@ from ..points import Points
 
 E_STEPS = 25
 RATE = 0.05  # of their rows
-BUDGET = 2**19  # numbers of x that an E-step takes at a time: its memory does not grow with the points
 
 
 class Validation:
@@ -65,7 +64,7 @@ class Validation:
 
     def _blocks(self) -> Iterator[tuple[tuple, dict]]:
         r"""The points as guide and model take them, block by block."""
-        for block, _ in blocks(self.points, 1, BUDGET):
+        for block, _ in blocks(self.points, 1):
             yield (block.x, block.index), {"mask": block.mask} | block.side
 
     def _keep(self, value: float) -> None:

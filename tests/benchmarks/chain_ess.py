@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--chains", type=int, default=4, help="chains of a point of guides.Chain")
     parser.add_argument("--leapfrog", type=int, nargs="+", default=[10], help="leapfrog steps of a transition")
     parser.add_argument("--pyro-points", type=int, default=5, help="points of Pyro's kernels; 0 leaves them out")
-    parser.add_argument("--pyro-draws", type=int, default=200, help="draws of Pyro's one chain a point, behind as many")
+    parser.add_argument("--pyro-draws", type=int, default=200, help="draws of Pyro's one chain a point, after as many")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of training and chains")
     parser.add_argument("--out", default="runs/bench", help="folder for chain_ess.json")

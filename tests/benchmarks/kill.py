@@ -37,7 +37,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = killing.faults(kind, Path(folder), a.kills, a.epochs, a.seed)
         print(
-            f"{kind}: {a.kills} kills, {'; '.join(found) or 'bit for bit the same'} (behind steps {shown})", flush=True
+            f"{kind}: {a.kills} kills, {'; '.join(found) or 'bit for bit the same'} (after steps {shown})", flush=True
         )
         wrong |= bool(found)
     sys.exit(wrong)

@@ -201,8 +201,8 @@ def flattening():
     w = parameters_to_vector(pair.model.parameters()).detach()
     vector_to_parameters(torch.zeros_like(w), pair.model.parameters())
     assert same_draw(ELBO().loss, pair.model, pair.guide, *pair.args) != before
-    vector_to_parameters(w, pair.model.parameters())
-    assert same_draw(ELBO().loss, pair.model, pair.guide, *pair.args) == before
+    vector_to_parameters(w, pair.model.parameters())  # parts of one tensor now, which lie elsewhere in memory
+    close(same_draw(ELBO().loss, pair.model, pair.guide, *pair.args), before, rtol=cases.ROUNDING)
 
 
 @tool("nn.LazyLinear, in fit", "its parameters are made at the first call, which `fit` makes before its optimizers")

@@ -21,11 +21,11 @@ from torch.distributions import MultivariateNormal, Normal
 from ... import distributions
 from ...distributions import draws
 from ...guides.base import adapted
+from ...guides.programs.given import conditions, given_globals
 from ...latents.asked import log_joint, posterior
 from ...points import Points
 from ..blocks import FIT_ONE, blocks, check_axes, check_density
 from ..e_step import infer
-from ..given import conditions, given_globals
 from ..predict import simulated
 from ..quiet import quiet
 from . import verdicts

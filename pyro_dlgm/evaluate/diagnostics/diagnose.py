@@ -4,7 +4,7 @@ The rate, E_x KL(q(t | x) ‖ p(t)), is what the ELBO pays for the code. It has 
 
     rate = I(x; t) + KL(q(t) ‖ p(t)),      q(t) = (1/N) Σ_i q(t | x_i),
 
-the first of which is information, and the second a mismatch of the aggregate posterior q(t) and the prior.
+information, and a mismatch between the aggregate posterior q(t) and the prior.
 
 References:
     Hoffman and Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound" (2016).
@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from ... import distributions, masks
+from ...guides.programs.given import conditions, given_globals
 from ...latents.asked import prior
 from ...points import Points
 from ...seeding import forked
 from ..blocks import check_density, check_pair
 from ..estimates import Mean
-from ..given import conditions, given_globals
 from ..quiet import quiet
 from . import verdicts
 from .aggregate import is_active, log_aggregate, mean_variance, mean_variance_error, tabulate

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ...guides.base import adapted
+from ...guides.programs.given import conditions, given_globals
 from ...seeding import seeds
 from ..blocks import check_axes
 from ..bounds import log_mean_exp
 from ..e_step import infer
 from ..estimates import Mean
-from ..given import conditions, given_globals
 from ..predict import simulated
 from ..quiet import quiet
 from .blocks import annealers, annealing, check_start, report

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ... import masks
+from ...guides.programs.given import conditions, given_globals
 from ...points import Points
 from ...seeding import seeds
 from ..bounds import log_weights
 from ..estimates import Estimate
-from ..given import conditions, given_globals
 from .ais import ais
 from .bdmc import BDMC, bdmc
 from .path import Settings

@@ -63,7 +63,7 @@ class Settings:
         return max(1, self.num_temperatures // TUNING)
 
     def transitions(self, sweeps: int, groups: int = 1) -> int:
-        r"""HMC transitions of a block whose chains go in ``groups``, each of which makes ``sweeps``."""
+        r"""HMC transitions of a block whose chains go in ``groups``, with ``sweeps`` for each."""
         return self.tuning + groups * sweeps * (self.num_temperatures - 1)
 
     def gradients(self, sweeps: int) -> int:

@@ -1,9 +1,29 @@
-r"""q(u) where the plate over points is not the last one."""
+r"""The site of u in the guide of a program: auxiliary, and with the axes of the program's plates."""
 
 from typing import ClassVar
 
 import pyro.distributions as dist
+from pyro.poutine.messenger import Messenger
 from torch import Size, Tensor
+
+
+class Auxiliary(Messenger):
+    r"""Creates the handler that makes the sites below it auxiliary: the model has none of their names.
+
+    Arguments:
+        num: how many plates of the program lie to the right of that over points.
+    """
+
+    def __init__(self, num: int):
+        super().__init__()
+        self.num = num
+
+    def _pyro_sample(self, msg) -> None:
+        msg["infer"] = msg["infer"] | {"is_auxiliary": True}
+        if self.num:
+            msg["fn"] = Unsqueezed(msg["fn"], self.num)
+            if msg["value"] is not None:  # of a factor
+                msg["value"] = msg["value"].reshape(msg["fn"].batch_shape + msg["fn"].event_shape)
 
 
 class Unsqueezed(dist.TorchDistribution):

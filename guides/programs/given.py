@@ -2,9 +2,8 @@ r"""What a pair says of points given its global latents: the value at which they
 
 from torch import Tensor
 
-from ..guides.programs.auto_local import AutoLocal
-from ..seeding import seeds
-from .quiet import quiet
+from ...seeding import forked
+from .auto_local import AutoLocal
 
 AT = {"centre": "at the centre of q", "draw": "at a draw of q"}
 
@@ -12,7 +11,7 @@ AT = {"centre": "at the centre of q", "draw": "at a draw of q"}
 def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed: int | None = None) -> tuple:
     r"""Returns the pair (model, guide) of the unconstrained latents u of points, given the global latents.
 
-    Each function of `evaluate` takes the pair; handed (program, `AutoLocal`), it makes it at the centre. Of programs
+    Each function of `evaluate` takes the pair, and makes it at the centre of (program, `AutoLocal`). Of programs
     without global latents, and of guides that are no `AutoLocal`, there is nothing to hold.
 
     Arguments:
@@ -43,7 +42,6 @@ def _values(guide: AutoLocal, at, seed: int | None) -> dict[str, Tensor]:
         return at
     if at == "centre":
         return guide.centre()
-    with quiet(guide, seed=seeds(1, seed)[0]):
-        depth = guide.local.layout.depth
-        drawn = guide.draw_globals(1)
-        return {n: v.reshape(v.shape[1:]) if v.dim() > depth else v for n, v in drawn.items()}
+    with forked(seed):
+        shapes = {name: value.shape for name, value in guide.local.seen.globals.items()}
+        return {name: value.reshape(shapes[name]) for name, value in guide.draw_globals(1).items()}

@@ -1,0 +1,83 @@
+r"""Likelihoods and guides of a user's own, by import path: "module:Name". This module imports no torch.
+
+Importing a module runs it. What a file names is therefore imported only where the caller has named it as well.
+"""
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+
+PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_path(name: str) -> bool:
+    r"""Whether the name is of the form "package.module:Name"."""
+    return PATH.fullmatch(name) is not None
+
+
+def imported(path: str):
+    r"""Returns the class or function at an import path; modules in the working directory are found, too.
+
+    Raises:
+        ValueError: if the module, or the name in it, is not there, or is nothing to call.
+    """
+    module, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        thing = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(
+            f"{path} cannot be imported ({error}); expected module:Name, with a module that is installed or lies in "
+            "the working directory"
+        ) from error
+    if not callable(thing):
+        what = "has no" if thing is None else "holds nothing to call as"
+        raise ValueError(f"{module} {what} {name}; expected a class or a function: {path}")
+    return thing
+
+
+def built(path: str, thing: Callable, offered: dict[str, Callable]):
+    r"""Calls a class or function with those of the values offered for which it has a parameter of that name.
+
+    Arguments:
+        path: where it was found, for errors.
+        thing: the class or function.
+        offered: functions that make the values, by the names of parameters; only what is asked for is made.
+
+    Raises:
+        ValueError: if it needs something else, or what it returns is no module.
+    """
+    parameters = inspect.signature(thing).parameters.values()
+    empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [p.name for p in parameters if p.name not in offered and p.default is empty and p.kind not in rest]
+    names = ", ".join(offered)
+    if missing:
+        raise ValueError(
+            f"{path} needs {', '.join(missing)}; expected parameters of the names {names}, or with defaults: write a "
+            f"function of those that returns {path.rpartition(':')[2]}(...), and give its path"
+        )
+    made = thing(**{p.name: offered[p.name]() for p in parameters if p.name in offered})
+    if not hasattr(made, "named_parameters"):
+        raise ValueError(f"{path} returned a {type(made).__name__}; expected a torch module, made of some of {names}")
+    return made
+
+
+def check_consent(named: dict[str, str], allowed: Iterable[str], whose, way: str) -> None:
+    r"""Raises a `ValueError` on the first import path in a file that the caller did not name.
+
+    Arguments:
+        named: what the file says, "likelihood" or "guide", to its name or import path.
+        allowed: import paths that the caller has named.
+        whose: the file or folder, for the error.
+        way: how the caller names one, of the fields {kind} and {name}.
+    """
+    for kind, name in named.items():
+        if is_path(name) and name not in allowed:
+            raise ValueError(
+                f"the {kind} of {whose} is code of your own, {name}, and what a file names is not imported unasked; "
+                f"expected your consent: {way.format(kind=kind, name=name)}"
+            )

@@ -1,0 +1,150 @@
+r"""From an encoder to rows, and from rows to an encoder, in the middle of a training: `to_rows` and `to_encoder`.
+
+Rows start at the encoder's q. An encoder starts where it is nearest to the rows: it descends
+
+    (1/N) Σ_i KL(q_i ‖ q_φ(· | x_i))
+
+over φ (distillation). Both return a `Result` with which ``fit(..., start=result)`` goes on: optimizers keep their
+moments for all parameters that stay.
+"""
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from ..data.batches import Batches
+from ..distributions import diagonal
+from ..evaluate.quiet import quiet
+from ..guides.amortized import Amortized
+from ..guides.base import Guide
+from ..guides.per_point import PerPoint
+from ..guides.programs.auto_local import AutoLocal
+from ..latents.asked import posterior
+from ..points import Points
+from ..progress import Bar
+from ..seeding import forked
+from .loop import Result
+from .options import SCHEDULES
+
+
+def to_rows(former: Result, x: Tensor, *, mask: Tensor | None = None, given: Tensor | None = None) -> Result:
+    r"""Returns the pair with a row for each point in place of the encoder, each row at the encoder's q.
+
+    Arguments:
+        former: what `fit` returned for an amortized guide.
+        x: data (N, ...), all points, or `Points`.
+        mask: boolean, True where observed, of x's shape or (N,).
+        given: what the points are conditioned on, (N, C).
+
+    Raises:
+        TypeError: if the guide has no encoder.
+    """
+    if not isinstance(_inner(former.guide), Amortized):
+        raise TypeError(f"the guide is a {type(former.guide).__name__}; expected one with an encoder, to start rows at")
+    points = Points.of(x, mask=mask, given=given).numbered()
+    with quiet(former.model, former.guide):
+        started = former.guide.start(points)
+    guide = started.owning() if isinstance(started, AutoLocal) else started
+    return Result(former.model, guide, optimizers=former.optimizers)
+
+
+def to_encoder(
+    former: Result,
+    guide: Guide,
+    x: Tensor,
+    *,
+    mask: Tensor | None = None,
+    given: Tensor | None = None,
+    epochs: int = 100,
+    batch_size: int = 100,
+    lr: float = 2e-3,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Result:
+    r"""Returns the pair with an encoder in place of the rows, after it has descended the mean of KL(row ‖ encoder).
+
+    Arguments:
+        former: what `fit` returned for a per-point guide.
+        guide: an `Amortized`, or for a program an `AutoAmortized`; it is trained in place.
+        x: data (N, ...) in the order of the rows, or `Points`.
+        mask: boolean, True where observed, of x's shape or (N,).
+        given: what the points are conditioned on, (N, C).
+        epochs: passes over the points, under a cosine schedule.
+        batch_size: points in a batch.
+        lr: the learning rate of Adam.
+        seed: of the batches.
+        progress: whether to show a bar.
+
+    Returns:
+        A `Result` whose history has ``kl`` for each epoch, in nats per point.
+
+    Raises:
+        TypeError: if the former guide has no Gaussian rows, or the other one no encoder.
+        ValueError: if there are more or fewer points than rows.
+    """
+    points = Points.of(x, mask=mask, given=given).numbered()
+    rows, encoder = _rows(former.guide, points), _encoder(former, guide, points)
+    optimizer, history = torch.optim.Adam(encoder.parameters(), lr=lr), []
+    batches = Batches(points.x, min(batch_size, len(points)), mask=points.mask, given=points.given)
+    with forked(seed), torch.enable_grad(), Bar(epochs, shown=progress, name="distil") as bar:
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = lr * SCHEDULES["cosine"](epoch / epochs)
+            losses = [_step(rows, encoder, batch, optimizer) * len(batch) for batch in batches]
+            history.append({"epoch": epoch + 1, "kl": sum(losses) / len(points)})
+            bar.tick()
+    return Result(former.model, guide, history, optimizers=[*former.optimizers, optimizer])
+
+
+def take_over(optimizers: list[torch.optim.Optimizer], former: Result) -> None:
+    r"""Gives optimizers the states that those of a former training have of the same parameters."""
+    states = {(type(o), p): state for o in former.optimizers for p, state in o.state.items()}
+    for optimizer in optimizers:
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            if (type(optimizer), p) in states:
+                optimizer.state[p] = copy.deepcopy(states[type(optimizer), p])
+
+
+def _step(rows: PerPoint, encoder: Amortized, points: Points, optimizer) -> float:
+    optimizer.zero_grad()
+    with torch.no_grad():
+        q = posterior(rows, points)
+    loss = kl(q, posterior(encoder, points)).mean()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def kl(q, other) -> Tensor:
+    r"""KL(q ‖ other) of two Gaussians, diagonal or not, of each point (B,), in nats."""
+    if diagonal(q) and diagonal(other):
+        return kl_divergence(q.base_dist, other.base_dist).sum(-1)
+    return kl_divergence(_dense(q), _dense(other))
+
+
+def _dense(q) -> MultivariateNormal:
+    return q if isinstance(q, MultivariateNormal) else MultivariateNormal(q.mean, scale_tril=q.stddev.diag_embed())
+
+
+def _inner(guide) -> Guide:
+    return guide.inner if isinstance(guide, AutoLocal) else guide
+
+
+def _rows(guide, points: Points) -> PerPoint:
+    rows = _inner(guide)
+    if not (isinstance(rows, PerPoint) and rows.has_density):
+        raise TypeError(f"the guide is a {type(guide).__name__}; expected rows with a density: MeanField or FullRank")
+    rows.check_size(len(points))
+    return rows
+
+
+def _encoder(former: Result, guide, points: Points) -> Amortized:
+    r"""The encoder to be trained; of a program, its guide takes the q of the globals from the former one."""
+    if isinstance(guide, AutoLocal):
+        guide.setup(points, size=len(points)).share_globals(former.guide)
+    if not isinstance(_inner(guide), Amortized):
+        raise TypeError(f"the new guide is a {type(guide).__name__}; expected Amortized, or AutoAmortized of a program")
+    if isinstance(guide, AutoLocal) != isinstance(former.guide, AutoLocal):
+        raise TypeError(f"the new guide is a {type(guide).__name__} and the former one a {type(former.guide).__name__}")
+    return _inner(guide)
