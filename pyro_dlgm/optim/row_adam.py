@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..guides.rows import files_of
 
-
 IN_FILES = {"in_files": True}  # the state of a table in files: the tensors are theirs
 
 
