@@ -182,6 +182,7 @@ def stein():
 
 @tool("MHResampler", "of a `WeighedPredictive`: it accepts or rejects all points together")
 def resampling():
+    pytest.importorskip("pyro", "1.9.1")
     pair = frozen(exact(1.5))
     predictive = infer.WeighedPredictive(pair.model, guide=pair.guide, num_samples=500, parallel=True)
     resampler = infer.MHResampler(predictive)
