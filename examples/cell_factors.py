@@ -34,7 +34,8 @@ from pyro_dlgm import Points, evaluate, fit, guides
 from pyro_dlgm.evaluate.estimates import Mean
 
 GENES, LATENTS, BATCH, LR, ROW_LR = 1000, 10, 128, 1e-2, 1e-1
-ANNEALED = {"num_chains": 4, "num_temperatures": 100, "num_leapfrog": 5}
+ALONE, INFER = 500, {"tol": 0.1}  # steps of the model without factors; how far E-steps go, in nats
+ANNEALED = {"num_chains": 4, "num_temperatures": 200, "num_leapfrog": 5}
 
 
 def arguments() -> argparse.Namespace:
@@ -47,7 +48,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--file", required=True, help="npz file with counts (cells, genes), total_counts and labels")
     parser.add_argument("--epochs", type=int, default=60, help="passes through the training cells")
     parser.add_argument("--held-out", type=int, default=200, help="cells that test")
-    parser.add_argument("--annealed", type=int, default=50, help="test cells whose log p(x) is annealed, the first ones")
+    parser.add_argument(
+        "--annealed", type=int, default=30, help="test cells whose log p(x) is annealed, the first ones"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, starting values, batches and samples")
     parser.add_argument("--out", default="runs/cell_factors", help="folder for the results")
     return parser.parse_args()
@@ -90,12 +93,12 @@ def cells(file: str, held_out: int, seed: int) -> tuple[Points, Points, np.ndarr
     return Points(x[train], given=given[train]), Points(x[test], given=given[test]), labels[train], labels[test]
 
 
-def without_factors(rate: Tensor, train: Points, test: Points, steps: int = 500) -> Tensor:
+def without_factors(rate: Tensor, train: Points, test: Points) -> Tensor:
     r"""log p(x) of test cells (B,), where z is 0: b and r by maximum likelihood on batches of training cells."""
     program, b = Factors(rate), nn.Parameter(rate.log())
     adam = torch.optim.Adam([program.log_r, b], lr=0.05)
-    slower = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    for step in range(steps):
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(adam, ALONE)
+    for step in range(ALONE):
         some = train[torch.arange(step * BATCH, (step + 1) * BATCH) % len(train)]
         adam.zero_grad()
         (-program.counts(some.given.log() + b).log_prob(some.x).mean()).backward()
@@ -112,7 +115,7 @@ def train_and_score(train: Points, test: Points, a: argparse.Namespace) -> tuple
     rates = {"lr": LR, "row_lr": ROW_LR, "schedule": "cosine"}
     run = fit(program, guide, train, epochs=a.epochs, batch_size=BATCH, seed=a.seed, **rates)
     start = time.perf_counter()
-    fitted = evaluate.infer(program, guide, test, tol=0.1, seed=a.seed)
+    fitted = evaluate.infer(program, guide, test, seed=a.seed, **INFER)
     seconds = {"fit": run.history[-1]["seconds"], "infer": time.perf_counter() - start}
     pair, test = evaluate.given_globals(program, fitted), test.numbered()
     bound, few = evaluate.elbo(*pair, test, seed=a.seed), test[: a.annealed]
@@ -142,7 +145,7 @@ def clusters(z: np.ndarray, labels: np.ndarray, seed: int) -> float:
 
 
 def picture(z: np.ndarray, labels: np.ndarray, num: int, seed: int) -> Figure:
-    r"""The means of z of all cells in two dimensions (t-SNE), coloured by label; the first ``num`` are training cells."""
+    r"""The means of z of all cells in two dimensions (t-SNE), coloured by label; the first ``num`` train."""
     place = TSNE(init="pca", random_state=seed, perplexity=min(30, len(z) // 4)).fit_transform(z)
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     parts = {f"{num} training cells": slice(0, num), f"{len(z) - num} cells held out": slice(num, None)}
@@ -162,7 +165,9 @@ def main() -> None:
     components = PCA(LATENTS, random_state=a.seed).fit((train.x / train.given * 1e4).log1p())
     result["rand"] = {
         "factors": clusters(z_test.numpy(), test_labels, a.seed),
-        "principal components": clusters(components.transform((test.x / test.given * 1e4).log1p()), test_labels, a.seed),
+        "principal components": clusters(
+            components.transform((test.x / test.given * 1e4).log1p()), test_labels, a.seed
+        ),
     }
     print(f"{len(train)} cells train, {len(test)} test, {train.x.shape[1]} genes, {LATENTS} factors, seed {a.seed}")
     for name in ("elbo", "gain", "gap", "log_px"):

@@ -1,4 +1,4 @@
-r"""What does a picture say of another one of the same thing? Two modalities of one latent, either of which may be missing.
+r"""What does a picture say of another one of the same thing? Two modalities of one latent, either may be missing.
 
     python examples/noisy_twins.py
 
@@ -29,7 +29,7 @@ from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.plots.images import draw_strips
 
 SHAPE, LATENTS, HIDDEN, SIGMA = (1, 8, 8), 16, 128, 0.3
-COMPLETE, BATCH, LR = 0.25, 100, 2e-3
+COMPLETE, BATCH, LR = 0.25, 100, 3e-3
 ANNEALED = {"num_chains": 4, "num_temperatures": 100, "num_leapfrog": 5}
 NAMES = ("image", "twin")
 SHOWN = 12  # test points in the picture
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
         "makes each from the other: root mean square errors. Writes noisy_twins.json and noisy_twins.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--epochs", type=int, default=300, help="passes through the training points")
+    parser.add_argument("--epochs", type=int, default=150, help="passes through the training points")
     parser.add_argument("--annealed", type=int, default=50, help="test points whose log p is annealed, the first ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of noise, masks, starting values and samples")
     parser.add_argument("--out", default="runs/noisy_twins", help="folder for the results")
