@@ -59,6 +59,11 @@ class AutoPerPoint(AutoLocal):
     ):
         if family not in ROWS:
             raise ValueError(f"family is {family!r}; expected one of {', '.join(map(repr, ROWS))}")
+        if init is not None and rows.get("folder") is not None:
+            raise ValueError(
+                f"init and folder={str(rows['folder'])!r} were both given; expected one of them: rows in files start "
+                "at random, or are those that are there"
+            )
         if num_points < 1:
             raise ValueError(f"num_points is {num_points}; expected at least 1 point")
         self._said_dense = False

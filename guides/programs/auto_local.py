@@ -13,7 +13,6 @@ from torch.distributions import biject_to
 from ...latents.call import Call
 from ...latents.local import LocalModel
 from ...latents.look import few
-from ...latents.run import DRAWS
 from ...latents.support import is_identity
 from ...points import Points, side
 from ...program import Shared
@@ -153,11 +152,11 @@ class AutoLocal(Guide):
         if self.local.takes_size:
             return size
         own, B = self.local.seen.plate_size, len(points.x if points.index is None else points.index)
-        if own is None and self.local.global_names and size not in (None, B):
+        if own is None and size not in (None, B):
             raise ValueError(
-                f"the program's plate {self.plate!r} has the {B} points of a batch, of {size}, so that each batch "
-                f"counts the global latents {self.local.global_names} in full; expected a program of (x, index, *, "
-                f"size=None) with pyro.plate({self.plate!r}, size, subsample=index), or one batch of all points"
+                f"the program takes no size, so that its plate {self.plate!r} counts {B} of {size} points as if "
+                f"they were all; expected a program of (x, index, *, size=None) with pyro.plate({self.plate!r}, size, "
+                "subsample=index), or one batch of all points"
             )
         return own
 
@@ -167,10 +166,11 @@ class AutoLocal(Guide):
         return {} if guide is None else guide()
 
     def draw_globals(self, num: int) -> dict[str, Tensor]:
-        r"""Draws of the global latents from their q, by name: (num, axes of plates..., *event)."""
-        depth = self._made().local.layout.depth
-        with torch.no_grad(), poutine.block(), pyro.plate(DRAWS, num, dim=-depth - 1):
-            return {name: value.detach() for name, value in self.sample_globals().items()}
+        r"""Draws of the global latents from their q, by name, each (num, *shape)."""
+        self._made()
+        with torch.no_grad(), poutine.block():
+            drawn = [self.sample_globals() for _ in range(num)]
+        return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
 
     def centre(self) -> dict[str, Tensor]:
         r"""The global latents at the centre of their q, the mean in unconstrained coordinates (Pyro's median)."""

@@ -43,5 +43,4 @@ def _values(guide: AutoLocal, at, seed: int | None) -> dict[str, Tensor]:
     if at == "centre":
         return guide.centre()
     with forked(seed):
-        shapes = {name: value.shape for name, value in guide.local.seen.globals.items()}
-        return {name: value.reshape(shapes[name]) for name, value in guide.draw_globals(1).items()}
+        return {name: value[0] for name, value in guide.draw_globals(1).items()}

@@ -10,6 +10,7 @@ References:
 
 import math
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from ..guides.programs.auto_local import AutoLocal
 from ..guides.programs.given import given_globals
 from ..latents.asked import log_joint as joint
 from ..latents.asked import posterior
+from ..latents.local import LocalModel
 from ..points import Points
 from . import importance
 from .blocks import blocks, check_points
@@ -183,19 +185,23 @@ def _per_draw(model, guide: AutoLocal, num_samples: int):
     drawn = guide.draw_globals(num_samples)
 
     def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
+        local, q = guide.given_globals(model, {name: value[first] for name, value in drawn.items()})
+        if not isinstance(local, LocalModel):
+            return _said(local, q)(points, first, num, with_q)
         here = {name: value[first : first + num] for name, value in drawn.items()}
-        return _said(*guide.given_globals(model, here))(points, first, num, with_q)
+        return _said(local, q, partial(local.log_joint_each, drawn=here))(points, first, num, with_q)
 
     return weighed
 
 
-def _said(model, guide):
+def _said(model, guide, target=None):
     r"""Weights from a posterior and a log-joint: a function of (block, first sample, number of samples, with q)."""
+    target = partial(joint, model) if target is None else target
 
     def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
         q = posterior(guide, points)
         t = draws(q, num, len(points))
-        weights = joint(model, points, t)
+        weights = target(points, t)
         if not with_q:
             return weights, torch.zeros_like(weights[0])
         log_q = q.log_prob(t)

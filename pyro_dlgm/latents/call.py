@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pyro import poutine
 from torch import nn
 
+from .. import masks
 from ..points import Points
 
 KEYWORDS = ("mask", "given", "weight", "size")
@@ -54,6 +55,8 @@ class Call:
                     f"{name}= that heeds it, or points without it"
                 )
         kept = {name: value for name, value in kwargs.items() if name not in KEYWORDS or name in self.takes}
+        if args and args[0] is not None:  # what is missing is 0 before the program sees it
+            args = (masks.observed(args[0], kwargs.get("mask")), *args[1:])
         return self.program(*args[: self.num_places], **kept)
 
     def of(self, points: Points, size: int | None = None):
@@ -62,9 +65,8 @@ class Call:
 
 
 def accepting(program: Callable) -> Callable:
-    r"""Returns the program, or where it does not take all that a model takes, the `Call` of it."""
-    call = Call(program)
-    return program if call.takes >= {"x", "index", *KEYWORDS} else call
+    r"""Returns a model that scores points itself, which takes all that there is; of any other program the `Call` of it."""
+    return program if hasattr(program, "log_joint") else Call(program)
 
 
 def as_module(program: Callable) -> nn.Module:

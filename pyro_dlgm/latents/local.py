@@ -13,7 +13,7 @@ from .. import messages
 from ..points import Points
 from ..program import Shared
 from ..seeding import forked
-from . import independence, run
+from . import each, independence, run
 from .call import Call
 from .densities import Emission, Joint, Prior
 from .look import FEW, SEEDS, few, look
@@ -124,6 +124,10 @@ class LocalModel:
                 "right, and wrap networks in nets.Net"
             )
 
+    def log_joint_each(self, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+        r"""log p(x, u_k | globals_k, w), (K, B), of samples u (K, B, D), each given its draw of the globals."""
+        return self.log_joint(points, u) if not drawn else each.log_joint(self, points, u, drawn)
+
     def log_prior(self, points: Points, u: Tensor) -> Tensor:
         r"""log p(u | globals, w) of each point, (..., B), in nats; as `log_joint`, without what is observed."""
         return self._summed(points, u, lambda name, site: name in self.sites or name in self.seen.discrete)
@@ -206,7 +210,8 @@ class LocalModel:
                 )
         sums = [run.summed(v, self._others(v)) for v in jacobians.values()]
         num = lead.numel() if lead else None
-        joint = run.total([*terms.values(), *sums], self.layout.depth, self.layout.dim, len(points), num)
+        layout, discrete = self.layout, len(self.seen.discrete)
+        joint = run.total([*terms.values(), *sums], layout.depth, layout.dim, len(points), num, discrete)
         return joint.reshape(*lead, len(points))
 
     def _held(self, u: Tensor):

@@ -28,6 +28,7 @@ class Look:
         layout: how the continuous latents of a point lie in u.
         discrete: the names of the latents of a point that are summed out.
         globals: draws of the latents that belong to no point, by name.
+        global_events: how many axes an event of theirs has, by name.
         observed: the name of the one observed site of points, if its value is x, else `None`.
         event_shape: of x in one point.
         loose: the names of parameters that a function has in Pyro's store alone.
@@ -38,6 +39,7 @@ class Look:
     layout: Layout
     discrete: tuple[str, ...]
     globals: dict[str, Tensor]
+    global_events: dict[str, int]
     observed: str | None
     event_shape: Size
     loose: tuple[str, ...]
@@ -53,6 +55,8 @@ def few(points: Points) -> Points:
 
 def look(program: Callable, plate: str, points: Points, size: int | None) -> Look:
     r"""Looks at a program on a few points; errors as those of `sites.found`."""
+    with run.evaluating(program), forked(), torch.no_grad():
+        run.execute(partial(Call(program).of, points, size), {}, 0)  # parameters made here follow the caller's seed
     with forked(), run.evaluating(program):
         one, two = (run.drawn_apart(partial(Call(program).of, points, size), seed) for seed in SEEDS)
         latents = found(one, two, plate)
@@ -62,6 +66,7 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
             layout=layout,
             discrete=latents.discrete,
             globals={name: one.nodes[name]["value"].detach() for name in latents.globals},
+            global_events={name: one.nodes[name]["fn"].event_dim for name in latents.globals},
             observed=_observed(one, plate, points),
             event_shape=points.x.shape[1:],
             loose=() if isinstance(program, nn.Module) else tuple(params),

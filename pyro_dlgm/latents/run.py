@@ -71,7 +71,7 @@ def summed(values: Tensor, dims: list[int]) -> Tensor:
     return values.sum(dims, keepdim=True) if dims else values
 
 
-def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None) -> Tensor:
+def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None, enumerated: int = 0) -> Tensor:
     r"""The sum over sites, summed in its turn over the values of discrete latents: (B,), or (S, B) with samples.
 
     Raises:
@@ -81,6 +81,11 @@ def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None
     shape = (1,) * (depth + 1 - joint.dim()) + tuple(joint.shape)
     joint = joint.reshape(shape)
     lead, samples, plates = shape[: -depth - 1], shape[-depth - 1], list(shape[-depth:])
+    if len(lead) > enumerated or (samples != 1 and samples != num):
+        raise ValueError(
+            f"the log-densities of the program have the axes {tuple(shape)} for {num or 1} samples of {batch} points; "
+            "expected operations that broadcast over an axis to the left of the plates: z.unsqueeze(-2) @ W for z @ W"
+        )
     if plates[dim] not in (1, batch) or plates[:dim] + plates[dim:][1:] != [1] * (depth - 1):
         raise ValueError(
             f"the log-densities of the program have the axes {tuple(plates)} for {batch} points; expected one number "
