@@ -8,11 +8,13 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import biject_to
 
 from ...latents.call import Call
 from ...latents.local import LocalModel
 from ...latents.look import few
 from ...latents.run import DRAWS
+from ...latents.support import is_identity
 from ...points import Points, side
 from ...program import Shared
 from ..base import Guide
@@ -69,6 +71,15 @@ class AutoLocal(Guide):
     def program_depth(self) -> int:
         r"""How many dimensions the plates of the program take, as far as it was seen."""
         return 1 if self.local is None else self.local.layout.depth
+
+    @property
+    def has_jacobians(self) -> bool:
+        r"""Whether a latent is not real, so that a log-Jacobian is a part of its q."""
+        transforms = [site.transform for site in self._made().local.layout.sites]
+        prototype = getattr(self._dense[0], "prototype_trace", None)
+        if prototype is not None:
+            transforms += [biject_to(site["fn"].support) for _, site in prototype.iter_stochastic_nodes()]
+        return not all(map(is_identity, transforms))
 
     def check_found(self) -> None:
         r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
