@@ -35,7 +35,7 @@ from pyro_dlgm.evaluate.estimates import Mean
 
 GENES, LATENTS, BATCH, LR, ROW_LR = 1000, 10, 128, 1e-2, 1e-1
 ALONE, INFER = 500, {"tol": 0.1}  # steps of the model without factors; how far E-steps go, in nats
-ANNEALED = {"num_chains": 4, "num_temperatures": 200, "num_leapfrog": 5}
+ANNEALED = {"num_chains": 4, "num_temperatures": 100, "num_leapfrog": 5}
 
 
 def arguments() -> argparse.Namespace:
@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=60, help="passes through the training cells")
     parser.add_argument("--held-out", type=int, default=200, help="cells that test")
     parser.add_argument(
-        "--annealed", type=int, default=30, help="test cells whose log p(x) is annealed, the first ones"
+        "--annealed", type=int, default=50, help="test cells whose log p(x) is annealed, the first ones"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split, starting values, batches and samples")
     parser.add_argument("--out", default="runs/cell_factors", help="folder for the results")

@@ -92,12 +92,12 @@ def masks(x: Tensor, seed: int) -> Tensor:
 
 
 def train(points: Points, a: argparse.Namespace) -> tuple[Twins, guides.AutoAmortized]:
-    r"""The program and its encoder, fitted to the points: as many steps for few points as for many."""
+    r"""The program and its encoder, fitted to the points."""
     torch.manual_seed(a.seed)
     program = Twins()
     encoder = nets.MLP((4, 8, 8), HIDDEN, (HIDDEN,))  # x·m and m
     guide = guides.AutoAmortized(program, encoder, plate="data", mask_input=True)
-    fit(program, guide, points, steps=a.epochs * 12, batch_size=BATCH, lr=LR, seed=a.seed)
+    fit(program, guide, points, epochs=a.epochs, batch_size=BATCH, lr=LR, seed=a.seed)
     return program, guide
 
 
