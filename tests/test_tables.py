@@ -192,6 +192,8 @@ def test_a_table_trains_is_scored_and_imputed_and_comes_back(tmp_path):
     assert (filled[:, 3] >= 0).all()
     made = evaluate.reconstruct(model, guide, x, mask=mask)
     torch.testing.assert_close(made[:, 3], model.likelihood(guide.posterior(x, None, mask).mean).mean[:, 3])
+    many = evaluate.reconstruct(model, guide, x, None, 50, mask=mask, seed=0)
+    assert 0.2 < many[:, 3].mean() / made[:, 3].mean() < 5  # an average over samples, no sum
     scores = evaluate.ais(model, guides.MeanField(60, D), x, torch.arange(60), 2, 5, mask=mask, seed=0)
     assert scores.log_px.isfinite().all()
     again, _, _ = load(tmp_path, model=model_of(), guide=guides.Amortized(nets.MLP(2 * P, 16), D, mask_input=True))
