@@ -121,6 +121,7 @@ class ELBO(Trace_ELBO):
         if is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
             model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
             check_latents(model_trace, guide_trace)
+            _check_broadcast(model_trace)
             _check_reparametrized(guide_trace)
             return model_trace, guide_trace
         # The same without checks and score parts: `_bound` asks for the log-densities that it needs, and no others.
@@ -155,6 +156,22 @@ def check_latents(model_trace, guide_trace) -> None:
             f"the guide samples {', '.join(map(repr, drawn)) or 'nothing'}; expected {', '.join(map(repr, missing))}, "
             f"too, which the model samples: give the guide the model's name, latent={missing[0]!r}, say"
         )
+
+
+def _check_broadcast(trace) -> None:
+    r"""Raises a `ValueError` if a site has more axes than its plates: those of samples would be summed twice."""
+    for name, site in trace.nodes.items():
+        if not is_drawn(site) or site["infer"].get("_deterministic"):
+            continue
+        shape, depth = (
+            site["fn"].batch_shape,
+            max((-f.dim for f in site["cond_indep_stack"] if f.vectorized), default=0),
+        )
+        if any(size > 1 for size in shape[: max(0, len(shape) - depth)]):
+            raise ValueError(
+                f"site {name!r} has the batch shape {tuple(shape)} in plates of {depth} axes; expected no further one: "
+                "where there are several samples, write what broadcasts to the left, z.unsqueeze(-2) @ W for z @ W"
+            )
 
 
 def _check_reparametrized(guide_trace) -> None:

@@ -118,7 +118,8 @@ class AutoLocal(Guide):
 
     def __call__(self, *args, **kwargs):
         if not self.is_set_up:
-            points = Points(*args, **{k: v for k, v in kwargs.items() if k in ("mask", "given")})
+            parts = ("x", "index", "mask", "given")
+            points = Points(*(args or (None,)), **{k: v for k, v in kwargs.items() if k in parts[len(args) and 1 :]})
             if points.x is None:
                 raise ValueError(
                     f"{type(self).__name__} traces the program at its first call and got no x: call it with data"
@@ -221,6 +222,7 @@ class AutoLocal(Guide):
         self._dense = Shared((other._dense[0],))
         if self._dense[0] is not None:
             self._dense[0]._pyro_context.used = False  # it has run in the other one; this one adopts it as well
+            self._dense[0].create_plates = self._plates
             self.dense = self._dense[0]
         return self
 

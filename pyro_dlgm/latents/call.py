@@ -15,7 +15,8 @@ KEYWORDS = ("mask", "given", "weight", "size")
 class Call:
     r"""Calls a program with what it takes of a batch of points; what it does not take must not be there.
 
-    Its first argument is x, whatever its name, and the second one the index; the keywords go by name.
+    Its first argument is x, whatever its name. The second one is the index, if it has that name or no default; the
+    keywords go by name.
 
     Arguments:
         program: a Pyro module or a function.
@@ -34,6 +35,8 @@ class Call:
         parameters = inspect.signature(getattr(inner, "forward", inner)).parameters.values()
         places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         places = [p for p in places if p.name not in KEYWORDS]
+        if len(places) > 1 and places[1].name != "index" and places[1].default is not places[1].empty:
+            places = places[:1]  # an option of the program's own keeps its default
         known = {p.name for p in parameters if p.name in KEYWORDS}
         self.num_places = 2 if any(p.kind == p.VAR_POSITIONAL for p in parameters) else min(2, len(places))
         if any(p.kind == p.VAR_KEYWORD for p in parameters):
@@ -65,7 +68,7 @@ class Call:
 
 
 def accepting(program: Callable) -> Callable:
-    r"""Returns a model that scores points itself, which takes all that there is; of any other program the `Call` of it."""
+    r"""Returns a model that scores points itself, which takes all there is, and of any other program its `Call`."""
     return program if hasattr(program, "log_joint") else Call(program)
 
 

@@ -1,5 +1,6 @@
 r"""The first look at a program: what its traces on a few points say of its latents, once and for all."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,15 +49,18 @@ class Look:
 
 
 def few(points: Points) -> Points:
-    r"""The first points, with an index."""
-    points = points[:FEW]
+    r"""A few of the points, from all over them, with an index."""
+    rows = torch.linspace(0, len(points) - 1, min(FEW, len(points))).long()
+    points = points[rows.to(points.x.device)]
     return points if points.index is not None else points.numbered()
 
 
 def look(program: Callable, plate: str, points: Points, size: int | None) -> Look:
     r"""Looks at a program on a few points; errors as those of `sites.found`."""
-    with run.evaluating(program), forked(), torch.no_grad():
-        run.execute(partial(Call(program).of, points, size), {}, 0)  # parameters made here follow the caller's seed
+    made = isinstance(program, nn.Module) and not any(nn.parameter.is_lazy(p) for p in program.parameters())
+    # Parameters that a first run makes are drawn from the caller's generator, and not under a seed of ours.
+    with run.evaluating(program), torch.no_grad(), forked() if made else contextlib.nullcontext():
+        run.execute(partial(Call(program).of, points, size), {}, 0)
     with forked(), run.evaluating(program):
         one, two = (run.drawn_apart(partial(Call(program).of, points, size), seed) for seed in SEEDS)
         latents = found(one, two, plate)

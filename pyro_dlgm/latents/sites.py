@@ -94,7 +94,9 @@ def _check_plate(drawn: list[dict], local: dict, plate: str) -> None:
         raise ValueError(f"plate is {plate!r}; expected one of the program's: {', '.join(map(repr, plates)) or 'none'}")
     if not local:
         raise ValueError(f"the plate {plate!r} holds no latent; expected the plate over points, in which latents are")
-    for name, site in local.items():
+    inside = [site for site in drawn if _frame(site, plate) is not None]
+    for site in inside:
+        name = site["name"]
         for f in site["cond_indep_stack"]:
             if not f.vectorized:
                 raise ValueError(

@@ -92,9 +92,10 @@ class RowAdam(torch.optim.Optimizer):
         super().load_state_dict(state_dict | {"state": saved})
         # torch rounds a state to the dtype of its parameter: what was saved is taken once more.
         for name, weight in self._named(state_dict):
-            self.state[weight].update(
-                {k: v.to(weight.device, _wide(weight), copy=True) for k, v in saved.get(name, {}).items()}
-            )
+            if name in saved:  # a table that was never moved has no state
+                self.state[weight].update(
+                    {k: v.to(weight.device, _wide(weight), copy=True) for k, v in saved[name].items()}
+                )
             if name in held:
                 files, reference = held[name]
                 files.restore(reference)

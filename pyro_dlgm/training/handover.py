@@ -28,6 +28,8 @@ from ..seeding import forked
 from .loop import Result
 from .options import SCHEDULES
 
+SOME = 1000  # points that an encoder is prepared by
+
 
 def to_rows(former: Result, x: Tensor, *, mask: Tensor | None = None, given: Tensor | None = None) -> Result:
     r"""Returns the pair with a row for each point in place of the encoder, each row at the encoder's q.
@@ -141,10 +143,14 @@ def _rows(guide, points: Points) -> PerPoint:
 
 def _encoder(former: Result, guide, points: Points) -> Amortized:
     r"""The encoder to be trained; of a program, its guide takes the q of the globals from the former one."""
-    if isinstance(guide, AutoLocal):
-        guide.setup(points, size=len(points)).share_globals(former.guide)
-    if not isinstance(_inner(guide), Amortized):
-        raise TypeError(f"the new guide is a {type(guide).__name__}; expected Amortized, or AutoAmortized of a program")
     if isinstance(guide, AutoLocal) != isinstance(former.guide, AutoLocal):
-        raise TypeError(f"the new guide is a {type(guide).__name__} and the former one a {type(former.guide).__name__}")
+        name = type(former.guide).__name__
+        raise TypeError(f"the new guide is a {type(guide).__name__}, and the former one a {name}; expected one kind")
+    with quiet(former.model, guide):
+        if isinstance(guide, AutoLocal):
+            guide.setup(points, size=len(points)).share_globals(former.guide)
+        if not isinstance(_inner(guide), Amortized):
+            name = type(guide).__name__
+            raise TypeError(f"the new guide is a {name}; expected Amortized, or AutoAmortized of a program")
+        guide.prepare(lambda: points[:: max(1, len(points) // SOME)])
     return _inner(guide)

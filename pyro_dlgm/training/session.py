@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ..data.batches import Batches
+from ..data.batches import Batches, transformed
 from ..data.source import Source
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
+from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files, kept
 from ..latents.call import as_module
 from ..messages import only_warned
@@ -101,6 +102,9 @@ def _training(a: SimpleNamespace) -> Training:
     if not is_made(a.model, a.guide):
         with forked():
             some = batches.first(getattr(batches, "batch_size", batches.num_points))
+        if isinstance(a.guide, AutoLocal):  # it looks at points from all over the data
+            with quiet(a.model, a.guide):
+                a.guide.setup(transformed(_some(batches), a.transform), size=batches.num_points)
         first_call(a.model, a.guide, some, batches.num_points, validated=a.x_val is not None)
     if a.transform is None:  # else the scale of x is what the transform makes of it
         with quiet(a.model, a.guide):
