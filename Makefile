@@ -41,6 +41,7 @@ docs: $(MADE)-docs
 
 bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/rows.py
+	$(BIN)/python tests/benchmarks/rows_in_files.py --points 1e7
 	$(BIN)/python tests/benchmarks/step_price.py
 	$(BIN)/python tests/benchmarks/log_joint.py
 	$(BIN)/python tests/benchmarks/streamed_ppca.py
