@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=list(ROW_RATES), default=["lazy", "dense"], help="which rows")
     parser.add_argument("--ratios", type=int, nargs="+", default=RATIOS, help="values of N/B")
     parser.add_argument("--epochs", type=int, nargs="+", default=EPOCHS, help="lengths of training, from short to long")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of the shortest training that is close")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the best rate of each length")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--journal", default="runs/bench/factors.jsonl", help="file of finished trainings")
     parser.add_argument("--out", default="runs/bench", help="folder for lazy_dense.json")
@@ -40,7 +40,7 @@ def rate_of_loadings(ratio: int) -> float:
 
 def ladder(journal: Journal, task: Task, way: str, ratio: int, epochs: tuple[int, ...]) -> list[dict]:
     r"""The trainings of one way at one N/B, from short to long, until one is close: each with its end."""
-    rates, found = list(ROW_RATES[way]), []
+    rates, found = [rate * (2 if ratio == 1 else 1) for rate in ROW_RATES[way]], []
     for length in epochs:
         settings = [Setting(way, ratio, length, rate_of_loadings(ratio), rate) for rate in rates]
         ends = [vars(s) | journal.trained(task, s)[-1] for s in settings]
@@ -74,13 +74,14 @@ def repeated(journal: Journal, task: Task, end: dict, seeds: int) -> list[dict]:
 
 
 def summary(journal: Journal, task: Task, ends: list[dict], seeds: int) -> dict:
-    r"""The shortest trainings that came close, the best of all, and what it reaches under other seeds."""
-    best = first_close(ends, max(CLOSE)) or min(ends, key=lambda end: end["lacks"])
-    result = {str(close): first_close(ends, close) for close in CLOSE} | {"shown": best}
-    result["seeds"] = repeated(journal, task, best, seeds)
-    for close in CLOSE:
-        print(f"within {close}: {line(result[str(close)]) if result[str(close)] else 'not reached'}")
-    print(f"under {seeds} seeds, {line(best)}:", [round(end["lacks"], 4) for end in result["seeds"]], flush=True)
+    r"""The shortest trainings that came close, and what the best rate of each length reaches under all seeds."""
+    result = {str(close): first_close(ends, close) for close in CLOSE}
+    for close, end in result.items():
+        print(f"within {close}: {line(end) if end else 'not reached'}")
+    for length in sorted({end["epochs"] for end in ends}):
+        best = min((end for end in ends if end["epochs"] == length), key=lambda end: end["lacks"])
+        result[f"seeds, {length} epochs"] = found = repeated(journal, task, best, seeds)
+        print(f"{seeds} seeds, {line(best)}:", [round(end["lacks"], 4) for end in found], flush=True)
     return result
 
 
