@@ -1,7 +1,7 @@
 r"""Small Pyro programs with a plate of points, whose answers are known; all of them in float64."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pyro
@@ -359,6 +359,10 @@ class Pair:
     @property
     def x(self) -> Tensor:
         return self.points.x
+
+    def points_of(self, rows: Tensor | None = None) -> Points:
+        r"""Some of the points, by default all of them without an index."""
+        return self.points[rows] if rows is not None else replace(self.points, index=None)
 
     def call(self, rows: Tensor | None = None, **settings) -> tuple[tuple, dict]:
         r"""Arguments and keywords of a call with some of the points."""

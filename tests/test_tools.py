@@ -11,6 +11,7 @@ from pyro.infer import autoguide
 pytest.register_assert_rewrite("tools")
 
 from tools import (  # noqa: E402
+    any_program,
     autoguides,
     handlers,
     inference,
@@ -33,6 +34,7 @@ MODULES = (
     optimizers,
     torch_modules,
     torch_functions,
+    any_program,
 )
 GROUPS = [module.tool for module in MODULES]
 TOOLS = [tool for group in GROUPS for tool in group.tools]

@@ -1,6 +1,5 @@
 r"""The guide of any program: a guide of this package for the latents of points, one of Pyro's for the others."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -9,11 +8,13 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import biject_to
 
 from ...latents.call import Call
 from ...latents.local import LocalModel
 from ...latents.look import few
 from ...latents.run import DRAWS
+from ...latents.support import is_identity
 from ...points import Points, side
 from ...program import Shared
 from ..base import Guide
@@ -70,6 +71,15 @@ class AutoLocal(Guide):
     def program_depth(self) -> int:
         r"""How many dimensions the plates of the program take, as far as it was seen."""
         return 1 if self.local is None else self.local.layout.depth
+
+    @property
+    def has_jacobians(self) -> bool:
+        r"""Whether a latent is not real, so that a log-Jacobian is a part of its q."""
+        transforms = [site.transform for site in self._made().local.layout.sites]
+        prototype = getattr(self._dense[0], "prototype_trace", None)
+        if prototype is not None:
+            transforms += [biject_to(site["fn"].support) for _, site in prototype.iter_stochastic_nodes()]
+        return not all(map(is_identity, transforms))
 
     def check_found(self) -> None:
         r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
@@ -167,8 +177,14 @@ class AutoLocal(Guide):
         guide = self._made()._dense[0]
         if guide is None:
             return {}
-        with torch.no_grad():
-            return {name: value.detach() for name, value in guide.median().items()}
+        with torch.no_grad(), poutine.block():  # that of a point estimate samples its sites
+            try:
+                return {name: value.detach() for name, value in guide.median().items()}
+            except NotImplementedError:
+                raise ValueError(
+                    f"{type(guide).__name__} has no median at which the global latents could be held; expected a draw, "
+                    "evaluate.given_globals(model, guide, 'draw'), or another q, globals='AutoNormal'"
+                ) from None
 
     def given_globals(self, model, values: dict[str, Tensor], how: str = "as given") -> tuple:
         r"""Returns the pair (model of u, guide of u), given values of the global latents, for all that scores points.
@@ -181,10 +197,7 @@ class AutoLocal(Guide):
         local = self._made().local.at(values, model, how)
         if local.layout.is_one_vector and not local.global_names and hasattr(model, "log_joint"):
             return model, self.inner
-        inner = copy.copy(self.inner)
-        if hasattr(inner, "_model"):  # a chain moves on the model that is asked
-            inner._model = Shared((local,))
-        return local, inner
+        return local, self.inner.on(local)
 
     def start(self, points: Points) -> "AutoLocal":
         r"""Creates a guide with fresh rows for the points, and the same q of the globals, which it does not train."""
@@ -253,6 +266,8 @@ class AutoLocal(Guide):
         return list(self._open.values())
 
     def _e_step(self, points: Points) -> None:
+        if type(self.inner).e_step is Guide.e_step:
+            return
         with self.local.given(self.centre()):
             self.inner.e_step(points)
 

@@ -9,6 +9,7 @@ from pyro.infer import autoguide
 from pyro.infer.autoguide.initialization import init_to_median
 
 SHORT = {"delta": "AutoDelta"}
+FLOWS = (autoguide.AutoIAFNormal, autoguide.AutoNormalizingFlow)
 
 
 def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None, create_plates: Callable):
@@ -25,9 +26,10 @@ def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None, c
         ValueError: if Pyro has no autoguide of that name.
     """
     make = _class(kind) if isinstance(kind, str) else kind
-    made = make(
-        poutine.block(call, expose=list(names)), init_loc_fn=init or init_to_median, create_plates=create_plates
-    )
+    # A flow does not start at values.
+    start = {} if make in FLOWS else {"init_loc_fn": init or init_to_median}
+    made = make(poutine.block(call, expose=list(names)), **start)
+    made.create_plates = create_plates
     # In a scope that leaves the global parameter store as it was.
     with torch.no_grad(), poutine.block(), pyro.get_param_store().scope():
         made()

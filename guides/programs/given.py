@@ -43,6 +43,5 @@ def _values(guide: AutoLocal, at, seed: int | None) -> dict[str, Tensor]:
     if at == "centre":
         return guide.centre()
     with forked(seed):
-        depth = guide.local.layout.depth
-        drawn = guide.draw_globals(1)
-        return {n: v.reshape(v.shape[1:]) if v.dim() > depth else v for n, v in drawn.items()}
+        shapes = {name: value.shape for name, value in guide.local.seen.globals.items()}
+        return {name: value.reshape(shapes[name]) for name, value in guide.draw_globals(1).items()}

@@ -31,6 +31,7 @@ def start_rows(inner: Guide, local: LocalModel, points: Points, init: Callable) 
 
 def _initial(local: LocalModel, points: Points, init: Callable) -> Tensor:
     with torch.no_grad(), run.evaluating(local.program):
-        trace = run.execute(partial(Call(local.program).of, points), {}, 0, around=InitMessenger(init))
+        around = InitMessenger(lambda site: site["fn"]() if site["name"] in local.seen.discrete else init(site))
+        trace = run.execute(partial(Call(local.program).of, points), {}, 0, around=around)
     u = local.layout.vector({name: trace.nodes[name]["value"] for name in local.sites})
     return u.expand(len(points), local.latent_dim)

@@ -133,7 +133,7 @@ def log_mean_exp(table: Tensor) -> Tensor:
 
 
 def _check(model, guide, points: Points) -> None:
-    check_points(given_globals(model, guide)[0], points)
+    check_points(given_globals(model, guide, "draw", seed=0)[0], points)
 
 
 def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -> Tensor:

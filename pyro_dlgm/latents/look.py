@@ -61,7 +61,7 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
         return Look(
             layout=layout,
             discrete=latents.discrete,
-            globals={name: one.nodes[name]["value"] for name in latents.globals},
+            globals={name: one.nodes[name]["value"].detach() for name in latents.globals},
             observed=_observed(one, plate, points),
             event_shape=points.x.shape[1:],
             loose=() if isinstance(program, nn.Module) else tuple(params),

@@ -3,6 +3,7 @@ r"""What can be climbed: programs with parameters, objectives with a differentia
 from collections.abc import Iterable
 
 import torch
+from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from ..guides.rows import Rows, in_files
@@ -40,6 +41,15 @@ def check_objective(objective) -> None:
         raise TypeError(
             f"objective is a {kind}, which has no differentiable_loss(model, guide, ...); expected {CLIMBED}, or take "
             "pyro.infer.SVI for it"
+        )
+
+
+def check_jacobians(objective, guide) -> None:
+    r"""Raises a `ValueError` if the objective leaves out what the guide of a program has beside its densities."""
+    if isinstance(objective, TraceMeanField_ELBO) and getattr(guide, "has_jacobians", False):
+        raise ValueError(
+            "objective is a TraceMeanField_ELBO, which leaves out the log-Jacobians of latents that are not real "
+            "(Pyro's KL of a Delta forgets its log_density); expected objectives.ELBO or Trace_ELBO"
         )
 
 

@@ -20,7 +20,7 @@ from ..guides.rows import Rows, sparse_gradients
 from ..latents.call import accepting, as_module
 from ..objectives import ELBO
 from ..program import unregistered
-from .checks import check_objective, check_program, listed, takes_sparse
+from .checks import check_jacobians, check_objective, check_program, listed, takes_sparse
 from .nan_guard import Attempt, Watch, generators, total_norm
 from .row_adam import RowAdam
 
@@ -101,6 +101,7 @@ class SVI(pyro.infer.SVI):
         self.program = accepting(model)
         self.objective, self.clip_norm = ELBO() if loss is None else loss, clip_norm
         check_objective(self.objective)
+        check_jacobians(self.objective, guide)
         self.loss, self._sparse = self.objective.loss, takes_sparse(optimizers, model, guide)
         self._validated, self.backward_passes, self.steps, self.gradient_norm = False, 0, 0, None
         self.watch = None
