@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ratio", type=int, default=64, help="N/B, at least 51")
     parser.add_argument("--epochs", type=int, default=5, help="passes before")
     parser.add_argument("--lr", type=float, default=0.03, help="learning rate of W")
-    parser.add_argument("--row-lr", type=float, default=0.1, help="learning rate of the rows")
+    parser.add_argument("--row-lr", type=float, default=0.05, help="learning rate of the rows")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
     parser.add_argument("--out", default="runs/bench", help="folder for absent_rows.json")

@@ -1,6 +1,7 @@
 r"""From which N/B on lazy rows matter: epochs and seconds until W is near its best, rows lazy or dense, by N/B."""
 
 import argparse
+from dataclasses import fields, replace
 from pathlib import Path
 
 import measure
@@ -8,8 +9,9 @@ from factor_runs import Journal, Setting, Task
 
 RATIOS = (1, 4, 16, 64, 256)
 EPOCHS = (10, 20, 40, 80)
-ROW_RATES = {"lazy": (0.1, 0.2, 0.4), "dense": (0.05, 0.1, 0.2), "AutoNormal": (0.05, 0.1, 0.2)}
-CLOSE = (0.1, 0.01)  # nats per point below the best held-out log-likelihood
+DENSE = 0.025, 0.05, 0.1, 0.2
+ROW_RATES = {"lazy": (0.1, 0.2, 0.4, 0.8), "dense": DENSE, "AutoNormal": DENSE}
+CLOSE = (0.2, 0.1, 0.01)  # nats per point below the best held-out log-likelihood
 
 
 def arguments() -> argparse.Namespace:
@@ -24,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=list(ROW_RATES), default=["lazy", "dense"], help="which rows")
     parser.add_argument("--ratios", type=int, nargs="+", default=RATIOS, help="values of N/B")
     parser.add_argument("--epochs", type=int, nargs="+", default=EPOCHS, help="lengths of training, from short to long")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the best rate of each length")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--journal", default="runs/bench/factors.jsonl", help="file of finished trainings")
     parser.add_argument("--out", default="runs/bench", help="folder for lazy_dense.json")
@@ -37,7 +40,7 @@ def rate_of_loadings(ratio: int) -> float:
 
 def ladder(journal: Journal, task: Task, way: str, ratio: int, epochs: tuple[int, ...]) -> list[dict]:
     r"""The trainings of one way at one N/B, from short to long, until one is close: each with its end."""
-    rates, found = list(ROW_RATES[way]), []
+    rates, found = [rate * (2 if ratio == 1 else 1) for rate in ROW_RATES[way]], []
     for length in epochs:
         settings = [Setting(way, ratio, length, rate_of_loadings(ratio), rate) for rate in rates]
         ends = [vars(s) | journal.trained(task, s)[-1] for s in settings]
@@ -64,19 +67,31 @@ def first_close(ends: list[dict], close: float) -> dict | None:
     return min(good, key=lambda end: (end["epochs"], end["lacks"])) if good else None
 
 
+def repeated(journal: Journal, task: Task, end: dict, seeds: int) -> list[dict]:
+    r"""The ends of a training under other seeds, of the start of W and of the batches."""
+    setting = Setting(**{field.name: end[field.name] for field in fields(Setting)})
+    return [journal.trained(task, replace(setting, seed=seed))[-1] for seed in range(seeds)]
+
+
+def summary(journal: Journal, task: Task, ends: list[dict], seeds: int) -> dict:
+    r"""The shortest trainings that came close, and what the best rate of each length reaches under all seeds."""
+    result = {str(close): first_close(ends, close) for close in CLOSE}
+    for close, end in result.items():
+        print(f"within {close}: {line(end) if end else 'not reached'}")
+    for length in sorted({end["epochs"] for end in ends}):
+        best = min((end for end in ends if end["epochs"] == length), key=lambda end: end["lacks"])
+        result[f"seeds, {length} epochs"] = found = repeated(journal, task, best, seeds)
+        print(f"{seeds} seeds, {line(best)}:", [round(end["lacks"], 4) for end in found], flush=True)
+    return result
+
+
 def main() -> None:
     a = arguments()
     measure.use_threads(a.threads)
     task, journal = Task.of(a.points), Journal(Path(a.journal))
     print(f"best held-out log p(x | W): {task.best:.4f} nats per point")
     rows = {(way, ratio): ladder(journal, task, way, ratio, a.epochs) for ratio in a.ratios for way in a.ways}
-    result = []
-    for (way, ratio), ends in rows.items():
-        for close in CLOSE:
-            result.append({"way": way, "ratio": ratio, "close": close, "first": first_close(ends, close)})
-            print(
-                f"within {close}: {line(result[-1]['first']) if result[-1]['first'] else f'{way} N/B {ratio}: never'}"
-            )
+    result = [summary(journal, task, ends, a.seeds) for ends in rows.values()]
     print("written:", measure.save(a.out, "lazy_dense", protocol=vars(a), result=result))
 
 
