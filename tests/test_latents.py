@@ -518,8 +518,6 @@ def test_the_size_of_a_plate_that_knows_it_is_found_in_any_batch(num):
 
 
 def test_a_wrong_network_is_told_where_axes_go():
-    net = torch.nn.BatchNorm1d(2).double()
-
     def convolved(x, index=None):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), ONE).to_event(1))
@@ -534,4 +532,27 @@ def test_a_wrong_network_is_told_where_axes_go():
     some = Points(torch.randn(B, 2).double(), torch.arange(B))
     with pytest.raises(ValueError, match="count axes from the right"):
         LocalModel(convolved, "data", some).check_axes(some)
-    assert net
+
+
+class Centred(torch.nn.Module):
+    r"""It subtracts the mean over points while it is trained, as a `BatchNorm1d` does; for any leading axes."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z - z.mean(-1, keepdim=True) if self.training else z
+
+
+def test_a_program_is_looked_at_in_eval_mode_and_left_as_it_was():
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = Centred()
+
+        def forward(self, x, index=None):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(ZERO, ONE))
+                pyro.sample("x", dist.Normal(self.norm(z), ONE), obs=x)
+
+    some = Points(torch.randn(B).double(), torch.arange(B))
+    model = Normed()
+    LocalModel(model, "data", some).check_axes(some)
+    assert model.training and model.norm.training
