@@ -395,13 +395,19 @@ def last_of_all(x):
         pyro.sample("x", dist.Normal(z + z[..., -1:], ONE), obs=x)
 
 
+def first_of_all(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(ZERO, ONE))
+        pyro.sample("x", dist.Normal(z + z[..., :1], ONE), obs=x)
+
+
 def centred(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(ZERO, ONE))
         pyro.sample("x", dist.Normal(z - z.mean(-1, keepdim=True), ONE), obs=x)
 
 
-@pytest.mark.parametrize("story", [walk, backwards, couples, last_of_all, centred])
+@pytest.mark.parametrize("story", [walk, backwards, couples, first_of_all, last_of_all, centred])
 def test_points_that_depend_on_each_other_are_refused(story):
     said(story, "depends on the latents of other points in the plate 'data'", x=torch.randn(B).double())
 
@@ -556,3 +562,18 @@ def test_a_program_is_looked_at_in_eval_mode_and_left_as_it_was():
     model = Normed()
     LocalModel(model, "data", some).check_axes(some)
     assert model.training and model.norm.training
+
+
+def test_a_handler_of_masks_in_the_program_is_heeded():
+    def program(x, index=None, *, mask=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(ZERO, ONE))
+            with pyro.poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(z, ONE), obs=x)
+
+    some = Points(torch.randn(B).double(), torch.arange(B), torch.tensor([True, False, True, False]))
+    u = torch.randn(3, B, 1).double()
+    z = u.squeeze(-1)
+    terms = torch.where(some.mask, torch.distributions.Normal(z, 1.0).log_prob(some.x), 0.0)
+    expected = torch.distributions.Normal(ZERO, 1.0).log_prob(z) + terms
+    torch.testing.assert_close(LocalModel(program, "data", some).log_joint(some, u), expected, rtol=1e-12, atol=1e-12)
