@@ -577,3 +577,11 @@ def test_a_handler_of_masks_in_the_program_is_heeded():
     terms = torch.where(some.mask, torch.distributions.Normal(z, 1.0).log_prob(some.x), 0.0)
     expected = torch.distributions.Normal(ZERO, 1.0).log_prob(z) + terms
     torch.testing.assert_close(LocalModel(program, "data", some).log_joint(some, u), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_points_are_simulated_given_the_globals():
+    made = LocalModel(programs.normal, "data", PROGRAMS["normal"].points(), N).at({"mu": 50 * ONE})
+    some, u = made.simulated(4000)
+    assert some.x.shape == (4000,) and u.shape == (4000, 1) and torch.equal(some.index, torch.arange(4000))
+    assert float(some.x.mean()) == pytest.approx(50.0, abs=0.1) and float(u.mean()) == pytest.approx(50.0, abs=0.1)
+    assert float((some.x - u.squeeze(-1)).std()) == pytest.approx(0.5, rel=0.1)
