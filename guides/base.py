@@ -12,7 +12,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ..points import Points, side
-from ..program import Program
+from ..program import Program, Shared
 
 
 def _registering(posterior):
@@ -81,6 +81,15 @@ class Guide(Program):
     def cost(self, visits: int) -> int:
         r"""Gradient evaluations of log p(x, t | w) spent on a point over ``visits`` visits."""
         return visits
+
+    def on(self, model) -> "Guide":
+        r"""Returns the guide as one of another model: the same one, unless q moves by the model, as a chain does."""
+        if "_model" not in vars(self):
+            return self
+        # No copy of modules, whose names are those of their places in a program.
+        made = object.__new__(type(self))
+        made.__dict__ |= vars(self) | {"_model": Shared((model,))}
+        return made
 
     def start(self, points: Points) -> "Guide":
         r"""Creates the guide with which `evaluate.infer` starts; this one where there is nothing to fit."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .optim.svi import SVI as SVI
     from .points import Points as Points
     from .ppca.model import PPCA as PPCA
+    from .recipes.foreign import adopt as adopt
     from .runs.load import load as load
     from .training.fit import fit as fit
     from .training.handover import to_encoder as to_encoder
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
 _PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
+_PLACES |= {"adopt": "recipes.foreign"}
 _PLACES |= {"LocalModel": "latents.local", "to_rows": "training.handover", "to_encoder": "training.handover"}
 _MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors")
 __all__ = [*_PLACES, *_MODULES]

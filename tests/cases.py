@@ -12,7 +12,7 @@ from pyro_dlgm import DLGM, PPCA, guides, likelihoods, nets, priors
 N, B, D = 10, 4, 3
 INDEX = torch.tensor([7, 2, 9, 0])
 WIDTHS = (4, 8)
-RANK, LEVELS = 2, 17
+RANK, LEVELS, CLASSES = 2, 17, 3
 # How far two float32 sums of the same terms, up to 200 of them, may differ if they are added up in another order.
 ROUNDING = 200 * torch.finfo(torch.float32).eps
 LIKELIHOODS = {
@@ -22,9 +22,15 @@ LIKELIHOODS = {
     "bernoulli": likelihoods.Bernoulli,
     "continuous_bernoulli": likelihoods.ContinuousBernoulli,
     "logistic": partial(likelihoods.DiscretizedLogistic, levels=LEVELS),
+    "student_t": likelihoods.StudentT,
+    "poisson": likelihoods.Poisson,
+    "negative_binomial": likelihoods.NegativeBinomial,
+    "zero_inflated": likelihoods.ZeroInflatedNegativeBinomial,
+    "categorical": partial(likelihoods.Categorical, num_classes=CLASSES),
 }
-HEADS = {"diagonal": 2, "low_rank": 2 + RANK, "logistic": 2}
-DISCRETE = (likelihoods.Bernoulli, likelihoods.DiscretizedLogistic)
+HEADS = {"diagonal": 2, "low_rank": 2 + RANK, "logistic": 2, "student_t": 2, "zero_inflated": 2, "categorical": CLASSES}
+COUNTS = (likelihoods.Poisson, likelihoods.NegativeBinomial)
+DISCRETE = (likelihoods.Bernoulli, likelihoods.DiscretizedLogistic, likelihoods.Categorical, *COUNTS)
 
 
 def conv(shape=(1, 5, 7), likelihood: str = "fixed", latent_dim: int = D) -> DLGM:
@@ -76,6 +82,9 @@ PAIRS = [(name, None) for name in NAMES] + [
     ("amortized", "bernoulli"),
     ("amortized_full_rank", "continuous_bernoulli"),
     ("auto_normal", "logistic"),
+    ("mean_field", "student_t"),
+    ("amortized", "zero_inflated"),
+    ("full_rank", "categorical"),
 ]
 
 
@@ -116,6 +125,10 @@ def points(model: DLGM, *lead: int) -> Tensor:
         return x.bernoulli()
     if isinstance(model.likelihood, likelihoods.DiscretizedLogistic):
         return (x * (LEVELS - 1)).round() / (LEVELS - 1)
+    if isinstance(model.likelihood, COUNTS):
+        return (8 * x * x).round()
+    if isinstance(model.likelihood, likelihoods.Categorical):
+        return (x * CLASSES).floor()
     return x
 
 

@@ -1,7 +1,7 @@
 r"""Trainings of rows in files that kill themselves at chosen moments, each of which is resumed beside one that is not.
 
-Run as a program with a folder: it prints one line for each moment. All is done in forked processes, so that imports are
-paid once; with one thread of torch there is nothing that a fork could lose.
+Run as a program with a folder, it prints one line for each moment; words after it choose moments. All is done in
+forked processes, so that imports are paid once; with one thread of torch there is nothing that a fork could lose.
 """
 
 import os
@@ -166,16 +166,17 @@ def check(home, name, *preparations):
     print(f"{name}: {'as it should be' if all(killed) and alike else f'killed {killed}, alike {alike}'}{left or ''}")
 
 
-def main(home):
+def main(home, *words):
     torch.set_num_threads(1)
     tensorboard.TensorBoard = Silent
     train("mean_field", home / "warm", epochs=1)  # what is imported at the first training, the forks have
     in_a_fork(climb, home / "whole")
-    for name, prepare in MOMENTS.items():
-        check(home, name, prepare)
-    for name, prepare in BACK.items():
-        check(home, name, MOMENTS["after a record"], prepare)
+    kills = {name: (prepare,) for name, prepare in MOMENTS.items()}
+    kills |= {name: (MOMENTS["after a record"], prepare) for name, prepare in BACK.items()}
+    for name, preparations in kills.items():
+        if not words or any(word in name for word in words):
+            check(home, name, *preparations)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -54,7 +54,10 @@ def test_sixteen_bits_are_dequantized(read, dtype):
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.bfloat16])
 def test_tensors_of_any_width_are_read(tmp_path, dtype):
     v = torch.arange(12).reshape(6, 2)
-    torch.save(v.to(dtype), tmp_path / "v.pt")
+    try:
+        torch.save(v.to(dtype), tmp_path / "v.pt")
+    except KeyError:
+        pytest.skip(f"torch {torch.__version__} writes no {dtype}")
     d = data.arrays(tmp_path / "v.pt", num_test=1, seed=None, transform=data.Grid(12))
     assert torch.equal(d.transform(d.train), v[:5] / 11)
 

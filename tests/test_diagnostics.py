@@ -531,6 +531,7 @@ def test_units_without_a_closed_mean_are_active_beyond_the_noise_of_their_sample
     model = PPCA(40, 5)
     d = evaluate.diagnose(model, Samples(), torch.randn(100, 5), num_simulated=0, seed=0)
     assert not d.active_by_variance.any() and (d.mean_variance > aggregate.ACTIVE).any()
-    assert d.mean_variance_error == pytest.approx(torch.full((40,), 0.02), rel=0.5)
+    # A product of two normals has a kurtosis of 9: an error from 100 points scatters by 14%, their mean over 40 by 2%.
+    assert float(d.mean_variance_error.mean()) == pytest.approx(0.02, rel=0.1)
     d = evaluate.diagnose(linear(), guides.Exact(linear()), linear()(size=50).detach(), num_simulated=0, seed=0)
     assert not d.mean_variance_error.any() and d.active_by_variance.all()

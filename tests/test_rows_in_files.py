@@ -71,7 +71,7 @@ def test_the_table_has_the_default_dtype_and_the_moments_one_that_counts(dtype, 
         guide.rows(torch.tensor(rows)).sum().backward()
         moments.step()
         guide.rows.weight.grad = None
-    assert {v.dtype for v in moments.state[guide.rows.weight].values()} == {wide}
+    assert {v.dtype for v in files(guide).moments().values()} == {wide}
     assert files(guide).moments()["visits"].tolist() == [1, 1, 0, 2] + [0] * 55 + [1]
     assert not torch.equal(guide.rows.weight, held)
     files(guide).restore(reference)
@@ -169,6 +169,8 @@ def test_load_goes_back_to_the_checkpoint(tmp_path, monkeypatch):
     load(tmp_path, model=model, guide=guide)
     assert torch.equal(guide.rows.weight, before)
     assert all((v == 0).all() for v in files(guide).moments().values())
+    assert files(guide).reference() == Run(tmp_path).load()["guide"]["rows.files"]
+    assert (tmp_path / "rows.journal").stat().st_size == 20
 
 
 def test_a_folder_that_was_moved_or_copied_goes_on(tmp_path, monkeypatch):
@@ -301,6 +303,19 @@ def test_a_flipped_bit_is_noticed(place, tmp_path):
         return
     with pytest.raises(ValueError, match=r"journal is damaged at byte \d+"):
         Journal(tmp_path / "journal")
+
+
+def test_a_place_is_that_of_one_history(tmp_path):
+    one, other = Journal.create(tmp_path / "one"), Journal.create(tmp_path / "other")
+    for content in (b"a", b"c"):
+        one.append(content)
+    for content in (b"b", b"c"):
+        other.append(content)
+    assert one.end.position == other.end.position
+    with pytest.raises(ValueError, match="another copy of this training"):
+        other.since(one.end)
+    with pytest.raises(ValueError, match="changed since by another training"):
+        Journal.create(tmp_path / "later", one.end).since(Place(0, 0))
 
 
 def test_what_was_being_written_is_cut_off_wherever_it_ends(tmp_path):

@@ -162,6 +162,11 @@ def test_missing_entries_add_nothing_even_as_nan(trunk):
     torch.testing.assert_close(model.log_joint(holes, t, mask)[:, 2], model.prior().log_prob(t)[:, 2])
     each = sum(model.likelihood(t, mask & (torch.arange(P) == j)).log_prob(x) for j in range(P))
     torch.testing.assert_close(model.likelihood(t, mask).log_prob(x), each, rtol=1e-4, atol=1e-5)
+    other = torch.where(mask, x, rows(B))
+    torch.testing.assert_close(model.likelihood(t, mask).log_prob(other), model.likelihood(t, mask).log_prob(x))
+    v, groups = model.likelihood.net(t) if trunk else t, ([0, 2], [4, 1], [3], [5, 6])
+    own = [p(v, mask[:, n]).log_prob(x[:, n]) for n, p in zip(groups, model.likelihood.parts, strict=True)]
+    torch.testing.assert_close(model.likelihood(t, mask).log_prob(x), sum(own))
     of_points = torch.tensor([True, False, True, True, True, False])
     torch.testing.assert_close(
         model.log_joint(x, t, of_points), model.log_joint(x, t, of_points.unsqueeze(1).expand(B, P))

@@ -28,7 +28,8 @@ class AutoPerPoint(AutoLocal):
         plate: the name of the program's plate over points.
         family: "mean_field", "full_rank", or "point" for an estimate without a density.
         globals, init: as in `AutoLocal`.
-        init_scale: the scale of q at the start.
+        init_scale, folder, block: of the rows, as in `MeanField`: their scale at the start, and where they lie if they
+            are larger than memory.
 
     Raises:
         ValueError: on an unknown family, or numbers that make no sense.
@@ -54,14 +55,14 @@ class AutoPerPoint(AutoLocal):
         family: str = "mean_field",
         globals="AutoNormal",
         init: Callable | None = None,
-        init_scale: float = 0.1,
+        **rows,
     ):
         if family not in ROWS:
             raise ValueError(f"family is {family!r}; expected one of {', '.join(map(repr, ROWS))}")
         if num_points < 1:
             raise ValueError(f"num_points is {num_points}; expected at least 1 point")
         self._said_dense = False
-        super().__init__(model, partial(_rows, family, num_points, init_scale), plate=plate, globals=globals, init=init)
+        super().__init__(model, partial(_rows, family, num_points, rows), plate=plate, globals=globals, init=init)
         self.num_points = num_points
 
     per_point = True
@@ -110,8 +111,8 @@ class AutoAmortized(AutoLocal):
         super().__init__(model, make, plate=plate, globals=globals, init=init)
 
 
-def _rows(family: str, num_points: int, init_scale: float, local) -> PerPoint:
-    return ROWS[family](num_points, local.latent_dim, init_scale=init_scale, latent=local.latent, plate=local.plate)
+def _rows(family: str, num_points: int, rows: dict, local) -> PerPoint:
+    return ROWS[family](num_points, local.latent_dim, **rows, latent=local.latent, plate=local.plate)
 
 
 def _amortized(encoder: nn.Module, family: str, settings: dict, local) -> Amortized:

@@ -1,6 +1,5 @@
 r"""The guide of any program: a guide of this package for the latents of points, one of Pyro's for the others."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -198,10 +197,7 @@ class AutoLocal(Guide):
         local = self._made().local.at(values, model, how)
         if local.layout.is_one_vector and not local.global_names and hasattr(model, "log_joint"):
             return model, self.inner
-        inner = copy.copy(self.inner)
-        if hasattr(inner, "_model"):  # a chain moves on the model that is asked
-            inner._model = Shared((local,))
-        return local, inner
+        return local, self.inner.on(local)
 
     def start(self, points: Points) -> "AutoLocal":
         r"""Creates a guide with fresh rows for the points, and the same q of the globals, which it does not train."""
@@ -270,7 +266,7 @@ class AutoLocal(Guide):
         return list(self._open.values())
 
     def _e_step(self, points: Points) -> None:
-        if type(self.inner).e_step is Guide.e_step:  # which does nothing
+        if type(self.inner).e_step is Guide.e_step:
             return
         with self.local.given(self.centre()):
             self.inner.e_step(points)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..guides.rows import files_of
 
+IN_FILES = {"in_files": True}  # the state of a table in files: the tensors are theirs
+
 
 class RowAdam(torch.optim.Optimizer):
     r"""Creates Adam for `Rows`, in which each row counts its own visits.
@@ -53,10 +55,10 @@ class RowAdam(torch.optim.Optimizer):
             )
         state, dtype, files = self.state[weight], _wide(weight), files_of(weight)
         if not state:
-            state.update(_zeros(weight, dtype) if files is None else files.begin(dtype))
+            state.update(_zeros(weight, dtype) if files is None else _begun(files, dtype))
         rows, g = _together(weight.grad._indices()[0], weight.grad._values().to(dtype))
         (b1, b2), lr = group["betas"], group["lr"]
-        tables = {**state, "weight": weight}
+        tables = {**(state if files is None else files.moments()), "weight": weight}
         old = {name: table.index_select(0, rows) for name, table in tables.items()}
         visits = old["visits"] + 1
         m = old["exp_avg"].lerp(g, 1 - b1)
@@ -96,7 +98,7 @@ class RowAdam(torch.optim.Optimizer):
             if name in held:
                 files, reference = held[name]
                 files.restore(reference)
-                self.state[weight].update(files.moments())
+                self.state[weight].update(IN_FILES)
 
     def _named(self, state_dict: dict) -> list[tuple[int, Tensor]]:
         r"""The parameters with their numbers in a state."""
@@ -106,6 +108,11 @@ class RowAdam(torch.optim.Optimizer):
 
     def _in_files(self, state_dict: dict) -> list[tuple[int, object]]:
         return [(name, files_of(weight)) for name, weight in self._named(state_dict) if files_of(weight) is not None]
+
+
+def _begun(files, dtype: torch.dtype) -> dict[str, bool]:
+    files.begin(dtype)
+    return IN_FILES
 
 
 def _zeros(weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -6,11 +6,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..comparison.certificates import Certify
 from ..comparison.columns import Row
+from ..comparison.scoring import full_rank, infer_silently, summary
 from ..comparison.sheet import histories, levels, snapshots
 from ..data.dataset import Dataset
+from ..evaluate.scores import point_scores
 from ..evaluate.snapshot import Snapshot
 from ..guides.base import adapted
+from ..points import Points
 from ..runs.files import read_sections, whole, writing
 from ..runs.load import load
 from ..runs.run import Run
@@ -76,6 +80,46 @@ def of_run(
     shown += _seen({name: Snapshot(model, guide, points, labels=_first(labels))}, of, IN_RUN)
     pair = f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}"
     return _page(f"Run {folder.folder.name}: {name}", dataset, pair, [*shown, *more], json.dumps(config, indent=1))
+
+
+def of_pair(
+    model,
+    guide,
+    x: Tensor | Points,
+    *,
+    name: str = "A pair",
+    labels: Tensor | None = None,
+    certify: Certify | None = None,
+    num_samples: int = 1000,
+    seed: int = 0,
+    more: Sequence[Section] = (),
+) -> str:
+    r"""The report of a pair that no run holds, of `adopt` say, as HTML: scored at points that it was not trained on.
+
+    A guide with rows makes an E-step on the points first, with w frozen.
+
+    Arguments:
+        model, guide: the pair; neither changes.
+        x: points (B, ...), or `Points`; the first 1,000 are looked at.
+        name: what it is, for the title.
+        labels: whole numbers (B,), which colour the latent space.
+        certify: how log p(x) is estimated and the gaps are taken apart, on the first points; `None` does neither.
+        num_samples: K of IWAE-K.
+        seed: of all that is random.
+        more: further sections, which come last.
+    """
+    points = Points.of(x)[:POINTS].numbered()
+    q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
+    found = {"points": summary([point_scores(model, q, points, num_samples, seed)]) | {"num_samples": num_samples}}
+    if certify is not None:
+        judge = full_rank(model, points[: certify.points], seed)
+        found["certified"] = certify(model, q, judge, points, seed)
+    shown = [sections.scores(found, Path(), 0)]
+    shown += sections.gaps({"points": found["certified"]} if certify is not None and certify.gaps else {})
+    shown += _seen({type(guide).__name__: Snapshot(model, q, points, labels=_first(labels))}, "given", IN_RUN)
+    facts = f"{type(guide).__name__} on {type(model).__name__} of {type(model.likelihood).__name__}"
+    values = Dataset(name, points.x, points.x[:0], points.x, protocol=f"{len(points)} points as they were given")
+    return _page(name, values, facts, [*shown, *more])
 
 
 def write(folder: Path, text: str) -> Path:

@@ -12,7 +12,6 @@ from ..data.batches import Batches
 from ..data.source import Source
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
-from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files, kept
 from ..latents.call import as_module
 from ..messages import only_warned
@@ -103,8 +102,6 @@ def _training(a: SimpleNamespace) -> Training:
         with forked():
             some = batches.first(getattr(batches, "batch_size", batches.num_points))
         first_call(a.model, a.guide, some, batches.num_points, validated=a.x_val is not None)
-    if isinstance(a.guide, AutoLocal) and isinstance(a.objective, ELBO):
-        a.objective.max_plate_nesting = max(a.objective.max_plate_nesting, a.guide.local.layout.depth)
     if a.transform is None:  # else the scale of x is what the transform makes of it
         with quiet(a.model, a.guide):
             adapted(a.guide).prepare(lambda: _some(batches))

@@ -10,7 +10,6 @@ from ..evaluate.blocks import blocks
 from ..evaluate.quiet import quiet
 from ..evaluate.scores import mean_scores
 from ..guides.base import adapted
-from ..guides.programs.auto_local import AutoLocal
 from ..objectives import ELBO
 from ..optim.svi import SVI, adam, load_states
 from ..points import Points
@@ -37,9 +36,7 @@ class Validation:
         self.per_point = adapted(guide).per_point
         with quiet(seed=0), torch.enable_grad():
             self.guide = guide.start(self.points) if self.per_point else guide
-        depth = guide.local.layout.depth if isinstance(guide, AutoLocal) else 1
-        objective = ELBO(max_plate_nesting=depth)
-        self.svi = SVI(model, self.guide, adam(self.guide, row_lr=RATE, lr=RATE), objective)
+        self.svi = SVI(model, self.guide, adam(self.guide, row_lr=RATE, lr=RATE), ELBO())
         self.best, self.calls_since_best, self._states = -float("inf"), 0, None
 
     @property

@@ -228,6 +228,7 @@ def marking_a_sequence():
 
 @tool("equalize", "two copies in one program share their t")
 def equalizing():
+    pytest.importorskip("pyro", "1.9.1")
     pair = linear()
 
     def twice(x):

@@ -60,6 +60,7 @@ def predicting_from_samples():
 
 @tool("WeighedPredictive", "one weight for all points together: `evaluate.log_weights` has one for each")
 def predicting_with_weights():
+    pytest.importorskip("pyro", "1.9.1")
     pair = exact()
     for parallel in (False, True):
         predictive = infer.WeighedPredictive(pair.model, guide=pair.guide, num_samples=5, parallel=parallel)
@@ -181,6 +182,7 @@ def stein():
 
 @tool("MHResampler", "of a `WeighedPredictive`: it accepts or rejects all points together")
 def resampling():
+    pytest.importorskip("pyro", "1.9.1")
     pair = frozen(exact(1.5))
     predictive = infer.WeighedPredictive(pair.model, guide=pair.guide, num_samples=500, parallel=True)
     resampler = infer.MHResampler(predictive)

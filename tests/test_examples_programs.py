@@ -1,0 +1,129 @@
+r"""The examples on programs of one's own: they run at tiny settings, write what they say, and say what they promise."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NAMES = ("cell_factors", "mixture_of_dlgms", "moving_digits", "noisy_twins", "credible_curves", "m2_digits")
+
+
+def loaded(name: str):
+    r"""An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    r"""A function that runs an example with options, and constants of its own, and returns the record it writes."""
+
+    def run(name, *options, **constants):
+        module = loaded(name)
+        for constant, value in constants.items():
+            monkeypatch.setattr(module, constant, value)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, options), "--out", str(tmp_path)])
+        module.main()
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+        return json.loads((tmp_path / f"{name}.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_starts_with_the_sentence_it_shows_and_the_command(name):
+    first, _, command = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()[:3]
+    assert first.startswith('r"""') and first[4].isupper() and first[-1] in ".?"
+    assert command.startswith(f"    python examples/{name}.py")
+
+
+SMALL_CELLS = {"GENES": 12, "LATENTS": 2, "BATCH": 16, "ANNEALED": {"num_chains": 2, "num_temperatures": 5}}
+SMALL_CELLS |= {"ALONE": 50, "INFER": {"max_steps": 60}}
+
+
+@pytest.mark.filterwarnings("ignore:.*(diverged|one walk|converged)")
+def test_cells_that_were_held_out_get_rows(run, tmp_path):
+    random = np.random.default_rng(0)
+    z, sizes = random.normal(size=(70, 2)), random.integers(300, 900, 70)
+    rate = np.exp(z @ random.normal(size=(2, 12)) - 4)
+    counts = random.poisson(sizes[:, None] * rate).clip(0, 60000).astype(np.uint16)
+    np.savez(tmp_path / "x.npz", counts=counts, total_counts=sizes, labels=np.arange(70) % 3)
+    options = ("--file", tmp_path / "x.npz", "--epochs", 30, "--held-out", 20, "--annealed", 4)
+    results = run("cell_factors", *options, **SMALL_CELLS)["results"]
+    assert results["gain"]["mean"] > 0 and results["elbo"]["standard_error"] > 0
+    assert results["rand"].keys() == {"factors", "principal components"}
+
+
+@pytest.mark.filterwarnings("ignore:.*(diverged|one walk|converged)")
+def test_the_bladder_cells_are_read(run, data_file):
+    options = ("--file", data_file("Counts", "counts_mouse_bladder.npz"), "--epochs", 1, "--held-out", 10)
+    record = run("cell_factors", *options, "--annealed", 2, **SMALL_CELLS)
+    assert record["arguments"]["held_out"] == 10 and np.isfinite(record["results"]["elbo"]["mean"])
+
+
+def test_clusters_are_summed_out(run):
+    rand = run("mixture_of_dlgms", "--epochs", 1, "--seeds", 0, FEATURES=8, TAUGHT=20, COVARIANCES=("diag",))["rand"]
+    assert rand.keys() == {"mixture of DLGMs", "q(y | x) as taught", "k-means", "Gaussians, diag"}
+    assert all(-1 <= value <= 1 for values in rand.values() for value in values)
+
+
+def test_a_sum_over_components_is_what_the_mixture_says(monkeypatch):
+    r"""Enumeration in the model and in the guide is the sum of bounds by hand, y after y."""
+    from pyro.infer import TraceEnum_ELBO
+
+    module = loaded("mixture_of_dlgms")
+    mixture, guide, x = module.Mixture(torch.rand(module.K, 64)), module.Guide(), torch.rand(7, 1, 8, 8)
+    torch.manual_seed(3)
+    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(mixture, guide, x)
+    torch.manual_seed(3)
+    noise, log_q, total = torch.randn(module.K, 7, module.LATENTS), guide.classifier(x).log_softmax(-1), 0.0
+    for k, y in enumerate(torch.eye(module.K)):
+        m, log_s = guide.head(torch.nn.functional.elu(guide.encoder(x)), y.expand(7, -1)).chunk(2, -1)
+        q = torch.distributions.Normal(m, log_s.exp())
+        t = m + log_s.exp() * noise[k]
+        log_joint = mixture.p.log_joint(x, t, given=y.expand(7, -1)) - np.log(module.K)
+        total += (log_q[:, k].exp() * (log_joint - q.log_prob(t).sum(-1) - log_q[:, k])).sum()
+    torch.testing.assert_close(loss, -total, rtol=1e-4, atol=0)
+
+
+def test_films_are_forecast(run):
+    record = run("moving_digits", "--epochs", 1, "--films", 20, FRAMES=5, SEEN=3, HIDDEN=8, BATCH=10)
+    assert "20 training films" in record["protocol"] and record["errors"].keys() > {"forecast", "last image"}
+    assert all(len(values) == 2 for values in record["errors"].values())
+
+
+def test_films_bounce(monkeypatch):
+    module = loaded("moving_digits")
+    monkeypatch.setattr(module, "NOISE", 0.0)
+    x = module.films(torch.ones(1, 1, 8, 8), 6, 0)
+    corner = x.flatten(2).argmax(-1)  # the first pixel of the digit
+    places = torch.stack([corner // module.SIDE, corner % module.SIDE], -1)
+    assert (places.diff(dim=1).abs() == 1).all() and places.amin() == 0 and places.amax() == module.SIDE - 8
+
+
+@pytest.mark.filterwarnings("ignore:.*(diverged|one walk)")
+def test_twins_are_made_from_each_other(run):
+    small = {"HIDDEN": 8, "LATENTS": 2, "ANNEALED": {"num_chains": 2, "num_temperatures": 5}}
+    record = run("noisy_twins", "--epochs", 2, "--annealed", 4, **small)
+    assert "1200 training points, 300 complete" in record["protocol"]
+    for found in record["results"].values():
+        assert {"all points", "complete points", "ridge regression", "mean"} < found.keys()
+
+
+def test_a_quarter_of_the_twins_is_complete():
+    module = loaded("noisy_twins")
+    mask = module.masks(torch.zeros(1200, 2, 8, 8), 0).flatten(2).all(-1)
+    assert mask.all(1).sum() == 300 and mask.any(1).all() and mask.sum(0).tolist() == [750, 750]
+
+
+@pytest.mark.filterwarnings("ignore:.*converged")
+def test_bands_are_wider_with_fewer_flowers(run):
+    results = run("credible_curves", "--steps", 30, "--flowers", 10, 40, DRAWS=20, HELD_OUT=8)["results"]
+    assert results.keys() == {"10", "40"} and all(0 <= found["draws of w"] <= 1 for found in results.values())
