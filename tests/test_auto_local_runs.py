@@ -212,6 +212,19 @@ def test_a_start_does_not_depend_on_the_first_batch():
     assert torch.equal(*starts)
 
 
+def test_each_row_starts_where_the_program_has_that_point():
+    offset = torch.randn(N).double()
+
+    def shifted(x, index, *, size=None):
+        with points(x, index, size):
+            z = pyro.sample("z", dist.Normal(offset[index], ONE))
+            pyro.sample("x", dist.Normal(z, ONE), obs=x)
+
+    guide = guides.AutoPerPoint(shifted, N, init=init.init_to_mean)
+    guide.setup(torch.randn(B).double(), INDEX, size=N)
+    torch.testing.assert_close(guide.posterior(index=ROWS).mean.squeeze(-1), offset)
+
+
 # The q of the globals
 
 

@@ -395,13 +395,19 @@ def last_of_all(x):
         pyro.sample("x", dist.Normal(z + z[..., -1:], ONE), obs=x)
 
 
+def first_of_all(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(ZERO, ONE))
+        pyro.sample("x", dist.Normal(z + z[..., :1], ONE), obs=x)
+
+
 def centred(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(ZERO, ONE))
         pyro.sample("x", dist.Normal(z - z.mean(-1, keepdim=True), ONE), obs=x)
 
 
-@pytest.mark.parametrize("story", [walk, backwards, couples, last_of_all, centred])
+@pytest.mark.parametrize("story", [walk, backwards, couples, first_of_all, last_of_all, centred])
 def test_points_that_depend_on_each_other_are_refused(story):
     said(story, "depends on the latents of other points in the plate 'data'", x=torch.randn(B).double())
 
@@ -518,8 +524,6 @@ def test_the_size_of_a_plate_that_knows_it_is_found_in_any_batch(num):
 
 
 def test_a_wrong_network_is_told_where_axes_go():
-    net = torch.nn.BatchNorm1d(2).double()
-
     def convolved(x, index=None):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), ONE).to_event(1))
@@ -534,4 +538,50 @@ def test_a_wrong_network_is_told_where_axes_go():
     some = Points(torch.randn(B, 2).double(), torch.arange(B))
     with pytest.raises(ValueError, match="count axes from the right"):
         LocalModel(convolved, "data", some).check_axes(some)
-    assert net
+
+
+class Centred(torch.nn.Module):
+    r"""It subtracts the mean over points while it is trained, as a `BatchNorm1d` does; for any leading axes."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z - z.mean(-1, keepdim=True) if self.training else z
+
+
+def test_a_program_is_looked_at_in_eval_mode_and_left_as_it_was():
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = Centred()
+
+        def forward(self, x, index=None):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(ZERO, ONE))
+                pyro.sample("x", dist.Normal(self.norm(z), ONE), obs=x)
+
+    some = Points(torch.randn(B).double(), torch.arange(B))
+    model = Normed()
+    LocalModel(model, "data", some).check_axes(some)
+    assert model.training and model.norm.training
+
+
+def test_a_handler_of_masks_in_the_program_is_heeded():
+    def program(x, index=None, *, mask=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(ZERO, ONE))
+            with pyro.poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(z, ONE), obs=x)
+
+    some = Points(torch.randn(B).double(), torch.arange(B), torch.tensor([True, False, True, False]))
+    u = torch.randn(3, B, 1).double()
+    z = u.squeeze(-1)
+    terms = torch.where(some.mask, torch.distributions.Normal(z, 1.0).log_prob(some.x), 0.0)
+    expected = torch.distributions.Normal(ZERO, 1.0).log_prob(z) + terms
+    torch.testing.assert_close(LocalModel(program, "data", some).log_joint(some, u), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_points_are_simulated_given_the_globals():
+    made = LocalModel(programs.normal, "data", PROGRAMS["normal"].points(), N).at({"mu": 50 * ONE})
+    some, u = made.simulated(4000)
+    assert some.x.shape == (4000,) and u.shape == (4000, 1) and torch.equal(some.index, torch.arange(4000))
+    assert float(some.x.mean()) == pytest.approx(50.0, abs=0.1) and float(u.mean()) == pytest.approx(50.0, abs=0.1)
+    assert float((some.x - u.squeeze(-1)).std()) == pytest.approx(0.5, rel=0.1)
