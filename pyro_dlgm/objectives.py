@@ -163,10 +163,8 @@ def _check_broadcast(trace) -> None:
     for name, site in trace.nodes.items():
         if not is_drawn(site) or site["infer"].get("_deterministic"):
             continue
-        shape, depth = (
-            site["fn"].batch_shape,
-            max((-f.dim for f in site["cond_indep_stack"] if f.vectorized), default=0),
-        )
+        depth = max((-f.dim for f in site["cond_indep_stack"] if f.vectorized), default=0)
+        shape = site["fn"].batch_shape
         if any(size > 1 for size in shape[: max(0, len(shape) - depth)]):
             raise ValueError(
                 f"site {name!r} has the batch shape {tuple(shape)} in plates of {depth} axes; expected no further one: "
