@@ -3,9 +3,9 @@ r"""Guides: where q comes from. Each is a Pyro program that samples t, and swaps
 from .amortized import Amortized
 from .autoguides import Auto, auto
 from .base import Guide
-from .chain import Chain
+from .chains.chain import Chain
+from .chains.hybrid import Hybrid
 from .exact import Exact
-from .hybrid import Hybrid
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
 from .programs.auto import AutoAmortized, AutoPerPoint
 from .programs.auto_local import AutoLocal

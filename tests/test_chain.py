@@ -9,8 +9,8 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro_dlgm.guides import kernel as kernels
-from pyro_dlgm.guides.empirical import States
+from pyro_dlgm.guides.chains import kernel as kernels
+from pyro_dlgm.guides.chains.empirical import States
 
 from pyro_dlgm import PPCA, SVI, Points, evaluate, fit, guides
 from pyro_dlgm.objectives import ELBO

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.nn import PyroModule
 from pyro_dlgm.guides.base import adapted
-from pyro_dlgm.guides.empirical import States
+from pyro_dlgm.guides.chains.empirical import States
 
 from pyro_dlgm import DLGM, PPCA, Points, compare, data, evaluate, guides, likelihoods, messages, nets, priors
 from pyro_dlgm.comparison import columns, evaluation, table

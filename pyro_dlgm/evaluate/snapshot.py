@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from ..distributions import draws, mean, stddev
 from ..guides.base import adapted
-from ..guides.empirical import States
+from ..guides.chains.empirical import States
 from ..latents.asked import emission, posterior, prior
 from ..points import Points
 from ..ppca.model import PPCA

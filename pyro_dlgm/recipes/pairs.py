@@ -73,7 +73,8 @@ def _parts() -> SimpleNamespace:
     r"""Returns the classes and functions that recipes build from."""
     import torch
 
-    from ..guides import amortized, autoguides, chain, hybrid, per_point
+    from ..guides import amortized, autoguides, per_point
+    from ..guides.chains import chain, hybrid
     from ..likelihoods import (
         bernoulli,
         categorical,

@@ -10,7 +10,7 @@ import measure
 import pyro
 import torch
 from pyro.infer.mcmc import HMC, MCMC, NUTS
-from pyro_dlgm.guides.kernel import diagnostics
+from pyro_dlgm.guides.chains.kernel import diagnostics
 from torch import Tensor
 
 from pyro_dlgm import DLGM, Points, data, fit, guides, likelihoods, load, nets, priors

@@ -9,7 +9,7 @@ from torch.distributions import Independent
 
 from ... import distributions
 from ...distributions import draws, mean, variance
-from ...guides.empirical import States
+from ...guides.chains.empirical import States
 from ...latents.asked import posterior, prior
 from ...points import Points
 from ..blocks import blocks

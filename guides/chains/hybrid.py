@@ -8,14 +8,14 @@ import torch
 from pyro.nn import pyro_method
 from torch import Tensor
 
-from .. import hmc
-from ..distributions import stddev
-from ..latents.asked import log_joint
-from ..latents.local import LocalModel
-from ..points import Points, side
-from ..priors import needs_given
-from ..program import Shared
-from .base import Guide
+from ... import hmc
+from ...distributions import stddev
+from ...latents.asked import log_joint
+from ...latents.local import LocalModel
+from ...points import Points, side
+from ...priors import needs_given
+from ...program import Shared
+from ..base import Guide
 from .chain import Chain, check_settings
 from .empirical import States
 from .kernel import DECAY, Kernel, Tuning

@@ -6,16 +6,16 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..distributions import draws, stddev
-from ..latents.asked import log_joint, prior
-from ..latents.local import LocalModel
-from ..points import Points
-from ..priors import StandardNormal, needs_given
-from ..program import Shared
-from .base import Guide
+from ...distributions import draws, stddev
+from ...latents.asked import log_joint, prior
+from ...latents.local import LocalModel
+from ...points import Points
+from ...priors import StandardNormal, needs_given
+from ...program import Shared
+from ..base import Guide
+from ..per_point import Rowed
 from .empirical import States
 from .kernel import KEPT, Kernel, Tuning, converged, rounds
-from .per_point import Rowed
 
 CHAINS = 4  # at least, where convergence is asked for: R-hat compares chains
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import hmc
+from ... import hmc
 
 DECAY = 0.6  # of the gain n^(-DECAY) of the n-th transition, between ½ and 1
 WINDOW = 20  # transitions of the first window

@@ -1,0 +1,1 @@
+r"""Guides whose q is the states of Markov chains."""
