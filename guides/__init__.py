@@ -6,6 +6,7 @@ from .base import Guide
 from .chains.chain import Chain
 from .chains.hybrid import Hybrid
 from .exact import Exact
+from .laplace import Laplace
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
 from .programs.auto import AutoAmortized, AutoPerPoint
 from .programs.auto_local import AutoLocal
@@ -21,6 +22,7 @@ __all__ = [
     "FullRank",
     "Guide",
     "Hybrid",
+    "Laplace",
     "MeanField",
     "PerPoint",
     "PointEstimate",

@@ -60,6 +60,7 @@ def amortized(model, family: str = "mean_field", *, mask_input: bool = False):
 QUICK = {"num_states": 3, "num_leapfrog": 2}
 GUIDES = [
     ("exact", lambda model, num: guides.Exact(model)),
+    ("laplace", lambda model, num: guides.Laplace(model)),
     ("point", lambda model, num: guides.PointEstimate(num, model.prior.latent_dim)),
     ("mean_field", lambda model, num: guides.MeanField(num, model.prior.latent_dim)),
     ("full_rank", lambda model, num: guides.FullRank(num, model.prior.latent_dim)),
@@ -78,6 +79,8 @@ GAUSSIAN = ["mean_field", "full_rank", "amortized", "amortized_full_rank"]
 # Every guide, and every likelihood with one guide; `None` is the plain model of `make`.
 PAIRS = [(name, None) for name in NAMES] + [
     ("full_rank", "diagonal"),
+    ("laplace", "low_rank"),
+    ("laplace", "bernoulli"),
     ("mean_field", "low_rank"),
     ("amortized", "bernoulli"),
     ("amortized_full_rank", "continuous_bernoulli"),

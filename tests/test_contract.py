@@ -141,7 +141,7 @@ def test_x_and_index_of_different_lengths_are_refused(case):
             program(case.x, case.index[:-1])
 
 
-@pytest.mark.parametrize("name", ["exact", "amortized", "amortized_full_rank"])
+@pytest.mark.parametrize("name", ["exact", "laplace", "amortized", "amortized_full_rank"])
 def test_a_guide_of_x_asks_for_x(name):
     case = cases.make(name)
     with pytest.raises(ValueError, match="computes q from x and got none"):
@@ -253,8 +253,9 @@ def test_a_joint_step_moves_both(case):
     assert cases.unmoved(case.guide, q) == []
 
 
-def test_the_exact_guide_has_nothing_to_move():
-    case = cases.make("exact")
+@pytest.mark.parametrize("name", ["exact", "laplace"])
+def test_a_guide_that_the_model_computes_has_nothing_to_move(name):
+    case = cases.make(name)
     assert list(case.guide.parameters()) == []
     assert case.guide.state_dict() == {}
 
@@ -467,7 +468,7 @@ def test_inference_gives_rows_for_the_points_at_hand(case):
     assert q.batch_shape == (3,)
     if case.per_point:
         assert type(fitted) is type(case.guide) and fitted is not case.guide and fitted.num_points == 3
-    elif case.name == "exact":
+    elif case.name in ("exact", "laplace"):
         assert fitted is case.guide
     else:
         assert type(fitted) is REFINED[case.name]

@@ -10,7 +10,7 @@ from torch import nn
 
 from pyro_dlgm import Points, guides
 
-KEEPS = ["exact", "chain", "hybrid", "auto_normal", "auto_delta"]
+KEEPS = ["exact", "laplace", "chain", "hybrid", "auto_normal", "auto_delta"]
 TOGETHER = {
     "model first": (lambda m, g: (m, g), lambda c: c),
     "guide first": (lambda m, g: (g, m), lambda c: (c[1], c[0])),
@@ -35,7 +35,7 @@ def asked(guide, case):
 
 
 @pytest.mark.parametrize("how", COPIES)
-@pytest.mark.parametrize("name", ["exact", "chain", "hybrid"])
+@pytest.mark.parametrize("name", ["exact", "laplace", "chain", "hybrid"])
 @pytest.mark.parametrize("order", TOGETHER)
 def test_a_copied_guide_looks_at_the_copied_model(name, order, how):
     case = cases.make(name)

@@ -110,13 +110,14 @@ def test_what_is_given_matters(points):
     assert torch.equal(holes[0][mask], points.x[mask]) and not torch.allclose(*holes)
 
 
-@pytest.mark.parametrize("name", ["mean_field", "full_rank", "point", "chain", "hybrid"])
+@pytest.mark.parametrize("name", ["mean_field", "full_rank", "point", "laplace", "chain", "hybrid"])
 def test_every_guide_takes_what_is_given(points, name):
     m = model()
     made = {
         "mean_field": lambda: guides.MeanField(N, D),
         "full_rank": lambda: guides.FullRank(N, D),
         "point": lambda: guides.PointEstimate(N, D),
+        "laplace": lambda: guides.Laplace(m, max_steps=3),
         "chain": lambda: guides.Chain(m, N, D, num_states=2, num_leapfrog=2, burn_in=2),
         "hybrid": lambda: guides.Hybrid(m, guides.Amortized(encoder(), D, given_dim=C), num_states=2),
     }[name]()

@@ -19,6 +19,7 @@ LAYERS = [
     ("points",),
     ("program", "likelihoods", "objectives"),
     ("latents",),
+    ("modes",),
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),
     ("evaluate", "runs"),

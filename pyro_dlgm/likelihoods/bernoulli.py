@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..masks import filled
 from .base import Likelihood, check_heads
+from .fisher import Fisher, diagonal
 
 
 class _Logits(Likelihood):
@@ -128,6 +129,10 @@ class ContinuousBernoulliPixels(dist.TorchDistribution):
         # 1/sinh a = 2 e^{-|a|} / (1 − e^{-2|a|}), which does not overflow.
         inverse = -2 * (-a.abs()).exp() / (-2 * a.abs()).expm1()
         return 0.25 * torch.where(small, _polynomial(self.logits / 2, SPREAD), a**-2 - inverse**2)
+
+    def fisher(self) -> Fisher:
+        r"""The Fisher information of l, which is the variance of x."""
+        return diagonal((self.logits, self.variance))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         r"""x = log(1 + u (e^l − 1)) / l with u ~ U(0, 1), the inverse of the distribution function."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from .base import LocationScale
+from .fisher import Fisher
 
 
 class DiscretizedLogistic(LocationScale):
@@ -109,6 +110,21 @@ class DiscretizedLogisticPixels(dist.TorchDistribution):
         bin = (-(-2 * half / self.scale).expm1()).log()
         lowest, highest = value < half, value > 1 - half
         return torch.where(lowest, below, torch.where(highest, above, below + above + bin))
+
+    def fisher(self) -> Fisher:
+        r"""The Fisher information of (μ, s): Σ_k ∂P_k ∂P_kᵀ / P_k, by a sum over the levels."""
+        s, last, found = self.scale, self.levels - 1, 0.0
+        bin, slope, left = -(-1 / last / s).expm1(), torch.zeros(2, *s.shape).to(s), torch.ones_like(s)
+        for k in range(self.levels):
+            u = ((k + 0.5) / last - self.mu) / s
+            up, down = (u.sigmoid(), (-u).sigmoid()) if k < last else (torch.ones_like(s), torch.zeros_like(s))
+            P = up * left * (bin if 0 < k < last else 1)  # σ(u) − σ(u of the level below), as in `log_prob`
+            next_slope = -up * down / s * torch.stack([torch.ones_like(u), u])  # of σ(u), by μ and by s
+            a, b = next_slope - slope
+            found = found + torch.stack([a * a, a * b, b * b]) / P.clamp_min(torch.finfo(s.dtype).tiny)
+            slope, left = next_slope, down
+        information = found[[0, 1, 1, 2]].movedim(0, -1).unflatten(-1, (2, 2))
+        return Fisher(torch.stack([self.mu, s], -1), information)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         r"""μ + s logit(u) with u ~ U(0, 1), clamped and rounded."""

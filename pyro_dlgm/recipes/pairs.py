@@ -50,12 +50,14 @@ COLUMNS = tuple(name for name in LIKELIHOODS if name != "factor-analysis")  # wh
 
 # Short chains: at a hundred gradients per point, many visits train w better than few good ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
+LAPLACE = {"max_steps": 5}  # of Newton, at a visit: each costs a gradient evaluation for each latent
 HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
 # Functions of what `_parts` gives, the model, N training points, D latents and the shape of a point.
 GUIDES: dict[str, Callable] = {
     "hard-em": lambda p, model, N, D, shape, C=0: p.PointEstimate(N, D),
     "mean-field": lambda p, model, N, D, shape, C=0: p.MeanField(N, D),
     "full-rank": lambda p, model, N, D, shape, C=0: p.FullRank(N, D),
+    "laplace": lambda p, model, N, D, shape, C=0: p.Laplace(model, **LAPLACE),
     "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(_encoder(p, model, shape), D, given_dim=C),
     "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
         _encoder(p, model, shape), D, "full_rank", given_dim=C
@@ -73,7 +75,7 @@ def _parts() -> SimpleNamespace:
     r"""Returns the classes and functions that recipes build from."""
     import torch
 
-    from ..guides import amortized, autoguides, per_point
+    from ..guides import amortized, autoguides, laplace, per_point
     from ..guides.chains import chain, hybrid
     from ..likelihoods import (
         bernoulli,
@@ -87,7 +89,18 @@ def _parts() -> SimpleNamespace:
     )
     from ..nets import conv, net
 
-    modules = (amortized, autoguides, chain, hybrid, per_point, bernoulli, discretized_logistic, low_rank, normal)
+    modules = (
+        amortized,
+        autoguides,
+        chain,
+        hybrid,
+        laplace,
+        per_point,
+        bernoulli,
+        discretized_logistic,
+        low_rank,
+        normal,
+    )
     modules += (categorical, counts, student_t, tables)
     names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})

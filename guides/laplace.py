@@ -1,0 +1,141 @@
+r"""The Gaussian at the mode of the posterior, as a guide."""
+
+import warnings
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from .. import messages
+from ..distributions import draws, mean
+from ..modes.joint import prior, spread
+from ..modes.search import Modes, search
+from ..points import Points
+from ..priors import needs_given
+from .base import Guide, Shared
+
+ASIDE = 0.1  # of the prior's scales, from the centre
+
+
+class Laplace(Guide):
+    r"""Creates q(t | x) = N(t̂, C⁻¹), with t̂ the mode of log p(x, t | w) in t and C its curvature there: Laplace-EM.
+
+    Damped Newton steps climb to t̂ anew at each call, with x and w as they are, for all points of a batch at once; see
+    `modes.joint.Joint` for C. Everything follows from w, but no gradient goes through it: for the M-step q is a
+    constant, and the gradient is that of E_q log p(x, t | w). It has no parameters and no rows.
+
+    It is no best Gaussian, which would be `FullRank`'s: F is often nats lower, since the width of q is that of the
+    posterior at its top alone. Annealing can start from it nevertheless, at a fraction of an E-step's price.
+
+    The model is kept outside the module tree, as `Exact` keeps it.
+
+    Arguments:
+        model: a `DLGM`.
+        start: a guide, without rows, at whose posterior mean the steps start; `None`: at the mean of p(t). Either way a
+            tenth of the prior's scales aside, since the very centre of a symmetric model is no maximum.
+        num_draws: how many draws of p(t) they start at beside that; the mode with the largest mass is kept.
+        max_steps: bound on the steps of each climb.
+        tol: a climb has arrived where another step promises no more than this, in nats.
+
+    Attributes:
+        modes: what the last call found, a `modes.search.Modes`, with booleans (B,) ``converged`` and ``repaired``. In
+            eval mode, a warning names the points that did not converge or had to be repaired.
+        gradients: gradient evaluations of log p(x, t | w) so far, tangents among them.
+
+    Raises:
+        ValueError: on numbers that make no sense.
+        TypeError: if ``start`` says no q for new points.
+
+    References:
+        Tierney and Kadane, "Accurate approximations for posterior moments and marginal densities" (1986). JASA 81(393).
+        MacKay, "Information theory, inference, and learning algorithms" (2003), chapter 27.
+    """
+
+    def __init__(
+        self, model, *, start: Guide | None = None, num_draws: int = 0, max_steps: int = 50, tol: float = 1e-4
+    ):
+        super().__init__(latent=model.latent, plate=model.plate)
+        _check(start, num_draws, max_steps, tol)
+        self.num_draws, self.max_steps, self.tol = num_draws, max_steps, tol
+        self._model, self._start = Shared((model,)), Shared((start,))
+        self.modes, self.gradients = None, 0
+
+    def posterior(
+        self, x: Tensor | None = None, index=None, mask: Tensor | None = None, given: Tensor | None = None
+    ) -> dist.MultivariateNormal:
+        r"""N(t̂, C⁻¹), of batch shape (B,) and event shape (D,), without gradients. The index is ignored.
+
+        Raises:
+            ValueError: if x is left out.
+            RuntimeError: in inference mode, in which nothing can be climbed.
+        """
+        if x is None:
+            raise ValueError("Laplace computes q from x and got none: call it with the data, guide(x)")
+        self.modes = self.find(Points(x, None, mask, given))
+        if not self.training:
+            report(self.modes, self.max_steps, stacklevel=3)
+        return dist.MultivariateNormal(self.modes.mean, scale_tril=self.modes.scale_tril)
+
+    def find(self, points: Points) -> Modes:
+        r"""Climbs to the modes of the points, without a warning."""
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("Laplace climbs by gradients and was called under inference_mode(); leave it first")
+        with torch.no_grad():
+            starts = self._starts(points)
+        modes, gradients = search(self._model[0], points, starts, max_steps=self.max_steps, tol=self.tol)
+        self.gradients += gradients
+        return modes
+
+    def cost(self, visits: int) -> int:
+        r"""Gradient evaluations over ``visits`` visits, if no climb arrives early, and one for each M-step."""
+        each = 1 + _latents(self._model[0])
+        return visits * ((1 + self.num_draws) * (each + self.max_steps * (1 + each)) + 1)
+
+    def _starts(self, points: Points) -> Tensor:
+        r"""Where the climbs start, (S, B, D)."""
+        p, B = prior(self._model[0], points), len(points)
+        guide = self._start[0]
+        centre = mean(p if guide is None else guide.posterior(points.x, None, points.mask, **points.side)).detach()
+        first = (centre + _aside(spread(p))).expand(1, B, *p.event_shape)
+        return first if self.num_draws == 0 else torch.cat([first, draws(p, self.num_draws, B)])
+
+
+def _aside(scale: Tensor) -> Tensor:
+    r"""A tenth of the prior's scales, with signs in turn: where a model has a symmetry, its centre is no maximum."""
+    signs = 1 - 2 * (torch.arange(scale.shape[-1], device=scale.device) % 2)
+    return ASIDE * signs * scale.detach()
+
+
+def _latents(model) -> int:
+    r"""D; where p(t) depends on what is given, as the prior says it."""
+    return model.prior.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
+
+
+def report(modes: Modes, max_steps: int, stacklevel: int) -> None:
+    r"""Warns of the points that did not converge, and of those whose curvature was repaired."""
+    late, bent = (v.nonzero().flatten().tolist() for v in (~modes.converged, modes.repaired))
+    if late:
+        warnings.warn(
+            f"Laplace has not converged at {len(late)} of {len(modes.mean)} points ({messages.rows(late)}), where q is "
+            f"not at a mode: raise max_steps={max_steps} or tol, or start elsewhere (start=, num_draws=)",
+            stacklevel=stacklevel + 1,
+        )
+    if bent:
+        warnings.warn(
+            f"the curvature at {len(bent)} of {len(modes.mean)} points ({messages.rows(bent)}) is negative or next to "
+            "nothing in some direction, and was repaired: q is a guess there; start elsewhere (start=, num_draws=)",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _check(start, num_draws: int, max_steps: int, tol: float) -> None:
+    for name, count, least in (("num_draws", num_draws, 0), ("max_steps", max_steps, 1)):
+        if not (count >= least and count == int(count)):
+            raise ValueError(f"{name} is {count}; expected a whole number, at least {least}")
+    if not 0 < tol < float("inf"):
+        raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
+    if start is not None and (not hasattr(start, "posterior") or getattr(start, "per_point", False)):
+        raise TypeError(
+            f"start is a {type(start).__name__}, which says no q for new points; expected an Amortized guide, or None "
+            "for the prior's mean"
+        )

@@ -1,0 +1,121 @@
+r"""log p(x, t | w) of points as functions of t, for Newton steps: values, gradients, curvatures.
+
+The model is asked as `latents.asked` asks it, so that it may be a `LocalModel`: then t are its unconstrained latents u.
+"""
+
+import pyro
+import torch
+from torch import Tensor
+
+from ..distributions import stddev
+from ..latents.asked import emission, log_joint, prior
+from ..latents.local import LocalModel
+from ..likelihoods.fisher import fisher, pixels_of
+from ..masks import pixelwise
+from ..points import Points
+from . import curvature
+from .newton import Look
+
+
+def emitted(model, points: Points, t: Tensor):
+    r"""p(x | t, w) for codes t (..., B, D); `None` of a program that does not say it."""
+    if isinstance(model, LocalModel) or not hasattr(model, "emission"):
+        return None
+    return emission(model, points, t)
+
+
+def spread(p) -> Tensor:
+    r"""The standard deviations of p(t), with 1 for those that are not finite, of heavy tails."""
+    scale = stddev(p)
+    return torch.where(scale.isfinite(), scale, 1.0)
+
+
+class Joint:
+    r"""Creates the functions t -> log p(x_b, t | w) of B points, each of them R times in a row: r B + b is of point b.
+
+    The curvature is that of Gauss and Newton, −∂² log p(t) + Σ_j J_jᵀ I_j J_j, with the Jacobian J of the pixels'
+    parameters and their Fisher information I, if p(x | t) says it and all of log p(x, t | w) is log p(t) and that.
+    Elsewhere it is −∂² log p(x, t | w). Either way, eigenvalues that are negative or next to nothing are repaired.
+
+    Arguments:
+        model: a `DLGM`.
+        points: B of them.
+
+    Attributes:
+        scale: the `spread` of p(t), (B, D).
+        gradients: gradient evaluations so far, all points together. A value counts as one; so does a tangent of a
+            network, and each of the two passes of a second derivative.
+    """
+
+    def __init__(self, model, points: Points):
+        self.model, self.points, self.gradients = model, points, 0
+        p = prior(model, points)
+        (D,) = p.event_shape
+        self.scale = spread(p).expand(len(points), D)
+
+    def value(self, t: Tensor, rows: Tensor) -> Tensor:
+        r"""log p(x, t | w) (n,) of the functions ``rows`` (n,) at t (n, D)."""
+        self.gradients += len(rows)
+        with torch.no_grad():
+            return log_joint(self.model, self._of(rows), t)
+
+    def look(self, t: Tensor, rows: Tensor) -> Look:
+        r"""Value, gradient and curvature there."""
+        points = self._of(rows)
+        value, gradient = self._gradient(points, t)
+        C, wrong = curvature.repaired(self._curvature(points, t, value), self.scale[rows % len(self.points)])
+        return Look(value, gradient, C, wrong)
+
+    def _of(self, rows: Tensor) -> Points:
+        return self.points[rows % len(self.points)]
+
+    def _gradient(self, points: Points, t: Tensor) -> tuple[Tensor, Tensor]:
+        self.gradients += len(t)
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            value = log_joint(self.model, points, t)
+            (gradient,) = torch.autograd.grad(value.sum(), t)
+        return value.detach(), gradient
+
+    def _curvature(self, points: Points, t: Tensor, value: Tensor) -> Tensor:
+        C = self._fisher(points, t, value)
+        if C is not None:
+            return C
+        self.gradients += 2 * t.numel()
+        return -curvature.hessian(lambda t: log_joint(self.model, points, t), t)
+
+    def _fisher(self, points: Points, t: Tensor, value: Tensor) -> Tensor | None:
+        r"""Gauss and Newton's curvature, (n, D, D), where there is one."""
+        with torch.no_grad():
+            p = emitted(self.model, points, t)
+            known = None if p is None else fisher(p)
+            if known is None or not self._is_all(points, t, p, value):
+                return None
+        self.gradients += t.numel()
+        first = t.dim() - 1  # axes of the batch
+        J = curvature.jacobian(lambda t: fisher(emitted(self.model, points, t)).parameters, t)
+        J, information = J.flatten(1 + first, -2), _seen(known.information, points).flatten(first, -3)
+        of_prior = curvature.hessian(lambda t: prior(self.model, points).log_prob(t), t)
+        return curvature.gauss_newton(J, information) - of_prior.double()
+
+    def _is_all(self, points: Points, t: Tensor, p, value: Tensor) -> bool:
+        r"""Whether log p(x, t | w) is the sum of log p(t) and log p(x | t), and no further site has a part in it."""
+        log_p = pixels_of(p).log_prob(points.observed())
+        if points.mask is not None:
+            log_p = torch.where(pixelwise(points.mask, log_p.dim()), log_p, 0.0)
+        told = log_p.flatten(1).sum(1) + prior(self.model, points).log_prob(t)
+        tol = torch.finfo(t.dtype).eps ** 0.5
+        return torch.allclose(told, value, rtol=tol, atol=10 * tol, equal_nan=True)
+
+
+def _seen(information: Tensor, points: Points) -> Tensor:
+    r"""The information (n, *event, h, h) with 0 for what is missing."""
+    if points.mask is None:
+        return information
+    seen = pixelwise(points.mask, information.dim() - 2)
+    return torch.where(seen.unsqueeze(-1).unsqueeze(-1), information, 0.0)
+
+
+def quietly():
+    r"""Context manager: Pyro validates nothing, which would ask tangents for their values."""
+    return pyro.validation_enabled(False)

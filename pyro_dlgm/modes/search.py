@@ -1,0 +1,88 @@
+r"""The search for modes: Newton steps from several starts for a block of points, of which the best mode is kept."""
+
+import contextlib
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..points import Points
+from ..program import unregistered
+from .curvature import inverse_factor
+from .joint import Joint, quietly
+from .newton import climb
+
+NUMBERS = 2**22  # of Jacobians, at a time
+
+
+class Modes(NamedTuple):
+    r"""The Gaussians at the modes of B points.
+
+    Attributes:
+        mean: the modes t̂, (B, D).
+        scale_tril: L, lower triangular, with L Lᵀ = C⁻¹, the inverse of the curvature there, (B, D, D).
+        log_px: Laplace's estimate of log p(x | w), log p(x, t̂ | w) + ½ log det 2πC⁻¹, (B,), in nats: no bound.
+        converged: whether the steps had arrived, (B,).
+        repaired: whether eigenvalues of the curvature there were changed, (B,).
+    """
+
+    mean: Tensor
+    scale_tril: Tensor
+    log_px: Tensor
+    converged: Tensor
+    repaired: Tensor
+
+
+def search(model, points: Points, starts: Tensor, *, max_steps: int, tol: float) -> tuple[Modes, int]:
+    r"""Climbs from the starts (S, B, D) and keeps the mode with the largest mass of each point.
+
+    Neither model nor generator changes; modules are in eval mode meanwhile, so that points know nothing of each other.
+
+    Arguments:
+        model: a `DLGM`.
+        points: B of them.
+        starts: S codes for each.
+        max_steps, tol: as in `newton.climb`.
+
+    Returns:
+        The `Modes`, and gradient evaluations of log p(x, t | w), all points together.
+    """
+    S, B, D = starts.shape
+    rows = max(1, NUMBERS // (S * D * points.x[0].numel()))
+    found, gradients = [], 0
+    with _at_rest(model), quietly(), unregistered():
+        for here in torch.arange(B, device=starts.device).split(rows):
+            joint = Joint(model, points[here])
+            top = climb(joint, starts[:, here].flatten(0, 1), max_steps=max_steps, tol=tol)
+            found.append(_best(top, S))
+            gradients += joint.gradients
+    return Modes(*map(torch.cat, zip(*found, strict=True))), gradients
+
+
+def _best(top, S: int) -> Modes:
+    r"""Of the tops of S starts for each point, (S * B), the one with the largest mass; any number beats none."""
+    T = inverse_factor(top.last.curvature)
+    mass = top.value + T.diagonal(dim1=-2, dim2=-1).log().sum(-1) + _half_log_2pi(T.shape[-1])
+    all_of = Modes(top.t, T.to(top.t), mass.to(top.t), top.converged, top.last.repaired)
+    best = mass.nan_to_num(nan=-math.inf).unflatten(0, (S, -1)).argmax(0)
+    at = best * (len(T) // S) + torch.arange(len(best), device=best.device)
+    return Modes(*(part[at] for part in all_of))
+
+
+def _half_log_2pi(D: int) -> float:
+    return D / 2 * math.log(2 * math.pi)
+
+
+@contextlib.contextmanager
+def _at_rest(model):
+    r"""Context manager: the model's modules are in eval mode."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    flags = [m.training for m in modules]
+    try:
+        for m in modules:
+            m.training = False
+        yield
+    finally:
+        for m, flag in zip(modules, flags, strict=True):
+            m.training = flag
