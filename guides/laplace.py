@@ -8,11 +8,14 @@ from torch import Tensor
 
 from .. import messages
 from ..distributions import draws, mean
-from ..modes.joint import prior, spread
+from ..latents.asked import prior
+from ..latents.local import LocalModel
+from ..modes.joint import spread
 from ..modes.search import Modes, search
 from ..points import Points
 from ..priors import needs_given
-from .base import Guide, Shared
+from ..program import Shared
+from .base import Guide
 
 ASIDE = 0.1  # of the prior's scales, from the centre
 
@@ -63,7 +66,7 @@ class Laplace(Guide):
     def posterior(
         self, x: Tensor | None = None, index=None, mask: Tensor | None = None, given: Tensor | None = None
     ) -> dist.MultivariateNormal:
-        r"""N(t̂, C⁻¹), of batch shape (B,) and event shape (D,), without gradients. The index is ignored.
+        r"""N(t̂, C⁻¹), of batch shape (B,) and event shape (D,), without gradients. The index is for the model alone.
 
         Raises:
             ValueError: if x is left out.
@@ -71,7 +74,7 @@ class Laplace(Guide):
         """
         if x is None:
             raise ValueError("Laplace computes q from x and got none: call it with the data, guide(x)")
-        self.modes = self.find(Points(x, None, mask, given))
+        self.modes = self.find(Points(x, index, mask, given))
         if not self.training:
             report(self.modes, self.max_steps, stacklevel=3)
         return dist.MultivariateNormal(self.modes.mean, scale_tril=self.modes.scale_tril)
@@ -108,6 +111,8 @@ def _aside(scale: Tensor) -> Tensor:
 
 def _latents(model) -> int:
     r"""D; where p(t) depends on what is given, as the prior says it."""
+    if isinstance(model, LocalModel):
+        return model.latent_dim
     return model.prior.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
 
 

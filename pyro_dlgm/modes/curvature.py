@@ -4,6 +4,8 @@ Of the latents, all are asked at once (`torch.func.vmap`); rows of a batch are p
 so that one tangent serves all of them.
 """
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -19,8 +21,17 @@ def jacobian(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     def along(tangent: Tensor) -> Tensor:
         return jvp(function, (t,), (tangent.expand_as(t),))[1]
 
+    _load()
     with torch.no_grad():
         return vmap(along)(torch.eye(t.shape[-1], dtype=t.dtype, device=t.device))
+
+
+@functools.cache
+def _load() -> None:
+    r"""Lets torch load its rules for tangents, once, without what it then warns of itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        vmap(lambda v: jvp(torch.sin, (v,), (v,)))(torch.zeros(1))
 
 
 def hessian(log_density: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
