@@ -1,5 +1,6 @@
 r"""The guide of any program: a guide of this package for the latents of points, one of Pyro's for the others."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -129,7 +130,8 @@ class AutoLocal(Guide):
 
     def posterior(self, x=None, index=None, mask=None, given=None) -> dist.TorchDistribution:
         r"""q(u | x) of the points, of batch shape (B,) and event shape (D,): of unconstrained numbers."""
-        return self._made().inner.posterior(x, index, mask, **side(given))
+        with self._made()._held():
+            return self.inner.posterior(x, index, mask, **side(given))
 
     def named(self, u: Tensor) -> dict[str, Tensor]:
         r"""Values of the local latents by name, in their supports, for u (B, D) or (S, B, D)."""
@@ -144,7 +146,8 @@ class AutoLocal(Guide):
         self._open = {plate.name: plate} | {n: pyro.plate(n, f.size, dim=f.dim) for n, f in others.items()}
         values = self.sample_globals()
         if self.training:
-            self._e_step(points)
+            with self._held():
+                self.inner.e_step(points)
         with plate, self.weighted(x, index, size, given=given, weight=weight):
             return values | self._sample(points)
 
@@ -267,16 +270,15 @@ class AutoLocal(Guide):
     def _plates(self, *args, **kwargs) -> list:
         return list(self._open.values())
 
-    def _e_step(self, points: Points) -> None:
-        if type(self.inner).e_step is Guide.e_step:
-            return
-        with self.local.given(self.centre()):
-            self.inner.e_step(points)
+    def _held(self):
+        r"""Context manager: where q moves by the model, as a chain does, that is given the globals at their centre."""
+        return self.local.given(self.centre()) if "_model" in vars(self.inner) else contextlib.nullcontext()
 
     def _sample(self, points: Points) -> dict[str, Tensor]:
         layout = self.local.layout
         if layout.is_one_vector:
-            return {self.latent: self.inner.datum(*points.seen, **points.side)}
-        with Auxiliary(-1 - layout.dim):
+            with self._held():
+                return {self.latent: self.inner.datum(*points.seen, **points.side)}
+        with self._held(), Auxiliary(-1 - layout.dim):
             u = self.inner.datum(*points.seen, **points.side)
         return spread(layout, u, self._open)
