@@ -300,10 +300,10 @@ def test_training_reaches_what_is_known_of_a_program_with_a_global_latent():
 
 def test_an_encoder_with_chains_is_a_guide_of_a_program():
     torch.manual_seed(0)
-    x = 1.5 + torch.randn(12, 1).double() * 1.25**0.5
+    x = 1.5 + torch.randn(12, 1) * 1.25**0.5
 
     def hybrid(local):
-        q = guides.Amortized(nets.MLP(1, 8).double(), local.latent_dim, latent=local.latent, plate=local.plate)
+        q = guides.Amortized(nets.MLP(1, 8), local.latent_dim, latent=local.latent, plate=local.plate)
         return guides.Hybrid(local, q)
 
     def program(x, index=None, *, size=None):
