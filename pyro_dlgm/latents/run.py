@@ -7,6 +7,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor, nn
 
 from ..objectives import is_drawn
@@ -36,7 +37,8 @@ def execute(
     """
     marked = lambda site: {"enumerate": "parallel"} if site["name"] in enumerated else {}  # noqa: E731
     with contextlib.ExitStack() as stack:
-        for context in (pyro.validation_enabled(False), unregistered(), poutine.block(), tracer := poutine.trace()):
+        tracer = poutine.trace()
+        for context in (pyro.validation_enabled(False), unregistered(), _apart(), poutine.block(), tracer):
             stack.enter_context(context)
         if enumerated:
             stack.enter_context(poutine.enum(first_available_dim=-depth - 2))
@@ -47,6 +49,16 @@ def execute(
             stack.enter_context(pyro.plate(DRAWS, num, dim=-depth - 1))
         call()
     return tracer.trace
+
+
+@contextlib.contextmanager
+def _apart():
+    r"""Context manager: plates that are open outside do not take dimensions and names from those of the program."""
+    outside, _DIM_ALLOCATOR._stack = _DIM_ALLOCATOR._stack, []
+    try:
+        yield
+    finally:
+        _DIM_ALLOCATOR._stack = outside
 
 
 def log_probs(trace, plate: str, dim: int, names: Callable[[str, dict], bool]) -> dict[str, Tensor]:
