@@ -1,8 +1,11 @@
-r"""What is asked of distributions: draws, means and scales, and the closed-form KL of Gaussians."""
+r"""What is asked of distributions: draws, means and scales, Fisher information, the closed-form KL of Gaussians."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
 SAMPLES = 1000
 
@@ -87,3 +90,47 @@ def kl(q, p) -> Tensor | None:
 def diagonal(d) -> bool:
     r"""Whether d is a diagonal Gaussian of event shape (D,)."""
     return isinstance(d, Independent) and isinstance(d.base_dist, Normal) and d.reinterpreted_batch_ndims == 1
+
+
+class Fisher(NamedTuple):
+    r"""Parameters of pixels that are independent given t, and what is known of them.
+
+    Attributes:
+        parameters: θ (..., *event, h), h numbers for each pixel.
+        information: I = E_x [∂ log p ∂ log pᵀ] (..., *event, h, h), the derivatives by θ.
+    """
+
+    parameters: Tensor
+    information: Tensor
+
+
+def fisher(p) -> Fisher | None:
+    r"""The Fisher information of p(x | t), of independent pixels, or `None` where it is not known.
+
+    A distribution of pixels, as `Likelihood.pixels` returns it, says it by a method ``fisher()``; those of Pyro, which
+    have none, stand in a table here.
+    """
+    pixels = unwrapped(p)
+    if hasattr(pixels, "fisher"):
+        return pixels.fisher()
+    return next((rule(pixels) for kind, rule in KNOWN.items() if isinstance(pixels, kind)), None)
+
+
+def apart(*pairs: tuple[Tensor, Tensor]) -> Fisher:
+    r"""Creates the information of parameters that say nothing of each other, from pairs (θ_k, I_kk) of one shape."""
+    parameters, information = zip(*pairs, strict=True)
+    return Fisher(torch.stack(parameters, -1), torch.stack(information, -1).diag_embed())
+
+
+def _normal(p: Normal) -> Fisher:
+    r"""I = 1/σ² for μ, 2/σ² for σ."""
+    precision = p.scale**-2
+    return apart((p.loc, precision), (p.scale, 2 * precision))
+
+
+def _bernoulli(p: Bernoulli) -> Fisher:
+    r"""I = σ(l) σ(−l) for the logit l."""
+    return apart((p.logits, p.logits.sigmoid() * (-p.logits).sigmoid()))
+
+
+KNOWN: dict[type, Callable] = {Normal: _normal, Bernoulli: _bernoulli}

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pyro_dlgm import DLGM, Points, likelihoods, nets, priors
+from pyro_dlgm.distributions import fisher
 from pyro_dlgm.likelihoods.bernoulli import ContinuousBernoulliPixels
 from pyro_dlgm.likelihoods.discretized_logistic import DiscretizedLogisticPixels
-from pyro_dlgm.likelihoods.fisher import fisher
 from pyro_dlgm.modes import newton
 from pyro_dlgm.modes.curvature import FLAT, inverse_factor, repaired
 from pyro_dlgm.modes.joint import Joint, quietly

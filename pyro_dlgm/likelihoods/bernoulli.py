@@ -7,9 +7,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from ..distributions import Fisher, apart
 from ..masks import filled
 from .base import Likelihood, check_heads
-from .fisher import Fisher, diagonal
 
 
 class _Logits(Likelihood):
@@ -132,7 +132,7 @@ class ContinuousBernoulliPixels(dist.TorchDistribution):
 
     def fisher(self) -> Fisher:
         r"""The Fisher information of l, which is the variance of x."""
-        return diagonal((self.logits, self.variance))
+        return apart((self.logits, self.variance))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         r"""x = log(1 + u (e^l − 1)) / l with u ~ U(0, 1), the inverse of the distribution function."""

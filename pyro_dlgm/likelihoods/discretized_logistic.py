@@ -9,8 +9,8 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
+from ..distributions import Fisher
 from .base import LocationScale
-from .fisher import Fisher
 
 
 class DiscretizedLogistic(LocationScale):
