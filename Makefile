@@ -49,6 +49,7 @@ bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/lazy_dense.py --ways AutoNormal --ratios 64 --epochs 10 20 40 --out runs/bench/auto_normal
 	$(BIN)/python tests/benchmarks/lazy_dense.py --ways AutoNormal --ratios 1 --epochs 40 80 160 --out runs/bench/full_batch
 	$(BIN)/python tests/benchmarks/factor_figure.py
+	$(BIN)/python tests/benchmarks/lazy_dense_steps.py
 	$(BIN)/python tests/benchmarks/absent_rows.py
 	$(BIN)/python tests/benchmarks/infer_counts.py
 	$(BIN)/python tests/benchmarks/streamed_ppca.py

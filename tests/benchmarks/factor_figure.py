@@ -49,7 +49,7 @@ def picture(curves: dict[str, tuple[dict, list[dict]]]) -> Figure:
         row[0].set_ylabel(label)
     panels[1, 0].set_xlabel("epochs")
     panels[1, 1].set_xlabel("seconds of one core, steps alone")
-    panels[0, 0].legend(fontsize=7, loc="lower left")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
     return figure
 
 
