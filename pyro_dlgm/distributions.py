@@ -110,10 +110,17 @@ def fisher(p) -> Fisher | None:
     A distribution of pixels, as `Likelihood.pixels` returns it, says it by a method ``fisher()``; those of Pyro, which
     have none, stand in a table here.
     """
-    pixels = unwrapped(p)
+    pixels = pixels_of(p)
     if hasattr(pixels, "fisher"):
         return pixels.fisher()
     return next((rule(pixels) for kind, rule in KNOWN.items() if isinstance(pixels, kind)), None)
+
+
+def pixels_of(p):
+    r"""The distribution of single pixels in p(x | t), masks among them."""
+    while isinstance(p, Independent):
+        p = p.base_dist
+    return p
 
 
 def apart(*pairs: tuple[Tensor, Tensor]) -> Fisher:

@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..distributions import fisher, stddev, unwrapped
+from ..distributions import fisher, pixels_of, stddev
 from ..latents.asked import emission, log_joint, prior
 from ..latents.local import LocalModel
 from ..masks import pixelwise
@@ -99,7 +99,7 @@ class Joint:
 
     def _is_all(self, points: Points, t: Tensor, p, value: Tensor) -> bool:
         r"""Whether log p(x, t | w) is the sum of log p(t) and log p(x | t), and no further site has a part in it."""
-        log_p = unwrapped(p).log_prob(points.observed())
+        log_p = pixels_of(p).log_prob(points.observed())
         if points.mask is not None:
             log_p = torch.where(pixelwise(points.mask, log_p.dim()), log_p, 0.0)
         told = log_p.flatten(1).sum(1) + prior(self.model, points).log_prob(t)
