@@ -7,6 +7,10 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
+from ..points import Points
+from . import independence
+from .look import FEW
+
 NUMBERS = 2**22  # of x times draws, at a time
 
 
@@ -84,3 +88,41 @@ class Emission(dist.TorchDistribution):
     def variance(self) -> Tensor:
         r"""The variance of x, number by number."""
         return self.fn.variance.reshape(self._extended_shape())
+
+
+def log_joint_each(local, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+    r"""log p(x, u_k | globals_k, w) of samples, each given its own draw of the global latents: (K, B).
+
+    All at once, where the program says so of few points what it says one by one, else one by one.
+    Globals with an axis to the left of the plates do not fit each program: z @ W would have one more.
+
+    Arguments:
+        local: a `LocalModel`.
+        points: B of them.
+        u: samples (K, B, D).
+        drawn: draws of the globals by name, (K, *shape).
+    """
+    two = {name: value[:2] for name, value in drawn.items()}
+    if _broadcasts(local, points[:FEW], u[:2, :FEW], two):
+        return _stacked(local, points, u, drawn)
+    return _one_by_one(local, points, u, drawn)
+
+
+def _broadcasts(local, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> bool:
+    try:
+        return independence.close(_stacked(local, points, u, drawn), _one_by_one(local, points, u, drawn))
+    except (ValueError, RuntimeError, IndexError):  # shapes that do not go together
+        return False
+
+
+def _one_by_one(local, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+    values = ({name: value[k] for name, value in drawn.items()} for k in range(len(u)))
+    return torch.stack([local.at(each).log_joint(points, one) for each, one in zip(values, u, strict=True)])
+
+
+def _stacked(local, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+    values = {}
+    for name, stack in drawn.items():
+        missing = local.layout.depth + 1 + local.seen.global_events[name] - stack.dim()
+        values[name] = stack.reshape(len(u), *(1,) * missing, *stack.shape[1:])
+    return local.at(values).log_joint(points, u)

@@ -13,9 +13,9 @@ from .. import messages
 from ..points import Points
 from ..program import Shared
 from ..seeding import forked
-from . import each, independence, run
+from . import independence, run
 from .call import Call
-from .densities import Emission, Joint, Prior
+from .densities import Emission, Joint, Prior, log_joint_each
 from .look import FEW, SEEDS, few, look
 
 
@@ -126,7 +126,7 @@ class LocalModel:
 
     def log_joint_each(self, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         r"""log p(x, u_k | globals_k, w), (K, B), of samples u (K, B, D), each given its draw of the globals."""
-        return self.log_joint(points, u) if not drawn else each.log_joint(self, points, u, drawn)
+        return self.log_joint(points, u) if not drawn else log_joint_each(self, points, u, drawn)
 
     def log_prior(self, points: Points, u: Tensor) -> Tensor:
         r"""log p(u | globals, w) of each point, (..., B), in nats; as `log_joint`, without what is observed."""
