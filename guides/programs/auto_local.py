@@ -9,22 +9,21 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to
 
 from ...latents.call import Call
 from ...latents.local import LocalModel
 from ...latents.look import few
-from ...latents.support import is_identity
 from ...points import Points, side
 from ...program import Shared
 from ..base import Guide
 from .auxiliary import Auxiliary
 from .dense import dense
 from .initial import start_rows
+from .outer import Outer
 from .spread import spread
 
 
-class AutoLocal(Guide):
+class AutoLocal(Outer):
     r"""Creates the guide q(globals) ∏_i q_i(u_i) of a Pyro program, u_i the latents of point i as one vector.
 
     The program is traced at the first call, with the points at hand, or by `setup`: its latents in the plate over
@@ -54,32 +53,13 @@ class AutoLocal(Guide):
         Call(model)  # refuses what cannot be called
         self._model, self._make = Shared((model,)), make
         self._globals, self._init = globals, init
-        self.local = self.inner = self.dense = None
+        self.dense = None
         self._dense, self._open = Shared((None,)), {}
 
     @property
     def is_set_up(self) -> bool:
         r"""Whether the program was traced, so that parameters exist."""
         return self.inner is not None
-
-    @property
-    def program_plate(self) -> str:
-        r"""The name of the program's plate over points."""
-        return self.plate
-
-    @property
-    def program_depth(self) -> int:
-        r"""How many dimensions the plates of the program take, as far as it was seen."""
-        return 1 if self.local is None else self.local.layout.depth
-
-    @property
-    def has_jacobians(self) -> bool:
-        r"""Whether a latent is not real, so that a log-Jacobian is a part of its q."""
-        transforms = [site.transform for site in self._made().local.layout.sites]
-        prototype = getattr(self._dense[0], "prototype_trace", None)
-        if prototype is not None:
-            transforms += [biject_to(site["fn"].support) for _, site in prototype.iter_stochastic_nodes()]
-        return not all(map(is_identity, transforms))
 
     def check_found(self) -> None:
         r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
@@ -228,29 +208,6 @@ class AutoLocal(Guide):
             self._dense[0].create_plates = self._plates
             self.dense = self._dense[0]
         return self
-
-    def cost(self, visits: int) -> int:
-        r"""Gradient evaluations over ``visits`` visits: those of the q of u."""
-        return visits if self.inner is None else self.inner.cost(visits)
-
-    @property
-    def gradients(self) -> int:
-        r"""Gradient evaluations that q has spent by itself, a chain's."""
-        return 0 if self.inner is None else self.inner.gradients
-
-    @property
-    def has_density(self) -> bool:
-        r"""Whether the q of u has a density."""
-        return self.inner is None or self.inner.has_density
-
-    @property
-    def per_point(self) -> bool:
-        r"""Whether the q of u has parameters for each point."""
-        return self.inner is not None and self.inner.per_point
-
-    def prepare(self, look: Callable[[], Points]) -> None:
-        r"""Prepares the q of u for the scale of x."""
-        self._made().inner.prepare(look)
 
     def data_plate(self, x, index, size):
         r"""The plate over points, where the program has it; a q with rows refuses what are not its points."""

@@ -47,9 +47,9 @@ def load(run: str | Path, *, model=None, guide=None, imports: Iterable[str] = ()
     pair, saved = {"model": model, "guide": guide}, _weights(state)
     for name, module in pair.items():
         _check(folder, name, module, saved.get(name))
-    for name, module in pair.items():
+    for name in ("guide", "model"):  # rows in files may be refused: then the model is as it was
         try:
-            module.load_state_dict(saved[name])
+            pair[name].load_state_dict(saved[name])
         except ValueError as error:  # rows in files are others
             raise RunError(line(error)) from error
     return model, guide, config
