@@ -32,10 +32,10 @@ class Scored:
         gaps_asked: whether gaps were asked for.
         gradients_per_point: of the row's own E-step.
         unconverged: test points where one of the two E-steps had not converged.
-        conditions: the global latents at which the points were scored, in words; empty without any.
         scales_at_floor: pixel scales of the likelihood that touch their floor, or `None` where there is no floor.
         seconds: wall time of the scoring.
         reference: the name of the first row, and its IWAE of ``judged`` (M,).
+        conditions: the global latents at which the points were scored, in words; empty without any.
     """
 
     training: dict
@@ -45,10 +45,10 @@ class Scored:
     gaps_asked: bool
     gradients_per_point: float
     unconverged: int
-    conditions: str
     scales_at_floor: int | None
     seconds: float
     reference: tuple[str, Tensor]
+    conditions: str = ""
 
     def bound(self, name: str) -> Mean | Reason:
         r"""A bound of the row's q."""
