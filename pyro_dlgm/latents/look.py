@@ -1,6 +1,5 @@
 r"""The first look at a program: what its traces on a few points say of its latents, once and for all."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ from torch import Size, Tensor, nn
 
 from .. import masks
 from ..points import Points
-from ..seeding import forked
+from ..seeding import forked, seeds
 from . import run
 from .call import Call
 from .layout import Layout
@@ -57,9 +56,8 @@ def few(points: Points) -> Points:
 
 def look(program: Callable, plate: str, points: Points, size: int | None) -> Look:
     r"""Looks at a program on a few points; errors as those of `sites.found`."""
-    made = isinstance(program, nn.Module) and not any(nn.parameter.is_lazy(p) for p in program.parameters())
-    # Parameters that a first run makes are drawn from the caller's generator, and not under a seed of ours.
-    with run.evaluating(program), torch.no_grad(), forked() if made else contextlib.nullcontext():
+    # Parameters that a first run makes follow the caller's seed, in a stream of their own.
+    with run.evaluating(program), torch.no_grad(), forked(*seeds(1)):
         run.execute(partial(Call(program).of, points, size), {}, 0)
     with forked(), run.evaluating(program):
         one, two = (run.drawn_apart(partial(Call(program).of, points, size), seed) for seed in SEEDS)
