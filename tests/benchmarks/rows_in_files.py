@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=3, help="kills of the training that is resumed")
     parser.add_argument("--steps", type=int, default=300, help="steps of that training")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
-    parser.add_argument("--folder", default="/tmp/rows", help="where the files are for a while; it must not exist")
+    parser.add_argument("--folder", default="runs/rows", help="where the files are for a while; it must not exist")
     parser.add_argument("--out", default="runs/bench", help="folder for rows_in_files.json")
     parser.add_argument("--every", type=float, default=10.0, help="seconds from one checkpoint to the next")
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
