@@ -37,6 +37,20 @@ def unregistered():
     return held(_registers, False)
 
 
+@contextlib.contextmanager
+def evaluating(*programs):
+    r"""Context manager: the modules of programs are in eval mode, and afterwards as they were."""
+    modules = [m for program in programs if hasattr(program, "modules") for m in program.modules()]
+    flags = [m.training for m in modules]
+    try:
+        for m in modules:
+            m.training = False
+        yield
+    finally:
+        for m, flag in zip(modules, flags, strict=True):
+            m.training = flag
+
+
 class Weighted(Messenger):
     r"""Creates the handler that scales the log-density of each site of a point by its weight (B,), 0 included."""
 

@@ -11,6 +11,7 @@ from ...latents import run
 from ...latents.call import Call
 from ...latents.local import LocalModel
 from ...points import Points
+from ...program import evaluating
 from ..base import Guide
 
 
@@ -30,7 +31,7 @@ def start_rows(inner: Guide, local: LocalModel, points: Points, init: Callable) 
 
 
 def _initial(local: LocalModel, points: Points, init: Callable) -> Tensor:
-    with torch.no_grad(), run.evaluating(local.program):
+    with torch.no_grad(), evaluating(local.program):
         around = InitMessenger(lambda site: site["fn"]() if site["name"] in local.seen.discrete else init(site))
         trace = run.execute(partial(Call(local.program).of, points), {}, 0, around=around)
     u = local.layout.vector({name: trace.nodes[name]["value"] for name in local.sites})

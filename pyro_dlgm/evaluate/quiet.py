@@ -5,7 +5,7 @@ import contextlib
 import pyro
 import torch
 
-from ..program import unregistered
+from ..program import evaluating, unregistered
 from ..seeding import forked
 
 
@@ -16,15 +16,8 @@ def quiet(*programs, seed: int | None = None):
     What needs gradients enables them inside. All of it is global, so that another thread that comes here waits
     (`seeding.alone`); beside a training it gets an error.
     """
-    modules = [m for program in programs if hasattr(program, "modules") for m in program.modules()]
     store = pyro.get_param_store()
     # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
-    with forked(seed), store.scope(store.get_state()), unregistered(), torch.no_grad():
-        flags = [m.training for m in modules]  # once no other thread is in here
-        try:
-            for m in modules:
-                m.training = False
-            yield
-        finally:
-            for m, flag in zip(modules, flags, strict=True):
-                m.training = flag
+    # The flags are read last, once no other thread is in here.
+    with forked(seed), store.scope(store.get_state()), unregistered(), torch.no_grad(), evaluating(*programs):
+        yield

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import messages
 from ..points import Points
-from ..program import Shared
+from ..program import Shared, evaluating
 from ..seeding import forked
 from . import independence, run
 from .call import Call
@@ -49,7 +49,7 @@ class LocalModel:
         self._program, self.plate, self.seen, self.layout = Shared((program,)), plate, seen, seen.layout
         self.latent = self.sites[0] if seen.layout.is_one_vector else f"{plate}_latents"
         self.global_names, self.globals, self.conditions = tuple(seen.globals), seen.globals, ""
-        with forked(SEEDS[0]), run.evaluating(program):
+        with forked(SEEDS[0]), evaluating(program):
             independence.check(self, points)
         self.globals = {}
 
@@ -110,7 +110,7 @@ class LocalModel:
     def check_axes(self, points: Points) -> None:
         r"""Raises a `ValueError` unless the program takes samples, along an axis to the left of its plates."""
         few = points[:FEW]
-        with torch.no_grad(), forked(0), run.evaluating(self.program):
+        with torch.no_grad(), forked(0), evaluating(self.program):
             u = torch.randn(2, len(few), self.latent_dim, device=few.x.device, dtype=self.seen.dtype)
             apart = torch.stack([self.log_joint(few, each) for each in u])
             try:

@@ -10,6 +10,7 @@ from torch import Size, Tensor, nn
 
 from .. import masks
 from ..points import Points
+from ..program import evaluating
 from ..seeding import forked, seeds
 from . import run
 from .call import Call
@@ -57,9 +58,9 @@ def few(points: Points) -> Points:
 def look(program: Callable, plate: str, points: Points, size: int | None) -> Look:
     r"""Looks at a program on a few points; errors as those of `sites.found`."""
     # Parameters that a first run makes follow the caller's seed, in a stream of their own.
-    with run.evaluating(program), torch.no_grad(), forked(*seeds(1)):
+    with evaluating(program), torch.no_grad(), forked(*seeds(1)):
         run.execute(partial(Call(program).of, points, size), {}, 0)
-    with forked(), run.evaluating(program):
+    with forked(), evaluating(program):
         one, two = (run.drawn_apart(partial(Call(program).of, points, size), seed) for seed in SEEDS)
         latents = found(one, two, plate)
         layout = Layout(latents.sites, latents.dim, latents.depth)

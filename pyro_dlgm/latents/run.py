@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.runtime import _DIM_ALLOCATOR
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..objectives import is_drawn
 from ..program import unregistered
@@ -106,20 +106,6 @@ def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None
     joint = joint.reshape(*lead, samples, plates[dim])
     joint = joint.logsumexp(tuple(range(len(lead)))) if lead else joint
     return joint.squeeze(0).expand(batch) if num is None else joint.expand(num, batch)
-
-
-@contextlib.contextmanager
-def evaluating(program):
-    r"""Context manager: a program is in eval mode, in which one point does not change what is said of another."""
-    modules = list(program.modules()) if isinstance(program, nn.Module) else []
-    flags = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, flag in zip(modules, flags, strict=True):
-            module.training = flag
 
 
 def drawn_apart(call: Callable, seed: int):

@@ -1,14 +1,13 @@
 r"""The search for modes: Newton steps from several starts for a block of points, of which the best mode is kept."""
 
-import contextlib
 import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..points import Points
-from ..program import unregistered
+from ..program import evaluating, unregistered
 from .curvature import inverse_factor
 from .joint import Joint, quietly
 from .newton import climb
@@ -51,7 +50,7 @@ def search(model, points: Points, starts: Tensor, *, max_steps: int, tol: float)
     S, B, D = starts.shape
     rows = max(1, NUMBERS // (S * D * points.x[0].numel()))
     found, gradients = [], 0
-    with _at_rest(model), quietly(), unregistered():
+    with evaluating(model), quietly(), unregistered():
         for here in torch.arange(B, device=starts.device).split(rows):
             joint = Joint(model, points[here])
             top = climb(joint, starts[:, here].flatten(0, 1), max_steps=max_steps, tol=tol)
@@ -72,17 +71,3 @@ def _best(top, S: int) -> Modes:
 
 def _half_log_2pi(D: int) -> float:
     return D / 2 * math.log(2 * math.pi)
-
-
-@contextlib.contextmanager
-def _at_rest(model):
-    r"""Context manager: the model's modules are in eval mode."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    flags = [m.training for m in modules]
-    try:
-        for m in modules:
-            m.training = False
-        yield
-    finally:
-        for m, flag in zip(modules, flags, strict=True):
-            m.training = flag
