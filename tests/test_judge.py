@@ -172,8 +172,8 @@ def test_pilot_choice_walks_and_certificate_share_no_seed(monkeypatch):
     for where, name in ((pilot, "pilot"), (judge, "chosen"), (judge, "upwards"), (judge, "log_weights")):
         spy(where, name)
     asked(ppca, x)
-    # Pilot: a simulation, walks up and down; the certificate walks to choose as well. Choice and its walks, walks, IWAE;
-    # and the pilot as a whole.
+    # Pilot: a simulation, walks up and down; of the certificate, walks that choose as well. Choice and its walks,
+    # walks, IWAE; and the pilot as a whole.
     assert len(seen) == 2 + 3 + 4 + 1 == len(set(seen))
 
 

@@ -11,11 +11,17 @@ import click
 from ..recipes import imports, pairs
 from ..runs.files import whole, write_json
 from . import config, types
-from .options import CERTIFY, COUNT, DATA, LIKELIHOOD, check_certifying
+from .options import CERTIFY, COUNT, DATA, LIKELIHOOD, check_certifying, together
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
 OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
+
+
+ASK = together(
+    click.option("--ais/--no-ais", default=True, help="Estimate log p(x) by AIS, certified by BDMC."),
+    click.option("--gaps/--no-gaps", default=True, help="Also take log p(x) - F(q) apart."),
+)
 
 
 @click.command("compare")
@@ -32,6 +38,7 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
 )
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@ASK
 @CERTIFY
 @click.option(
     "--w",
@@ -49,7 +56,9 @@ HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
     callback=types.folder,
     help="Folder for compare.json, compare.png and report.html.",
 )
-def compare_command(guides, points, ais, gaps, certified, chains, temperatures, w, out, download, **options) -> None:
+def compare_command(
+    guides, points, ais, gaps, certified, chains, temperatures, tol, w, out, download, **options
+) -> None:
     """The main job: several guides on one generative model, one table.
 
     Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first, where the
@@ -60,18 +69,19 @@ def compare_command(guides, points, ais, gaps, certified, chains, temperatures, 
     --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
     """
-    asked = check_certifying(ais, gaps)
+    asked = check_certifying(ais, ais and gaps)
     from ..comparison import table
     from ..comparison.certificates import Certify
     from ..comparison.comparison import rows
 
     dataset, kept = _dataset(options, points, download)
+    N = len(dataset.test)
     likelihood, latents, shape = options["likelihood"], options["latents"], dataset.image_shape
     built = latents, shape, dataset.given_dim
     own = imports.is_path(likelihood)
     density = not own and not set(pairs.names(likelihood)) & set(pairs.MASSES)
     linear = min(latents, dataset.test[0].numel() - 1) or None if density else None
-    certify = Certify(gaps, min(certified, len(dataset.test)), chains, temperatures) if asked else None
+    certify = Certify(gaps, min(certified or N, N), chains, temperatures, tol=tol) if asked else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": linear}
     budget["seed"] = options["seed"]
     work = rows(

@@ -7,20 +7,21 @@ import click
 
 from ..runs.files import add_section
 from . import config, types
-from .options import CERTIFY, COUNT, DEVICE, MOVED, OWN, check_certifying
+from .options import ASK, CERTIFY, COUNT, DEVICE, MOVED, OWN, check_certifying
 
 
 @click.command("evaluate")
 @click.argument("run", type=types.PATH)
 @click.option("--iwae", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@ASK
 @CERTIFY
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random.")
 @MOVED
 @OWN
 @DEVICE
 def evaluate_command(
-    run, iwae, points, ais, gaps, certified, chains, temperatures, seed, data_root, likelihood, guide, device
+    run, iwae, points, ais, gaps, certified, chains, temperatures, tol, seed, data_root, likelihood, guide, device
 ) -> None:
     """Score the RUN on its test points: ELBO <= IWAE-K <= log p(x|w), in nats per point.
 
@@ -36,7 +37,7 @@ def evaluate_command(
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
-    certify = Certify(gaps, certified, chains, temperatures)  # before anything is spent
+    certify = Certify(gaps, certified or points, chains, temperatures, tol=tol)  # before anything is spent
     imports = config.consented(run, likelihood, guide)
     model, guide, kept = load(run, imports=imports)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))

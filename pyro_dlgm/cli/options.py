@@ -128,12 +128,17 @@ WORKERS = click.option(
     help="Stream the images of a folder while training, read by this many processes.  [default: read all into memory "
     "first]",
 )
-CERTIFY = together(
+ASK = together(
     click.option("--ais", is_flag=True, help="Estimate log p(x) by AIS, certified by BDMC."),
     click.option("--gaps", is_flag=True, help="Also take log p(x) - F(q) apart; implies --ais."),
-    click.option("--certified", type=click.IntRange(2), default=64, help="Points of --ais and --gaps, the first ones."),
+)
+CERTIFY = together(
+    click.option(
+        "--certified", type=click.IntRange(2), help="Points of --ais and --gaps, the first ones.  [default: all]"
+    ),
     click.option("--chains", type=click.IntRange(2), default=4, help="Annealed chains of each point."),
-    click.option("--temperatures", type=COUNT, default=200, help="Temperatures of a chain."),
+    click.option("--temperatures", type=COUNT, help="Temperatures of a chain.  [default: what --tol takes]"),
+    click.option("--tol", type=POSITIVE, default=0.1, help="Nats by which log p(x) may be off, by BDMC."),
 )
 PAIR = together(
     LIKELIHOOD,
@@ -154,7 +159,9 @@ def check_certifying(ais: bool, gaps: bool) -> bool:
         click.UsageError: if an option says how log p(x) is to be certified, and none that it is.
     """
     source = click.get_current_context().get_parameter_source
-    given = [name for name in ("certified", "chains", "temperatures") if source(name) is ParameterSource.COMMANDLINE]
+    given = [
+        name for name in ("certified", "chains", "temperatures", "tol") if source(name) is ParameterSource.COMMANDLINE
+    ]
     if given and not (ais or gaps):
         raise click.UsageError(f"--{given[0]} is for AIS, which was not asked for: add --ais, or --gaps")
     return ais or gaps

@@ -6,58 +6,71 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..evaluate import inference_gap
-from ..evaluate.marginal.evidence import check, evidence
+from ..evaluate.marginal.certificate import MATTERS
+from ..evaluate.marginal.evidence import Asked, Evidence, estimated
+from ..evaluate.quiet import quiet
 from ..guides.base import adapted
+from ..latents.asked import posterior
 from ..points import Points
 from .columns import NO_GAP
-from .scoring import full_rank, infer_silently
+from .scoring import infer_silently
 
 
 @dataclass(frozen=True)
 class Certify:
     r"""Creates the settings with which `compare` certifies log p(x|w) of its rows.
 
-    log p(x) has one estimator in all rows, so that it scores w apart from q: AIS from a full-rank E-step on the test
-    points, or IWAE with it, whichever has the larger mean, or within errors the smaller error (`evaluate.evidence`).
+    log p(x) has one estimator in all rows, so that it scores w apart from q: that of `evaluate.evidence`, which starts
+    at Laplace's Gaussians and takes as many temperatures as bring the gap of BDMC within ``tol``.
 
     Attributes:
         gaps: whether log p(x) − F(q) is also taken apart.
-        points: how many test points, the first ones; as many are simulated for BDMC.
-        num_chains, num_temperatures: of `evaluate.ais`.
+        points: how many test points, the first ones; `None`: all.
+        num_chains, num_temperatures, tol: as in `evaluate.evidence`.
         num_samples: the number K of samples of F(q), F(q*) and IWAE-K.
+        num_simulated: points of BDMC.
     """
 
     gaps: bool = False
-    points: int = 64
+    points: int | None = None
     num_chains: int = 4
-    num_temperatures: int = 200
-    num_samples: int = 2000
+    num_temperatures: int | None = None
+    num_samples: int = 200
+    tol: float = MATTERS
+    num_simulated: int = 64
 
     def __post_init__(self):
-        if self.points < 2:
+        if self.points is not None and self.points < 2:
             raise ValueError(f"points is {self.points}; expected at least 2 points to certify")
-        check(self.num_samples, self.num_chains, self.num_temperatures, self.points)
+        Asked(**self.numbers())
 
-    def settings(self, seed: int, *, progress: bool) -> dict:
+    def numbers(self) -> dict:
         r"""The arguments of `evaluate.evidence` of the same names."""
-        settings = {"num_samples": self.num_samples, "num_chains": self.num_chains, "seed": seed, "progress": progress}
-        return settings | {"num_temperatures": self.num_temperatures, "num_simulated": self.points}
+        names = ("num_samples", "num_chains", "num_temperatures", "num_simulated", "tol")
+        return {name: getattr(self, name) for name in names}
 
-    def __call__(self, model, q, judge, points: Tensor | Points, seed: int, *, progress: bool = False) -> dict:
-        r"""Computes the summary of `evaluate.gaps`; without gaps, or where q has none, that of `evaluate.evidence`.
+    def __call__(self, model, q, points: Tensor | Points, seed: int, *, progress: bool = False) -> Evidence:
+        r"""Computes `evaluate.gaps`; without gaps, or where q has none, `evaluate.evidence`.
 
         Arguments:
             model: a `DLGM`.
             q: its guide, with rows for the points where it has rows.
-            judge: a full-rank guide fitted to the points.
             points: M test points; the first ones are taken.
             seed: of all that is random.
             progress: whether annealing shows a bar.
         """
-        points, settings = Points.of(points)[: self.points].numbered(), self.settings(seed, progress=progress)
-        if not (self.gaps and adapted(q).has_density):
-            return evidence(model, judge, points, **settings).summary()
-        return inference_gap.gaps(model, q, points, judge=judge, **settings).summary()
+        points = Points.of(points)[: self.points].numbered()
+        if self.gaps and has_gap(model, q, points):
+            return inference_gap.gaps(model, q, points, **self.numbers(), seed=seed, progress=progress)
+        return estimated(model, None, points, Asked(**self.numbers()), seed=seed, progress=progress)
+
+
+def has_gap(model, q, points: Points) -> bool:
+    r"""Whether q is a Gaussian, of a family with a best member."""
+    if not adapted(q).has_density or adapted(q).posterior is None:
+        return False
+    with quiet(model, q):
+        return inference_gap.family_of(posterior(q, points[:1])) is not None
 
 
 def sections(
@@ -73,25 +86,24 @@ def sections(
         objective: what the guide was trained on.
         progress: whether annealing shows a bar.
     """
-    settings = certify.settings(seed, progress=progress)
-    kept = {name: value for name, value in settings.items() if name not in ("progress", "num_simulated")}
+    kept = {name: value for name, value in certify.numbers().items() if name != "num_simulated"} | {"seed": seed}
     device = next(model.parameters()).device
-    test = dataset.test_points[: certify.points].to(device)
+    test = dataset.test_points[: certify.points].to(device).numbered()
+    how = certify.numbers() | {"seed": seed, "progress": progress}
     if certify.gaps and adapted(guide).has_density:
-        found = _gaps(model, guide, dataset.seen(certify.points).to(device), test, objective, settings)
-        return {f"{part}_gaps": result.summary() | kept for part, result in found.items()}
-    judge = full_rank(model, test, seed)  # log p(x) does not depend on the guide of the run
-    found = evidence(model, judge, test, **settings).summary()
-    found["unconverged"] = int((~judge.convergence.converged).sum())
-    return {"test_ais": found | kept | ({"reasons": {"gaps": NO_GAP}} if certify.gaps else {})}
+        train = dataset.seen(len(test)).to(device)
+        found = _gaps(model, guide, train, test, how | {"families": ("full_rank",), "objective": objective})
+        return {f"{part}_gaps": kept | result.summary() for part, result in found.items()}
+    found = estimated(model, None, test, Asked(**certify.numbers()), seed=seed, progress=progress).summary()
+    return {"test_ais": kept | found | ({"reasons": {"gaps": NO_GAP}} if certify.gaps else {})}
 
 
-def _gaps(model, guide, points: Points, test: Points, objective: str, settings: dict) -> dict[str, inference_gap.Gaps]:
-    r"""The gaps at training points and at test points; BDMC is measured once.
+def _gaps(model, guide, train: Points, test: Points, how: dict) -> dict[str, inference_gap.Gaps]:
+    r"""The gaps at training points and at test points; BDMC is measured once, and so is how many temperatures it takes.
 
     A guide with rows for training points gets rows for test points by an E-step there.
     """
-    q = infer_silently(model, guide, test, settings["seed"]) if adapted(guide).per_point else guide
-    how = settings | {"families": ("full_rank",), "objective": objective}
-    train = inference_gap.gaps(model, guide, points.numbered(), **how | {"num_simulated": 0})
-    return {"train": train, "test": inference_gap.gaps(model, q, test.numbered(), **how)}
+    q = infer_silently(model, guide, test, how["seed"]) if adapted(guide).per_point else guide
+    of_test = inference_gap.gaps(model, q, test, **how)
+    same = {"num_simulated": 0, "num_temperatures": of_test.num_temperatures}
+    return {"train": inference_gap.gaps(model, guide, train.numbered(), **how | same), "test": of_test}

@@ -11,9 +11,12 @@ from ..evaluate.marginal.certificate import doubts, verdicts
 from ..runs.files import finite
 
 NO_DENSITY = "a point mass or a chain has no density, so F(q) does not exist"
-NO_LOG_PX = "log p(x) was not estimated; add --ais, in Python certify=Certify()"
+NO_LOG_PX = "log p(x) was not estimated; leave out --no-ais, in Python certify=Certify()"
 NO_GAPS = "gaps were not asked for"
-NO_GAP = "a point mass or a chain has no F(q), and so no gap"
+NO_GAP = "a point mass or a chain has no F(q), and a q that is not Gaussian no best one of its family: so no gap"
+
+
+WEIGHTS = ("ess", "pareto_k")
 
 
 class Reason(str):
@@ -27,27 +30,27 @@ class Scored:
     Attributes:
         training: the last record of the training's history.
         own: `point_scores` of the row's q.
-        judged: those of a full-rank q fitted to the test points, in every row: they score w apart from q.
         certified: the summary of `evaluate.gaps` or `evaluate.evidence`; empty if log p(x) was not asked for.
         gaps_asked: whether gaps were asked for.
         gradients_per_point: of the row's own E-step.
-        unconverged: test points where one of the two E-steps had not converged.
+        unconverged: test points where its E-step had not converged.
         scales_at_floor: pixel scales of the likelihood that touch their floor, or `None` where there is no floor.
         seconds: wall time of the scoring.
-        reference: the name of the first row, and its IWAE of ``judged`` (M,).
+        log_px: log p(x) of the certified points, or `None` if it was not asked for.
+        reference: the name of the first row, and its ``log_px``.
         conditions: the global latents at which the points were scored, in words; empty without any.
     """
 
     training: dict
     own: dict[str, Tensor]
-    judged: dict[str, Tensor]
     certified: dict
     gaps_asked: bool
     gradients_per_point: float
     unconverged: int
     scales_at_floor: int | None
     seconds: float
-    reference: tuple[str, Tensor]
+    log_px: Tensor | None
+    reference: tuple[str, Tensor | None]
     conditions: str = ""
 
     def bound(self, name: str) -> Mean | Reason:
@@ -75,14 +78,18 @@ class Scored:
         r"""How many test points were certified."""
         return self.certified["points"] if self.certified else Reason(NO_LOG_PX)
 
+    def certifying(self) -> float | Reason:
+        r"""Gradient evaluations of a certified point, for log p(x) with all that certifies it."""
+        return self.certified.get("gradients_per_point", Reason(NO_LOG_PX))
+
     def gaps(self) -> dict | Mean | Reason:
         r"""The summary of `evaluate.gaps`."""
         return self.certified if "total" in self.certified else self.certificate("total")
 
-    def difference(self) -> dict:
-        r"""The paired difference between the IWAE(w) of this row and that of the first one."""
-        name, score = self.reference
-        return Mean.of(self.judged["iwae"] - score)._asdict() | {"to": name}
+    def difference(self) -> dict | Reason:
+        r"""The paired difference between log p(x) of this row and that of the first one."""
+        name, log_px = self.reference
+        return Reason(NO_LOG_PX) if self.log_px is None else Mean.of(self.log_px - log_px)._asdict() | {"to": name}
 
 
 def _median(scores: dict[str, Tensor], name: str) -> float | Reason:
@@ -181,32 +188,28 @@ def _spent(title: str, width: int, name: str) -> Column:
     return Column(title, width, lambda row: " + ".join(f"{row.cells[spent]:.0f}" for spent in values), values)
 
 
-def _weights(suffix: str, scores: str) -> Column:
-    ess, k = f"ess{suffix}", f"pareto_k{suffix}"
-    values = {ess: lambda s: _median(getattr(s, scores), "ess"), k: lambda s: _median(getattr(s, scores), "pareto_k")}
-    text = lambda row: "–" if row.cells[ess] is None else f"{row.cells[ess]:.0f} / {row.cells[k]:.2f}"  # noqa: E731
-    return Column("ESS / k-hat", 11, text, values)
+def _weights(row: Row) -> str:
+    return "–" if row.ess is None else f"{row.ess:.0f} / {row.pareto_k:.2f}"
 
 
 def _delta(row: Row) -> str:
     return "–" if row.difference is None else number(row.difference["mean"], row.difference["standard_error"])
 
 
+CERTIFIED = {"certified_points": Scored.certified_points, "certifying_gradients_per_point": Scored.certifying}
 COLUMNS = (
     Column("guide", -12, lambda row: row.guide, {}),
     Column("model", -12, lambda row: row.model, {}),
     _mean("test ELBO", 14, "test_elbo", lambda s: s.bound("elbo"), error=True),
     _mean("IWAE", 6, "test_iwae", lambda s: s.bound("iwae")),
-    _weights("", "own"),
-    _mean("IWAE(w)", 7, "test_iwae_full_rank", lambda s: Mean.of(s.judged["iwae"])),
-    _weights("_full_rank", "judged"),
-    Column("Δ IWAE(w)", 13, _delta, {"difference": Scored.difference}),
-    _mean("log p(x)", 14, "test_log_px", lambda s: s.certificate("log_px"), error=True),
-    _spent("grads", 11, "gradients_per_point"),
-    _spent("seconds", 9, "seconds"),
-    _mean("BDMC", 6, "test_bdmc_gap", Scored.bdmc_gap, certified=True, certified_points=Scored.certified_points),
+    Column("ESS / k-hat", 11, _weights, {name: (lambda s, name=name: _median(s.own, name)) for name in WEIGHTS}),
+    _mean("log p(x)", 14, "test_log_px", lambda s: s.certificate("log_px"), error=True, certified=True),
+    Column("Δ log p(x)", 13, _delta, {"difference": Scored.difference}, True),
+    _mean("BDMC", 12, "test_bdmc_gap", Scored.bdmc_gap, error=True, certified=True, **CERTIFIED),
     _gap("approx. gap", "approximation"),
     _gap("amort. gap", "amortization", gaps=Scored.gaps),
+    _spent("grads", 11, "gradients_per_point"),
+    _spent("seconds", 9, "seconds"),
     Column("", 0, str, {"scales_at_floor": lambda s: s.scales_at_floor, "test_unconverged": lambda s: s.unconverged}),
     Column("", 0, str, {"not_certified": Scored.not_certified, "conditions": lambda s: s.conditions}),
 )

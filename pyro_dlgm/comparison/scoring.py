@@ -13,10 +13,7 @@ from ..evaluate.e_step import infer
 from ..evaluate.estimates import Mean
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
-from ..guides.per_point import FullRank
-from ..latents.asked import prior
 from ..points import Points
-from ..seeding import forked
 
 BLOCK = {True: 500, False: 100}  # points that are scored together; an E-step costs something for each block
 QUANTILES = (0.05, 0.5, 0.95)
@@ -35,15 +32,6 @@ def infer_silently(model, guide, points: Points, seed: int):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return infer(model, guide, points, seed=seed)
-
-
-def full_rank(model, points: Points, seed: int) -> FullRank:
-    r"""Fits a full-rank q to the points from a fresh start: it judges w apart from any guide."""
-    points = Points.of(points)
-    with forked():
-        (D,) = prior(model, points[:1]).event_shape
-        start = FullRank(1, D, latent=model.latent, plate=model.plate).to(next(model.parameters(), points.x))
-    return infer_silently(model, start, points, seed)
 
 
 @torch.no_grad()

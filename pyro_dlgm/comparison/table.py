@@ -6,9 +6,9 @@ from ..evaluate.marginal.certificate import NOT_CERTIFIED
 from .columns import Row, columns, number
 
 CERTIFIED = (
-    "log p(x) and the gaps: means over the first {} test points. log p(x) is AIS or IWAE from a fitted full-rank q, "
-    "the larger mean, or within errors the smaller error; lower bounds in expectation. BDMC: what bounds the error of "
-    "AIS on points that the row's model makes."
+    "log p(x) and the gaps: means over {} test points. log p(x) is AIS from Laplace's Gaussians, or IWAE, the larger "
+    "mean, or within errors the smaller error; lower bounds in expectation. BDMC: what bounds the error of AIS on "
+    "points that the row's model makes."
 )
 GAPS = "approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q)."
 
@@ -34,15 +34,18 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
         "one seed, so no winner is named.",
         f"IWAE: {num_samples} samples of the row's own q. ESS (of {num_samples}) and Pareto k̂ are medians over points; "
         "above k̂ = 0.7 the IWAE is not to be trusted.",
-        "IWAE(w): the same bound with a full-rank q fitted to the test points, in every row: it scores w alone.",
         "grads, seconds: per training point + per test point (the row's own E-step); training + scoring.",
     ]
     compared = [row for row in rows if row.difference is not None]
     if compared:
-        notes.append(f"Δ: paired difference of IWAE(w) to {compared[0].difference['to']}.")
+        notes.append(f"Δ: paired difference of log p(x) to {compared[0].difference['to']}.")
     certified = [row.certified_points for row in rows if row.certified_points is not None]
     if certified:
         notes += [CERTIFIED.format(certified[0]), GAPS]
+        paid = [row.certifying_gradients_per_point for row in rows if row.certifying_gradients_per_point]
+        notes += (
+            [f"Gradients a point for log p(x) and its certificate: {min(paid):.0f} to {max(paid):.0f}."] if paid else []
+        )
     notes += _doubtful([row for row in rows if row.not_certified])
     notes += [f"Scored given global latents: {held}." for held in dict.fromkeys(row.conditions for row in rows) if held]
     frozen = [row.w for row in rows if row.w != "own"]
@@ -68,9 +71,9 @@ def _doubtful(rows: list[Row]) -> list[str]:
 
 
 def _bits(rows: list[Row], values: Dequantize, P: int) -> list[str]:
-    scored = [row for row in rows if row.test_iwae_full_rank is not None]
-    said = ", ".join(f"{row.guide} {values.bits_per_dim(row.test_iwae_full_rank, P):.3f}" for row in scored)
-    return [f"Bits per dimension at IWAE(w): {said}."] if said else []
+    scored = [row for row in rows if row.test_log_px is not None]
+    said = ", ".join(f"{row.guide} {values.bits_per_dim(row.test_log_px, P):.3f}" for row in scored)
+    return [f"Bits per dimension at log p(x): {said}."] if said else []
 
 
 def _counts(rows: list[Row], name: str) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..comparison.certificates import Certify
 from ..comparison.columns import Row
-from ..comparison.scoring import full_rank, infer_silently, summary
+from ..comparison.scoring import infer_silently, summary
 from ..comparison.sheet import histories, levels, snapshots
 from ..data.dataset import Dataset
 from ..evaluate.scores import point_scores
@@ -112,8 +112,7 @@ def of_pair(
     q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
     found = {"points": summary([point_scores(model, q, points, num_samples, seed)]) | {"num_samples": num_samples}}
     if certify is not None:
-        judge = full_rank(model, points[: certify.points], seed)
-        found["certified"] = certify(model, q, judge, points, seed)
+        found["certified"] = certify(model, q, points, seed).summary()
     shown = [sections.scores(found, Path(), 0)]
     shown += sections.gaps({"points": found["certified"]} if certify is not None and certify.gaps else {})
     shown += _seen({type(guide).__name__: Snapshot(model, q, points, labels=_first(labels))}, "given", IN_RUN)

@@ -56,7 +56,7 @@ def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
     return Section(
         "Results",
         "Every row starts from the same w and spends the same budget, so rows differ in q alone; a row of another "
-        "model is a baseline. Read IWAE(w) for how good w has become, and the ELBO below it for how well q follows.",
+        "model is a baseline. Read log p(x) for how good w has become, and the ELBO below it for how well q follows.",
         Markup(PAGES.get_template("table.html").render(titles=titles, rows=cells, texts=texts)),
         tuple(footnotes(rows, dataset, num_samples)),
     )
