@@ -11,7 +11,7 @@ from pyro_dlgm.cli.main import main
 from pyro_dlgm.objectives import ELBO
 from pyro_dlgm.runs.fingerprint import bound, described, fingerprint
 
-SMALL = ["--certified", "4", "--chains", "2", "--temperatures", "5"]
+SMALL = ["--certified", "4", "--chains", "4", "--temperatures", "30"]
 
 
 def call(*arguments: str):

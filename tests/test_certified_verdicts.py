@@ -112,10 +112,10 @@ def row(bdmc, **more):
         columns.Scored(
             training=training,
             own=scores,
-            judged=scores,
+            log_px=None,
             certified=certified,
             gaps_asked="total" in certified,
-            reference=("q", scores["iwae"]),
+            reference=("q", None),
             **counts,
         )
     )

@@ -413,9 +413,9 @@ def test_each_likelihood_gets_the_pixels_that_it_takes(name, likelihood, data_fi
     assert set(x.unique().tolist()) == {0.0, 1.0} if likelihood == "bernoulli" else len(x.unique()) > 2
 
 
-@pytest.mark.parametrize("option", ["certified", "chains", "temperatures"])
+@pytest.mark.parametrize("option", ["certified", "chains", "temperatures", "tol"])
 def test_an_option_of_ais_without_ais_is_an_error(run, option):
-    for command in (("evaluate", run[0]), ("compare", "--data", "digits")):
+    for command in (("evaluate", run[0]), ("compare", "--data", "digits", "--no-ais")):
         result = call(*command, f"--{option}", "5")
         assert result.exit_code == 2
         assert f"--{option} is for AIS" in result.output and "add --ais, or --gaps" in result.output

@@ -12,19 +12,24 @@ M, D, P = 6, 2, 5
 
 def scored(**more):
     own = {name: torch.full((M,), value) for name, value in (("elbo", -3.0), ("iwae", -2.0), ("ess", 7.0))}
-    judged = {name: v + 1 for name, v in own.items()}
-    own["pareto_k"], judged["pareto_k"] = torch.full((M,), 0.5), torch.full((M,), 0.25)
+    own["pareto_k"] = torch.full((M,), 0.5)
     training = {"gradients_per_point": 3.0, "seconds": 1.0}
     rest = {"gradients_per_point": 0.0, "unconverged": 0, "scales_at_floor": None, "seconds": 1.0}
-    rest |= {"reference": ("first", judged["iwae"]), "certified": {}, "gaps_asked": False}
-    return columns.Scored(**({"training": training, "own": own, "judged": judged} | rest | more))
+    rest |= {"reference": ("first", None), "log_px": None, "certified": {}, "gaps_asked": False}
+    return columns.Scored(**({"training": training, "own": own} | rest | more))
 
 
-def test_cells_of_q_and_of_w_are_from_their_own_scores():
+def test_cells_are_from_their_own_scores():
+    row, log_px = columns.Row("mine", "model"), torch.arange(6.0)
+    row.fill(scored(log_px=log_px, reference=("first", torch.zeros(M))))
+    assert (row.test_elbo, row.test_iwae, row.ess, row.pareto_k) == (-3.0, -2.0, 7.0, 0.5)
+    assert row.difference == {"mean": 2.5, "standard_error": pytest.approx(float(log_px.std() / M**0.5)), "to": "first"}
+
+
+def test_without_log_px_there_is_no_difference():
     row = columns.Row("mine", "model")
     row.fill(scored())
-    assert (row.test_elbo, row.test_iwae, row.test_iwae_full_rank) == (-3.0, -2.0, -1.0)
-    assert (row.ess, row.ess_full_rank, row.pareto_k, row.pareto_k_full_rank) == (7.0, 8.0, 0.5, 0.25)
+    assert row.difference is None and row.reasons["difference"] == columns.NO_LOG_PX
 
 
 def test_an_empty_certificate_has_its_reason():

@@ -10,8 +10,10 @@ from click.testing import CliRunner
 
 from pyro_dlgm import DLGM, compare, data, guides, likelihoods, nets, priors
 from pyro_dlgm.cli.main import main
+from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.comparison.scoring import scales_at_floor
 from pyro_dlgm.evaluate.estimates import Mean
+from pyro_dlgm.evaluate.marginal.path import Settings
 
 D, SHAPE = 2, (1, 5, 4)
 FACTORIES = {
@@ -28,7 +30,9 @@ def model():
 @pytest.fixture(scope="module")
 def rows():
     x = torch.rand(60, *SHAPE, generator=torch.Generator().manual_seed(0))
-    return compare(model, FACTORIES, x[:40], x[40:], gradients=3, batch_size=20, num_samples=50, ppca=D)
+    certify = Certify(num_chains=4, num_temperatures=30, num_samples=25, num_simulated=4)
+    settings = {"batch_size": 20, "num_samples": 50, "ppca": D, "certify": certify}
+    return compare(model, FACTORIES, x[:40], x[40:], gradients=3, **settings)
 
 
 def test_rows_come_in_order_and_the_baseline_is_another_model(rows):
@@ -68,9 +72,15 @@ def test_an_empty_cell_says_why(rows):
 
 def test_differences_are_paired_with_the_first_guide(rows):
     assert rows[1].difference == {"mean": 0.0, "standard_error": 0.0, "to": "hard-em"}
-    assert rows[2].difference["mean"] == pytest.approx(
-        rows[2].test_iwae_full_rank - rows[1].test_iwae_full_rank, abs=1e-4
-    )
+    assert rows[2].difference["mean"] == pytest.approx(rows[2].test_log_px - rows[1].test_log_px, abs=1e-4)
+    assert rows[2].difference["standard_error"] < rows[2].standard_errors["test_log_px"]
+
+
+def test_what_certifying_costs_is_in_the_row(rows):
+    r"""Walks that choose, walks, IWAE, and twice as many for as many of the 4 simulated points as there are."""
+    walked = Settings(4, 30, 3, 0.65, 2**28)
+    least = 2 * walked.gradients(1) + 25 + (walked.gradients(1) + walked.gradients(2)) * 4 / 20
+    assert all(row.certifying_gradients_per_point > least for row in rows[1:])
 
 
 def test_a_row_does_not_depend_on_those_before_it(rows):

@@ -159,7 +159,7 @@ def test_what_cannot_be_certified_fails_before_anything_is_scored(options, files
     made = ["fit", "--data", files / "rows.npy", "--epochs", "1", "--latents", "2", "--out", tmp_path / "out"]
     assert call(*made).exit_code == 0
     monkeypatch.setattr(command, "_scored", lambda *_: pytest.fail("it was scored"))
-    monkeypatch.setattr("pyro_dlgm.comparison.certificates.check", refuse)
+    monkeypatch.setattr("pyro_dlgm.evaluate.marginal.evidence.check", refuse)
     said = call("evaluate", tmp_path / "out", *options)
     assert said.exit_code == 2 and "temperatures" in said.output, said.output
     assert not (tmp_path / "out" / "evaluation.json").exists()

@@ -48,7 +48,6 @@ def test_each_row_is_scored_given_the_globals_at_the_centre_of_q(table):
     for row in rows:
         assert row.conditions == "loc at the centre of q" and row.plain()["conditions"] == row.conditions
         truth = exact(x, row.pair[1].centre()["loc"])
-        assert row.test_iwae_full_rank == pytest.approx(float(truth.mean()), abs=0.02)
         assert row.test_log_px == pytest.approx(float(truth[:5].mean()), abs=0.05)
     named = {row.guide: row for row in rows}
     truth = exact(x, named["rows"].pair[1].centre()["loc"])
