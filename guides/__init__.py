@@ -10,6 +10,7 @@ from .laplace import Laplace
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
 from .programs.auto import AutoAmortized, AutoPerPoint
 from .programs.auto_local import AutoLocal
+from .semi_amortized import SemiAmortized
 
 __all__ = [
     "Amortized",
@@ -26,5 +27,6 @@ __all__ = [
     "MeanField",
     "PerPoint",
     "PointEstimate",
+    "SemiAmortized",
     "auto",
 ]
