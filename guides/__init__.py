@@ -6,6 +6,7 @@ from .base import Guide
 from .chains.chain import Chain
 from .chains.hybrid import Hybrid
 from .exact import Exact
+from .flow import Flow, FlowRows
 from .laplace import Laplace
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
 from .programs.auto import AutoAmortized, AutoPerPoint
@@ -20,6 +21,8 @@ __all__ = [
     "AutoPerPoint",
     "Chain",
     "Exact",
+    "Flow",
+    "FlowRows",
     "FullRank",
     "Guide",
     "Hybrid",

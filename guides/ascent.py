@@ -89,9 +89,9 @@ def look(bound: Callable, family: Gaussian, raw: Tensor, through: bool) -> Place
 
 
 def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through: bool = False) -> Refined:
-    r"""Takes natural-gradient steps, the first of length 1, for each point by itself; F̂ never falls.
+    r"""Takes natural-gradient steps, for each point by itself; F̂ never falls.
 
-    A step that would let the F̂ of a point fall is not taken; the next one of that point is a quarter as long, and half
+    The first is the natural gradient itself, or where that is longer than √width, in its direction. A step that would let the F̂ of a point fall is not taken; the next one of that point is a quarter as long, and half
     as long again after one that was taken.
 
     Arguments:
@@ -99,18 +99,23 @@ def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through
         family: of q.
         raw: where it begins, (B, width).
         steps: at least 1.
-        through: whether the result is a function of ``raw`` and w to be differentiated. Which steps were taken, and how
-            long they were, counts as constant.
+        through: whether the result is a function of ``raw`` and w to be differentiated. Which steps were taken counts as
+            constant.
     """
     here = first = look(bound, family, raw, through)
     rate = torch.ones_like(here.value).unsqueeze(-1)
     for k in range(1, steps + 1):
-        tried = family.nearby(here.raw, rate * here.uphill)
+        tried = family.nearby(here.raw, rate * _within(here.uphill))
         there = look(bound, family, tried, through) if k < steps else _end(bound, tried)
         better = there.value >= here.value  # False of NaN
         here = Place(*(torch.where(better.reshape(-1, *[1] * (b.dim() - 1)), b, a) for a, b in zip(here, there)))
         rate = torch.where(better.unsqueeze(-1), GROW * rate, SHRINK * rate)
     return Refined(here.raw, first.value, here.value, first.by_raw)
+
+
+def _within(step: Tensor) -> Tensor:
+    r"""The step (B, width), no longer than √width: about one unit of q's own coordinates in each of them."""
+    return step * (step.shape[-1] ** 0.5 / step.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
 
 
 @torch.no_grad()

@@ -149,7 +149,9 @@ class SemiAmortized(Guide):
     def _refine(self, points: Points, raw: Tensor) -> Refined:
         r"""Climbs block by block. Modules of the model are in eval mode meanwhile, so that points are apart."""
         if torch.is_inference_mode_enabled():
-            raise RuntimeError("SemiAmortized climbs by gradients and was called under inference_mode(); leave it first")
+            raise RuntimeError(
+                "SemiAmortized climbs by gradients and was called under inference_mode(); leave it first"
+            )
         model, family = self._model[0], self.guide.family
         epsilon = noise(self.num_samples, self.latent_dim, self.seed)
         rows = max(1, NUMBERS // (self.num_samples * points.x[0].numel()))

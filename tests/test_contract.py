@@ -19,6 +19,7 @@ from pyro_dlgm.objectives import ELBO
 
 N, B = cases.N, cases.B
 REFINED = {"amortized": guides.MeanField, "amortized_full_rank": guides.FullRank, "hybrid": guides.Chain}
+REFINED |= {"semi_amortized": guides.MeanField, "flow": guides.FlowRows}
 
 
 @pytest.fixture(params=cases.PAIRS, ids=lambda pair: "-".join(filter(None, pair)))
@@ -141,7 +142,7 @@ def test_x_and_index_of_different_lengths_are_refused(case):
             program(case.x, case.index[:-1])
 
 
-@pytest.mark.parametrize("name", ["exact", "laplace", "amortized", "amortized_full_rank"])
+@pytest.mark.parametrize("name", ["exact", "laplace", "amortized", "amortized_full_rank", "semi_amortized", "flow"])
 def test_a_guide_of_x_asks_for_x(name):
     case = cases.make(name)
     with pytest.raises(ValueError, match="computes q from x and got none"):
