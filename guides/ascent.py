@@ -15,7 +15,7 @@ GROW, SHRINK = 1.5, 0.25  # of a step that climbed, and of one that fell
 
 
 def noise(num_samples: int, latent_dim: int, seed: int) -> Tensor:
-    r"""Draws ε_k (S, D), both signs of orthogonal directions at random, of length √D, with mean square 1 in each column.
+    r"""Draws ε_k (S, D), both signs of random orthogonal directions of length √D; each column has mean square 1.
 
     With S a multiple of 2D, the mean of any polynomial in ε up to degree 3 is that of N(0, I). The numbers come from a
     generator of their own: one seed, one noise.
@@ -91,16 +91,17 @@ def look(bound: Callable, family: Gaussian, raw: Tensor, through: bool) -> Place
 def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through: bool = False) -> Refined:
     r"""Takes natural-gradient steps, for each point by itself; F̂ never falls.
 
-    The first is the natural gradient itself, or where that is longer than √width, in its direction. A step that would let the F̂ of a point fall is not taken; the next one of that point is a quarter as long, and half
-    as long again after one that was taken.
+    The first is the natural gradient itself, or where that is longer than √width, in its direction. A step that would
+    let the F̂ of a point fall is not taken; the next one of that point is a quarter as long, and half as long again
+    after one that was taken.
 
     Arguments:
         bound: F̂, a function (B, width) -> (B,) in which points know nothing of each other.
         family: of q.
         raw: where it begins, (B, width).
         steps: at least 1.
-        through: whether the result is a function of ``raw`` and w to be differentiated. Which steps were taken counts as
-            constant.
+        through: whether the result is a function of ``raw`` and w that can be differentiated, with the steps that were
+            taken.
     """
     here = first = look(bound, family, raw, through)
     rate = torch.ones_like(here.value).unsqueeze(-1)
@@ -108,9 +109,13 @@ def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through
         tried = family.nearby(here.raw, rate * _within(here.uphill))
         there = look(bound, family, tried, through) if k < steps else _end(bound, tried)
         better = there.value >= here.value  # False of NaN
-        here = Place(*(torch.where(better.reshape(-1, *[1] * (b.dim() - 1)), b, a) for a, b in zip(here, there)))
+        here = Place(*(_chosen(better, b, a) for a, b in zip(here, there, strict=True)))
         rate = torch.where(better.unsqueeze(-1), GROW * rate, SHRINK * rate)
     return Refined(here.raw, first.value, here.value, first.by_raw)
+
+
+def _chosen(better: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(better.reshape(-1, *[1] * (one.dim() - 1)), one, other)
 
 
 def _within(step: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ networks see the context c. Its parameters are shared by all points.
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -32,7 +33,7 @@ class Flowing(dist.TorchDistribution):
         mean, log_scale: m and log s (..., D).
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
     support = constraints.real_vector
     has_rsample = True
 
@@ -48,7 +49,7 @@ class Flowing(dist.TorchDistribution):
             self.flow.expand(torch.Size(batch_shape)), self.shift.expand(shape), self.log_scale.expand(shape)
         )
 
-    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         r"""Draws t (*sample_shape, ..., D), with gradients."""
         z, log_q = self.flow.rsample_and_log_prob(torch.Size(sample_shape))
         t = self.shift + self.log_scale.exp() * z
@@ -98,7 +99,7 @@ class FlowFamily(nn.Module, Family):
 
 
 def splines(latent_dim: int, context: int) -> nn.Module:
-    r"""Creates a flow of an affine autoregressive transform and three couplings by monotonic rational-quadratic splines.
+    r"""Creates a flow of an affine autoregressive transform and three couplings by rational-quadratic splines.
 
     Splines act on z between −5 and 5. Couplings are as quick one way as the other; the first transform, which makes
     Gaussians of any covariance, takes D passes of a small network to draw from.

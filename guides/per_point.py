@@ -63,7 +63,7 @@ class PerPoint(Rowed):
     Arguments:
         num_points: the number N of points.
         latent_dim: the number D of latents.
-        family: what makes the family of q for D latents; by default it is that of the class.
+        family: what makes the family of q for D latents; left out of a class that has one, as `MeanField`.
         init_scale: the scale s of q at the start. The means start at random, as N(0, s²).
         folder: where the table lies, for one that is larger than memory: in files, that are opened where they are there
             (`rows.RowsInFiles`). By default it lies in memory.
@@ -74,7 +74,7 @@ class PerPoint(Rowed):
         ValueError: if N or D is less than 1, or the scale is not above 0.
     """
 
-    family = families.mean_field
+    family: families.Family
 
     def __init__(
         self,

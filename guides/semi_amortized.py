@@ -8,12 +8,12 @@ import torch
 from pyro.nn import pyro_method
 from torch import Tensor
 
-from ..points import Points, side
+from ..points import Points
 from ..program import Shared, evaluating, unregistered
 from .amortized import Amortized
 from .ascent import Bound, Refined, climb, noise
 from .base import Guide
-from .families import Gaussian, full_rank
+from .families import FullRankFamily, Gaussian
 from .per_point import PerPoint
 
 NUMBERS = 2**22  # of decoded x, at a time
@@ -42,7 +42,7 @@ class SemiAmortized(Guide):
         guide: an `Amortized` guide of a Gaussian family.
         steps: the number K of steps.
         num_samples: the number S of draws of ε, even. `None`: 2D, both signs of D orthogonal directions, with which F̂
-            is F where log p(x, t | w) is quadratic in t. With fewer, q fits these draws more than it fits the posterior.
+            is F where log p(x, t | w) is quadratic in t. With fewer, q fits these draws more than the posterior.
         through: whether gradients go through the steps.
         seed: of the noise.
 
@@ -134,7 +134,7 @@ class SemiAmortized(Guide):
         return self.num_samples * (self.steps + 1 + (2 * self.steps if self.through else 0)) if self.steps else 0
 
     def _raw(self, points: Points) -> tuple[Tensor, Tensor | None]:
-        r"""Raw numbers of the refined q, (B, width); a number (B,) with the gradient of the encoder's own F̂, or `None`."""
+        r"""Raw numbers of the refined q, (B, width); what has the gradient of the encoder's own F̂ (B,), or `None`."""
         if points.x is None:
             raise ValueError("SemiAmortized computes q from x and got none: call it with the data, guide(x)")
         first = self.guide.raw(points.x, points.mask, points.given)
@@ -175,7 +175,7 @@ def _check(guide, steps: int, num_samples: int | None) -> None:
         raise ValueError(f"steps is {steps}; expected a whole number, 0 for the encoder's q")
     if num_samples is None:
         return
-    least = 2 * guide.latent_dim if guide.family is full_rank else 2
+    least = 2 * guide.latent_dim if isinstance(guide.family, FullRankFamily) else 2
     if not (num_samples >= least and num_samples % 2 == 0):
         raise ValueError(
             f"num_samples is {num_samples}; expected an even number, at least {least} for the family "

@@ -51,6 +51,7 @@ COLUMNS = tuple(name for name in LIKELIHOODS if name != "factor-analysis")  # wh
 # Short chains: at a hundred gradients per point, many visits train w better than few good ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
 LAPLACE = {"max_steps": 5}  # of Newton, at a visit: each costs a gradient evaluation for each latent
+SEMI_AMORTIZED = {"steps": 2, "num_samples": 4}  # a few samples train w; more of them are for scoring
 HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
 # Functions of what `_parts` gives, the model, N training points, D latents and the shape of a point.
 GUIDES: dict[str, Callable] = {
@@ -62,6 +63,10 @@ GUIDES: dict[str, Callable] = {
     "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
         _encoder(p, model, shape), D, "full_rank", given_dim=C
     ),
+    "semi-amortized": lambda p, model, N, D, shape, C=0: p.SemiAmortized(
+        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **SEMI_AMORTIZED
+    ),
+    "flow": lambda p, model, N, D, shape, C=0: p.Flow(_encoder(p, model, shape), D, given_dim=C),
     "mcem": lambda p, model, N, D, shape, C=0: p.Chain(model, N, D, **CHAIN),
     "mcem-encoder": lambda p, model, N, D, shape, C=0: p.Hybrid(
         model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **HYBRID
@@ -75,7 +80,7 @@ def _parts() -> SimpleNamespace:
     r"""Returns the classes and functions that recipes build from."""
     import torch
 
-    from ..guides import amortized, autoguides, laplace, per_point
+    from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
     from ..guides.chains import chain, hybrid
     from ..likelihoods import (
         bernoulli,
@@ -93,6 +98,7 @@ def _parts() -> SimpleNamespace:
         amortized,
         autoguides,
         chain,
+        flow,
         hybrid,
         laplace,
         per_point,
@@ -101,7 +107,7 @@ def _parts() -> SimpleNamespace:
         low_rank,
         normal,
     )
-    modules += (categorical, counts, student_t, tables)
+    modules += (semi_amortized, categorical, counts, student_t, tables)
     names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})
 
