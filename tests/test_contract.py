@@ -13,9 +13,9 @@ from pyro.contrib.autoname import scope
 from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
+from pyro_dlgm.guides.flow import Flowing
 
 from pyro_dlgm import SVI, evaluate, guides
-from pyro_dlgm.guides.flow import Flowing
 from pyro_dlgm.objectives import ELBO
 
 N, B = cases.N, cases.B
