@@ -25,8 +25,8 @@ def bent(family: FlowFamily, num: int = 3):
     family = family.double()
     with torch.no_grad():
         for p in family.parameters():
-            p.mul_(3.0)
-    return family(torch.randn(num, family.width(2)).double())
+            p.mul_(1.5)
+    return family(0.5 * torch.randn(num, family.width(2)).double())
 
 
 # The density
@@ -38,10 +38,10 @@ def test_the_density_is_normalized(flow):
     q = bent(FlowFamily(2, flow, 4))
     with torch.no_grad():
         t = q.sample((4_000,))
-        centre, reach = t.mean(0), 9 * t.std(0).amax(-1)
+        centre, reach = t.mean(0), 9 * t.std(0)
         line = torch.linspace(-1, 1, 301).double()
         grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 1, 2)
-        mass = q.log_prob(centre + grid * reach.unsqueeze(-1)).exp().sum(0) * (reach * 2 / 300) ** 2
+        mass = q.log_prob(centre + grid * reach).exp().sum(0) * (reach * 2 / 300).prod(-1)
     torch.testing.assert_close(mass, torch.ones(3).double(), rtol=0, atol=5e-3)
     kept = q.rsample((50,))
     torch.testing.assert_close(q.log_prob(kept), q.log_prob(kept.clone()), rtol=0, atol=1e-6)
@@ -53,9 +53,9 @@ def test_draws_follow_the_density():
     with torch.no_grad():
         t = q.sample((40_000,)).squeeze(1)
         line = torch.linspace(-1, 1, 301).double()
-        reach = 9 * t.std(0).max()
+        reach = 9 * t.std(0)
         grid = t.mean(0) + torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2) * reach
-        weight = q.log_prob(grid.unsqueeze(1)).squeeze(1).exp() * (reach * 2 / 300) ** 2
+        weight = q.log_prob(grid.unsqueeze(1)).squeeze(1).exp() * (reach * 2 / 300).prod()
         for f in (lambda t: t, torch.square, lambda t: (3 * t).sin()):
             error = f(t).std(0) / len(t) ** 0.5
             assert ((f(t).mean(0) - weight @ f(grid)).abs() < 5 * error + 5e-3).all()
@@ -100,7 +100,7 @@ def test_with_one_affine_transform_f_touches_the_evidence_of_ppca(masked):
     mask = (torch.rand(6) < 0.8).expand_as(x) if masked else None  # one for all: q is linear in what is seen
     guide = guides.Flow(nets.Linear(6, 8), 2, LINEAR).double()
     ppca.requires_grad_(False)
-    fit(ppca, guide, x, mask=mask, epochs=120, batch_size=100, lr=3e-2, seed=0)
+    fit(ppca, guide, x, mask=mask, epochs=400, batch_size=200, lr=3e-2, seed=0)
     off = (evaluate.log_weights(ppca, guide, x, None, 20, mask=mask, seed=0) - ppca.log_prob(x, mask)).abs()
     before = guides.Flow(nets.Linear(6, 8), 2, LINEAR).double()
     assert off.mean() < 0.02
@@ -111,7 +111,7 @@ def test_rows_touch_the_evidence_of_ppca_as_well():
     ppca, x = linear()
     guide = guides.FlowRows(len(x), 2, LINEAR).double()
     ppca.requires_grad_(False)
-    fit(ppca, guide, x, epochs=120, batch_size=200, lr=1e-2, row_lr=0.1, seed=0)
+    fit(ppca, guide, x, epochs=400, batch_size=200, lr=1e-2, row_lr=0.1, seed=0)
     off = evaluate.log_weights(ppca, guide, x, torch.arange(200), 20, seed=0) - ppca.log_prob(x)
     assert off.abs().mean() < 0.05
 

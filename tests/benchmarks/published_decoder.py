@@ -50,7 +50,7 @@ def decoder(file: str) -> DLGM:
         net = Decoder({name: torch.from_numpy(held[name]) for name in held.files if name.startswith("decoder.")})
     check = path.with_name(path.name.replace("params", "check"))
     if check != path and check.exists():
-        with np.load(check) as held:
+        with np.load(check) as held, torch.no_grad():
             off = float((net(torch.from_numpy(held["z"])).squeeze(1) - torch.from_numpy(held["logits"])).abs().max())
         if not off < TOLERANCE:
             raise ValueError(
