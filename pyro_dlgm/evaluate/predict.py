@@ -13,7 +13,7 @@ from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
 from ..masks import pixelwise
-from ..objectives import is_drawn
+from ..objectives.sites import is_drawn
 from ..points import Points, side
 from .blocks import blocks, check_points
 from .quiet import quiet
