@@ -49,8 +49,9 @@ def predictive(
     r"""Draws completed points block by block, without gradients; called inside of `quiet`.
 
     Yields:
-        The points of the block, their M draws (M, b, ...) with observed values as they are, the effective number of
-        proposals (b,), NaN where draws of q are taken as they are, and which numbers of a point are classes, booleans of a point's shape.
+        The points of the block; their M draws (M, b, ...), with observed values as they are; the effective number of
+        proposals (b,), NaN where draws of q are taken as they are; and which numbers of a point are classes, booleans
+        of a point's shape.
     """
     points = replace(points, x=points.observed())
     for block, counts in blocks(points, max(num_samples, num_proposals)):
