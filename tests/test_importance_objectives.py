@@ -6,10 +6,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.nn import PyroModule, PyroSample
 
-from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, objectives, priors
+from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, objectives, plots, priors
 from pyro_dlgm.objectives import IWAE, DReG
 
 N, P, D = 6, 5, 2
@@ -325,3 +326,13 @@ def test_they_train_under_both_svis_and_fit_names_them(kind):
     result = fit(model, guide, x, epochs=2, objective=kind(8), seed=0)
     assert set(result.history[0]) >= {"iwae_8"} and "elbo" not in result.history[0]
     assert result.history[-1]["gradients_per_point"] == 16
+    figure = plots.learning_curves(Figure(), {"mine": result.history}, {})
+    assert [axis.get_ylabel() for axis in figure.axes] == ["IWAE-8, nats per point"]
+
+
+def test_a_step_that_is_not_finite_is_named():
+    model, x = ppca()
+    guide, bad = wide(model, x), x.clone()
+    bad[2, 1] = 1e200
+    with pytest.raises(FloatingPointError, match=r"site 'x' is not finite in rows \[2\]"):
+        SVI(model, guide, loss=IWAE(4, chunk_size=3), check_every=1).step(bad, INDEX)

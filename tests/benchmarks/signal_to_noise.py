@@ -25,9 +25,9 @@ def arguments() -> argparse.Namespace:
         "standard deviation, averaged over the numbers of the row, against the number K of samples.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--repeats", type=int, default=5_000, help="gradients of each K")
-    parser.add_argument("--most", type=int, default=8, help="K goes up to 2 to this power")
-    parser.add_argument("--shift", type=float, default=0.1, help="of q's mean from the posterior's, in its scales")
+    parser.add_argument("--repeats", type=int, default=10_000, help="gradients of each K")
+    parser.add_argument("--most", type=int, default=7, help="K goes up to 2 to this power")
+    parser.add_argument("--shift", type=float, default=0.3, help="of q's mean from the posterior's, in its scales")
     parser.add_argument("--widen", type=float, default=1.3, help="factor of q's scales")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
     parser.add_argument("--out", default="runs/bench", help="folder for signal_to_noise.json and .png")
