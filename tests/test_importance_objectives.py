@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.nn import PyroModule, PyroSample
 
-from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, objectives, plots, priors
+from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.objectives import IWAE, DReG
+from pyro_dlgm.plots.curves import learning_curves
 
 N, P, D = 6, 5, 2
 INDEX = torch.arange(N)
@@ -326,7 +327,7 @@ def test_they_train_under_both_svis_and_fit_names_them(kind):
     result = fit(model, guide, x, epochs=2, objective=kind(8), seed=0)
     assert set(result.history[0]) >= {"iwae_8"} and "elbo" not in result.history[0]
     assert result.history[-1]["gradients_per_point"] == 16
-    figure = plots.learning_curves(Figure(), {"mine": result.history}, {})
+    figure = learning_curves(Figure(), {"mine": result.history}, {})
     assert [axis.get_ylabel() for axis in figure.axes] == ["IWAE-8, nats per point"]
 
 
