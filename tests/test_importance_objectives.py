@@ -142,6 +142,21 @@ def test_extra_sites_subsampling_and_vectorizing_change_nothing(kind):
     assert abs(sum(batches) / 3 - truth) / N < 0.1
 
 
+def test_where_pyro_has_no_bound_of_each_point_it_has_one():
+    model, x = ppca()
+    guide, truth = wide(model, x, 2.0), float(model.log_prob(x).sum().detach())
+    with_site = Written(model, lambda t: pyro.deterministic("twice", 2 * t))
+    torch.manual_seed(0)
+    values = {}
+    for name, objective in {"ours": IWAE(50), "pyro": pyro.infer.RenyiELBO(0, 50, 1, vectorize_particles=True)}.items():
+        values[name] = [
+            sum(-objective.loss(program, guide, x, INDEX) for _ in range(40)) / 40 for program in (model, with_site)
+        ]
+    assert all(abs(value - truth) < 0.4 for value in values["ours"])
+    assert values["pyro"][1] < values["pyro"][0] - 0.8  # one bound for the whole batch
+    assert IWAE(50)(model, guide)(x, INDEX).requires_grad  # the form of a module, which Pyro's lacks
+
+
 def test_factors_of_points_are_a_part_of_their_weights():
     model, x = ppca()
     guide = wide(model, x)
@@ -173,6 +188,17 @@ def test_masks_weights_and_what_is_given_count_as_in_evaluate():
         torch.manual_seed(2)
         bounds = evaluate.iwae(model, guide, x, num_samples=300, mask=mask, given=given)
         assert found == pytest.approx(-float((torch.arange(6.0) * bounds).sum()), rel=1e-6)
+
+
+def test_a_mask_of_a_handler_takes_points_out():
+    model, x = ppca()
+    guide, seen = wide(model, x), torch.tensor([True, False] * 3)
+    losses = []
+    for pair in ((poutine.mask(model, seen), poutine.mask(guide, seen)), (model, guide)):
+        torch.manual_seed(0)
+        weight = {} if pair[0] is not model else {"weight": seen.double()}
+        losses.append(IWAE(9).loss(*pair, x, INDEX, **weight))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
 class Bayesian(PyroModule):
@@ -299,6 +325,8 @@ def test_what_has_no_meaning_is_refused():
         IWAE(0)
     with pytest.raises(ValueError, match="chunk_size is -1"):
         IWAE(5, chunk_size=-1)
+    with pytest.raises(ValueError, match="chunk_size is 0"):
+        IWAE(5, chunk_size=0)
     with pytest.raises(TypeError, match=r"PointEstimate .* has no density"):
         IWAE(5).loss(model, guides.PointEstimate(N, D).double(), x, INDEX)
     with pytest.raises(ValueError, match=r"another scale .*beta="):

@@ -3,8 +3,11 @@ r"""Imputations under an exact q are the Gaussian conditional, and are known to 
 import math
 import warnings
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
 from torch.distributions import MultivariateNormal
 
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets, priors
@@ -225,6 +228,73 @@ def test_chains_and_point_masses_give_their_draws():
     assert (made[:, 0][:, ~mask[0]].mean(0) - mean).abs().max() < 0.15
     point = evaluate.impute(model, guides.PointEstimate(3, D).double(), x, torch.arange(3), 5, by="median", mask=mask)
     assert point.shape == x.shape
+
+
+def test_latents_of_any_program_are_proposed_and_weighted():
+    model, x, mask = ppca(3)
+
+    class Program(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.W, self.mu = model.W.detach(), model.mu.detach()
+
+        def forward(self, x=None, index=None, *, mask=True, size=None):
+            with pyro.plate("data", size or len(x), subsample=index if size else None, dim=-1):
+                a = pyro.sample("a", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+                b = a @ self.W.T + self.mu
+                pyro.sample("x", dist.Normal(b, 0.4**0.5).mask(mask).to_event(1), obs=x)
+
+    program = Program()
+    guide = guides.AutoPerPoint(program, 3).setup(x, torch.arange(3), mask=mask)
+    guide.inner.rows.overwrite(rows(model, x, mask, 1.5).rows.weight.detach())
+    made = evaluate.impute(
+        program, guide, x, torch.arange(3), 4000, by="draws", num_proposals=20_000, mask=mask, seed=0
+    )
+    mean, covariance = conditional(model, x[0], mask[0])
+    assert ((made[:, 0][:, ~mask[0]].mean(0) - mean) / covariance.diagonal().sqrt()).abs().max() < 0.08
+
+
+def test_a_guide_that_heeds_no_mask_sees_nothing_of_what_is_missing():
+    model, x, mask = ppca(3)
+
+    class Sum(guides.Guide):
+        def posterior(self, x=None, index=None, mask=None, given=None):
+            return dist.Normal(0 * x.sum(-1, keepdim=True).expand(-1, D), torch.ones(D).double()).to_event(1)
+
+    made = evaluate.impute(model, Sum(), x.masked_fill(~mask, math.nan), None, 5, by="draws", mask=mask, seed=0)
+    assert made.isfinite().all()
+
+
+def test_ranks_count_the_draws_below_the_truth():
+    from pyro_dlgm.evaluate.imputation.held_out import _table
+
+    made = torch.arange(10.0).reshape(10, 1, 1).expand(10, 2, 2)
+    x, hidden = torch.tensor([[6.5, 0.0], [-1.0, 99.0]]), torch.tensor([[True, False], [True, True]])
+    points, columns, ranks, errors, _, _ = _table(x, made, hidden, torch.zeros(2).bool(), 3)
+    assert points.tolist() == [3, 4, 4] and columns.tolist() == [0, 0, 1]
+    assert ranks.tolist() == [7, 0, 10] and errors.tolist() == [-2.0, 5.5, -94.5]
+
+
+def test_the_score_of_classes_is_by_all_pairs_of_draws():
+    from pyro_dlgm.evaluate.imputation.held_out import _table
+
+    made = torch.tensor([0.0] * 5 + [1.0] * 3 + [2.0] * 2).reshape(10, 1, 1)
+    hidden, kind = torch.ones(1, 1).bool(), torch.ones(1).bool()
+    pairs = 1 - (5 * 4 + 3 * 2 + 2 * 1) / 90  # of draws that differ
+    for y, miss in ((0.0, 0.5), (2.0, 0.8)):
+        *_, errors, scores, _ = _table(torch.tensor([[y]]), made, hidden, kind, 0)
+        assert float(scores) == pytest.approx(miss - pairs / 2) and float(errors) == float(y != 0)
+
+
+def test_intervals_are_central_and_their_error_is_over_points():
+    none = torch.zeros(4)
+    found = evaluate.Imputations(
+        torch.tensor([0, 0, 1, 1]), none.long(), none.long(), none, none, none.bool(),
+        torch.tensor([0.3, 0.7, 0.04, 0.97]), torch.tensor([0, 2]), torch.ones(2), 199,
+    )  # fmt: skip
+    # Both values of the first point are inside, both of the second outside: two points, not four values, say so.
+    assert found.coverage == {0.5: (0.5, pytest.approx(2**0.5 / 4)), 0.9: (0.5, pytest.approx(2**0.5 / 4))}
+    assert "too few for a test" in found.verdicts["ranks"]
 
 
 def test_few_effective_proposals_are_warned_of():

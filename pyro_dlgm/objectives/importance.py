@@ -62,7 +62,7 @@ class IWAE(Loss):
     def __init__(
         self, num_samples: int, *, chunk_size: int | None = None, plate: str | None = None, max_plate_nesting: int = 1
     ):
-        for name, value in {"num_samples": num_samples, "chunk_size": chunk_size or 1}.items():
+        for name, value in {"num_samples": num_samples, "chunk_size": 1 if chunk_size is None else chunk_size}.items():
             if not (value >= 1 and value == int(value)):
                 raise ValueError(f"{name} is {value}; expected a whole number, at least 1")
         super().__init__(num_samples, max_plate_nesting, vectorize_particles=True)
@@ -85,15 +85,14 @@ class IWAE(Loss):
 
     def _pair(self, model, guide, args, kwargs) -> Pair:
         pair = self._kind(model, guide, args, kwargs, self.plate, self.max_plate_nesting)
-        self.max_plate_nesting = pair.depth
         if is_validation_enabled():
             pair.check(min(2, self.num_particles))
+        if len(self._chunks(pair)) > 1:
+            pair.draw_outside()
         return pair
 
     def _parts(self, pair: Pair) -> Iterator[Weights]:
         chunks = self._chunks(pair)
-        if len(chunks) > 1:
-            pair.draw_outside()
 
         def compute(rows: slice, *args, **kwargs) -> Weights:
             return log_weights(*pair.traces(rows, args, kwargs), pair.plate, rows.stop - rows.start)
@@ -114,10 +113,7 @@ class IWAE(Loss):
     def _get_traces(self, model, guide, args, kwargs):
         r"""The traces chunk by chunk, where `SVI` looks for what is not finite."""
         pair = self._pair(model, guide, args, kwargs)
-        chunks = self._chunks(pair)
-        if len(chunks) > 1:
-            pair.draw_outside()
-        for rows in chunks:
+        for rows in self._chunks(pair):
             yield pair.traces(rows, args, kwargs)
 
 
