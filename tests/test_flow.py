@@ -116,21 +116,21 @@ def test_rows_touch_the_evidence_of_ppca_as_well():
     assert missing.mean().abs() < 0.05
 
 
-class Ring(nn.Module):
-    r"""|t|² and t_1 + t_2: a posterior along an arc."""
+class Arc(nn.Module):
+    r"""t_2 + t_1²: a posterior along a parabola."""
 
     def forward(self, t):
-        return torch.stack([t.square().sum(-1), t.sum(-1)], -1)
+        return t[..., 1:] + t[..., :1].square()
 
 
 def test_on_an_arc_it_is_nearer_to_the_evidence_than_the_best_gaussian():
-    model = DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(nets.Net(2, 2, Ring()), 0.3)).double()
+    model = DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(nets.Net(2, 1, Arc()), 0.2)).double()
     model.requires_grad_(False)
-    x = torch.tensor([[3.0, 1.0]]).double().expand(4, 2).contiguous()
+    x = torch.ones(4, 1).double()
     exact = evaluate.quadrature(model, x)
     best = evaluate.infer(model, guides.FullRank(4, 2).double(), x, seed=0)
-    rows = guides.FlowRows(4, 2).double()
-    fit(model, rows, x, epochs=300, batch_size=4, lr=1e-2, row_lr=3e-2, seed=0)
+    rows = guides.FlowRows(4, 2, init_scale=0.5).double()
+    fit(model, rows, x, epochs=200, batch_size=4, lr=1e-2, row_lr=3e-2, objective=ELBO(32), seed=0)
     of_best, of_flow = (evaluate.elbo(model, q, x, torch.arange(4), 4000, seed=0) for q in (best, rows))
     assert (of_flow < exact + 0.05).all()
     assert (exact - of_flow).mean() < 0.5 * (exact - of_best).mean()
