@@ -6,9 +6,10 @@ networks see the context c. Its parameters are shared by all points.
 
 import copy
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ from .families import Family
 from .per_point import PerPoint
 
 CONTEXT = 16
+DRAWS = 200  # of which a mean and variances are made
 
 
 class Flowing(dist.TorchDistribution):
     r"""Creates the distribution of t = m + s z, for z of a flow.
 
-    The log-density of the last draw is kept, since a flow computes both at once. There is neither a mean nor a standard
-    deviation in closed form.
+    The log-density of the last draw is kept, since a flow computes both at once. Mean and variance have no closed form;
+    they are those of 200 draws of z, made once.
 
     Arguments:
         flow: a distribution of z, as Zuko's flows return it, of batch shape (...) and event shape (D,).
@@ -55,6 +57,21 @@ class Flowing(dist.TorchDistribution):
         t = self.shift + self.log_scale.exp() * z
         self._last = t, t._version, log_q - self.log_scale.sum(-1)
         return t
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        z = self.flow.sample(torch.Size((DRAWS,)))
+        return z.mean(0), z.var(0)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""The mean (..., D), of draws."""
+        return self.shift + self.log_scale.exp() * self._moments[0]
+
+    @property
+    def variance(self) -> Tensor:
+        r"""The variances (..., D), of draws."""
+        return (2 * self.log_scale).exp() * self._moments[1]
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""log q(t), in nats."""
@@ -127,7 +144,9 @@ def zuko():
         ImportError: if it is not installed.
     """
     try:
-        import zuko
+        # Its import turns off torch's validation, for all distributions there are.
+        with pyro.settings.context(validate_distributions_torch=pyro.settings.get("validate_distributions_torch")):
+            import zuko
     except ImportError as error:
         raise ImportError("a flow needs the package zuko: pip install 'pyro_dlgm[flow]'") from error
     return zuko

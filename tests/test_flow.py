@@ -2,13 +2,15 @@ r"""`guides.Flow` and `FlowRows`: a density, exact on PPCA, and on an arc nearer
 
 import builtins
 import copy
+import subprocess
+import sys
 from functools import partial
 
 import cases
 import pyro
 import pytest
 import torch
-import zuko
+from pyro_dlgm.guides import flow as module
 from pyro_dlgm.guides.flow import FlowFamily
 from torch import nn
 
@@ -16,6 +18,7 @@ from pyro_dlgm import DLGM, PPCA, Points, evaluate, fit, guides, likelihoods, ne
 from pyro_dlgm.objectives import ELBO
 from pyro_dlgm.optim.svi import adam
 
+zuko = module.zuko()  # whose import by itself would turn off torch's validation, for all tests
 LINEAR = partial(zuko.flows.MAF, transforms=1, hidden_features=())  # of z: Gaussians of any covariance
 NUM = 12
 
@@ -73,6 +76,14 @@ def test_the_density_of_a_draw_is_kept_only_while_it_is_that():
         before = q.log_prob(t)
         t.add_(1.0)
         assert (q.log_prob(t) != before).all()
+
+
+def test_moments_are_those_of_draws():
+    q = bent(FlowFamily(2, None, 4))
+    with torch.no_grad():
+        t = q.sample((20_000,))
+        assert ((q.mean - t.mean(0)).abs() < 5 * t.std(0) / 200**0.5).all() and q.mean is not q.shift
+        assert torch.equal(q.mean, q.mean) and (q.stddev / t.std(0) - 1).abs().max() < 0.4
 
 
 @pytest.mark.parametrize("D", [1, 2, 5])
@@ -195,6 +206,15 @@ def test_without_zuko_the_extra_is_named(make, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install 'pyro_dlgm\[flow\]'"):
         make()
+
+
+def test_a_flow_leaves_validation_as_it_was():
+    r"""Zuko turns off torch's when it is imported: asked in a process that has not done so."""
+    asked = (
+        "import torch; from pyro_dlgm import guides; before = torch.distributions.Distribution._validate_args; "
+        "guides.FlowRows(4, 2); assert before and torch.distributions.Distribution._validate_args"
+    )
+    subprocess.run([sys.executable, "-c", asked], check=True)
 
 
 def test_a_flow_without_a_context_is_refused():

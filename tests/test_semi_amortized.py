@@ -294,6 +294,12 @@ def test_gradient_evaluations_are_counted(monkeypatch, steps):
     assert guide.gradients == sum(spent) == NUM * (guide.cost(1) - 1) == NUM * 2 * cases.D * (steps + 1)
 
 
+def test_second_derivatives_count_as_two():
+    _, x, guide = conv(steps=3, through=True)
+    guide.posterior(x)
+    assert guide.gradients == NUM * (guide.cost(1) - 1) == NUM * 2 * cases.D * (4 + 2 * 3)
+
+
 def test_copies_look_at_their_own_model():
     model, x, guide = conv(steps=2)
     twin, copied = copy.deepcopy((model, guide))
