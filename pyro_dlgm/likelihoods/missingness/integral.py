@@ -58,7 +58,7 @@ def _nodes(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def centres(m: Tensor, s: Tensor) -> Tensor:
-    r"""Where the mass of φ(z) σ(m + s z) is, to about 1: z₀, between 0, where σ is 1, and s, where it is exponential."""
+    r"""Where the mass of φ(z) σ(m + s z) is, to about 1: z₀, if it is between 0 and s, else one of them."""
     return torch.minimum((-m / s.clamp_min(1e-6)).clamp_min(0), s)
 
 

@@ -69,10 +69,11 @@ class SelfMasking(Mechanism):
 
     def log_mask(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> Tensor:
         shape, there = torch.broadcast_shapes(p.batch_shape, x.shape, mask.shape), log_prob(self(x), mask)
-        m, s, hidden = *self._standardized(p, shape), ~mask.expand(shape)
+        m, s = (v.flatten() for v in self._standardized(p, shape))
         # Integrals only of what is missing.
-        gone = torch.zeros_like(m).masked_scatter(hidden, integral.Averages(m[hidden], s[hidden]).log_mean)
-        return torch.where(hidden, gone, there).flatten(len(shape) - event_dim).sum(-1)
+        hidden = (~mask).expand(shape).flatten().nonzero().squeeze(-1)
+        gone = torch.zeros_like(m).scatter(0, hidden, integral.Averages(m[hidden], s[hidden]).log_mean)
+        return torch.where(mask, there, gone.reshape(shape)).flatten(len(shape) - event_dim).sum(-1)
 
     def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> "Tilted":
         shape = torch.broadcast_shapes(p.batch_shape, x.shape, mask.shape)
