@@ -1,6 +1,7 @@
 r"""The map of the package: layers, no circle, few files in a folder, imports that cost nothing."""
 
 import ast
+import configparser
 import json
 import subprocess
 import sys
@@ -188,3 +189,13 @@ def test_the_package_itself_imports_no_library_and_models_no_pictures():
 
 def test_the_package_is_typed():
     assert (ROOT / "py.typed").exists()
+
+
+def test_the_wheel_has_every_folder():
+    r"""The packages are listed by name, since guides/ lies beside the others; one that is forgotten is in no wheel."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT.parent / "setup.cfg", encoding="utf-8")
+    listed = set(setup["options"]["packages"].split())
+    folders = {".".join(("pyro_dlgm", *p.parent.relative_to(ROOT).parts)) for p in ROOT.rglob("__init__.py")}
+    beside = {".".join(("pyro_dlgm.guides", *p.parent.relative_to(GUIDES).parts)) for p in GUIDES.rglob("__init__.py")}
+    assert listed == folders | beside

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from ...guides.programs.given import given_globals
+from ...latents.asked import completion
 from ...masks import pixelwise
 from ...points import Points
 from ..blocks import check_points
-from ..predict import reconstruct
+from ..predict import guessed
 from ..quiet import quiet
 from .predictive import predictive, proposals, warn
 from .summaries import BY, summary
@@ -66,7 +67,7 @@ def impute(
     if by not in BY:
         raise ValueError(f"by is {by!r}; expected one of {', '.join(map(repr, BY))}")
     if by == "mean" and num_proposals is None:
-        return _filled(points, reconstruct(model, guide, points, num_samples=num_samples, seed=seed))
+        return _filled(points, guessed(model, guide, points, num_samples, seed, completion))
     K = proposals(num_proposals, num_samples)
     model, guide = given_globals(model, guide)
     check_points(model, points)

@@ -19,8 +19,9 @@ from torch import Tensor
 from ... import messages
 from ...distributions import draws, unwrapped
 from ...guides.base import adapted
-from ...latents.asked import emission, log_joint, posterior
+from ...latents.asked import completion, log_joint, posterior
 from ...latents.densities import Emission
+from ...likelihoods.missingness.mechanism import Completion
 from ...masks import pixelwise
 from ...points import Points
 from ..blocks import blocks
@@ -56,7 +57,7 @@ def predictive(
     points = replace(points, x=points.observed())
     for block, counts in blocks(points, max(num_samples, num_proposals)):
         t, effective = _codes(model, guide, block, num_samples, num_proposals, counts)
-        parts = [emission(model, block, some) for some in t.split(counts[0])]
+        parts = [completion(model, block, some) for some in t.split(counts[0])]
         made = torch.cat([completed(p, block) for p in parts])
         yield block, made, effective, classes(parts[0])
 
@@ -106,7 +107,7 @@ def _pixels(p):
 
 
 def completed(p, points: Points) -> Tensor:
-    r"""Draws of p(x | t) given what is observed of x, (M, b, ...), with the observed values as they are.
+    r"""Draws of p(x | t), or of what hides values, given what is observed of x, (M, b, ...), x itself where observed.
 
     Raises:
         ValueError: if pixels depend on each other given t, and the distribution has no ``completed(x, mask)``.
@@ -123,7 +124,7 @@ def completed(p, points: Points) -> Tensor:
 
 
 def _check_independent(part) -> None:
-    if len(part.event_shape):
+    if len(part.event_shape) and not isinstance(part, Completion):
         raise ValueError(
             f"{type(part).__name__} has numbers of x that depend on each other given t, so that draws of the missing "
             "ones need those observed; expected a distribution with a method completed(x, mask)"
