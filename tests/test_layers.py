@@ -26,7 +26,7 @@ LAYERS = [
     ("plots",),
     ("training",),
     ("comparison",),
-    ("report",),
+    ("report", "sklearn"),
     ("cli",),
 ]
 LAYER = {wing: number for number, wings in enumerate(LAYERS) for wing in wings}
@@ -115,6 +115,7 @@ def test_what_must_never_import_what(name, other):
         ("torchvision", {"data"}),
         ("jinja2", {"report"}),
         ("click", {"cli"}),
+        ("sklearn", {"data", "sklearn"}),
     ],
 )
 def test_a_library_has_its_wings(library, wings):
