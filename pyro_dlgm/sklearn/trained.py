@@ -22,8 +22,8 @@ COUNTS = ("n_components", "max_iter", "infer_max_iter", "num_samples")
 ONE_SCALE = ("fixed", "linear")  # likelihoods with one σ, which a constant column cannot drive to its floor alone
 # Checks of scikit-learn that ask more than a Monte Carlo estimate can give, with the reason.
 DRAWN = (
-    "score_samples averages importance weights of draws, and the noise of a row depends on the rows before it; what is "
-    "not drawn, transform with an amortized guide, does not"
+    "score_samples averages importance weights of draws, which depend on the place of a row; a per-point guide is "
+    "fitted to the rows of X together. transform with an amortized guide depends on the row alone"
 )
 EXCEPTIONS = {"check_methods_sample_order_invariance": DRAWN, "check_methods_subset_invariance": DRAWN}
 SEEDS = 4  # of weights, of the points that validate, of the training, of all that comes after
