@@ -134,3 +134,6 @@ def test_units_are_those_of_what_is_observed():
     assert units.log_jacobian(~np.isnan(x)).tolist() == pytest.approx([-math.log(2), 0, -math.log(2)])
     one = Units.of(x, np.array([True, True]), 1)  # one channel of two pixels
     assert one.centre.tolist() == [4.5, 4.5] and np.allclose(one.scale, np.nanstd(x))
+    assert np.allclose(units.restore(units.standardize(x)), x, equal_nan=True)
+    pair = Units.of(np.array([[1.0, 2, 7, 8], [1, 2, 7, 8]]), np.ones(4, bool), 2)  # two channels of two pixels
+    assert pair.centre.tolist() == [1.5, 1.5, 7.5, 7.5]

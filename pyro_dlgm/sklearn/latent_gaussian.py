@@ -68,18 +68,18 @@ class DeepLatentGaussian(ClassNamePrefixFeaturesOutMixin, Trained):
             means = torch.cat([mean(posterior(guide, block)) for block, _ in blocks(points, 1)])
         return means.numpy().astype(rows.dtype)
 
-    def inverse_transform(self, T) -> np.ndarray:
-        r"""The mean of p(x | t) for codes T (N, D), in the units and the layout of the X of the fit.
+    def inverse_transform(self, X) -> np.ndarray:
+        r"""The mean of p(x | t) for codes X (N, D), in the units and the layout of the X of the fit.
 
         Of classes it is the most probable one.
         """
         check_is_fitted(self)
-        T = check_array(T, dtype=FLOATS)
-        if T.shape[1] != self.n_components:
-            raise ValueError(f"T has shape {T.shape}; expected codes (N, {self.n_components})")
+        t = check_array(X, dtype=FLOATS)
+        if t.shape[1] != self.n_components:
+            raise ValueError(f"X has shape {t.shape}; expected codes (N, {self.n_components})")
         with quiet(self.model_, seed=self._later):
-            p = self.model_.emission(torch.from_numpy(T).to(next(self.model_.parameters()).dtype))
-            return self._restored(guess(p, averaged(p)), T.dtype)
+            p = self.model_.emission(torch.from_numpy(t).to(next(self.model_.parameters()).dtype))
+            return self._restored(guess(p, averaged(p)), t.dtype)
 
     def sample(self, n_samples=1, random_state=None) -> np.ndarray:
         r"""Draws points from p(x), in the units and the layout of the X of the fit.

@@ -67,14 +67,14 @@ class PPCA(ClassNamePrefixFeaturesOutMixin, Reader):
         with torch.no_grad():
             return self.model_.log_prob(*self._points(rows)).numpy().astype(rows.dtype)
 
-    def inverse_transform(self, T) -> np.ndarray:
-        r"""W t + μ for codes T (N, D)."""
+    def inverse_transform(self, X) -> np.ndarray:
+        r"""W t + μ for codes X (N, D)."""
         check_is_fitted(self)
-        T = check_array(T, dtype=FLOATS)
-        if T.shape[1] != self.n_components:
-            raise ValueError(f"T has shape {T.shape}; expected codes (N, {self.n_components})")
+        t = check_array(X, dtype=FLOATS)
+        if t.shape[1] != self.n_components:
+            raise ValueError(f"X has shape {t.shape}; expected codes (N, {self.n_components})")
         with torch.no_grad():
-            return self.model_.likelihood.net(torch.from_numpy(T).to(self.model_.W)).numpy().astype(T.dtype)
+            return self.model_.likelihood.net(torch.from_numpy(t).to(self.model_.W)).numpy().astype(t.dtype)
 
     def sample(self, n_samples=1, random_state=None) -> np.ndarray:
         r"""Draws points from p(x), (n, P); ``random_state`` as in scikit-learn."""
