@@ -27,7 +27,7 @@ LAYERS = [
     ("plots",),
     ("training",),
     ("comparison",),
-    ("report",),
+    ("report", "sklearn"),
     ("cli",),
 ]
 LAYER = {wing: number for number, wings in enumerate(LAYERS) for wing in wings}
@@ -116,6 +116,7 @@ def test_what_must_never_import_what(name, other):
         ("torchvision", {"data"}),
         ("jinja2", {"report"}),
         ("click", {"cli"}),
+        ("sklearn", {"data", "sklearn"}),
     ],
 )
 def test_a_library_has_its_wings(library, wings):

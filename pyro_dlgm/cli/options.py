@@ -19,7 +19,7 @@ COUNT, WHOLE, POSITIVE = click.IntRange(1), click.IntRange(0), click.FloatRange(
 
 LADDER = (
     "fixed: one σ; fixed-per-pixel: a σ for each pixel; diagonal: σ(t); low-rank: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ with "
-    f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel."
+    f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel; linear: linear μ, one σ."
 )
 OTHERS = (
     "bernoulli: binary pixels; continuous-bernoulli: pixels in [0, 1]; discretized-logistic: 8-bit pixels; student-t: "

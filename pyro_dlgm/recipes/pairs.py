@@ -31,6 +31,7 @@ LIKELIHOODS: dict[str, Callable] = {
     "diagonal": lambda p, D, shape: p.DiagonalNormal(_decoder(p, D, shape, heads=2)),
     "low-rank": lambda p, D, shape: p.LowRankNormal(_decoder(p, D, shape, heads=2 + RANK), RANK),
     "factor-analysis": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), p.torch.full(shape, SCALE)),
+    "linear": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), SCALE),
     "bernoulli": lambda p, D, shape: p.Bernoulli(_decoder(p, D, shape)),
     "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(_decoder(p, D, shape)),
     "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(_decoder(p, D, shape, heads=2)),
@@ -41,12 +42,13 @@ LIKELIHOODS: dict[str, Callable] = {
         _decoder(p, D, shape, heads=2)
     ),
 }
-GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis")
+GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis", "linear")
 REAL = (*GAUSSIAN, "student-t")
 COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
 # Of whole numbers: their log p(x) compares with no density's.
 MASSES = ("bernoulli", "discretized-logistic", *COUNTS, "categorical")
-COLUMNS = tuple(name for name in LIKELIHOODS if name != "factor-analysis")  # what columns of a table may have
+LINEAR = ("factor-analysis", "linear")  # μ is linear in t
+COLUMNS = tuple(name for name in LIKELIHOODS if name not in LINEAR)  # what columns of a table may have
 
 # Short chains: at a hundred gradients per point, many visits train w better than few good ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
@@ -120,7 +122,7 @@ def network(shape: Sequence[int]) -> str:
 
 def called(likelihood: str, shape: Sequence[int]) -> str:
     r"""What a table calls the model: its network and its likelihood, in one short word."""
-    if likelihood == "factor-analysis":
+    if likelihood in LINEAR:
         return likelihood
     if is_path(likelihood):
         return likelihood.rpartition(":")[2]
