@@ -25,7 +25,7 @@ from ..likelihoods.normal import FixedNormal
 from ..masks import filled, observed
 from ..model import DLGM
 from ..nets.net import Linear
-from ..priors import StandardNormal
+from ..priors.normal import StandardNormal
 from ..seeding import forked
 from . import closed_form, em
 from .posterior import Posterior

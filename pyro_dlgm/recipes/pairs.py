@@ -177,7 +177,7 @@ def model(likelihood: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -
     Its network decodes D numbers and the ``given_dim`` that are given.
     """
     from ..model import DLGM
-    from ..priors import StandardNormal
+    from ..priors.normal import StandardNormal
 
     return DLGM(StandardNormal(D), _likelihood(_parts(), likelihood, D + given_dim, shape, given_dim))
 
