@@ -52,11 +52,11 @@ def trained(x, steps: int, **options):
 
 def test_plain_steps_collapse_where_free_bits_and_converged_e_steps_do_not(x):
     r"""All of them say the same of p(x): this decoder does not need t."""
-    active, kl, _, spent = trained(x, 40, e_steps="converged")
+    active, kl, *_ = trained(x, 30, e_steps="converged")
     assert active == 1 and kl > 0.15
-    active, kl, plain, least = trained(x, 600)
-    assert active == 0 and kl < 0.01 and least == 600 * 50 / N
-    active, kl, free, _ = trained(x, 600, objective=FreeBits(0.4))
+    active, kl, plain, least = trained(x, 400)
+    assert active == 0 and kl < 0.01 and least == 400 * 50 / N
+    active, kl, free, _ = trained(x, 200, objective=FreeBits(0.4))
     assert active == 1 and 0.35 < kl < 0.6
     assert abs(free - plain) < 0.05
 
@@ -87,7 +87,7 @@ def test_free_bits_are_charged_for_each_latent(x, particles, beta):
     model, guide = pair()
     q, p = guide.posterior(x[:20]).base_dist, model.prior().base_dist
     kl = torch.distributions.kl_divergence(q, p).mean(0).sort().values
-    for free in (0.0, float(kl[:2].mean()), 5.0):
+    for free in (0.0, float(kl[:2].detach().mean()), 5.0):
         more = loss(FreeBits(free, particles, beta=beta), model, guide, x[:20])
         more -= loss(ELBO(particles, beta=beta), model, guide, x[:20])
         extra = charged(model, guide, x[:20], free) - charged(model, guide, x[:20], 0.0)
@@ -140,7 +140,7 @@ def test_they_stop_where_the_bound_does_and_leave_w_alone(x, monkeypatch):
     svi, batches = SVI(model, guide), data.Batches(x, 50)
     before, losses = (
         [p.detach().clone() for p in model.parameters()],
-        iter([3.0] * 10 + [2.0] * 10 + [2.0] * 10 + [0.0]),
+        iter([3.0] * 10 + [2.0] * 20 + [0.0]),
     )
     step, seen = svi.e_step, []
 
@@ -182,6 +182,6 @@ def test_a_training_with_them_resumes_bit_for_bit(x, tmp_path):
 
 def test_a_source_has_no_other_batches(x):
     with pytest.raises(ValueError, match="e_steps is 'converged', which draws batches of any points, and x yields"):
-        fit(*pair(), [data.Points(x)] if hasattr(data, "Points") else iter([]), size=N, epochs=1, e_steps="converged")
+        fit(*pair(), iter([]), size=N, epochs=1, e_steps="converged")
     with pytest.raises(ValueError, match="e_steps is 'often'; expected a whole number, at least 1, or 'converged'"):
         fit(*pair(), x, epochs=1, e_steps="often")
