@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from pyro_dlgm import DLGM, SVI, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.free_bits import FreeBits
-from pyro_dlgm.objectives import ELBO
+from pyro_dlgm.objectives import ELBO, FreeBits
 from pyro_dlgm.runs.fingerprint import described
 from pyro_dlgm.training import loop
 from pyro_dlgm.training.loop import em
@@ -72,7 +71,7 @@ def pair(latent_dim: int = 3):
 def charged(model, guide, x, free: float) -> float:
     r"""Σ_j max(λ, mean KL_j) in nats per point, by hand."""
     q, p = guide.posterior(x).base_dist, model.prior().base_dist
-    return float(torch.distributions.kl_divergence(q, p).mean(0).clamp_min(free).sum())
+    return float(torch.distributions.kl_divergence(q, p).mean(0).detach().clamp_min(free).sum())
 
 
 def loss(objective, model, guide, *args, **kwargs) -> float:

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-NAMES = ("cell_factors", "mixture_of_dlgms", "moving_digits", "noisy_twins", "credible_curves", "m2_digits")
+NAMES = (
+    "cell_factors",
+    "mixture_of_dlgms",
+    "moving_digits",
+    "noisy_twins",
+    "credible_curves",
+    "m2_digits",
+    "priors_on_digits",
+)
 
 
 def loaded(name: str):
@@ -127,3 +135,12 @@ def test_a_quarter_of_the_twins_is_complete():
 def test_bands_are_wider_with_fewer_flowers(run):
     results = run("credible_curves", "--steps", 30, "--flowers", 10, 40, DRAWS=20, HELD_OUT=8)["results"]
     assert results.keys() == {"10", "40"} and all(0 <= found["draws of w"] <= 1 for found in results.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*(diverged|one walk|converged|not to be trusted)")
+def test_priors_are_compared_point_by_point(run):
+    annealed = {"num_chains": 2, "num_temperatures": 3, "num_samples": 5, "num_simulated": 2}
+    small = {"LATENTS": 2, "HIDDEN": 8, "PSEUDO_INPUTS": 10, "ANNEALED": annealed}
+    results = run("priors_on_digits", "--epochs", 1, "--seeds", 0, "--annealed", 3, **small)["results"]
+    assert results["N(0, I)"][0]["gain"]["mean"] == 0 != results["mixture"][0]["gain"]["mean"]
+    assert "components" in results["VampPrior"][0]["rand"] and results.keys() == {"N(0, I)", "mixture", "VampPrior"}

@@ -18,7 +18,7 @@ LAYERS = [
     ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets"),
     ("points",),
     ("program", "likelihoods", "objectives"),
-    ("latents", "priors", "free_bits"),
+    ("latents", "priors"),
     ("modes",),
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),

@@ -7,12 +7,15 @@ from .diagnostics.clusters import cluster_probabilities
 from .diagnostics.diagnose import Diagnosis, diagnose
 from .e_step import Convergence, infer
 from .importance import ess, pareto_k
+from .imputation.filling import impute
+from .imputation.held_out import check_imputations
+from .imputation.scored import Imputations
 from .inference_gap import Gaps, gaps
 from .marginal.ais import AIS, ais
 from .marginal.bdmc import BDMC, bdmc
 from .marginal.evidence import Evidence, evidence
 from .marginal.quadrature import quadrature
-from .predict import impute, reconstruct
+from .predict import reconstruct
 
 __all__ = [
     "AIS",
@@ -23,9 +26,11 @@ __all__ = [
     "Diagnosis",
     "Evidence",
     "Gaps",
+    "Imputations",
     "ais",
     "bdmc",
     "check_calibration",
+    "check_imputations",
     "cluster_probabilities",
     "diagnose",
     "elbo",

@@ -7,8 +7,9 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .distributions import diagonal
-from .objectives import ELBO, is_drawn
+from ..distributions import diagonal
+from .elbo import ELBO
+from .sites import is_drawn
 
 
 class FreeBits(ELBO):
