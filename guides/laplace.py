@@ -13,7 +13,7 @@ from ..latents.local import LocalModel
 from ..modes.joint import spread
 from ..modes.search import Modes, search
 from ..points import Points
-from ..priors import needs_given
+from ..priors.given import needs_given
 from ..program import Shared
 from .base import Guide
 

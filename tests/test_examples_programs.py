@@ -11,7 +11,7 @@ import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("cell_factors", "mixture_of_dlgms", "moving_digits", "noisy_twins", "credible_curves", "m2_digits")
-NAMES += ("scikit_learn",)
+NAMES += ("scikit_learn", "priors_on_digits")
 
 
 def loaded(name: str):
@@ -151,3 +151,12 @@ def test_scores_of_a_pipeline_are_in_the_units_of_the_data():
     search = module.searched(module.GaussianMixture(reg_covar=0.0), [1], "wine", x, arguments)
     known = torch.distributions.MultivariateNormal(torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, bias=True)))
     assert np.allclose(module.scores(search, x), known.log_prob(torch.tensor(x)))
+
+
+@pytest.mark.filterwarnings("ignore:.*(diverged|one walk|converged|not to be trusted)")
+def test_priors_are_compared_point_by_point(run):
+    annealed = {"num_chains": 2, "num_temperatures": 3, "num_samples": 5, "num_simulated": 2}
+    small = {"LATENTS": 2, "HIDDEN": 8, "PSEUDO_INPUTS": 10, "ANNEALED": annealed}
+    results = run("priors_on_digits", "--epochs", 1, "--seeds", 0, "--annealed", 3, **small)["results"]
+    assert results["N(0, I)"][0]["gain"]["mean"] == 0 != results["mixture"][0]["gain"]["mean"]
+    assert "components" in results["VampPrior"][0]["rand"] and results.keys() == {"N(0, I)", "mixture", "VampPrior"}

@@ -16,10 +16,10 @@ GUIDES = Path(pyro_dlgm.guides.__file__).parent
 # What each module imports lies on a lower layer, or in its own wing.
 LAYERS = [
     ("storage",),
-    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets", "priors"),
+    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets"),
     ("points",),
     ("program", "likelihoods", "objectives"),
-    ("latents",),
+    ("latents", "priors"),
     ("modes",),
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),

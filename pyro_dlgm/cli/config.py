@@ -13,7 +13,7 @@ from .options import FIT
 # Where `config.json` keeps each option.
 PLACES = {"name": ("data", "name"), "data_root": ("data", "root"), "device": ("device",)}
 PLACES |= {name: ("data", name) for name in sources.OPTIONS}
-PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents")}
+PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents", "prior", "components")}
 PLACES |= {name: ("fit", name) for name in FIT}
 
 

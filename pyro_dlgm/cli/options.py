@@ -46,6 +46,7 @@ OWN = together(
 )
 # The type of an option of `fit`, by its check.
 KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
+KINDS |= {checks.E_STEPS: types.CountOr(checks.CONVERGED)}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 # What the command line gives where `fit` has no default.
 DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
@@ -144,6 +145,19 @@ PAIR = together(
         help="q(t), the method; module:Name: your own.",
     ),
     click.option("--latents", type=COUNT, default=16, help="The number D of latents t."),
+    click.option(
+        "--prior",
+        type=click.Choice(list(pairs.PRIORS)),
+        default="standard",
+        help="p(t). standard: N(0, I); scaled: learned scales; mixture: of Gaussians; vamp: of the encoder's q at "
+        "learned pseudo-inputs, of --guide amortized or amortized-full-rank.",
+    ),
+    click.option(
+        "--components",
+        type=COUNT,
+        default=pairs.COMPONENTS,
+        help="Components of --prior mixture, pseudo-inputs of vamp.",
+    ),
 )
 
 

@@ -29,7 +29,7 @@ def fit(
     lr: float = 2e-3,
     row_lr: float = 1e-1,
     schedule: str | Callable[[float], float] = "cosine",
-    e_steps: int = 1,
+    e_steps: int | str = 1,
     clip_norm: float | None = None,
     warmup: float = 0,
     objective: ELBO | None = None,
@@ -71,7 +71,9 @@ def fit(
         row_lr: learning rate of what a guide has for each point. `RowAdam` makes these steps, Adam the others.
         schedule: factor of the learning rates: constant, linear or cosine (both to 0). In Python also a function of
             the fraction done.
-        e_steps: steps on q for each step on w: the last of them is a joint step.
+        e_steps: steps on q for each step on w, the last of them a joint step; converged: 100 at most, until the bound
+            stops rising. These are on batches drawn afresh, and the bound is a mean over ten of them; against posterior
+            collapse, where an encoder lags behind w.
         clip_norm: bound on the global gradient norm of networks and other dense parameters.
         warmup: epochs over which the weight β of the KL term rises from 0 to 1.
         objective: the loss, by default `objectives.ELBO`.

@@ -32,10 +32,12 @@ class Check(NamedTuple):
     fits: Callable[[object], bool]
 
 
+CONVERGED = "converged"
 COUNT = Check("a whole number, at least 1", lambda value: isinstance(value, Integral) and value >= 1)
 WHOLE = Check("a whole number >= 0", lambda value: isinstance(value, Integral) and value >= 0)
 POSITIVE = Check("a finite number > 0", lambda value: isinstance(value, Real) and 0 < value < math.inf)
 EPOCHS = Check("a finite number >= 0", lambda value: isinstance(value, Real) and 0 <= value < math.inf)
+E_STEPS = Check(f"a whole number, at least 1, or {CONVERGED!r}", lambda value: value == CONVERGED or COUNT.fits(value))
 SCHEDULE = Check(
     f"one of {', '.join(map(repr, SCHEDULES))}, or a function",
     lambda value: callable(value) or value in list(SCHEDULES),
@@ -47,7 +49,7 @@ CHECKS = {
     "lr": POSITIVE,
     "row_lr": POSITIVE,
     "schedule": SCHEDULE,
-    "e_steps": COUNT,
+    "e_steps": E_STEPS,
     "clip_norm": POSITIVE,
     "warmup": EPOCHS,
     "patience": COUNT,
