@@ -58,7 +58,7 @@ class Evidence:
     @property
     def notes(self) -> list[str]:
         r"""What is not certified: of the mean, and the points at which walks do not agree."""
-        return [] if self.tol is None else [line for line in (doubt(self.bounds, self.tol), self._apart()) if line]
+        return [] if self.tol is None else [note for note in (doubt(self.bounds, self.tol), self.apart) if note]
 
     @property
     def bounds(self) -> dict | None:
@@ -66,8 +66,10 @@ class Evidence:
         found = self.certificate
         return None if found is None else {"gap": found.gap, "standard_error": found.stderr}
 
-    def _apart(self) -> str | None:
-        late = self.uncertain.nonzero().flatten().tolist()
+    @property
+    def apart(self) -> str | None:
+        r"""The points at which walks do not agree, in words; `None` without any, and with a judge."""
+        late = [] if self.uncertain is None else self.uncertain.nonzero().flatten().tolist()
         if not late:
             return None
         return f"walks do not agree on log p(x) at {len(late)} of {len(self.uncertain)} points ({messages.rows(late)})"
@@ -193,14 +195,18 @@ def evidence(
     """
     numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
     asked = Asked(judge is not None, *numbers)
-    model, judge = given_globals(model, judge)
-    points = Points.of(points).numbered()
-    if judge is not None:
-        return _by_judge(model, judge, points, asked, seed, progress)
-    found = _by_laplace(model, points, asked, seed, progress)
+    found = estimated(model, judge, Points.of(points), asked, seed=seed, progress=progress)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
     return found
+
+
+def estimated(model, judge, points: Points, asked: Asked, *, seed: int | None, progress: bool = False) -> Evidence:
+    r"""Computes `evidence` for callers who say themselves what is not certified."""
+    model, judge = given_globals(model, judge)
+    if judge is None:
+        return _by_laplace(model, points.numbered(), asked, seed, progress)
+    return _by_judge(model, judge, points.numbered(), asked, seed, progress)
 
 
 def _by_judge(model, judge, points: Points, asked: Asked, seed: int | None, progress: bool) -> Evidence:
