@@ -3,8 +3,8 @@ r"""log p(x) of all test images of MNIST, certified to 0.1 nats, block by block;
     pyro-dlgm fit --data mnist --data-root DIR --likelihood bernoulli --latents 64 --epochs 10 --out runs/mnist
     python examples/certified_mnist.py --run runs/mnist --data-root DIR
 
-One pilot finds how many temperatures it takes, and one certificate says what the estimates are worth at this model: both
-on points that the model makes. Then each block of test images is annealed from Laplace's Gaussians. Killed and started
+One pilot finds how many temperatures it takes, and one certificate says what the estimates are worth here, both on
+points that the model makes. Then each block of test images is annealed from Laplace's Gaussians. Killed and started
 again, it goes on after the last whole block.
 """
 

@@ -172,6 +172,8 @@ def test_more_is_asked_for_a_smaller_tolerance():
     first, last = found
     assert first.num_temperatures == 10 and list(first.gaps) == [10]
     assert last.num_temperatures == 27 and list(last.gaps) == [10, 27]
+    near, far = (pilot.pilot(model, like, 16, settings, tol=first.gaps[10] / f, budget=400, seed=0) for f in (0.7, 0.9))
+    assert near.num_temperatures == 10 and far.num_temperatures > 10  # it aims at 0.8 of the tolerance
     assert first.gaps[10] == last.gaps[10] and last.gradients > 2 * first.gradients
 
 
@@ -196,12 +198,20 @@ def test_pilot_choice_walks_and_certificate_share_no_seed(monkeypatch):
 
     for where, name in ((pilot, "bracket"), (pilot, "quiet"), (starts, "upwards")):
         spy(where, name)
-    for where, name in ((pilot, "pilot"), (judge, "chosen"), (judge, "upwards"), (judge, "log_weights")):
+    for where, name in (
+        (pilot, "certified"),
+        (pilot, "chosen"),
+        (pilot, "pilot"),
+        (judge, "chosen"),
+        (judge, "upwards"),
+        (judge, "log_weights"),
+    ):
         spy(where, name)
     asked(ppca, x)
     # Pilot: a simulation, walks up and down; of the certificate, walks that choose as well. Choice and its walks,
     # walks, IWAE; and the pilot as a whole.
-    assert len(seen) == 2 + 3 + 4 + 1 == len(set(seen))
+    # Both certify, and choose starts for that.
+    assert len(seen) == 2 + 3 + 4 + 1 + 4 == len(set(seen))
 
 
 def test_weights_are_unbiased_although_the_pilot_chose():
