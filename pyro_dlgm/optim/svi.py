@@ -45,10 +45,15 @@ def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) ->
         dense = [p for p in module.parameters() if p.requires_grad and p not in seen]
         seen.update(dense)
         if dense:
-            rows_alone = adapted(module).per_point and not isinstance(module, AutoLocal)
-            groups.append({"params": dense, "lr": row_lr if rows_alone else lr})
+            groups.append({"params": dense, "lr": row_lr if _is_a_table(module) else lr})
     made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
     return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
+
+
+def _is_a_table(module) -> bool:
+    r"""Whether the dense parameters of a module are rows themselves, as those of Pyro's autoguides are."""
+    has_rows = isinstance(module, AutoLocal) or any(isinstance(m, Rows) for m in module.modules())
+    return adapted(module).per_point and not has_rows
 
 
 def load_states(parts: Sequence, states: Sequence[dict]) -> None:

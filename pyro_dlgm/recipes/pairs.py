@@ -53,6 +53,7 @@ COLUMNS = tuple(name for name in LIKELIHOODS if name not in LINEAR)  # what colu
 # Short chains: at a hundred gradients per point, many visits train w better than few good ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
 LAPLACE = {"max_steps": 5}  # of Newton, at a visit: each costs a gradient evaluation for each latent
+SEMI_AMORTIZED = {"steps": 2, "num_samples": 4}  # a few samples train w; more of them are for scoring
 HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
 # Functions of what `_parts` gives, the model, N training points, D latents and the shape of a point.
 GUIDES: dict[str, Callable] = {
@@ -64,6 +65,10 @@ GUIDES: dict[str, Callable] = {
     "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
         _encoder(p, model, shape), D, "full_rank", given_dim=C
     ),
+    "semi-amortized": lambda p, model, N, D, shape, C=0: p.SemiAmortized(
+        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **SEMI_AMORTIZED
+    ),
+    "flow": lambda p, model, N, D, shape, C=0: p.Flow(_encoder(p, model, shape), D, given_dim=C),
     "mcem": lambda p, model, N, D, shape, C=0: p.Chain(model, N, D, **CHAIN),
     "mcem-encoder": lambda p, model, N, D, shape, C=0: p.Hybrid(
         model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **HYBRID
@@ -86,7 +91,7 @@ def _parts() -> SimpleNamespace:
     r"""Returns the classes and functions that recipes build from."""
     import torch
 
-    from ..guides import amortized, autoguides, laplace, per_point
+    from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
     from ..guides.chains import chain, hybrid
     from ..likelihoods import (
         bernoulli,
@@ -106,6 +111,7 @@ def _parts() -> SimpleNamespace:
         amortized,
         autoguides,
         chain,
+        flow,
         hybrid,
         laplace,
         per_point,
@@ -114,7 +120,7 @@ def _parts() -> SimpleNamespace:
         low_rank,
         normal,
     )
-    modules += (categorical, counts, student_t, tables, mixture, normal_priors, vamp)
+    modules += (semi_amortized, categorical, counts, student_t, tables, mixture, normal_priors, vamp)
     names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})
 
