@@ -62,8 +62,15 @@ def forked(seed: int | None = None):
 
     Other threads wait meanwhile: `alone`.
     """
+    with alone(), reseeded(seed):
+        yield
+
+
+@contextlib.contextmanager
+def reseeded(seed: int | None = None):
+    r"""Context manager: as `forked`, for what is a part of a training: backward passes have threads of their own."""
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
-    with alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else []):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else []):
         if seed is not None:
             # torch.manual_seed would also seed the CUDA devices that are not in use, and hence not forked.
             torch.default_generator.manual_seed(seed)

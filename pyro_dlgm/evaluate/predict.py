@@ -1,4 +1,4 @@
-r"""What a model makes of x: reconstructions, imputations of missing pixels, and new points."""
+r"""What a model makes of x: reconstructions, and new points."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,11 +10,10 @@ from torch import Tensor
 from ..distributions import averaged, draws, guess, mean, unwrapped
 from ..guides.base import adapted
 from ..guides.programs.given import given_globals
-from ..latents.asked import completion, emission, posterior
+from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
 from ..likelihoods.base import Conditional
-from ..masks import pixelwise
-from ..objectives import is_drawn
+from ..objectives.sites import is_drawn
 from ..points import Points, side
 from .blocks import blocks, check_points
 from .quiet import quiet
@@ -49,11 +48,11 @@ def reconstruct(
         ValueError: if x, index, mask, given or the number of samples makes no sense, or the likelihood has no mean.
         TypeError: if the guide has no `posterior`.
     """
-    return _made(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, emission)
+    return predicted(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, emission)
 
 
-def _made(model, guide, points: Points, num_samples: int | None, seed: int | None, says: Callable) -> Tensor:
-    r"""The guess at x by what ``says``, `emission` or `completion`, says on average over codes of q."""
+def predicted(model, guide, points: Points, num_samples: int | None, seed: int | None, says: Callable) -> Tensor:
+    r"""The guess at x by what ``says``, `emission` or `completion`, gives for codes of q on average; see `reconstruct`."""
     model, guide = given_globals(model, guide)
     check_points(model, points)
     if num_samples is not None and num_samples < 1:
@@ -104,33 +103,6 @@ def _there(made: Tensor, model, p, batch: int) -> Tensor:
             "guide.posterior(x)"
         )
     return made
-
-
-def impute(
-    model,
-    guide,
-    x: Tensor,
-    index: Tensor | None = None,
-    num_samples: int | None = 100,
-    *,
-    mask: Tensor | None = None,
-    given: Tensor | None = None,
-    seed: int | None = None,
-) -> Tensor:
-    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t], classes by the most probable one.
-
-    Of values that hide themselves (`likelihoods.Missingness`) it is E_q E[x | t, x_o, m].
-
-    Arguments as in `reconstruct`.
-
-    Raises:
-        ValueError: if there is no mask, and as `reconstruct`.
-    """
-    points = Points.of(x, index, mask=mask, given=given)
-    if points.mask is None:
-        raise ValueError("mask is None; expected a boolean mask, True where x is observed: use ~x.isnan()")
-    guess = _made(model, guide, points, num_samples, seed, completion)
-    return torch.where(pixelwise(points.mask, points.x.dim()), points.x, guess)
 
 
 def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None) -> tuple[Points, Tensor]:

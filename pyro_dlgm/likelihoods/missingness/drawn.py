@@ -101,5 +101,9 @@ class Atoms(dist.TorchDistribution):
         atoms = self.x.expand(*sample_shape, *self.x.shape) if sample_shape else self.x
         return atoms.gather(len(sample_shape), which.unsqueeze(len(sample_shape))).squeeze(len(sample_shape))
 
+    def completed(self, x: Tensor, mask: Tensor) -> Tensor:
+        r"""A draw of all of x, (..., *event); what is observed is in the atoms."""
+        return self.sample()
+
     def _broad(self) -> Tensor:
         return self.weights.reshape(*self.weights.shape, *[1] * len(self.event_shape))
