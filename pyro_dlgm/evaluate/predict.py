@@ -52,7 +52,7 @@ def reconstruct(
 
 
 def predicted(model, guide, points: Points, num_samples: int | None, seed: int | None, says: Callable) -> Tensor:
-    r"""The guess at x by what ``says``, `emission` or `completion`, gives for codes of q on average; see `reconstruct`."""
+    r"""The guess at x by what ``says``, `emission` or `completion`, gives for codes of q: see `reconstruct`."""
     model, guide = given_globals(model, guide)
     check_points(model, points)
     if num_samples is not None and num_samples < 1:
