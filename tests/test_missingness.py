@@ -239,6 +239,16 @@ def test_drawn_mechanisms_impute_the_same(x):
 
 
 @pytest.mark.parametrize("mechanism", [hiding(), likelihoods.Drawn(Logits(), 2000)], ids=["integrated", "drawn"])
+def test_multiple_imputations_have_the_tilted_mean(x, mechanism):
+    model, at = model_of(mechanism), torch.tensor([[0.4, -20.0]]).double().expand(8, 2)
+    args = model, guides.FullRank(8, 1).double().set_rows(at), x, torch.arange(8)
+    drawn = evaluate.impute(*args, 2000, by="draws", num_proposals=0, mask=MASKS, seed=0)
+    assert drawn.shape == (2000, 8, P) and torch.equal(drawn[5][MASKS], x[MASKS])
+    error = drawn.mean(0) - evaluate.impute(*args, None, mask=MASKS)
+    assert (error.abs() <= 5 * drawn.std(0) / 2000**0.5 + 1e-6).all()
+
+
+@pytest.mark.parametrize("mechanism", [hiding(), likelihoods.Drawn(Logits(), 2000)], ids=["integrated", "drawn"])
 def test_completions_draw_what_they_say(x, mechanism):
     model, t = model_of(mechanism).eval(), torch.randn(2, 8, 1).double()
     p = model.likelihood.completed(model.likelihood(t), x, MASKS)

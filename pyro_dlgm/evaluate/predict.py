@@ -48,11 +48,11 @@ def reconstruct(
         ValueError: if x, index, mask, given or the number of samples makes no sense, or the likelihood has no mean.
         TypeError: if the guide has no `posterior`.
     """
-    return guessed(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, emission)
+    return predicted(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, emission)
 
 
-def guessed(model, guide, points: Points, num_samples: int | None, seed: int | None, says: Callable) -> Tensor:
-    r"""The guess at x by what ``says``, `emission` or `completion`, says on average over codes of q."""
+def predicted(model, guide, points: Points, num_samples: int | None, seed: int | None, says: Callable) -> Tensor:
+    r"""The guess at x by what ``says``, `emission` or `completion`, gives for codes of q: see `reconstruct`."""
     model, guide = given_globals(model, guide)
     check_points(model, points)
     if num_samples is not None and num_samples < 1:

@@ -8,7 +8,7 @@ from ...latents.asked import completion
 from ...masks import pixelwise
 from ...points import Points
 from ..blocks import check_points
-from ..predict import guessed
+from ..predict import predicted
 from ..quiet import quiet
 from .predictive import predictive, proposals, warn
 from .summaries import BY, summary
@@ -32,6 +32,8 @@ def impute(
     Draws have importance weights: K proposals of q are weighted by p(x_obs, t | w) / q(t | x), and codes are drawn
     among them. A q that is too narrow is corrected as far as its proposals reach; a warning names points where few of
     them carry all weight. Point masses and chains have no density: their draws are taken as they are.
+
+    Of values that hide themselves (`likelihoods.Missingness`) all are those given the mask as well, E[x | t, x_o, m].
 
     Arguments:
         model: a `DLGM`.
@@ -67,7 +69,7 @@ def impute(
     if by not in BY:
         raise ValueError(f"by is {by!r}; expected one of {', '.join(map(repr, BY))}")
     if by == "mean" and num_proposals is None:
-        return _filled(points, guessed(model, guide, points, num_samples, seed, completion))
+        return _filled(points, predicted(model, guide, points, num_samples, seed, completion))
     K = proposals(num_proposals, num_samples)
     model, guide = given_globals(model, guide)
     check_points(model, points)

@@ -21,7 +21,6 @@ from ...distributions import draws, unwrapped
 from ...guides.base import adapted
 from ...latents.asked import completion, log_joint, posterior
 from ...latents.densities import Emission
-from ...likelihoods.missingness.mechanism import Completion
 from ...masks import pixelwise
 from ...points import Points
 from ..blocks import blocks
@@ -107,7 +106,7 @@ def _pixels(p):
 
 
 def completed(p, points: Points) -> Tensor:
-    r"""Draws of p(x | t), or of what hides values, given what is observed of x, (M, b, ...), x itself where observed.
+    r"""Draws of p(x | t) given what is observed of x, (M, b, ...), with the observed values as they are.
 
     Raises:
         ValueError: if pixels depend on each other given t, and the distribution has no ``completed(x, mask)``.
@@ -124,7 +123,7 @@ def completed(p, points: Points) -> Tensor:
 
 
 def _check_independent(part) -> None:
-    if len(part.event_shape) and not isinstance(part, Completion):
+    if len(part.event_shape):
         raise ValueError(
             f"{type(part).__name__} has numbers of x that depend on each other given t, so that draws of the missing "
             "ones need those observed; expected a distribution with a method completed(x, mask)"

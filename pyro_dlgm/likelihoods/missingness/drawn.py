@@ -4,9 +4,10 @@ import math
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from .mechanism import Completion, Mechanism, log_prob
+from .mechanism import Mechanism, log_prob
 
 
 class Drawn(Mechanism):
@@ -67,7 +68,7 @@ class Drawn(Mechanism):
         return torch.cat([noise, -noise])
 
 
-class Atoms(Completion):
+class Atoms(dist.TorchDistribution):
     r"""Creates the mixture of point masses at x_s, s = 1..S, with self-normalized weights.
 
     Arguments:
@@ -75,6 +76,9 @@ class Atoms(Completion):
         log_weights: (S, ...).
         event_dim: the number of axes of a point.
     """
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.real
 
     def __init__(self, x: Tensor, log_weights: Tensor, event_dim: int):
         self.x, self.weights = x, log_weights.softmax(0)
@@ -96,6 +100,10 @@ class Atoms(Completion):
         which = which.reshape(*which.shape, *[1] * len(self.event_shape)).expand(self._extended_shape(sample_shape))
         atoms = self.x.expand(*sample_shape, *self.x.shape) if sample_shape else self.x
         return atoms.gather(len(sample_shape), which.unsqueeze(len(sample_shape))).squeeze(len(sample_shape))
+
+    def completed(self, x: Tensor, mask: Tensor) -> Tensor:
+        r"""A draw of all of x, (..., *event); what is observed is in the atoms."""
+        return self.sample()
 
     def _broad(self) -> Tensor:
         return self.weights.reshape(*self.weights.shape, *[1] * len(self.event_shape))

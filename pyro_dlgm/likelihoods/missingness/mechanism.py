@@ -3,7 +3,6 @@ r"""Mechanisms p(m | x): networks from x to the logits of being missing, and how
 from abc import abstractmethod
 
 import pyro.distributions as dist
-from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -30,19 +29,12 @@ class Mechanism(nn.Module):
         """
 
     @abstractmethod
-    def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> "Completion":
+    def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> dist.TorchDistribution:
         r"""p(x_m | t, x_o, m), as a distribution of all of x that has x itself where it is observed."""
 
     def draw(self, x: Tensor) -> Tensor:
         r"""Draws a mask, True where observed, for complete x."""
         return dist.Bernoulli(logits=-self(x)).sample().bool()
-
-
-class Completion(dist.TorchDistribution):
-    r"""The base of distributions of all of x that have x itself where it is observed, p(x_m | t, x_o, m)."""
-
-    arg_constraints = {}  # noqa: RUF012
-    support = constraints.real
 
 
 def log_prob(logits: Tensor, mask: Tensor) -> Tensor:

@@ -2,11 +2,12 @@ r"""Values that hide themselves: whether x_j is missing depends on x_j alone."""
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from . import integral
-from .mechanism import Completion, Mechanism, log_prob
+from .mechanism import Mechanism, log_prob
 
 
 class SelfMasking(Mechanism):
@@ -74,32 +75,39 @@ class SelfMasking(Mechanism):
         gone = torch.zeros_like(m).scatter(0, hidden, integral.Averages(m[hidden], s[hidden]).log_mean)
         return torch.where(mask, there, gone.reshape(shape)).flatten(len(shape) - event_dim).sum(-1)
 
-    def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> "Tilted":
+    def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> dist.Independent:
         shape = torch.broadcast_shapes(p.batch_shape, x.shape, mask.shape)
         mu, scale = p.loc.expand(shape), self.slope.sign() * p.scale.expand(shape)
-        return Tilted(mu, scale, *self._standardized(p, shape), x, mask, event_dim)
+        m, s = self._standardized(p, shape)
+        return Tilted(mu, scale, m, s, x.expand(shape), mask.expand(shape)).to_event(event_dim)
 
     def _standardized(self, p: dist.Normal, shape: torch.Size) -> tuple[Tensor, Tensor]:
         r"""m and s >= 0 with the logit m + s z at x = μ + sign(a) σ z."""
         return self(p.loc).expand(shape), (self.slope.abs() * p.scale).expand(shape)
 
 
-class Tilted(Completion):
-    r"""Creates p(x_m | t, m) ∝ ∏_j N(x_j; μ_j, σ_j²) σ(l_j(x_j)) over missing x_j, with x itself where it is observed.
+class Tilted(dist.TorchDistribution):
+    r"""Creates p(x_j | t, m_j) ∝ N(x_j; μ_j, σ_j²) σ(l_j(x_j)) of missing values, with x itself where it is observed.
 
     Arguments:
-        mu: μ, (..., *event).
+        mu: μ, of any shape.
         scale: σ with the sign of the slope: x = μ + scale z.
         m, s: the logit is m + s z.
-        x: data that broadcasts with them.
-        mask: boolean, True where observed, broadcasting as well.
-        event_dim: the number of axes of a point.
+        x: data.
+        mask: boolean, True where observed. All are of one shape.
     """
 
-    def __init__(self, mu, scale, m, s, x: Tensor, mask: Tensor, event_dim: int):
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.real
+
+    def __init__(self, mu: Tensor, scale: Tensor, m: Tensor, s: Tensor, x: Tensor, mask: Tensor):
         self.mu, self.scale, self.m, self.s, self.x, self.mask = mu, scale, m, s, x, mask
-        split = mu.dim() - event_dim
-        super().__init__(mu.shape[:split], mu.shape[split:], validate_args=False)
+        super().__init__(mu.shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None) -> "Tilted":
+        r"""The same distribution with batch axes added on the left."""
+        parts = self.mu, self.scale, self.m, self.s, self.x, self.mask
+        return Tilted(*(v.expand(batch_shape) for v in parts))
 
     @property
     def mean(self) -> Tensor:
