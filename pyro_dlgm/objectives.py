@@ -73,7 +73,8 @@ class ELBO(Trace_ELBO):
         program, q = poutine.unwrap(model), poutine.unwrap(guide)
         plate = getattr(program, "plate", getattr(q, "program_plate", None))
         self.max_plate_nesting = max(self.max_plate_nesting, getattr(q, "program_depth", 1))
-        with contextlib.nullcontext() if self.beta == 1.0 else Tempered(self.beta, plate):
+        known = not isinstance(self.beta, Tensor)
+        with contextlib.nullcontext() if known and self.beta == 1.0 else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
         return -sum(self._bound(*pair) for pair in traces) / self.num_particles
 
@@ -141,7 +142,8 @@ def _latents_before(trace) -> dict[str, set[str]]:
 
 
 def _weight(beta):
-    if not beta >= 0:
+    # Of a tensor only where Pyro validates: reading it waits for the device.
+    if (not isinstance(beta, Tensor) or is_validation_enabled()) and not beta >= 0:
         raise ValueError(f"beta is {beta}; expected a number >= 0")
     return beta
 
