@@ -3,7 +3,6 @@ r"""A step captured: one run of a program becomes a graph of tensor operations, 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -35,7 +34,9 @@ class Captured:
         return [place if isinstance(place, Tensor) else place[0][place[1]] for place in self.read]
 
 
-def capture(function: Callable[[list[Tensor]], list[Tensor | None]], inputs: list[Tensor], modules: list[nn.Module]) -> Captured:
+def capture(
+    function: Callable[[list[Tensor]], list[Tensor | None]], inputs: list[Tensor], modules: list[nn.Module]
+) -> Captured:
     r"""Runs a function twice, once to find its draws and once to write down what it does.
 
     Arguments:

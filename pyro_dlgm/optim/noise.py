@@ -72,7 +72,9 @@ class Watched(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             return self.random(func, args, kwargs)
         if WAITS & set(func.tags) and not _by_numbers(func, args):
-            raise NotCaptured(f"it reads numbers of a tensor while it runs ({func}), as .item(), bool() or nonzero() do")
+            raise NotCaptured(
+                f"it reads numbers of a tensor while it runs ({func}), as .item(), bool() or nonzero() do"
+            )
         return func(*args, **kwargs)
 
     def random(self, func, args: tuple, kwargs: dict) -> Tensor:
