@@ -63,7 +63,7 @@ class TensorStep:
         r"""Takes the step for what Adam moves, and leaves the gradients of the rest in place.
 
         Returns:
-            The loss, 1 if it or a gradient is not finite, else 0, and the norm of the dense gradients, if there are any.
+            The loss; 1 if it or a gradient is not finite, else 0; the norm of the dense gradients, or `None`.
         """
         with torch.no_grad():
             sections = self._sections(batch, noise)
