@@ -29,8 +29,10 @@ $(MADE)-%: $(BIN)/python setup.cfg pyproject.toml
 compare: $(MADE)-base
 	$(BIN)/pyro-dlgm compare --data digits --out runs/compare
 
+# A process for each core, with one thread: two processes of two threads each would wait for one another. A file's tests stay
+# in one process, where they share what is made once.
 test: $(MADE)-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(MADE)-lint
 	$(BIN)/ruff check .

@@ -62,14 +62,20 @@ def forked(seed: int | None = None):
 
     Other threads wait meanwhile: `alone`.
     """
-    with alone():
-        before = states()
-        try:
-            if seed is not None:
-                _sow(seed)
-            yield
-        finally:
-            restore(before)
+    with alone(), reseeded(seed):
+        yield
+
+
+@contextlib.contextmanager
+def reseeded(seed: int | None = None):
+    r"""Context manager: as `forked`, for what is a part of a training: backward passes have threads of their own."""
+    before = states()
+    try:
+        if seed is not None:
+            _sow(seed)
+        yield
+    finally:
+        restore(before)
 
 
 def _sow(seed: int) -> None:

@@ -6,12 +6,15 @@ from .diagnostics.calibration import Calibration, Coverage, check_calibration
 from .diagnostics.diagnose import Diagnosis, diagnose
 from .e_step import Convergence, infer
 from .importance import ess, pareto_k
+from .imputation.filling import impute
+from .imputation.held_out import check_imputations
+from .imputation.scored import Imputations
 from .inference_gap import Gaps, gaps
 from .marginal.ais import AIS, ais
 from .marginal.bdmc import BDMC, bdmc
 from .marginal.evidence import Evidence, evidence
 from .marginal.quadrature import quadrature
-from .predict import impute, reconstruct
+from .predict import reconstruct
 
 __all__ = [
     "AIS",
@@ -22,9 +25,11 @@ __all__ = [
     "Diagnosis",
     "Evidence",
     "Gaps",
+    "Imputations",
     "ais",
     "bdmc",
     "check_calibration",
+    "check_imputations",
     "diagnose",
     "elbo",
     "ess",

@@ -1,4 +1,4 @@
-r"""What a model makes of x: reconstructions, imputations of missing pixels, and new points."""
+r"""What a model makes of x: reconstructions, and new points."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,7 @@ from ..guides.base import adapted
 from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
-from ..masks import pixelwise
-from ..objectives import is_drawn
+from ..objectives.sites import is_drawn
 from ..points import Points, side
 from .blocks import blocks, check_points
 from .quiet import quiet
@@ -99,31 +98,6 @@ def _there(made: Tensor, model, p, batch: int) -> Tensor:
             "guide.posterior(x)"
         )
     return made
-
-
-def impute(
-    model,
-    guide,
-    x: Tensor,
-    index: Tensor | None = None,
-    num_samples: int | None = 100,
-    *,
-    mask: Tensor | None = None,
-    given: Tensor | None = None,
-    seed: int | None = None,
-) -> Tensor:
-    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t], classes by the most probable one.
-
-    Arguments as in `reconstruct`.
-
-    Raises:
-        ValueError: if there is no mask, and as `reconstruct`.
-    """
-    points = Points.of(x, index, mask=mask, given=given)
-    if points.mask is None:
-        raise ValueError("mask is None; expected a boolean mask, True where x is observed: use ~x.isnan()")
-    guess = reconstruct(model, guide, points, num_samples=num_samples, seed=seed)
-    return torch.where(pixelwise(points.mask, points.x.dim()), points.x, guess)
 
 
 def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None) -> tuple[Points, Tensor]:

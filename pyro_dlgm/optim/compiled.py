@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..guides.base import adapted
 from ..guides.rows import Rows
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from .batch_loss import Batch
 from .compared import Compared
 from .nan_guard import Attempt
@@ -22,7 +22,6 @@ from .noise import NotCaptured
 
 MOST = 8  # kinds of batches that are compiled
 PLAIN = (bool, int, float, str, type(None))
-MOVING = ("beta", "max_plate_nesting")  # of an objective: an input, and what its first call finds
 
 
 class Compiler:
@@ -81,7 +80,8 @@ class Compiler:
 
     def _kind(self, batch: Batch, only: list[Tensor] | None) -> tuple:
         device = batch.data[0].device.type
-        settings = [v for name, v in vars(self.svi.objective).items() if isinstance(v, PLAIN) and name not in MOVING]
+        beside = {"max_plate_nesting"} | ({"beta"} if isinstance(self.svi.objective, ELBO) else set())
+        settings = [v for n, v in vars(self.svi.objective).items() if isinstance(v, PLAIN) and n not in beside]
         facts = [held.get(name) for held, name in self._facts]
         trained = [p.requires_grad for p in self.svi.parameters()]
         kind = batch.kind(), only is None, torch.is_autocast_enabled(device), *settings, *facts, *trained

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import messages
 from ..guides.rows import files_of
 from ..masks import observed
-from ..objectives import is_drawn
+from ..objectives.sites import is_drawn
 from ..program import unregistered
 from ..seeding import forked, restore
 

@@ -18,7 +18,7 @@ from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import Rows, sparse_gradients
 from ..latents.call import accepting, as_module
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..program import unregistered
 from ..seeding import states
 from .checks import check_jacobians, check_objective, check_program, listed, takes_sparse

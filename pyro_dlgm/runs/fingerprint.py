@@ -6,7 +6,7 @@ import torch
 from pyro import infer
 from torch import Tensor
 
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from .digest import code, digest
 from .files import finite, plain
 

@@ -10,7 +10,7 @@ from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
 from . import options

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..objectives import ELBO
+    from ..objectives.elbo import ELBO
     from .loop import Listener, Result
 
 

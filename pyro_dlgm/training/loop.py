@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data.batches import Batches
 from ..data.source import Source
 from ..guides.base import adapted
+from ..objectives.importance import IWAE
 from ..optim.svi import SVI, load_states
 from ..seeding import restore, states
 from .validation import Validation
@@ -77,13 +78,13 @@ class Result:
 
     Attributes:
         model, guide: the trained pair, the very objects that went in.
-        history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``log_joint`` where q has no density; with
-            ``tempered_`` before it while β is not 1), the mean of the training objective over the epoch in nats per
-            point (by their weights, if they have some), ``gradient_norm``, the mean over the epoch's joint steps of
-            the global norm of the dense gradients before clipping (where there are any), ``gradients_per_point`` (of
-            the training alone), ``seconds`` (of all, validation and files included), ``points_per_second`` (of joint
-            steps, while steps were made), and where there are validation points what `Validation.scores` gives, with
-            ``val_`` before it.
+        history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``iwae_K`` under `objectives.IWAE` and
+            `DReG`; ``log_joint`` where q has no density; with ``tempered_`` before it while β is not 1), the mean of
+            the training objective over the epoch in nats per point (by their weights, if they have some),
+            ``gradient_norm``, the mean over the epoch's joint steps of the global norm of the dense gradients before
+            clipping (where there are any), ``gradients_per_point`` (of the training alone), ``seconds`` (of all,
+            validation and files included), ``points_per_second`` (of joint steps, while steps were made), and where
+            there are validation points what `Validation.scores` gives, with ``val_`` before it.
         stopped_early: whether the validation bound stopped the run.
         optimizers: those of the training, with their states.
     """
@@ -133,7 +134,8 @@ class Training:
         self.factor, self.warmup_steps, self.validation = factor, warmup_steps, validation
         self.rates = [[group["lr"] for group in o.param_groups] for o in svi.optimizers]
         self.guide = adapted(svi.guide)
-        self.bound = "elbo" if self.guide.has_density else "log_joint"
+        bound = svi.objective.bound if isinstance(svi.objective, IWAE) else "elbo"
+        self.bound = bound if self.guide.has_density else "log_joint"
         self.result = Result(svi.model, svi.guide, optimizers=svi.optimizers)
         self.step, self.seen, self.gradients, self.seconds, self.busy = 0, 0, 0, 0.0, 0.0
         self.beta = getattr(svi.objective, "beta", 1.0)

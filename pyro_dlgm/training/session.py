@@ -16,7 +16,7 @@ from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files, kept
 from ..latents.call import as_module
 from ..messages import only_warned
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..optim.nan_guard import interval
 from ..optim.svi import SVI, adam
 from ..points import Points

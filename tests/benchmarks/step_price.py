@@ -23,7 +23,7 @@ def arguments() -> argparse.Namespace:
     r"""The command line."""
     parser = argparse.ArgumentParser(
         description="Times one training step of a variational autoencoder: pyro_dlgm.SVI, eager and "
-        "compiled; a hand-written PyTorch loop with fused Adam; Pyro's stock SVI with its Adam and Trace_ELBO; the same "
+        "compiled; a hand-written loop with fused Adam; Pyro's stock SVI with its Adam and Trace_ELBO; the same "
         "with TraceMeanField_ELBO; the networks alone, forward and backward, as a floor. All have the same "
         "networks and take turns in rounds. Case mlp: 784-200-200-50 and back, batch 128, wanted eager <= 1.2, "
         "compiled <= 0.8. Case conv: the default convolutional networks, 64 latents, 28x28, batch 100, wanted "
