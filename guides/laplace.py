@@ -54,6 +54,8 @@ class Laplace(Guide):
         MacKay, "Information theory, inference, and learning algorithms" (2003), chapter 27.
     """
 
+    moves = True
+
     def __init__(
         self, model, *, start: Guide | None = None, num_draws: int = 0, max_steps: int = 50, tol: float = 1e-4
     ):

@@ -61,7 +61,7 @@ class Chain(Rowed):
         Annals of Statistics 27(1).
     """
 
-    has_density = False
+    has_density, moves = False, True
 
     def __init__(
         self,

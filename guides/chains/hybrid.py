@@ -55,7 +55,7 @@ class Hybrid(Guide):
         https://proceedings.mlr.press/v70/hoffman17a.html
     """
 
-    has_density = False
+    has_density, moves = False, True
 
     def __init__(
         self,

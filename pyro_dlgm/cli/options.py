@@ -48,6 +48,7 @@ OWN = together(
 KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
 KINDS |= {checks.E_STEPS: types.CountOr(checks.CONVERGED)}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
+KINDS[checks.COMPILE] = click.BOOL
 # What the command line gives where `fit` has no default.
 DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
 
@@ -58,6 +59,7 @@ def _of_fit(option: Option):
     meaning = option.meaning.partition(". ")[0].removesuffix(".") + "."
     return click.option(
         f"--{option.name.replace('_', '-')}",
+        is_flag=default is False,
         type=KINDS[CHECKS[option.name]],
         default=default,
         help=meaning + ("  [default: none]" if default is None else ""),

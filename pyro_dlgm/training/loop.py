@@ -16,6 +16,7 @@ from ..objectives.importance import IWAE
 from ..optim.svi import SVI, load_states
 from ..points import Points
 from .options import CONVERGED
+from ..seeding import restore, states
 from .validation import Validation
 
 WINDOW, WINDOWS = 10, 10  # steps on q whose mean loss is one look at the bound, and looks at most
@@ -215,9 +216,7 @@ class Training:
         state |= {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.svi.optimizers]
         state |= {"history": self.result.history, "stopped_early": self.result.stopped_early}
-        device = self.batches.device
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return state | {"generators": {"cpu": torch.get_rng_state(), "cuda": cuda}}
+        return state | {"generators": states()}
 
     def load_state_dict(self, state: dict) -> None:
         r"""Restores what `state_dict` saved, the random generators included."""
@@ -231,9 +230,13 @@ class Training:
                 part.load_state_dict(state[name])
         load_states(self.svi.optimizers, state["optimizers"])
         self.result.history, self.result.stopped_early = state["history"], state["stopped_early"]
-        torch.set_rng_state(state["generators"]["cpu"])
-        if state["generators"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["generators"]["cuda"], self.batches.device)
+        restore(self._of_devices(state["generators"]))
+
+    def _of_devices(self, generators: dict) -> dict[str, Tensor]:
+        r"""States by device; runs from before they were kept of all have one of the data's, as "cuda"."""
+        old = generators.get("cuda")
+        here = {} if old is None else {f"cuda:{self.batches.device.index or 0}": old}
+        return {name: state for name, state in generators.items() if name != "cuda"} | here
 
     def _parts(self) -> dict:
         pair = {"model": self.svi.model, "guide": self.svi.guide}

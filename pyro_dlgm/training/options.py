@@ -42,6 +42,10 @@ SCHEDULE = Check(
     f"one of {', '.join(map(repr, SCHEDULES))}, or a function",
     lambda value: callable(value) or value in list(SCHEDULES),
 )
+COMPILE = Check(
+    "True, False, or the name of a backend of torch.compile",
+    lambda value: isinstance(value, bool) or (isinstance(value, str) and value != ""),
+)
 CHECKS = {
     "epochs": COUNT,
     "steps": COUNT,
@@ -51,12 +55,13 @@ CHECKS = {
     "schedule": SCHEDULE,
     "e_steps": E_STEPS,
     "clip_norm": POSITIVE,
+    "compile": COMPILE,
     "warmup": EPOCHS,
     "patience": COUNT,
     "seed": WHOLE,
 }
 # What has a number as its default, so that `None` says nothing.
-NEEDED = ("lr", "row_lr", "schedule", "e_steps", "warmup")
+NEEDED = ("lr", "row_lr", "schedule", "e_steps", "compile", "warmup")
 
 
 def check(values: dict) -> None:
