@@ -15,8 +15,8 @@ from ..guides.base import adapted
 from ..objectives.importance import IWAE
 from ..optim.svi import SVI, load_states
 from ..points import Points
-from .options import CONVERGED
 from ..seeding import restore, states
+from .options import CONVERGED
 from .validation import Validation
 
 WINDOW, WINDOWS = 10, 10  # steps on q whose mean loss is one look at the bound, and looks at most
