@@ -121,15 +121,18 @@ def splines(latent_dim: int, context: int) -> nn.Module:
 
 
 def zuko():
-    r"""Returns the library of flows.
+    r"""Returns the package Zuko. Its import turns validation off for all distributions of torch; that is taken back.
 
     Raises:
         ImportError: if it is not installed.
     """
+    validated = torch.distributions.Distribution._validate_args
     try:
         import zuko
     except ImportError as error:
         raise ImportError("a flow needs the package zuko: pip install 'pyro_dlgm[flow]'") from error
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validated)
     return zuko
 
 

@@ -2,13 +2,14 @@ r"""`guides.Flow` and `FlowRows`: a density, exact on PPCA, and on an arc nearer
 
 import builtins
 import copy
+import sys
 from functools import partial
 
 import cases
 import pyro
 import pytest
 import torch
-import zuko
+from pyro_dlgm.guides import flow as flow_module
 from pyro_dlgm.guides.flow import FlowFamily
 from torch import nn
 
@@ -16,6 +17,7 @@ from pyro_dlgm import DLGM, PPCA, Points, evaluate, fit, guides, likelihoods, ne
 from pyro_dlgm.objectives import ELBO
 from pyro_dlgm.optim.svi import adam
 
+zuko = flow_module.zuko()
 LINEAR = partial(zuko.flows.MAF, transforms=1, hidden_features=())  # of z: Gaussians of any covariance
 NUM = 12
 
@@ -195,6 +197,15 @@ def test_without_zuko_the_extra_is_named(make, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install 'pyro_dlgm\[flow\]'"):
         make()
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_import_of_zuko_leaves_validation_as_it_was(validated, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zuko"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", validated)
+    guides.Flow(nets.MLP(5, 8), 2)
+    assert pyro.settings.get()["validate_distributions_torch"] == validated
 
 
 def test_a_flow_without_a_context_is_refused():
