@@ -56,6 +56,7 @@ bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/infer_counts.py
 	$(BIN)/python tests/benchmarks/streamed_ppca.py
 	$(BIN)/python tests/benchmarks/ais.py
+	$(BIN)/python tests/benchmarks/judge.py
 	$(BIN)/python tests/benchmarks/kill.py
 	$(BIN)/python examples/monte_carlo_em.py --data digits
 	$(if $(DATA),$(BIN)/python tests/benchmarks/bdmc.py --data-root $(DATA),@echo "MNIST is left out: make bench DATA=folder-that-holds-MNIST")

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import ClassVar
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -138,17 +137,18 @@ def splines(latent_dim: int, context: int) -> nn.Module:
 
 
 def zuko():
-    r"""Returns the library of flows.
+    r"""Returns the package Zuko. Its import turns validation off for all distributions of torch; that is taken back.
 
     Raises:
         ImportError: if it is not installed.
     """
+    validated = torch.distributions.Distribution._validate_args
     try:
-        # Its import turns off torch's validation, for all distributions there are.
-        with pyro.settings.context(validate_distributions_torch=pyro.settings.get("validate_distributions_torch")):
-            import zuko
+        import zuko
     except ImportError as error:
         raise ImportError("a flow needs the package zuko: pip install 'pyro_dlgm[flow]'") from error
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validated)
     return zuko
 
 

@@ -2,7 +2,6 @@ r"""`guides.Flow` and `FlowRows`: a density, exact on PPCA, and on an arc nearer
 
 import builtins
 import copy
-import subprocess
 import sys
 from functools import partial
 
@@ -10,7 +9,7 @@ import cases
 import pyro
 import pytest
 import torch
-from pyro_dlgm.guides import flow as module
+from pyro_dlgm.guides import flow as flow_module
 from pyro_dlgm.guides.flow import FlowFamily
 from torch import nn
 
@@ -18,7 +17,7 @@ from pyro_dlgm import DLGM, PPCA, Points, evaluate, fit, guides, likelihoods, ne
 from pyro_dlgm.objectives import ELBO
 from pyro_dlgm.optim.svi import adam
 
-zuko = module.zuko()  # whose import by itself would turn off torch's validation, for all tests
+zuko = flow_module.zuko()
 LINEAR = partial(zuko.flows.MAF, transforms=1, hidden_features=())  # of z: Gaussians of any covariance
 NUM = 12
 
@@ -208,13 +207,13 @@ def test_without_zuko_the_extra_is_named(make, monkeypatch):
         make()
 
 
-def test_a_flow_leaves_validation_as_it_was():
-    r"""Zuko turns off torch's when it is imported: asked in a process that has not done so."""
-    asked = (
-        "import torch; from pyro_dlgm import guides; before = torch.distributions.Distribution._validate_args; "
-        "guides.FlowRows(4, 2); assert before and torch.distributions.Distribution._validate_args"
-    )
-    subprocess.run([sys.executable, "-c", asked], check=True)
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_import_of_zuko_leaves_validation_as_it_was(validated, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zuko"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", validated)
+    guides.Flow(nets.MLP(5, 8), 2)
+    assert pyro.settings.get()["validate_distributions_torch"] == validated
 
 
 def test_a_flow_without_a_context_is_refused():

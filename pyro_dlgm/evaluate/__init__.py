@@ -3,6 +3,7 @@ r"""What judges a pair (model, guide): bounds on log p(x | w), the E-step alone,
 from ..guides.programs.given import given_globals
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
 from .diagnostics.calibration import Calibration, Coverage, check_calibration
+from .diagnostics.clusters import cluster_probabilities
 from .diagnostics.diagnose import Diagnosis, diagnose
 from .e_step import Convergence, infer
 from .importance import ess, pareto_k
@@ -30,6 +31,7 @@ __all__ = [
     "bdmc",
     "check_calibration",
     "check_imputations",
+    "cluster_probabilities",
     "diagnose",
     "elbo",
     "ess",

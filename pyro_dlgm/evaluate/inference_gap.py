@@ -29,8 +29,8 @@ from .bounds import log_weights
 from .e_step import Pace, climb
 from .estimates import Estimate
 from .marginal.blocks import check_start
-from .marginal.certificate import doubts, verdicts
-from .marginal.evidence import STREAMS, Evidence, check, evidence
+from .marginal.certificate import MATTERS, doubts, verdicts
+from .marginal.evidence import BUDGET, STREAMS, Asked, Evidence, estimated
 from .quiet import quiet
 
 MIXES = (
@@ -85,7 +85,7 @@ class Gaps(Evidence):
             notes.append(f"the E-step of {late} had not converged ({messages.rows(self.late)})")
         if self.certificate is None:
             return [*notes, "no BDMC: nothing certifies the estimate of log p(x)"]
-        return notes + [line.rstrip(".") for line in doubts(self.verdicts)]
+        return notes + [line.rstrip(".") for line in doubts(self.verdicts)] + ([self.apart] if self.apart else [])
 
     @property
     def verdicts(self) -> list[str]:
@@ -99,7 +99,7 @@ class Gaps(Evidence):
         return result | {"kept": int(self.kept.sum()), "unconverged": len(self.late), "late": self.late}
 
     def _numbers(self) -> dict:
-        result = super().summary() | {"own_family": self.own}
+        result = super().numbers() | {"own_family": self.own}
         names = ("reached", "approximation", "amortization", "total")
         result |= {name: getattr(self, name).summary() for name in names}
         result["families"] = {name: bound.summary() for name, bound in self.families.items()}
@@ -116,9 +116,11 @@ def gaps(
     families: tuple[str, ...] = (),
     judge: PerPoint | None = None,
     num_samples: int = 2000,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
+    num_chains: int | None = None,
+    num_temperatures: int | None = None,
     num_simulated: int = 64,
+    tol: float = MATTERS,
+    budget: int = BUDGET,
     objective: str = "ELBO",
     mask: Tensor | None = None,
     given: Tensor | None = None,
@@ -127,7 +129,7 @@ def gaps(
 ) -> Gaps:
     r"""Decomposes log p(x) − F(q) into approximation and amortization gap for each point, with w as it is.
 
-    log p(x) is AIS from q*, that of the full-rank family if it is fitted, or IWAE with it: whichever has the larger
+    log p(x) is that of `evidence`, from starts that know nothing of the guide: AIS or IWAE, whichever has the larger
     mean over points, since both are lower bounds in expectation, or within errors the smaller error. `bdmc` with the
     same settings says what it is worth at this model. q* is climbed from q itself; where that brings nothing, q is
     kept. F(q) and F(q*) use the same random numbers, which are not those of climbing and choosing.
@@ -138,11 +140,10 @@ def gaps(
         x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
         families: further families to fit to these points, "mean_field" and "full_rank".
-        judge: a guide with rows for x, from which log p(x) is estimated instead: in a comparison log p(x) must not
-            depend on the guide that is judged.
+        judge: a guide with rows for x, from which log p(x) is estimated instead.
         num_samples: the number K of samples of each F and of IWAE-K.
-        num_chains, num_temperatures: of `ais` and `bdmc`.
-        num_simulated: points of `bdmc`; 0 leaves it out.
+        num_chains, num_temperatures, tol, budget: as in `evidence`.
+        num_simulated: points of `bdmc`; 0 leaves it out, and needs ``num_temperatures``.
         objective: what the guide was trained on. For anything but the ELBO the amortization gap mixes what the
             encoder cannot do with what it was never asked to do, and says so.
         mask: boolean, True where observed, of x's shape or (B,).
@@ -160,7 +161,8 @@ def gaps(
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
-    check(num_samples, num_chains, num_temperatures, num_simulated)
+    numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
+    walked = Asked(judge is not None, *numbers)
     model, guide = given_globals(model, guide)
     check_start(guide)
     asked = Points.of(x, index, mask=mask, given=given)
@@ -179,9 +181,7 @@ def gaps(
     fitted[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), fitted[own].rows.weight.detach()))
     reached = weigh(guide, asked, reported)
     tables = {name: weigh(best, points, reported) for name, best in fitted.items()}
-    settings = {"num_samples": num_samples, "num_chains": num_chains, "num_temperatures": num_temperatures}
-    settings |= {"num_simulated": num_simulated, "seed": seed, "progress": progress}
-    found = evidence(model, judge or fitted.get("full_rank", fitted[own]), points, **settings)
+    found = estimated(model, judge, points, walked, seed=seed, progress=progress)
     return Gaps(
         **vars(found),
         reached=Estimate.mean(reached),
@@ -203,11 +203,17 @@ def _best(model, q, family: str, points: Points, seed: int) -> PerPoint:
     return guide
 
 
-def _family(guide, q) -> str:
+def family_of(q) -> str | None:
+    r"""The name of the family of Gaussians that q is a member of, `None` of what is no Gaussian."""
     if isinstance(q, MultivariateNormal):
         return "full_rank"
-    if distributions.diagonal(q):
-        return "mean_field"
+    return "mean_field" if distributions.diagonal(q) else None
+
+
+def _family(guide, q) -> str:
+    own = family_of(q)
+    if own is not None:
+        return own
     raise TypeError(
         f"q of {type(guide).__name__} is a {type(q).__name__}; expected a Gaussian, whose family has a best member: "
         "for others take log p(x) from evaluate.ais and F(q) from evaluate.elbo"

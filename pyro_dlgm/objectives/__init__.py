@@ -6,7 +6,8 @@ A loss is summed over the plate with its scale, so that with ``size=N`` it estim
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from .elbo import ELBO
+from .free_bits import FreeBits
 from .importance import IWAE, DReG
 from .tempered import Tempered
 
-__all__ = ["ELBO", "IWAE", "DReG", "Tempered", "TraceMeanField_ELBO", "Trace_ELBO"]
+__all__ = ["ELBO", "IWAE", "DReG", "FreeBits", "Tempered", "TraceMeanField_ELBO", "Trace_ELBO"]

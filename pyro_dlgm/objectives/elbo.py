@@ -45,7 +45,8 @@ class ELBO(Loss):
         program, q = poutine.unwrap(model), poutine.unwrap(guide)
         plate = getattr(program, "plate", getattr(q, "program_plate", None))
         self.max_plate_nesting = max(self.max_plate_nesting, getattr(q, "program_depth", 1))
-        with contextlib.nullcontext() if self.beta == 1.0 else Tempered(self.beta, plate):
+        known = not isinstance(self.beta, Tensor)
+        with contextlib.nullcontext() if known and self.beta == 1.0 else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
         return -sum(self._bound(*pair) for pair in traces) / self.num_particles
 

@@ -1,6 +1,8 @@
 r"""β, the weight of the KL term, as a handler."""
 
+from pyro.distributions.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
 
 class Tempered(Messenger):
@@ -31,6 +33,7 @@ class Tempered(Messenger):
 
 def weight(beta):
     r"""Returns β; a `ValueError` unless it is a number >= 0."""
-    if not beta >= 0:
+    # Of a tensor only where Pyro validates: reading it waits for the device.
+    if (not isinstance(beta, Tensor) or is_validation_enabled()) and not beta >= 0:
         raise ValueError(f"beta is {beta}; expected a number >= 0")
     return beta

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from ...guides.programs.given import given_globals
+from ...latents.asked import completion
 from ...masks import pixelwise
 from ...points import Points
 from ..blocks import check_points
-from ..predict import reconstruct
+from ..predict import predicted
 from ..quiet import quiet
 from .predictive import predictive, proposals, warn
 from .summaries import BY, summary
@@ -31,6 +32,8 @@ def impute(
     Draws have importance weights: K proposals of q are weighted by p(x_obs, t | w) / q(t | x), and codes are drawn
     among them. A q that is too narrow is corrected as far as its proposals reach; a warning names points where few of
     them carry all weight. Point masses and chains have no density: their draws are taken as they are.
+
+    Of values that hide themselves (`likelihoods.Missingness`) all are those given the mask as well, E[x | t, x_o, m].
 
     Arguments:
         model: a `DLGM`.
@@ -66,7 +69,7 @@ def impute(
     if by not in BY:
         raise ValueError(f"by is {by!r}; expected one of {', '.join(map(repr, BY))}")
     if by == "mean" and num_proposals is None:
-        return _filled(points, reconstruct(model, guide, points, num_samples=num_samples, seed=seed))
+        return _filled(points, predicted(model, guide, points, num_samples, seed, completion))
     K = proposals(num_proposals, num_samples)
     model, guide = given_globals(model, guide)
     check_points(model, points)

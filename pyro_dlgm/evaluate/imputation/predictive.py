@@ -19,7 +19,7 @@ from torch import Tensor
 from ... import messages
 from ...distributions import draws, unwrapped
 from ...guides.base import adapted
-from ...latents.asked import emission, log_joint, posterior
+from ...latents.asked import completion, log_joint, posterior
 from ...latents.densities import Emission
 from ...masks import pixelwise
 from ...points import Points
@@ -56,7 +56,7 @@ def predictive(
     points = replace(points, x=points.observed())
     for block, counts in blocks(points, max(num_samples, num_proposals)):
         t, effective = _codes(model, guide, block, num_samples, num_proposals, counts)
-        parts = [emission(model, block, some) for some in t.split(counts[0])]
+        parts = [completion(model, block, some) for some in t.split(counts[0])]
         made = torch.cat([completed(p, block) for p in parts])
         yield block, made, effective, classes(parts[0])
 

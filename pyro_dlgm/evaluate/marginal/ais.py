@@ -70,9 +70,10 @@ def ais(
 ) -> AIS:
     r"""Estimates log p(x | w) of each point by annealing from q to the posterior.
 
-    Each point has its own step sizes, in proportion to q's scale in each dimension. They are tuned by a short sweep
-    first and frozen before the walks that count. From a q near the posterior a few hundred temperatures do what takes
-    thousands from the prior; `bdmc` says what this estimate is worth for this model and guide.
+    Each point has its own step sizes, in proportion to q's scale in each dimension; for a Gaussian with correlations,
+    in the coordinates in which it is N(0, I). They are tuned by a short sweep first and frozen before the walks that
+    count. From a q near the posterior a few hundred temperatures do what takes thousands from the prior; `bdmc` says
+    what this estimate is worth for this model and guide.
 
     Arguments:
         model: a `DLGM`.

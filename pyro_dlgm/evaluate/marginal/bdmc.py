@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...guides.base import adapted
 from ...guides.programs.given import conditions, given_globals
+from ...points import Points
 from ...seeding import seeds
 from ..blocks import check_axes
 from ..bounds import log_mean_exp
@@ -105,14 +106,25 @@ def bdmc(
         points, t = simulated(model, num_points, None, given)
     points = replace(points, mask=None if mask is None else mask.expand(points.x.shape))
     q = infer(model, guide, replace(points, index=None), seed=fitted) if adapted(guide).per_point else guide
+    up, down = bracket(model, q, points, t, settings, seed=walked, progress=progress)
+    report(up, settings, stacklevel=2)
+    return bounds(model, up, down, points.x, t)
+
+
+def bracket(
+    model, q, points: Points, t: Tensor, settings: Settings, *, seed: int | None, progress: bool = False
+) -> tuple[Walk, Walk]:
+    r"""Walks upwards from q to the numbered points, and downwards from t (B, D), of which they were made."""
     up, down = [], []
-    with annealing(model, q, seed=walked):
+    with annealing(model, q, seed=seed):
         for annealer in annealers(model, q, points, settings, sweeps=2, progress=progress):
             up.append(annealer.upwards())
             down.append(annealer.downwards(t[annealer.points.index]))
-    up, down = Walk.joined(up, 1), Walk.joined(down, 1)
-    report(up, settings, stacklevel=2)
+    return Walk.joined(up, 1), Walk.joined(down, 1)
+
+
+def bounds(model, up: Walk, down: Walk, x: Tensor, t: Tensor) -> BDMC:
+    r"""What the walks of `bracket` say of the points x, which the model made of t."""
     diverged = (up.diverged + down.diverged).sum(0)
-    return BDMC(
-        log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights), points.x, t, diverged, conditions(model)
-    )
+    lower, upper = log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights)
+    return BDMC(lower, upper, x, t, diverged, conditions(model))

@@ -1,21 +1,30 @@
 r"""log p(x | w) with its certificate: the better of two estimates from one q, and BDMC at the same settings."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ... import masks
+from ... import masks, messages
 from ...guides.programs.given import conditions, given_globals
 from ...points import Points
 from ...seeding import seeds
-from ..bounds import log_weights
-from ..estimates import Estimate
+from ..blocks import check_points
+from ..bounds import log_mean_exp, log_weights
+from ..estimates import Estimate, log_mean_exp_error
+from . import pilot
 from .ais import ais
 from .bdmc import BDMC, bdmc
+from .blocks import report
+from .certificate import MATTERS, doubt
 from .path import Settings
+from .starts import chosen, disagree, upwards
 
 WITHIN = 2  # standard errors of a difference that is no difference
 STREAMS = 3  # of random numbers, which share nothing: IWAE, AIS, BDMC
+LEAPFROG = 3  # steps of a transition, from Laplace's starts
+SAMPLES, CHAINS, TEMPERATURES = (200, 2000), (4, 16), (1, 500)  # without a judge, and with one
+BUDGET = 8000  # gradient evaluations of a point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +36,12 @@ class Evidence:
         num_samples: K.
         certificate: what `bdmc` says of AIS at this model, or `None`.
         conditions: the global latents that are held, and where; empty without any.
+        tol: what was to be reached, in nats; this and all below without a judge alone.
+        num_temperatures: how many the pilot has found, or were given.
+        uncertain: the points at which walks do not agree, (B,): the variance of their log-weights is above 1.
+        refitted: the points whose walks start at a full-rank E-step, (B,).
+        gradients_per_point: gradient evaluations of log p(x, t), a sample of IWAE one of them, for all that was done,
+            pilot and certificate included.
     """
 
     annealed: Estimate
@@ -34,6 +49,30 @@ class Evidence:
     num_samples: int
     certificate: BDMC | None
     conditions: str = ""
+    tol: float | None = None
+    num_temperatures: int | None = None
+    uncertain: Tensor | None = None
+    refitted: Tensor | None = None
+    gradients_per_point: float | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        r"""What is not certified: of the mean, and the points at which walks do not agree."""
+        return [] if self.tol is None else [note for note in (doubt(self.bounds, self.tol), self.apart) if note]
+
+    @property
+    def bounds(self) -> dict | None:
+        r"""The gap of BDMC and its standard error, in nats, or `None` without one."""
+        found = self.certificate
+        return None if found is None else {"gap": found.gap, "standard_error": found.stderr}
+
+    @property
+    def apart(self) -> str | None:
+        r"""The points at which walks do not agree, in words; `None` without any, and with a judge."""
+        late = [] if self.uncertain is None else self.uncertain.nonzero().flatten().tolist()
+        if not late:
+            return None
+        return f"walks do not agree on log p(x) at {len(late)} of {len(self.uncertain)} points ({messages.rows(late)})"
 
     @property
     def log_px(self) -> Estimate:
@@ -54,14 +93,21 @@ class Evidence:
         return by["mean"] >= 0
 
     def summary(self) -> dict:
-        r"""Means over the points with standard errors, as plain values."""
+        r"""Means over the points with standard errors, and notes, as plain values."""
+        return self.numbers() | ({} if self.tol is None else {"notes": self.notes})
+
+    def numbers(self) -> dict:
+        r"""The `summary` without the notes, which are drawn from it."""
         result: dict = {"log_px": self.log_px.summary(), "points": len(self.annealed.value)}
         result["log_px_by"] = "AIS" if self.annealed_is_taken else f"IWAE-{self.num_samples}"
         result["ais"], result["iwae"] = self.annealed.summary(), self.weighted.summary()
         if self.certificate is not None:
-            result["bdmc"] = {"gap": self.certificate.gap, "standard_error": self.certificate.stderr}
+            result["bdmc"] = self.bounds
         if self.conditions:
             result["conditions"] = self.conditions
+        if self.tol is not None:
+            result |= {name: getattr(self, name) for name in ("tol", "num_temperatures", "gradients_per_point")}
+            result |= {name: int(getattr(self, name).sum()) for name in ("uncertain", "refitted")}
         return result
 
 
@@ -74,41 +120,148 @@ def check(num_samples: int, num_chains: int, num_temperatures: int, num_simulate
     Settings(num_chains, num_temperatures, num_leapfrog=1, target_acceptance=0.5, memory=1)
 
 
+@dataclass(frozen=True)
+class Asked:
+    r"""Creates the numbers of `evidence` of the same names, with their defaults, with or without a judge.
+
+    Raises:
+        ValueError: on numbers that make no sense.
+    """
+
+    judged: bool = False
+    num_samples: int | None = None
+    num_chains: int | None = None
+    num_temperatures: int | None = None
+    num_simulated: int = 64
+    tol: float = MATTERS
+    budget: int = BUDGET
+
+    def __post_init__(self):
+        check(self.K, self.walks.num_chains, self.walks.num_temperatures, self.num_simulated)
+        if not self.judged:
+            pilot.check(self.tol, self.budget, self.num_simulated if self.num_temperatures is None else 2)
+
+    @property
+    def K(self) -> int:
+        r"""Samples of IWAE."""
+        return SAMPLES[self.judged] if self.num_samples is None else self.num_samples
+
+    @property
+    def walks(self) -> Settings:
+        r"""How to anneal; a first number of temperatures where a pilot is to find it."""
+        C = CHAINS[self.judged] if self.num_chains is None else self.num_chains
+        T = TEMPERATURES[self.judged] if self.num_temperatures is None else self.num_temperatures
+        return Settings(C, T, LEAPFROG, 0.65, 2**28)
+
+
 def evidence(
     model,
     judge,
     points: Tensor | Points,
     *,
-    num_samples: int = 2000,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
+    num_samples: int | None = None,
+    num_chains: int | None = None,
+    num_temperatures: int | None = None,
     num_simulated: int = 64,
+    tol: float = MATTERS,
+    budget: int = BUDGET,
     seed: int | None = None,
     progress: bool = False,
 ) -> Evidence:
-    r"""Estimates log p(x | w) from a q that was fitted to x.
+    r"""Estimates log p(x | w), from a q that was fitted to x, or from Laplace's.
+
+    Without a judge, walks start at the Gaussians of `guides.Laplace`, and point by point at those of a full-rank E-step
+    where walks from the first do not agree. A pilot on simulated points adds temperatures until the gap of BDMC with
+    two standard errors is within ``tol``. Neither the pilot nor the choice of a start shares a random number with what
+    is reported, so that each weight is unbiased for p(x | w). What is not certified in the end is said in a warning,
+    and per point in ``uncertain``. Walks from a q that is too narrow agree among themselves as well: of that, the gap
+    alone knows.
 
     Arguments:
-        model: a `DLGM`.
-        judge: a guide with rows for the points, from 0 on.
+        model: a `DLGM`. Of a program with global latents, `given_globals` makes the model of a point.
+        judge: a guide with rows for the points, from 0 on; `None` starts from Laplace.
         points: data (B, ...), or `Points`.
-        num_samples, num_chains, num_temperatures, num_simulated, seed, progress: as in `gaps`.
+        num_samples: K of IWAE-K; by default 2000, or 200 without a judge.
+        num_chains: as in `ais`; by default 16, or 4 without a judge.
+        num_temperatures: as in `ais`; by default 500, or what the pilot finds without a judge.
+        num_simulated: points of `bdmc`, and of the pilot; 0 leaves both out.
+        tol: how far off log p(x) may be on average, in nats; for the pilot.
+        budget: gradient evaluations that the walks of a point may spend on one sweep; for the pilot.
+        seed: of all that is random.
+        progress: whether annealing shows a bar.
+
+    Returns:
+        An `Evidence`; per point and in nats.
+
+    Raises:
+        ValueError: on numbers that make no sense.
     """
-    check(num_samples, num_chains, num_temperatures, num_simulated)
+    numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
+    asked = Asked(judge is not None, *numbers)
+    found = estimated(model, judge, Points.of(points), asked, seed=seed, progress=progress)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    return found
+
+
+def estimated(model, judge, points: Points, asked: Asked, *, seed: int | None, progress: bool = False) -> Evidence:
+    r"""Computes `evidence` for callers who say themselves what is not certified."""
     model, judge = given_globals(model, judge)
+    if judge is None:
+        return _by_laplace(model, points.numbered(), asked, seed, progress)
+    return _by_judge(model, judge, points.numbered(), asked, seed, progress)
+
+
+def _by_judge(model, judge, points: Points, asked: Asked, seed: int | None, progress: bool) -> Evidence:
     weighed, walked, simulated = seeds(STREAMS, seed)
-    points = Points.of(points).numbered()
-    settings = {"num_chains": num_chains, "num_temperatures": num_temperatures, "progress": progress}
+    settings = {"num_chains": asked.walks.num_chains, "num_temperatures": asked.walks.num_temperatures}
+    settings["progress"] = progress
     walks = ais(model, judge, points, seed=walked, **settings)
     bounds = None
-    if num_simulated:
+    if asked.num_simulated:
         pixels = None if points.mask is None else masks.pixelwise(points.mask, points.x.dim())
-        like = {"mask": masks.dealt(pixels, num_simulated), "given": points.given}
-        bounds = bdmc(model, judge, num_simulated, **like, seed=simulated, **settings)
+        like = {"mask": masks.dealt(pixels, asked.num_simulated), "given": points.given}
+        bounds = bdmc(model, judge, asked.num_simulated, **like, seed=simulated, **settings)
     return Evidence(
         annealed=Estimate(walks.log_px, walks.stderr),
-        weighted=Estimate.log_mean_exp(log_weights(model, judge, points, None, num_samples, seed=weighed)),
-        num_samples=num_samples,
+        weighted=Estimate.log_mean_exp(log_weights(model, judge, points, None, asked.K, seed=weighed)),
+        num_samples=asked.K,
         certificate=bounds,
         conditions=conditions(model),
     )
+
+
+def _by_laplace(model, points: Points, asked: Asked, seed: int | None, progress: bool) -> Evidence:
+    check_points(model, points)
+    weighed, walked, made = seeds(STREAMS, seed)
+    tried, start, walked = seeds(3, walked)
+    settings, spent = _temperatures(model, points, asked, tried)
+    starts = chosen(model, points, settings, seed=start, progress=progress)
+    walks = upwards(model, starts.guide, points, settings, seed=walked, progress=progress)
+    report(walks, settings, stacklevel=4)
+    bounds = None
+    if asked.num_simulated:
+        bounds, more = pilot.certified(model, points, asked.num_simulated, settings, seed=made, progress=progress)
+        spent += more
+    spent += starts.gradients + len(points) * (settings.gradients(sweeps=1) + asked.K)
+    return Evidence(
+        annealed=Estimate(log_mean_exp(walks.log_weights), log_mean_exp_error(walks.log_weights)),
+        weighted=Estimate.log_mean_exp(log_weights(model, starts.guide, points, None, asked.K, seed=weighed)),
+        num_samples=asked.K,
+        certificate=bounds,
+        conditions=conditions(model),
+        tol=asked.tol,
+        num_temperatures=settings.num_temperatures,
+        uncertain=disagree(walks.log_weights),
+        refitted=starts.refitted,
+        gradients_per_point=spent / len(points),
+    )
+
+
+def _temperatures(model, points: Points, asked: Asked, seed: int) -> tuple[Settings, int]:
+    r"""How to anneal, and gradient evaluations of the pilot that found it."""
+    if asked.num_temperatures is not None:
+        return asked.walks, 0
+    settings = {"tol": asked.tol, "budget": asked.budget, "seed": seed}
+    found = pilot.pilot(model, points, asked.num_simulated, asked.walks, **settings)
+    return replace(asked.walks, num_temperatures=found.num_temperatures), found.gradients

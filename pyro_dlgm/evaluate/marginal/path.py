@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ... import hmc
-from ...distributions import draws, stddev
+from ...distributions import draws
 from ...latents.asked import log_joint
 from ...points import Points
 from .. import importance
+from .chart import Chart
 
 RATE = 1.0  # of the step sizes' adaptation while they are tuned: they must keep up with a path of few temperatures
 TUNING = 5  # temperatures of a sweep for each one of the sweep that tunes it
@@ -93,9 +94,11 @@ class Walk(NamedTuple):
 class Annealer:
     r"""Creates annealed HMC between q and the posterior for a block of B points; step sizes are tuned first.
 
+    It walks in the coordinates z of t that q suggests; see `chart.Chart`.
+
     Arguments:
         model: a `DLGM`.
-        q: where the walks start, of batch shape (B,); the steps of a point are in proportion to its scale.
+        q: where the walks start, of batch shape (B,).
         points: the block.
         counts: how many chains go together, group by group.
         settings: how to anneal.
@@ -107,7 +110,8 @@ class Annealer:
 
     def __init__(self, model, q, points: Points, counts: list[int], settings: Settings, tick: Callable[[], None]):
         self.q, self.points, self.counts, self.settings, self.tick = q, points, counts, settings, tick
-        self.parts, self.scale = (q.log_prob, lambda t: log_joint(model, points, t)), stddev(q)
+        self.chart = Chart(q)
+        self.parts = (self.chart.log_q, lambda z: log_joint(model, points, self.chart.out(z)))
         self.betas, self.tuned = schedule(settings.num_temperatures), schedule(settings.tuning)
         t = self._draws(counts[0])
         self.strays = importance.strays(q, q.log_prob(t))
@@ -123,7 +127,7 @@ class Annealer:
 
     def sweep(self, t: Tensor, betas: Tensor) -> Walk:
         r"""Walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
-        state = hmc.start(self.parts, t)
+        state = hmc.start(self.parts, self.chart.into(t))
         log_weights = t.new_zeros(t.shape[:-1], dtype=torch.float64)
         accepted, diverged = torch.zeros_like(log_weights), torch.zeros_like(log_weights, dtype=torch.long)
         for before, beta in pairwise(betas):
@@ -139,7 +143,7 @@ class Annealer:
     def transition(self, state: hmc.State, beta: Tensor, log_step: Tensor) -> tuple[hmc.State, hmc.Info]:
         r"""One transition that leaves π_β invariant."""
         weights = torch.stack([1 - beta, beta]).to(state.parts)
-        step = hmc.jittered(log_step, state).unsqueeze(-1) * self.scale
+        step = hmc.jittered(log_step, state).unsqueeze(-1) * self.chart.scale
         state, info = hmc.hmc(self.parts, state, step, weights=weights, num_leapfrog=self.settings.num_leapfrog)
         self.tick()
         return state, info
@@ -149,8 +153,8 @@ class Annealer:
 
     def _tune(self, t: Tensor) -> Tensor:
         r"""log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep that t starts."""
-        log_step = torch.full_like(self.scale[:, 0], hmc.first_step(t.shape[-1])).log()
-        state, found = hmc.start(self.parts, t), [log_step]
+        log_step = torch.full_like(self.chart.scale[:, 0], hmc.first_step(t.shape[-1])).log()
+        state, found = hmc.start(self.parts, self.chart.into(t)), [log_step]
         for beta in self.tuned[1:]:
             state, info = self.transition(state, beta, log_step)
             log_step = hmc.adapted_step(log_step, info.acceptance, target=self.settings.target_acceptance, rate=RATE)
