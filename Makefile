@@ -44,7 +44,8 @@ docs: $(MADE)-docs
 bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/rows.py
 	$(BIN)/python tests/benchmarks/rows_in_files.py --points 1e7
-	$(BIN)/python tests/benchmarks/step_price.py
+	$(BIN)/python tests/benchmarks/step_price.py --threads 2 --rounds 20
+	$(BIN)/python tests/benchmarks/step_price.py --threads 1 --rounds 15 --steps 30 --out runs/bench/one_thread
 	$(BIN)/python tests/benchmarks/log_joint.py
 	$(BIN)/python tests/benchmarks/auto_price.py
 	$(BIN)/python tests/benchmarks/lazy_dense.py
