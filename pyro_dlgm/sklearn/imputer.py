@@ -3,7 +3,7 @@ r"""`DLGMImputer`: missing values filled in by a deep latent Gaussian model."""
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin
 
-from ..evaluate.predict import reconstruct
+from ..evaluate.imputation.filling import impute
 from .trained import Trained
 
 
@@ -30,6 +30,6 @@ class DLGMImputer(OneToOneFeatureMixin, Trained):
             return rows.copy()
         points = self._points(rows).numbered()
         guide = self._posterior_of(points)
-        made = reconstruct(self.model_, guide, points, num_samples=self.num_samples, seed=self._later)
+        made = impute(self.model_, guide, points, num_samples=self.num_samples, seed=self._later)
         filled = self.units_.restore(made.reshape(len(rows), -1).double().numpy())
         return np.where(missing, filled, rows).astype(rows.dtype)
