@@ -29,8 +29,10 @@ $(MADE)-%: $(BIN)/python setup.cfg pyproject.toml
 compare: $(MADE)-base
 	$(BIN)/pyro-dlgm compare --data digits --out runs/compare
 
+# A process for each core, with one thread: two processes of two threads each would wait for one another. A file's tests stay
+# in one process, where they share what is made once.
 test: $(MADE)-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(MADE)-lint
 	$(BIN)/ruff check .
@@ -42,7 +44,8 @@ docs: $(MADE)-docs
 bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/rows.py
 	$(BIN)/python tests/benchmarks/rows_in_files.py --points 1e7
-	$(BIN)/python tests/benchmarks/step_price.py
+	$(BIN)/python tests/benchmarks/step_price.py --threads 2 --rounds 20
+	$(BIN)/python tests/benchmarks/step_price.py --threads 1 --rounds 15 --steps 30 --out runs/bench/one_thread
 	$(BIN)/python tests/benchmarks/log_joint.py
 	$(BIN)/python tests/benchmarks/auto_price.py
 	$(BIN)/python tests/benchmarks/lazy_dense.py

@@ -6,10 +6,12 @@ from .base import Guide
 from .chains.chain import Chain
 from .chains.hybrid import Hybrid
 from .exact import Exact
+from .flow import Flow, FlowRows
 from .laplace import Laplace
 from .per_point import FullRank, MeanField, PerPoint, PointEstimate
 from .programs.auto import AutoAmortized, AutoPerPoint
 from .programs.auto_local import AutoLocal
+from .semi_amortized import SemiAmortized
 
 __all__ = [
     "Amortized",
@@ -19,6 +21,8 @@ __all__ = [
     "AutoPerPoint",
     "Chain",
     "Exact",
+    "Flow",
+    "FlowRows",
     "FullRank",
     "Guide",
     "Hybrid",
@@ -26,5 +30,6 @@ __all__ = [
     "MeanField",
     "PerPoint",
     "PointEstimate",
+    "SemiAmortized",
     "auto",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..masks import filled
 from ..points import Points, joined
 from .base import Guide
-from .families import FAMILIES, log_scale
+from .families import FAMILIES, Family, log_scale
 from .per_point import PER_POINT, PerPoint
 
 SCALING = ("centre", "spread")  # buffers that are there only where x is scaled
@@ -24,7 +24,8 @@ class Amortized(Guide):
         encoder: a network from x (B, ...) to features (B, H), with H as its attribute ``out_features``; every network
             of `nets` has it, and a sequence that ends with a linear layer.
         latent_dim: the number D of latents.
-        family: "mean_field", N(m_φ(x), diag s_φ²(x)), or "full_rank", N(m_φ(x), L_φ(x) L_φ(x)ᵀ).
+        family: "mean_field", N(m_φ(x), diag s_φ²(x)), or "full_rank", N(m_φ(x), L_φ(x) L_φ(x)ᵀ); or what makes another
+            one for D latents.
         init_scale: the scale s of q at the start.
         mask_input: whether the encoder sees the mask: then its input is (x·m, m), stacked along the channels of an
             image (..., 2C, H, W), or the features (..., 2P). Without it, it sees x·m alone.
@@ -44,7 +45,7 @@ class Amortized(Guide):
         self,
         encoder: nn.Module,
         latent_dim: int,
-        family: str = "mean_field",
+        family: str | Callable[[int], Family] = "mean_field",
         *,
         init_scale: float = 1.0,
         mask_input: bool = False,
@@ -52,13 +53,14 @@ class Amortized(Guide):
         **names: str,
     ):
         super().__init__(**names)
-        if family not in FAMILIES:
+        if not callable(family) and family not in FAMILIES:
             raise ValueError(f"family is {family!r}; expected one of {', '.join(map(repr, FAMILIES))}")
         if latent_dim < 1:
             raise ValueError(f"latent_dim is {latent_dim}; expected at least 1 latent")
         if given_dim < 0:
             raise ValueError(f"given_dim is {given_dim}; expected the number of columns of given, or 0 for none")
-        self.family, self.latent_dim, self.mask_input = FAMILIES[family], latent_dim, mask_input
+        self.family = family(latent_dim) if callable(family) else FAMILIES[family]
+        self.latent_dim, self.mask_input = latent_dim, mask_input
         self.encoder, self.given_dim = encoder, given_dim
         self.head = nn.Linear(_features(encoder) + given_dim, self.family.width(latent_dim))
         for name in SCALING:

@@ -9,7 +9,7 @@ from pyro.infer import autoguide
 from torch import Tensor
 
 from ..points import Points
-from ..priors import needs_given
+from ..priors.given import needs_given
 from ..program import Shared
 from .per_point import Rowed
 

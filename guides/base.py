@@ -39,6 +39,7 @@ class Guide(Program):
     has_density = True  # whether q has a density, so that F(q) exists
     per_point = False  # whether q has parameters for each point
     analytic_kl = True  # whether the closed form of KL(q ‖ p) is to be preferred to the sampled one
+    moves = False  # whether q moves by itself where it is called, by as many steps as the points need
     gradients = 0  # gradient evaluations of log p(x, t | w) that q has spent by itself, a chain's
 
     def __init__(self, *, latent: str = "t", plate: str = "data"):
@@ -140,7 +141,7 @@ class Guide(Program):
 
 
 # What a guide that is not of this package need not say.
-DEFAULTS = {"has_density": True, "per_point": False, "gradients": 0, "posterior": None, "start": None}
+DEFAULTS = {"has_density": True, "per_point": False, "moves": False, "gradients": 0, "posterior": None, "start": None}
 DEFAULTS |= {"cost": lambda visits: visits, "prepare": lambda look: None}
 
 

@@ -39,7 +39,23 @@ class Family:
         return raw
 
 
-class MeanFieldFamily(Family):
+class Gaussian(Family):
+    r"""Base of the families with q(t) = N(m, L Lᵀ), that is t = m + L ε, ε ~ N(0, I).
+
+    Around any of its members a family has coordinates η = (u, b), in which q itself is 0: the mean moves to m + L u,
+    and L by the numbers b. The Fisher information of η is diagonal there, and the same for every q. So a gradient by η
+    over `information` is the natural gradient: what changes q most for the KL that it spends.
+
+    References:
+        Amari, "Natural gradient works efficiently in learning" (1998). Neural Computation 10(2).
+    """
+
+    def information(self, latent_dim: int) -> Tensor:
+        r"""The Fisher information of η at q itself, (width,): 1 for u, 2 for log-scales, 1 for what is left."""
+        return torch.ones(self.width(latent_dim)).index_fill(0, torch.arange(latent_dim, 2 * latent_dim), 2.0)
+
+
+class MeanFieldFamily(Gaussian):
     r"""q(t) = ∏_j N(m_j, s_j²), from raw numbers (m, log s) of shape (..., 2D)."""
 
     name = "mean_field"
@@ -47,6 +63,10 @@ class MeanFieldFamily(Family):
     def width(self, latent_dim: int) -> int:
         r"""The number of raw numbers for D latents."""
         return 2 * latent_dim
+
+    def latent_dim(self, width: int) -> int:
+        r"""The number D of latents of so many raw numbers."""
+        return width // 2
 
     def of(self, q) -> Tensor:
         r"""Raw numbers (..., 2D) of the q with the mean and the scales of another distribution."""
@@ -57,8 +77,18 @@ class MeanFieldFamily(Family):
         mean, log_scale = raw.chunk(2, -1)
         return dist.Normal(mean, log_scale.exp()).to_event(1)
 
+    def codes(self, raw: Tensor, noise: Tensor) -> Tensor:
+        r"""t = m + s ε (..., D) for noise ε (..., D)."""
+        mean, log_scale = raw.chunk(2, -1)
+        return mean + log_scale.exp() * noise
 
-class FullRankFamily(Family):
+    def nearby(self, raw: Tensor, step: Tensor) -> Tensor:
+        r"""Raw numbers of the q at η = (u, b), (..., 2D), seen from another: (m + s u, log s + b)."""
+        u, b = step.chunk(2, -1)
+        return torch.cat([self.codes(raw, u), raw.chunk(2, -1)[1] + b], -1)
+
+
+class FullRankFamily(Gaussian):
     r"""q(t) = N(m, L Lᵀ), L = diag(s) (I + A/√D), from raw numbers (m, log s, A) of shape (..., 2D + D(D−1)/2).
 
     A is strictly lower triangular. One optimizer serves all raw numbers: a step of the same length in each of them
@@ -74,21 +104,52 @@ class FullRankFamily(Family):
 
     def of(self, q) -> Tensor:
         r"""Raw numbers of the q with the mean and the covariance (or the scales) of another distribution."""
-        L = q.scale_tril if isinstance(q, MultivariateNormal) else q.stddev.diag_embed()
-        D, scale = L.shape[-1], L.diagonal(dim1=-2, dim2=-1)
-        i, j = torch.tril_indices(D, D, -1, device=L.device)
-        return torch.cat([q.mean, scale.log(), math.sqrt(D) * L[..., i, j] / scale[..., i]], -1)
+        return self._raw(q.mean, q.scale_tril if isinstance(q, MultivariateNormal) else q.stddev.diag_embed())
 
     def __call__(self, raw: Tensor) -> dist.MultivariateNormal:
         r"""The distribution, of batch shape (...) and event shape (D,)."""
-        # width = D(D + 3)/2, hence D
-        D = int(((9 + 8 * raw.shape[-1]) ** 0.5 - 3) / 2 + 0.5)
-        mean, log_scale, below = raw.split([D, D, D * (D - 1) // 2], -1)
-        i, j = torch.tril_indices(D, D, -1, device=raw.device)
-        scale = log_scale.exp()
-        L = scale.diag_embed()
-        L[..., i, j] = scale[..., i] * below / math.sqrt(D)
+        mean, L = self._factors(raw)
         return dist.MultivariateNormal(mean, scale_tril=L)
+
+    def codes(self, raw: Tensor, noise: Tensor) -> Tensor:
+        r"""t = m + L ε (..., D) for noise ε (..., D)."""
+        mean, L = self._factors(raw)
+        return mean + (L @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def nearby(self, raw: Tensor, step: Tensor) -> Tensor:
+        r"""Raw numbers of the q at η = (u, b, B), seen from another: m + L u, and L (diag(exp b) + B)."""
+        mean, L = self._factors(raw)
+        u, b, below = self._split(step)
+        return self._raw(mean + (L @ u.unsqueeze(-1)).squeeze(-1), L @ _lower(b.exp(), below))
+
+    def latent_dim(self, width: int) -> int:
+        r"""The number D of latents of so many raw numbers, D(D + 3)/2."""
+        return int(((9 + 8 * width) ** 0.5 - 3) / 2 + 0.5)
+
+    def _split(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        D = self.latent_dim(raw.shape[-1])
+        return raw.split([D, D, D * (D - 1) // 2], -1)
+
+    def _factors(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        r"""m (..., D) and L (..., D, D)."""
+        mean, log_scale, below = self._split(raw)
+        scale, D = log_scale.exp(), mean.shape[-1]
+        i, _ = torch.tril_indices(D, D, -1, device=raw.device)
+        return mean, _lower(scale, scale[..., i] * below / math.sqrt(D))
+
+    def _raw(self, mean: Tensor, L: Tensor) -> Tensor:
+        D, scale = L.shape[-1], L.diagonal(dim1=-2, dim2=-1)
+        i, j = torch.tril_indices(D, D, -1, device=L.device)
+        return torch.cat([mean, scale.log(), math.sqrt(D) * L[..., i, j] / scale[..., i]], -1)
+
+
+def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
+    r"""The lower triangular matrix (..., D, D) with that diagonal and, row by row, what is below it."""
+    D = diagonal.shape[-1]
+    i, j = torch.tril_indices(D, D, -1, device=diagonal.device)
+    L = diagonal.diag_embed()
+    L[..., i, j] = below
+    return L
 
 
 class PointFamily(Family):

@@ -13,7 +13,7 @@ from ..latents.local import LocalModel
 from ..modes.joint import spread
 from ..modes.search import Modes, search
 from ..points import Points
-from ..priors import needs_given
+from ..priors.given import needs_given
 from ..program import Shared
 from .base import Guide
 
@@ -53,6 +53,8 @@ class Laplace(Guide):
         Tierney and Kadane, "Accurate approximations for posterior moments and marginal densities" (1986). JASA 81(393).
         MacKay, "Information theory, inference, and learning algorithms" (2003), chapter 27.
     """
+
+    moves = True
 
     def __init__(
         self, model, *, start: Guide | None = None, num_draws: int = 0, max_steps: int = 50, tol: float = 1e-4

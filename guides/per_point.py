@@ -1,5 +1,6 @@
 r"""Guides with a row of parameters for each point: q_i(t_i) is family(row i). They ignore x."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyro.distributions as dist
@@ -62,6 +63,7 @@ class PerPoint(Rowed):
     Arguments:
         num_points: the number N of points.
         latent_dim: the number D of latents.
+        family: what makes the family of q for D latents; left out of a class that has one, as `MeanField`.
         init_scale: the scale s of q at the start. The means start at random, as N(0, s²).
         folder: where the table lies, for one that is larger than memory: in files, that are opened where they are there
             (`rows.RowsInFiles`). By default it lies in memory.
@@ -72,13 +74,14 @@ class PerPoint(Rowed):
         ValueError: if N or D is less than 1, or the scale is not above 0.
     """
 
-    family = families.mean_field
+    family: families.Family
 
     def __init__(
         self,
         num_points: int,
         latent_dim: int,
         *,
+        family: Callable[[int], families.Family] | None = None,
         init_scale: float = 0.1,
         folder: str | Path | None = None,
         block: int = BLOCK,
@@ -88,6 +91,8 @@ class PerPoint(Rowed):
         if num_points < 1 or latent_dim < 1:
             raise ValueError(f"num_points is {num_points}, latent_dim {latent_dim}; expected both >= 1")
         self.num_points, self.latent_dim, self.init_scale = num_points, latent_dim, init_scale
+        if family is not None:
+            self.family = family(latent_dim)
         self._log_scale, width = families.log_scale(init_scale), self.family.width(latent_dim)
         if folder is None:
             self.rows = Rows.filled(num_points, width, self._first_rows)

@@ -13,6 +13,7 @@ from ..program import held
 from ..storage.row_files import BLOCK, RowFiles, opened
 
 _sparse = contextvars.ContextVar("sparse_gradients", default=False)
+_lookup = contextvars.ContextVar("lookup", default=None)
 
 
 def sparse_gradients():
@@ -23,6 +24,11 @@ def sparse_gradients():
 def are_sparse() -> bool:
     r"""Whether table lookups have sparse gradients now."""
     return _sparse.get()
+
+
+def looked_up(by: Callable[["Rows", Tensor], Tensor]):
+    r"""Context manager: ``by(table, index)`` says the rows, in place of a table's own lookup."""
+    return held(_lookup, by)
 
 
 class Rows(nn.Module):
@@ -40,6 +46,10 @@ class Rows(nn.Module):
         return len(self.weight)
 
     def forward(self, index: Tensor) -> Tensor:
+        by = _lookup.get()
+        return self._rows(index) if by is None else by(self, index)
+
+    def _rows(self, index: Tensor) -> Tensor:
         # F.embedding rather than weight[index]: its backward pass is reproducible when a row comes twice.
         return F.embedding(index, self.weight, sparse=_sparse.get())
 
@@ -85,7 +95,7 @@ class RowsInFiles(Rows):
         self.weight, self.block = nn.Parameter(self.files.weight), block
         self.weight.files = self.files
 
-    def forward(self, index: Tensor) -> Tensor:
+    def _rows(self, index: Tensor) -> Tensor:
         if torch.is_grad_enabled() and len(index):
             self.files.enter(int(index.min()), int(index.max()), self.block)
         return F.embedding(index, self.weight, sparse=True)  # a dense gradient would be as large as the table

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, evaluate, guides, likelihoods, nets, objectives, plots, priors  # noqa: F401
+    from . import data, evaluate, guides, likelihoods, nets, objectives, plots, priors, sklearn  # noqa: F401
     from .comparison.comparison import compare as compare
     from .latents.local import LocalModel as LocalModel
     from .model import DLGM as DLGM
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .ppca.model import PPCA as PPCA
     from .recipes.foreign import adopt as adopt
     from .runs.load import load as load
+    from .sklearn.latent_gaussian import DeepLatentGaussian as DeepLatentGaussian
     from .training.fit import fit as fit
     from .training.handover import to_encoder as to_encoder
     from .training.handover import to_rows as to_rows
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 _PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
 _PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
-_PLACES |= {"adopt": "recipes.foreign"}
+_PLACES |= {"adopt": "recipes.foreign", "DeepLatentGaussian": "sklearn.latent_gaussian"}
 _PLACES |= {"LocalModel": "latents.local", "to_rows": "training.handover", "to_encoder": "training.handover"}
-_MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors")
+_MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors", "sklearn")
 __all__ = [*_PLACES, *_MODULES]
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ from .latents.held import Emitting, Held
 from .likelihoods.support import supported
 from .masks import filled
 from .points import side
-from .priors import needs_given
+from .priors.given import needs_given
 from .program import Program, unregistered
 from .seeding import forked
 

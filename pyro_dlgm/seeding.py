@@ -1,4 +1,4 @@
-r"""Generators forked, seeded and put back: those of the CPU and of every CUDA device that is in use.
+r"""Generators forked, seeded and put back: those of the CPU and of every device that is in use.
 
 They are global, as are train/eval flags and Pyro's handlers, so one thread at a time has them: see `alone`.
 """
@@ -62,14 +62,55 @@ def forked(seed: int | None = None):
 
     Other threads wait meanwhile: `alone`.
     """
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
-    with alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else []):
-        if seed is not None:
-            # torch.manual_seed would also seed the CUDA devices that are not in use, and hence not forked.
-            torch.default_generator.manual_seed(seed)
-            if in_use:
-                torch.cuda.manual_seed_all(seed)
+    with alone(), reseeded(seed):
         yield
+
+
+@contextlib.contextmanager
+def reseeded(seed: int | None = None):
+    r"""Context manager: as `forked`, for what is a part of a training: backward passes have threads of their own."""
+    before = states()
+    try:
+        if seed is not None:
+            _sow(seed)
+        yield
+    finally:
+        restore(before)
+
+
+def _sow(seed: int) -> None:
+    # torch.manual_seed would also seed the CUDA devices that are not in use, and hence not forked.
+    torch.default_generator.manual_seed(seed)
+    if _cuda_in_use():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def _cuda_in_use() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
+
+
+def states() -> dict[str, torch.Tensor]:
+    r"""The states of the global generators by device: of the CPU, and of all others in use."""
+    found = {"cpu": torch.get_rng_state()}
+    if _cuda_in_use():
+        found |= {f"cuda:{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        found["mps"] = torch.mps.get_rng_state()
+    return found
+
+
+def restore(states: dict[str, torch.Tensor]) -> None:
+    r"""Restores what `states` returned, but for devices that are not there: another machine may have fewer."""
+    setters = {"cpu": lambda state, device: torch.set_rng_state(state)}
+    if torch.cuda.is_available():
+        numbers = range(torch.cuda.device_count())
+        setters |= {f"cuda:{number}": torch.cuda.set_rng_state for number in numbers}
+    if torch.backends.mps.is_available():
+        setters["mps"] = lambda state, device: torch.mps.set_rng_state(state)
+    for device in states.keys() & setters.keys():
+        setters[device](states[device], device)
 
 
 def seeds(num: int, seed: int | None = None) -> list[int]:

@@ -66,6 +66,9 @@ GUIDES = [
     ("full_rank", lambda model, num: guides.FullRank(num, model.prior.latent_dim)),
     ("amortized", lambda model, num: amortized(model)),
     ("amortized_full_rank", lambda model, num: amortized(model, "full_rank")),
+    ("semi_amortized", lambda model, num: guides.SemiAmortized(model, amortized(model), 2)),
+    ("flow", lambda model, num: guides.Flow(encoder(model), model.prior.latent_dim, init_scale=0.5)),
+    ("flow_rows", lambda model, num: guides.FlowRows(num, model.prior.latent_dim)),
     ("chain", lambda model, num: guides.Chain(model, num, model.prior.latent_dim, burn_in=2, **QUICK)),
     ("hybrid", lambda model, num: guides.Hybrid(model, amortized(model), **QUICK)),
     ("auto_normal", lambda model, num: guides.auto(model, "AutoNormal", num)),
@@ -73,7 +76,7 @@ GUIDES = [
 ]
 FACTORIES = dict(GUIDES)
 NAMES = list(FACTORIES)
-PER_POINT = ["chain", "point", "mean_field", "full_rank", "auto_normal", "auto_delta"]
+PER_POINT = ["chain", "point", "mean_field", "full_rank", "flow_rows", "auto_normal", "auto_delta"]
 DENSE = [name for name in NAMES if name not in ("chain", "hybrid", "point", "auto_delta")]
 GAUSSIAN = ["mean_field", "full_rank", "amortized", "amortized_full_rank"]
 # Every guide, and every likelihood with one guide; `None` is the plain model of `make`.

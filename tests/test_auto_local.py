@@ -18,7 +18,8 @@ from torch.distributions import multivariate_normal as mvn
 
 from pyro_dlgm import DLGM, SVI, Points, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.latents.call import accepting
-from pyro_dlgm.objectives import ELBO, is_drawn
+from pyro_dlgm.objectives import ELBO
+from pyro_dlgm.objectives.sites import is_drawn
 from pyro_dlgm.optim.svi import adam
 
 BATCHES = torch.randperm(N, generator=torch.Generator().manual_seed(0)).split(4)  # the last one is shorter

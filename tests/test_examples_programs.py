@@ -1,4 +1,4 @@
-r"""The examples on programs of one's own: they run at tiny settings, write what they say, and say what they promise."""
+r"""The examples on programs of one's own, and with scikit-learn: they run at tiny settings, and do what they say."""
 
 import importlib.util
 import json
@@ -11,6 +11,7 @@ import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("cell_factors", "mixture_of_dlgms", "moving_digits", "noisy_twins", "credible_curves", "m2_digits")
+NAMES += ("scikit_learn", "priors_on_digits")
 
 
 def loaded(name: str):
@@ -127,3 +128,35 @@ def test_a_quarter_of_the_twins_is_complete():
 def test_bands_are_wider_with_fewer_flowers(run):
     results = run("credible_curves", "--steps", 30, "--flowers", 10, 40, DRAWS=20, HELD_OUT=8)["results"]
     assert results.keys() == {"10", "40"} and all(0 <= found["draws of w"] <= 1 for found in results.values())
+
+
+def test_components_are_searched_by_held_out_log_likelihood(run):
+    tiny = {"max_iter": 2, "num_samples": 2}
+    small = {"GRIDS": {"wine": [1, 2], "digits": [2]}, "COMPONENTS": {"wine": [1], "digits": [1]}, "SAMPLES": 3}
+    training = {"wine": tiny, "digits": tiny | {"image_shape": (1, 8, 8)}}
+    results = run("scikit_learn", TRAINING=training, FOLDS={"wine": 2, "digits": 2}, **small)["results"]
+    assert [len(rows["PCA"]["scores"]) for rows in results.values()] == [45, 450]
+    for rows in results.values():
+        assert rows["PPCA"]["difference"]["mean"] >= rows["PCA"]["difference"]["mean"] - 0.05
+        assert rows[rows["PCA"]["beside"]]["difference"]["mean"] == 0
+        assert all(
+            np.isfinite(found["scores"]).all() and len(found["folds"]) == len(found["grid"]) for found in rows.values()
+        )
+
+
+def test_scores_of_a_pipeline_are_in_the_units_of_the_data():
+    module = loaded("scikit_learn")
+    x = np.random.default_rng(0).normal(size=(30, 3)) * [1, 10, 0.1]
+    arguments = type("A", (), {"seed": 0, "jobs": 1})
+    search = module.searched(module.GaussianMixture(reg_covar=0.0), [1], "wine", x, arguments)
+    known = torch.distributions.MultivariateNormal(torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, bias=True)))
+    assert np.allclose(module.scores(search, x), known.log_prob(torch.tensor(x)))
+
+
+@pytest.mark.filterwarnings("ignore:.*(diverged|one walk|converged|not to be trusted)")
+def test_priors_are_compared_point_by_point(run):
+    annealed = {"num_chains": 2, "num_temperatures": 3, "num_samples": 5, "num_simulated": 2}
+    small = {"LATENTS": 2, "HIDDEN": 8, "PSEUDO_INPUTS": 10, "ANNEALED": annealed}
+    results = run("priors_on_digits", "--epochs", 1, "--seeds", 0, "--annealed", 3, **small)["results"]
+    assert results["N(0, I)"][0]["gain"]["mean"] == 0 != results["mixture"][0]["gain"]["mean"]
+    assert "components" in results["VampPrior"][0]["rand"] and results.keys() == {"N(0, I)", "mixture", "VampPrior"}

@@ -5,6 +5,7 @@ import math
 import warnings
 
 import cases
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.chart import Chart
 from pyro_dlgm.evaluate.marginal.path import Settings
+from pyro_dlgm.latents.local import LocalModel
 from pyro_dlgm.modes import curvature
 from pyro_dlgm.points import Points
 
@@ -89,6 +91,31 @@ def test_on_ppca_it_is_the_evidence_at_once():
         assert not found.uncertain.any() and not found.refitted.any() and found.notes == []
 
 
+def story(x=None, index=None, *, size=None):
+    r"""x_i ~ N(loc + u_i, ½ I), u_i ~ N(0, 1): with loc held, x_i is N(loc, ¼ I + 1 1ᵀ)."""
+    loc = pyro.sample("loc", dist.Normal(0.0, 3.0))
+    with pyro.plate("data", len(x) if size is None else size, subsample=index, dim=-1):
+        u = pyro.sample("u", dist.Normal(0.0, 1.0))
+        mean = (loc + u).unsqueeze(-1).expand(*u.shape, 3)
+        return pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=x)
+
+
+def test_a_program_with_local_latents_is_certified_given_its_globals():
+    x = 2.0 + torch.randn(NUM, 1) + 0.5 * torch.randn(NUM, 3)
+    local = LocalModel(story, "data", Points(x)).at({"loc": torch.tensor(1.5)})
+    found, said = asked(local, x)
+    covariance = 0.25 * torch.eye(3) + torch.ones(3, 3)
+    exact = dist.MultivariateNormal(torch.full((3,), 1.5), covariance).log_prob(x)
+    torch.testing.assert_close(found.log_px.value.float(), exact, rtol=0, atol=1e-3)
+    assert abs(found.certificate.gap) < 1e-3 and said == [] and found.conditions == "loc as given"
+
+
+def test_without_a_certificate_it_says_so():
+    ppca, x = linear()
+    found, said = asked(ppca, x, num_simulated=0, num_temperatures=10)
+    assert found.certificate is None and said == [f"{NOT}: there is no BDMC, or its gap is not finite."]
+
+
 class Heavy(nn.Module):
     r"""p(t) with heavy tails."""
 
@@ -145,6 +172,8 @@ def test_more_is_asked_for_a_smaller_tolerance():
     first, last = found
     assert first.num_temperatures == 10 and list(first.gaps) == [10]
     assert last.num_temperatures == 27 and list(last.gaps) == [10, 27]
+    near, far = (pilot.pilot(model, like, 16, settings, tol=first.gaps[10] / f, budget=400, seed=0) for f in (0.7, 0.9))
+    assert near.num_temperatures == 10 and far.num_temperatures > 10  # it aims at 0.8 of the tolerance
     assert first.gaps[10] == last.gaps[10] and last.gradients > 2 * first.gradients
 
 
@@ -169,12 +198,20 @@ def test_pilot_choice_walks_and_certificate_share_no_seed(monkeypatch):
 
     for where, name in ((pilot, "bracket"), (pilot, "quiet"), (starts, "upwards")):
         spy(where, name)
-    for where, name in ((pilot, "pilot"), (judge, "chosen"), (judge, "upwards"), (judge, "log_weights")):
+    for where, name in (
+        (pilot, "certified"),
+        (pilot, "chosen"),
+        (pilot, "pilot"),
+        (judge, "chosen"),
+        (judge, "upwards"),
+        (judge, "log_weights"),
+    ):
         spy(where, name)
     asked(ppca, x)
     # Pilot: a simulation, walks up and down; of the certificate, walks that choose as well. Choice and its walks,
     # walks, IWAE; and the pilot as a whole.
-    assert len(seen) == 2 + 3 + 4 + 1 == len(set(seen))
+    # Both certify, and choose starts for that.
+    assert len(seen) == 2 + 3 + 4 + 1 + 4 == len(set(seen))
 
 
 def test_weights_are_unbiased_although_the_pilot_chose():

@@ -1,6 +1,7 @@
 r"""The map of the package: layers, no circle, few files in a folder, imports that cost nothing."""
 
 import ast
+import configparser
 import json
 import subprocess
 import sys
@@ -15,10 +16,10 @@ GUIDES = Path(pyro_dlgm.guides.__file__).parent
 # What each module imports lies on a lower layer, or in its own wing.
 LAYERS = [
     ("storage",),
-    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets", "priors"),
+    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets"),
     ("points",),
     ("program", "likelihoods", "objectives"),
-    ("latents",),
+    ("latents", "priors"),
     ("modes",),
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),
@@ -26,7 +27,7 @@ LAYERS = [
     ("plots",),
     ("training",),
     ("comparison",),
-    ("report",),
+    ("report", "sklearn"),
     ("cli",),
 ]
 LAYER = {wing: number for number, wings in enumerate(LAYERS) for wing in wings}
@@ -115,6 +116,7 @@ def test_what_must_never_import_what(name, other):
         ("torchvision", {"data"}),
         ("jinja2", {"report"}),
         ("click", {"cli"}),
+        ("sklearn", {"data", "sklearn"}),
     ],
 )
 def test_a_library_has_its_wings(library, wings):
@@ -188,3 +190,13 @@ def test_the_package_itself_imports_no_library_and_models_no_pictures():
 
 def test_the_package_is_typed():
     assert (ROOT / "py.typed").exists()
+
+
+def test_the_wheel_has_every_folder():
+    r"""The packages are listed by name, since guides/ lies beside the others; one that is forgotten is in no wheel."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT.parent / "setup.cfg", encoding="utf-8")
+    listed = set(setup["options"]["packages"].split())
+    folders = {".".join(("pyro_dlgm", *p.parent.relative_to(ROOT).parts)) for p in ROOT.rglob("__init__.py")}
+    beside = {".".join(("pyro_dlgm.guides", *p.parent.relative_to(GUIDES).parts)) for p in GUIDES.rglob("__init__.py")}
+    assert listed == folders | beside

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from pyro_dlgm import compare, fit
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.cli.options import DEFAULTS
+from pyro_dlgm.cli.types import CountOr
 from pyro_dlgm.comparison.columns import Row
 from pyro_dlgm.comparison.comparison import rows
 from pyro_dlgm.optim.row_adam import RowAdam
@@ -20,7 +21,9 @@ from pyro_dlgm.optim.svi import adam
 from pyro_dlgm.training.options import (
     BATCH,
     CHECKS,
+    COMPILE,
     COUNT,
+    E_STEPS,
     EPOCHS,
     NEEDED,
     POSITIVE,
@@ -65,7 +68,8 @@ def test_the_command_line_has_them_with_their_defaults_meanings_and_checks():
         assert SHELL[name].default == DEFAULTS.get(name, OPTIONS[name].default), name
         assert OPTIONS[name].meaning.startswith(SHELL[name].help.partition(".")[0]), name
         kind = dict.fromkeys((COUNT, WHOLE, EPOCHS), click.IntRange)
-        kind |= {POSITIVE: click.FloatRange, SCHEDULE: click.Choice}
+        kind |= {POSITIVE: click.FloatRange, SCHEDULE: click.Choice, E_STEPS: CountOr}
+        kind |= {COMPILE: click.types.BoolParamType}
         assert isinstance(SHELL[name].type, kind[CHECKS[name]]), name
     assert DEFAULTS.keys() == {"epochs", "batch_size", "seed"} and DEFAULTS["batch_size"] == BATCH
     assert all(OPTIONS[name].default is None for name in DEFAULTS)

@@ -167,8 +167,8 @@ def test_points_of_any_shape_get_networks(likelihood, shape):
         q = pairs.guide(name, 2, shape)(m, 5)
         assert q(torch.zeros(5, *shape), torch.arange(5)).shape == (5, 2)
     found = {type(net) for net in m.modules() if isinstance(net, nets.Net)}
-    dense = {nets.Linear} if likelihood == "factor-analysis" else {nets.MLP}
-    assert found == (dense if shape != (3, 5, 4) or likelihood == "factor-analysis" else {nets.ConvDecoder})
+    dense = {nets.Linear} if likelihood in pairs.LINEAR else {nets.MLP}
+    assert found == (dense if shape != (3, 5, 4) or likelihood in pairs.LINEAR else {nets.ConvDecoder})
 
 
 def test_low_rank_has_the_rank_that_the_help_says():

@@ -100,7 +100,7 @@ def test_a_prior_that_samples_a_site_is_refused_by_name(x):
         lambda: evaluate.log_joint(m, guide, x, index),
         lambda: evaluate.ais(m, guide, x, index, 2, 2),
         lambda: evaluate.bdmc(m, None, 2, 1, 1),
-        lambda: evaluate.gaps(m, guide, x, index, num_simulated=0),
+        lambda: evaluate.gaps(m, guide, x, index, num_simulated=0, num_temperatures=2),
         lambda: evaluate.quadrature(m, x),
         lambda: evaluate.diagnose(m, guide, x, index, num_simulated=0),
         lambda: rate(m, guide, Points(x, index)),

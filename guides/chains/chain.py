@@ -10,7 +10,8 @@ from ...distributions import draws, stddev
 from ...latents.asked import log_joint, prior
 from ...latents.local import LocalModel
 from ...points import Points
-from ...priors import StandardNormal, needs_given
+from ...priors.given import needs_given
+from ...priors.normal import StandardNormal
 from ...program import Shared
 from ..base import Guide
 from ..per_point import Rowed
@@ -60,7 +61,7 @@ class Chain(Rowed):
         Annals of Statistics 27(1).
     """
 
-    has_density = False
+    has_density, moves = False, True
 
     def __init__(
         self,

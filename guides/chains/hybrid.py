@@ -13,7 +13,7 @@ from ...distributions import stddev
 from ...latents.asked import log_joint
 from ...latents.local import LocalModel
 from ...points import Points, side
-from ...priors import needs_given
+from ...priors.given import needs_given
 from ...program import Shared
 from ..base import Guide
 from .chain import Chain, check_settings
@@ -55,7 +55,7 @@ class Hybrid(Guide):
         https://proceedings.mlr.press/v70/hoffman17a.html
     """
 
-    has_density = False
+    has_density, moves = False, True
 
     def __init__(
         self,

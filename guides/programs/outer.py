@@ -53,6 +53,11 @@ class Outer(Guide):
         return 0 if self.inner is None else self.inner.gradients
 
     @property
+    def moves(self) -> bool:
+        r"""Whether the q of u moves by itself."""
+        return self.inner is not None and self.inner.moves
+
+    @property
     def has_density(self) -> bool:
         r"""Whether the q of u has a density."""
         return self.inner is None or self.inner.has_density

@@ -13,7 +13,7 @@ from .options import FIT
 # Where `config.json` keeps each option.
 PLACES = {"name": ("data", "name"), "data_root": ("data", "root"), "device": ("device",)}
 PLACES |= {name: ("data", name) for name in sources.OPTIONS}
-PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents")}
+PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents", "prior", "components")}
 PLACES |= {name: ("fit", name) for name in FIT}
 
 
@@ -32,7 +32,10 @@ def options_of(out: Path) -> dict:
 def options_in(config: dict) -> dict:
     r"""Returns the options that a run's ``config.json`` holds, as they would be given; `None` where it has none."""
     options = {}
+    made_with = config.get("fit") or {}
     for name, path in PLACES.items():
+        if path == ("fit", name) and name not in made_with:  # an option that is newer than the run has its default
+            continue
         value = config
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None

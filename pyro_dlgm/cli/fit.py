@@ -73,13 +73,16 @@ def _train(options: dict, points, source: dict, out: Path, **going_on: bool):
     from ..seeding import forked
     from ..training.fit import fit
 
-    named = {name: options[name] for name in ("likelihood", "guide", "latents")}
+    names = ("likelihood", "guide", "latents", "prior", "components")
+    named = {name: options[name] for name in names if options[name] is not None}
     recipe = Recipe(
         **named, image_shape=list(points.image_shape), num_points=len(points.train), given_dim=points.given_dim
     )
     with forked(options["seed"]):
         model = recipe.new_model()
         guide = recipe.new_guide(model)
+        if recipe.prior == "vamp":
+            _place(model.prior, points)
     terminal = sys.stderr.isatty()
     return fit(
         model,
@@ -96,6 +99,19 @@ def _train(options: dict, points, source: dict, out: Path, **going_on: bool):
         listeners=() if terminal else (Lines(options["epochs"], click.echo),),
         **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},
     )
+
+
+def _place(prior, points) -> None:
+    r"""Puts the pseudo-inputs of a `VampPrior` where training points are, as the model sees them."""
+    import torch
+
+    from ..data.batches import Batches
+
+    K, N = prior.num_components, len(points.train)
+    if K > N:
+        raise ValueError(f"components is {K}, and there are {N} training points; expected at most {N}")
+    with torch.no_grad():
+        prior.pseudo_inputs.copy_(Batches(points.train_points, K, transform=points.transform).drawn().x)
 
 
 class Lines:

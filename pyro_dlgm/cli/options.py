@@ -19,7 +19,7 @@ COUNT, WHOLE, POSITIVE = click.IntRange(1), click.IntRange(0), click.FloatRange(
 
 LADDER = (
     "fixed: one σ; fixed-per-pixel: a σ for each pixel; diagonal: σ(t); low-rank: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ with "
-    f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel."
+    f"{pairs.RANK} columns in F; factor-analysis: linear μ, a σ for each pixel; linear: linear μ, one σ."
 )
 OTHERS = (
     "bernoulli: binary pixels; continuous-bernoulli: pixels in [0, 1]; discretized-logistic: 8-bit pixels; student-t: "
@@ -46,7 +46,9 @@ OWN = together(
 )
 # The type of an option of `fit`, by its check.
 KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
+KINDS |= {checks.E_STEPS: types.CountOr(checks.CONVERGED)}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
+KINDS[checks.COMPILE] = click.BOOL
 # What the command line gives where `fit` has no default.
 DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
 
@@ -57,6 +59,7 @@ def _of_fit(option: Option):
     meaning = option.meaning.partition(". ")[0].removesuffix(".") + "."
     return click.option(
         f"--{option.name.replace('_', '-')}",
+        is_flag=default is False,
         type=KINDS[CHECKS[option.name]],
         default=default,
         help=meaning + ("  [default: none]" if default is None else ""),
@@ -149,6 +152,19 @@ PAIR = together(
         help="q(t), the method; module:Name: your own.",
     ),
     click.option("--latents", type=COUNT, default=16, help="The number D of latents t."),
+    click.option(
+        "--prior",
+        type=click.Choice(list(pairs.PRIORS)),
+        default="standard",
+        help="p(t). standard: N(0, I); scaled: learned scales; mixture: of Gaussians; vamp: of the encoder's q at "
+        "learned pseudo-inputs, of --guide amortized or amortized-full-rank.",
+    ),
+    click.option(
+        "--components",
+        type=COUNT,
+        default=pairs.COMPONENTS,
+        help="Components of --prior mixture, pseudo-inputs of vamp.",
+    ),
 )
 
 

@@ -86,6 +86,22 @@ class Named(click.Choice):
         return plain
 
 
+class CountOr(click.IntRange):
+    r"""Creates the type of a whole number, at least 1, or one word.
+
+    Arguments:
+        word: that word.
+    """
+
+    def __init__(self, word: str):
+        super().__init__(1)
+        self.word, self.name = word, f"integer >= 1, or {word}"
+
+    def convert(self, value, param, ctx):
+        r"""The number, or the word."""
+        return value if value == self.word else super().convert(value, param, ctx)
+
+
 def own(context, parameter, value: str | None) -> str | None:
     r"""An import path "module:Name"."""
     if value is not None and not imports.is_path(value):

@@ -93,6 +93,10 @@ class Batches:
         rows = rows.to(self.device)
         return replace(self.points[rows], index=rows)
 
+    def drawn(self) -> Points:
+        r"""A batch of any points, beside the pass, as a model sees them."""
+        return transformed(self.take(torch.randperm(self.num_points)[: self.batch_size]), self.transform)
+
     def first(self, num: int) -> Points:
         r"""The first points, as a model sees them after one draw of the transform; images in files are read."""
         return transformed(self.take(torch.arange(min(num, self.num_points))), self.transform)

@@ -3,15 +3,19 @@ r"""What judges a pair (model, guide): bounds on log p(x | w), the E-step alone,
 from ..guides.programs.given import given_globals
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
 from .diagnostics.calibration import Calibration, Coverage, check_calibration
+from .diagnostics.clusters import cluster_probabilities
 from .diagnostics.diagnose import Diagnosis, diagnose
 from .e_step import Convergence, infer
 from .importance import ess, pareto_k
+from .imputation.filling import impute
+from .imputation.held_out import check_imputations
+from .imputation.scored import Imputations
 from .inference_gap import Gaps, gaps
 from .marginal.ais import AIS, ais
 from .marginal.bdmc import BDMC, bdmc
 from .marginal.evidence import Evidence, evidence
 from .marginal.quadrature import quadrature
-from .predict import impute, reconstruct
+from .predict import reconstruct
 
 __all__ = [
     "AIS",
@@ -22,9 +26,12 @@ __all__ = [
     "Diagnosis",
     "Evidence",
     "Gaps",
+    "Imputations",
     "ais",
     "bdmc",
     "check_calibration",
+    "check_imputations",
+    "cluster_probabilities",
     "diagnose",
     "elbo",
     "ess",

@@ -22,7 +22,7 @@ from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.programs.given import given_globals
 from ..latents.asked import log_joint, posterior
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..optim.svi import SVI, adam
 from ..points import Points
 from .blocks import check_points

@@ -99,7 +99,7 @@ class Gaps(Evidence):
         return result | {"kept": int(self.kept.sum()), "unconverged": len(self.late), "late": self.late}
 
     def _numbers(self) -> dict:
-        result = super().summary() | {"own_family": self.own}
+        result = super().numbers() | {"own_family": self.own}
         names = ("reached", "approximation", "amortization", "total")
         result |= {name: getattr(self, name).summary() for name in names}
         result["families"] = {name: bound.summary() for name, bound in self.families.items()}

@@ -1,6 +1,6 @@
-r"""What a model makes of x: reconstructions, imputations of missing pixels, and new points."""
+r"""What a model makes of x: reconstructions, and new points."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pyro
 import torch
@@ -12,8 +12,8 @@ from ..guides.base import adapted
 from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
-from ..masks import pixelwise
-from ..objectives import is_drawn
+from ..likelihoods.base import Conditional
+from ..objectives.sites import is_drawn
 from ..points import Points, side
 from .blocks import blocks, check_points
 from .quiet import quiet
@@ -48,8 +48,12 @@ def reconstruct(
         ValueError: if x, index, mask, given or the number of samples makes no sense, or the likelihood has no mean.
         TypeError: if the guide has no `posterior`.
     """
+    return predicted(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, emission)
+
+
+def predicted(model, guide, points: Points, num_samples: int | None, seed: int | None, says: Callable) -> Tensor:
+    r"""The guess at x by what ``says``, `emission` or `completion`, gives for codes of q: see `reconstruct`."""
     model, guide = given_globals(model, guide)
-    points = Points.of(x, index, mask=mask, given=given)
     check_points(model, points)
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
@@ -61,7 +65,7 @@ def reconstruct(
         for block, counts in blocks(points, K):
             q = posterior(guide, block)
             codes = (mean(q).unsqueeze(0) if num_samples is None else draws(q, k, len(block)) for k in counts)
-            parts.append(_guessed(model, block, codes, K))
+            parts.append(_guessed(model, block, codes, K, says))
         made = torch.cat(parts)
     if made.shape != points.x.shape:
         # A guide that ignores x would not notice.
@@ -81,11 +85,11 @@ def decoded(model, points: Points, t: Tensor) -> Tensor:
     return _there(mean(p), model, p, len(t))
 
 
-def _guessed(model, points: Points, codes: Iterable[Tensor], K: int) -> Tensor:
+def _guessed(model, points: Points, codes: Iterable[Tensor], K: int, says: Callable) -> Tensor:
     r"""The guess at x (B, ...) by what p(x | t, w) says on average over K codes, which come as (k, B, D)."""
     total = 0
     for t in codes:
-        p = emission(model, points, t)
+        p = says(model, points, t)
         total = total + _there(averaged(p), model, p, len(t)).sum(0)
     return guess(p, total / K)
 
@@ -99,31 +103,6 @@ def _there(made: Tensor, model, p, batch: int) -> Tensor:
             "guide.posterior(x)"
         )
     return made
-
-
-def impute(
-    model,
-    guide,
-    x: Tensor,
-    index: Tensor | None = None,
-    num_samples: int | None = 100,
-    *,
-    mask: Tensor | None = None,
-    given: Tensor | None = None,
-    seed: int | None = None,
-) -> Tensor:
-    r"""x with the missing pixels replaced by their posterior mean E_q E[x | t], classes by the most probable one.
-
-    Arguments as in `reconstruct`.
-
-    Raises:
-        ValueError: if there is no mask, and as `reconstruct`.
-    """
-    points = Points.of(x, index, mask=mask, given=given)
-    if points.mask is None:
-        raise ValueError("mask is None; expected a boolean mask, True where x is observed: use ~x.isnan()")
-    guess = reconstruct(model, guide, points, num_samples=num_samples, seed=seed)
-    return torch.where(pixelwise(points.mask, points.x.dim()), points.x, guess)
 
 
 def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None) -> tuple[Points, Tensor]:
@@ -152,6 +131,8 @@ def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None)
                 f"the model {kind} {name!r} beside {model.observed!r}, so that its points can not be simulated; "
                 f"expected {model.latent!r} and {model.observed!r} alone: leave out what simulates, as num_simulated=0"
             )
+    if mask is not None and isinstance(model.likelihood, Conditional):
+        mask = model.likelihood.drawn_mask(x.detach(), mask)
     points = Points(x.detach(), None, mask, rows).numbered()
     points.check()
     return points, drawn[model.latent]["value"].detach()

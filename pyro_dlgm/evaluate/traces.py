@@ -6,7 +6,7 @@ from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ..objectives import check_latents, is_drawn
+from ..objectives.sites import check_latents, is_drawn
 from ..points import Points
 from ..seeding import forked
 

@@ -2,6 +2,7 @@ r"""What is asked of a guide and of a model of points, a `DLGM` or a `LocalModel
 
 from torch import Tensor
 
+from ..likelihoods.base import Conditional
 from ..points import Points
 from .held import Refusing
 from .local import LocalModel
@@ -29,6 +30,14 @@ def emission(model, points: Points, t: Tensor):
     if isinstance(model, LocalModel):
         return model.emission_at(points, t)
     return model.emission(t, **points.side) if hasattr(model, "emission") else model.likelihood(t, **points.side)
+
+
+def completion(model, points: Points, t: Tensor):
+    r"""Returns p(x | t, x_o, m) for codes t (..., B, D): p(x | t), unless the likelihood says what hides values."""
+    p, likelihood = emission(model, points, t), getattr(model, "likelihood", None)
+    if points.mask is None or not isinstance(likelihood, Conditional):
+        return p
+    return likelihood.completed(p, points.x, points.mask)
 
 
 def log_joint(model, points: Points, t: Tensor) -> Tensor:

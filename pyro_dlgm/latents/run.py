@@ -10,10 +10,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor
 
-from ..objectives import is_drawn
+from ..objectives.sites import DRAWS, is_drawn, summed
 from ..program import unregistered
-
-DRAWS = "num_particles_vectorized"  # the name that Pyro gives a plate of draws
 
 
 def execute(
@@ -76,11 +74,6 @@ def log_probs(trace, plate: str, dim: int, names: Callable[[str, dict], bool]) -
             others = [f.dim for f in frames if f.vectorized and f.dim != dim and f.name != DRAWS]
             found[name] = summed(log_prob, others)
     return found
-
-
-def summed(values: Tensor, dims: list[int]) -> Tensor:
-    r"""The sum over these axes, each of which stays; over none, the values."""
-    return values.sum(dims, keepdim=True) if dims else values
 
 
 def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None, enumerated: int = 0) -> Tensor:

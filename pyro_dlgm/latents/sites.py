@@ -7,7 +7,7 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame as Frame
 from torch import Size
 from torch.distributions import Transform, biject_to
 
-from ..objectives import is_drawn
+from ..objectives.sites import is_drawn
 from .support import constant, same
 
 

@@ -13,6 +13,7 @@ Which one fits which x:
     counts 0, 1, 2, ...                     Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial
     classes 0, ..., K − 1                   Categorical
     a table of several of these             Columns
+    real numbers that hide themselves       Missingness, around a Gaussian one
 
 Where Pyro's validation is on, a model refuses x outside the support of its likelihood.
 """
@@ -23,6 +24,9 @@ from .categorical import Categorical
 from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .discretized_logistic import DiscretizedLogistic
 from .low_rank import LowRankNormal
+from .missingness.drawn import Drawn
+from .missingness.likelihood import Missingness
+from .missingness.self_masking import SelfMasking
 from .normal import DiagonalNormal, FixedNormal
 from .student_t import StudentT
 from .tables import Columns
@@ -34,11 +38,14 @@ __all__ = [
     "ContinuousBernoulli",
     "DiagonalNormal",
     "DiscretizedLogistic",
+    "Drawn",
     "FixedNormal",
     "Likelihood",
     "LowRankNormal",
+    "Missingness",
     "NegativeBinomial",
     "Poisson",
+    "SelfMasking",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
 ]

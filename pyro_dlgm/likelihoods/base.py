@@ -44,6 +44,17 @@ class Conditional(nn.Module):
         out_shape = getattr(self._net(), "out_shape", None)
         return p_dim - (code.dim() - 1) if out_shape is None else len(out_shape)
 
+    def completed(self, p, x: Tensor, mask: Tensor):
+        r"""p(x | t, x_o, m), for a p(x | t) of this likelihood: what is missing given what is observed and the mask.
+
+        Where values are missing at random, and pixels independent given t, it is p(x | t).
+        """
+        return p
+
+    def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
+        r"""Which values of simulated x are observed: at random as in the mask; drawn, if p says what hides them."""
+        return mask
+
     def _net(self) -> nn.Module | None:
         return self._modules.get("net")
 

@@ -121,6 +121,22 @@ class LowRankPixels(dist.TorchDistribution):
         eta = epsilon.new_empty(*lead, *[1] * self.event_dim, self.factor.shape[-1]).normal_()
         return self.mu + self.scale * epsilon + (self.factor * eta).sum(-1)
 
+    def completed(self, x: Tensor, mask: Tensor) -> Tensor:
+        r"""A draw of all pixels given those of x where the mask is True, of batch and event shape.
+
+        With a draw s of all, and u, U of x − s + μ, it is s + F C⁻¹ Uᵀ u, whose missing pixels have the conditional
+        mean and covariance (Matheron's rule); the observed ones of it are to be those of x.
+        """
+        with torch.no_grad():
+            s = self.rsample()
+            u, U, _, _ = LowRankPixels(self.mu, self.scale, self.factor, self.event_dim, mask)._standardized(
+                x - s + self.mu
+            )
+            C = U.mT @ U + torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
+            eta = torch.linalg.solve(C, U.mT @ u.unsqueeze(-1)).squeeze(-1)  # (..., R)
+            eta = eta.reshape(*eta.shape[:-1], *[1] * self.event_dim, eta.shape[-1])
+            return s + (self.factor * eta).sum(-1)
+
     def log_prob(self, value: Tensor) -> Tensor:
         r"""log p of the observed pixels, in nats."""
         if self._validate_args:

@@ -9,6 +9,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from ..distributions import averaged, guess, mean, variance
+from ..masks import pixelwise
 from .base import Conditional
 
 Which = int | slice | Iterable[int]
@@ -65,6 +66,20 @@ class Columns(Conditional):
         masks = (mask if whole else mask[..., _index(numbers)] for numbers in self.columns)
         found = [likelihood(v, m, **side) for likelihood, m in zip(self.parts, masks, strict=True)]
         return Rows(list(zip(self.columns, found, self.parts, strict=True)))
+
+    def completed(self, p: "Rows", x: Tensor, mask: Tensor) -> "Rows":
+        r"""p(x | t, x_o, m) of each part; of parts that are no likelihoods of this package p(x | t)."""
+        mask = pixelwise(mask, x.dim()).expand_as(x)
+        ask = lambda part, p, n: part.completed(p, x[..., n], mask[..., n]) if isinstance(part, Conditional) else p  # noqa: E731
+        return Rows([(numbers, ask(part, q, _index(numbers)), part) for numbers, q, part in p.parts])
+
+    def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
+        r"""That of each part."""
+        drawn = pixelwise(mask, x.dim()).expand_as(x).clone()
+        for numbers, part in zip(self.columns, self.parts, strict=True):
+            if isinstance(part, Conditional):
+                drawn[..., numbers] = part.drawn_mask(x[..., numbers], drawn[..., numbers])
+        return drawn
 
 
 class Rows(dist.TorchDistribution):

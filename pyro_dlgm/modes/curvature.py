@@ -36,7 +36,8 @@ def _load() -> None:
 
 def hessian(log_density: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     r"""∂² log_density(t)_b / ∂ t_b², (B, D, D), of a function (B, D) -> (B,) of rows apart."""
-    H = jacobian(grad(lambda t: log_density(t).sum()), t).movedim(0, -1)
+    # `grad` records parameters whatever `no_grad` says.
+    H = jacobian(grad(lambda t: log_density(t).sum()), t).movedim(0, -1).detach()
     return 0.5 * (H + H.mT)
 
 

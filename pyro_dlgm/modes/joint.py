@@ -48,9 +48,10 @@ class Joint:
 
     def __init__(self, model, points: Points):
         self.model, self.points, self.gradients = model, points, 0
-        p = prior(model, points)
-        (D,) = p.event_shape
-        self.scale = spread(p).expand(len(points), D)
+        with torch.no_grad():
+            p = prior(model, points)
+            (D,) = p.event_shape
+            self.scale = spread(p).expand(len(points), D)
 
     def value(self, t: Tensor, rows: Tensor) -> Tensor:
         r"""log p(x, t | w) (n,) of the functions ``rows`` (n,) at t (n, D)."""
@@ -62,7 +63,8 @@ class Joint:
         r"""Value, gradient and curvature there."""
         points = self._of(rows)
         value, gradient = self._gradient(points, t)
-        C, wrong = curvature.repaired(self._curvature(points, t, value), self.scale[rows % len(self.points)])
+        C = self._curvature(points, t, value)
+        C, wrong = curvature.repaired(C, self.scale[rows % len(self.points)])
         return Look(value, gradient, C, wrong)
 
     def _of(self, rows: Tensor) -> Points:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..guides.rows import Rows, in_files
 from .row_adam import RowAdam
 
-CLIMBED = "objectives.ELBO, Trace_ELBO or TraceMeanField_ELBO"
+CLIMBED = "objectives.ELBO, IWAE, DReG, Trace_ELBO or TraceMeanField_ELBO"
 SPARSE = (RowAdam, torch.optim.SparseAdam)
 
 

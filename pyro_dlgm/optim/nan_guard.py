@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from .. import messages
 from ..guides.rows import files_of
 from ..masks import observed
-from ..objectives import is_drawn
+from ..objectives.sites import is_drawn
 from ..program import unregistered
-from ..seeding import forked
+from ..seeding import forked, restore
 
 INTERVALS = {"cpu": 1}  # steps from one reading of the flag to the next, by kind of device
 ELSEWHERE = 50
+KEPT = 2**26  # bytes of batches that are kept until then, at most
 BLOCK = 2**24  # numbers that are looked at together
 FAR = 10.0  # a value of x that is to be mentioned
 ADVICE = "lower lr and row_lr, set clip_norm, raise the floor of the scale, or mask or drop such rows"
@@ -32,11 +33,6 @@ ADVICE = "lower lr and row_lr, set clip_norm, raise the floor of the scale, or m
 def interval(device: str | torch.device) -> int:
     r"""The number of steps between two readings of the flag there."""
     return INTERVALS.get(torch.device(device).type, ELSEWHERE)
-
-
-def generators() -> list[Tensor]:
-    r"""The states of the global generators: of the CPU, then of the CUDA devices in use."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
@@ -63,7 +59,12 @@ class Attempt:
     backward: Callable[[], Tensor]
     args: tuple
     kwargs: dict
-    generators: list[Tensor]
+    generators: dict[str, Tensor]
+
+    @property
+    def bytes(self) -> int:
+        r"""What the batch takes in memory."""
+        return sum(v.nbytes for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor))
 
     def first(self) -> Tensor:
         r"""Computes the loss and the gradients.
@@ -98,28 +99,31 @@ class Attempt:
         # The same draws as then; what the programs write into their buffers, and the gradients, are put back.
         pair = _pair(self.svi)
         before = copy.deepcopy(pair.state_dict())
-        cpu, *cuda = self.generators
         with forked(), pyro.validation_enabled(False), unregistered(), torch.enable_grad():
-            torch.set_rng_state(cpu)
-            if cuda:
-                torch.cuda.set_rng_state_all(cuda)
+            restore(self.generators)
             yield
         pair.zero_grad(set_to_none=True)
         pair.load_state_dict(before)
+
+
+def bad(numbers: list[Tensor]) -> Tensor:
+    r"""1 unless all numbers, scalar tensors, are finite, else 0: a scalar tensor."""
+    return (~torch.isfinite(sum(numbers))).float()
 
 
 class Watch:
     r"""Creates the watch over the steps of a training.
 
     Arguments:
-        every: steps from one reading of the flag to the next. The batches in between are kept, for the error.
+        every: steps from one reading of the flag to the next. The batches in between are kept, for the error; where
+            they take much memory, the flag is read sooner.
     """
 
     def __init__(self, every: int):
-        self.every, self._flag, self._seen = every, None, []
+        self.every, self.flag, self._seen, self._bytes = every, None, [], 0
 
-    def see(self, attempt: Attempt, numbers: list[Tensor]) -> Tensor | None:
-        r"""Raises the flag unless all numbers, scalar tensors, are finite.
+    def see(self, attempt: Attempt, bad: Tensor) -> Tensor | None:
+        r"""Raises the flag where ``bad``, a scalar tensor, is 1.
 
         Returns:
             The flag, 1 where no update is to be made, as fused optimizers of torch take it (``found_inf``); `None`
@@ -128,11 +132,11 @@ class Watch:
         Raises:
             FloatingPointError: at a reading, if the flag is up.
         """
-        bad = (~torch.isfinite(sum(numbers))).float()
         self._seen.append((attempt, bad))
-        self._flag = bad if self._flag is None else torch.maximum(self._flag, bad)
-        if len(self._seen) < self.every:
-            return self._flag
+        self._bytes += attempt.bytes
+        self.flag = bad if self.flag is None else torch.maximum(self.flag, bad)
+        if len(self._seen) < self.every and self._bytes < KEPT:
+            return self.flag
         return self.read()
 
     def read(self) -> None:
@@ -141,7 +145,8 @@ class Watch:
         Raises:
             FloatingPointError: if the flag is up; it names the first step since the last reading that was bad.
         """
-        flag, seen, self._flag, self._seen = self._flag, self._seen, None, []
+        flag, seen = self.flag, self._seen
+        self.flag, self._seen, self._bytes = None, [], 0
         if flag is not None and bool(flag):
             raise next(attempt for attempt, bad in seen if bool(bad)).error()
 

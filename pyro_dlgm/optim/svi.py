@@ -12,16 +12,18 @@ from functools import partial
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import Rows, sparse_gradients
 from ..latents.call import accepting, as_module
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..program import unregistered
+from ..seeding import states
 from .checks import check_jacobians, check_objective, check_program, listed, takes_sparse
-from .nan_guard import Attempt, Watch, generators, total_norm
+from .compiled import Compiler
+from .nan_guard import Attempt, Watch, bad, total_norm
 from .row_adam import RowAdam
 
 
@@ -45,10 +47,15 @@ def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) ->
         dense = [p for p in module.parameters() if p.requires_grad and p not in seen]
         seen.update(dense)
         if dense:
-            rows_alone = adapted(module).per_point and not isinstance(module, AutoLocal)
-            groups.append({"params": dense, "lr": row_lr if rows_alone else lr})
+            groups.append({"params": dense, "lr": row_lr if _is_a_table(module) else lr})
     made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
     return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
+
+
+def _is_a_table(module) -> bool:
+    r"""Whether the dense parameters of a module are rows themselves, as those of Pyro's autoguides are."""
+    has_rows = isinstance(module, AutoLocal) or any(isinstance(m, Rows) for m in module.modules())
+    return adapted(module).per_point and not has_rows
 
 
 def load_states(parts: Sequence, states: Sequence[dict]) -> None:
@@ -71,6 +78,8 @@ class SVI(pyro.infer.SVI):
         clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
         check_every: steps between two checks that loss and gradients are finite; each waits for the device. A step
             where they are not is never taken, nor is any after it. `None`: no check.
+        compile: whether to compile a whole step, or with which backend of `torch.compile`: see `optim.compiled`.
+        compile_size: the number of points of the batches whose steps are compiled; `None`: of each size.
 
     Attributes:
         gradient_norm: the global norm of the dense gradients in the last step, before clipping, a scalar tensor; `None`
@@ -90,6 +99,8 @@ class SVI(pyro.infer.SVI):
         *,
         clip_norm: float | None = None,
         check_every: int | None = None,
+        compile: bool | str = False,
+        compile_size: int | None = None,
     ):
         if isinstance(guide, AutoLocal):
             guide.check_found()
@@ -102,13 +113,14 @@ class SVI(pyro.infer.SVI):
         self.objective, self.clip_norm = ELBO() if loss is None else loss, clip_norm
         check_objective(self.objective)
         check_jacobians(self.objective, guide)
-        self.loss, self._sparse = self.objective.loss, takes_sparse(optimizers, model, guide)
-        self._validated, self.backward_passes, self.steps, self.gradient_norm = False, 0, 0, None
+        self.loss, self.sparse = self.objective.loss, takes_sparse(optimizers, model, guide)
+        self.validated, self.backward_passes, self.steps, self.gradient_norm = False, 0, 0, None
         self.watch = None
         if check_every is not None:
             # An optimizer that cannot leave out an update by itself must not be asked for one that is bad.
             masked = all(getattr(o, "_step_supports_amp_scaling", False) for o in optimizers)
             self.watch = Watch(check_every if masked else 1)
+        self.compiler = Compiler(self, compile, compile_size) if compile else None
 
     def run(self, *args, **kwargs):
         r"""Raises a `NotImplementedError`: Pyro has deprecated it."""
@@ -148,7 +160,7 @@ class SVI(pyro.infer.SVI):
             blocks: what model and guide get of each, (args, kwargs).
             factor: of the loss.
         """
-        self._clear()
+        self.clear()
         for args, kwargs in blocks:
             self._backward(self._of_guide(), factor, args, kwargs)
         self._norms()
@@ -160,48 +172,66 @@ class SVI(pyro.infer.SVI):
     def _update(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
-        self._clear()
+        self.clear()
 
     def _step(self, only, factor, args, kwargs) -> Tensor:
-        self._clear()
-        backward = partial(self._backward, only, factor, args, kwargs)
-        if self.watch is None:
-            loss = backward()
-            self._norms()
-        else:
-            name = f"step {self.steps + 1}" if only is None else f"an E-step of step {self.steps + 1}"
-            attempt = Attempt(name, self, backward, args, kwargs, generators())
-            loss = attempt.first()
-            skip = self.watch.see(attempt, [loss.detach(), *self._norms()])
-            for optimizer in self.optimizers:
-                optimizer.found_inf = skip
+        self.clear()
+        attempt = self._attempt(only, factor, args, kwargs)
+        loss = None if self.compiler is None else self.compiler.step(attempt, only, factor)
+        if loss is not None:
+            return loss
+        loss = attempt.backward() if self.watch is None else attempt.first()
+        norms = self._norms()
+        self.look(attempt, bad([loss.detach(), *norms]) if self.watch is not None else None)
         self._update()
         return loss.detach()
 
+    def _attempt(self, only, factor, args, kwargs) -> Attempt:
+        name = f"step {self.steps + 1}" if only is None else f"an E-step of step {self.steps + 1}"
+        backward = partial(self._backward, only, factor, args, kwargs)
+        needed = self.watch is not None or self.compiler is not None
+        return Attempt(name, self, backward, args, kwargs, states() if needed else {})
+
+    def look(self, attempt: Attempt, bad: Tensor | None) -> None:
+        r"""Tells the watch and the optimizers whether the step is bad, a scalar tensor; raises as `check` does."""
+        if self.watch is not None:
+            skip = self.watch.see(attempt, bad)
+            for optimizer in self.optimizers:
+                optimizer.found_inf = skip
+
+    def validation(self):
+        r"""Context manager: Pyro's validation, as it is set at the first step, and off later on."""
+        return pyro.validation_enabled(False) if self.validated else contextlib.nullcontext()
+
     def _backward(self, only, factor, args, kwargs) -> Tensor:
-        validation = pyro.validation_enabled(False) if self._validated else contextlib.nullcontext()
-        with validation, sparse_gradients() if self._sparse else contextlib.nullcontext(), unregistered():
+        with self.validation(), sparse_gradients() if self.sparse else contextlib.nullcontext(), unregistered():
             loss = factor * self.objective.differentiable_loss(self.program, self.guide, *args, **kwargs)
-            self._validated = True
+            self.validated = True
             if loss.requires_grad and only != []:
                 loss.backward(inputs=only)
                 self.backward_passes += 1
         return loss
 
-    def _parameters(self) -> Iterator[Tensor]:
+    def parameters(self) -> Iterator[Tensor]:
+        r"""The parameters of all optimizers."""
         return (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
 
-    def _clear(self) -> None:
+    def modules(self) -> list[nn.Module]:
+        r"""All modules of model and guide."""
+        return [m for part in (self.model, self.guide) if isinstance(part, nn.Module) for m in part.modules()]
+
+    def clear(self) -> None:
+        r"""Clears all gradients."""
         # Before a step, since Pyro's own SVI leaves dense zeros, to which no sparse gradient can be added; after it,
         # since Pyro's own adds to what it finds.
-        for parameter in self._parameters():
+        for parameter in self.parameters():
             parameter.grad = None
 
     def _norms(self) -> list[Tensor]:
         r"""The norms of each table's gradient and of the dense ones, which are clipped; none where none is needed."""
         if self.clip_norm is None and self.watch is None:
             return []
-        given = [p for p in self._parameters() if p.grad is not None]
+        given = [p for p in self.parameters() if p.grad is not None]
         dense = [p for p in given if not p.grad.is_sparse]
         self.gradient_norm = self._clipped(dense) if dense else None
         rows = [torch.linalg.vector_norm(p.grad._values()) for p in given if p.grad.is_sparse]

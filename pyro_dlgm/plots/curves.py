@@ -17,7 +17,8 @@ def learning_curves(figure, histories: dict[str, list[dict]], levels: dict[str, 
         histories: the records of `fit`, by name.
         levels: horizontal lines among the bounds, by name.
     """
-    kinds = [kind for kind in BOUNDS if any(_curve(h, kind)[0] for h in histories.values())] or ["elbo"]
+    titles = BOUNDS | _importance_bounds(histories)
+    kinds = [kind for kind in titles if any(_curve(h, kind)[0] for h in histories.values())] or ["elbo"]
     for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for number, (name, history) in enumerate(histories.items()):
             for of, style in (("", "-"), ("val_", "--")):
@@ -28,11 +29,17 @@ def learning_curves(figure, histories: dict[str, list[dict]], levels: dict[str, 
         for label, level in levels.items() if kind == "elbo" else ():
             axis.axhline(level, color="0.5", linestyle=":", label=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set(xlabel="gradient evaluations per training point", ylabel=BOUNDS[kind])
+        axis.set(xlabel="gradient evaluations per training point", ylabel=titles[kind])
         _scale(axis)
         axis.grid(alpha=0.15)
         axis.legend(fontsize=8, loc="lower right")
     return figure
+
+
+def _importance_bounds(histories: dict[str, list[dict]]) -> dict[str, str]:
+    r"""Titles of the training bounds "iwae_K" of `objectives.IWAE` and `DReG`, by name."""
+    names = {name for history in histories.values() for record in history for name in record if name[:5] == "iwae_"}
+    return {name: f"IWAE-{name[5:]}, nats per point" for name in sorted(names)}
 
 
 def _curve(history: list[dict], name: str) -> tuple[list[float], list[float]]:

@@ -25,7 +25,7 @@ from ..likelihoods.normal import FixedNormal
 from ..masks import filled, observed
 from ..model import DLGM
 from ..nets.net import Linear
-from ..priors import StandardNormal
+from ..priors.normal import StandardNormal
 from ..seeding import forked
 from . import closed_form, em
 from .posterior import Posterior
@@ -62,6 +62,11 @@ class PPCA(DLGM):
         return self.likelihood.scale.square()
 
     def _posterior(self, x: Tensor, mask: Tensor | None) -> Posterior:
+        if not isinstance(self.prior, StandardNormal):
+            raise TypeError(
+                f"the prior of this PPCA is a {type(self.prior).__name__}, and its closed forms are those of N(0, I); "
+                "expected priors.StandardNormal: with another prior make a DLGM, and another guide than Exact"
+            )
         x, mask = filled(x, mask)
         self._check_points(x)
         return Posterior(self.W, self.mu, self.likelihood.u, x, mask)

@@ -15,7 +15,7 @@ from ..likelihoods.counts import Poisson
 from ..likelihoods.normal import FixedNormal
 from ..messages import line
 from ..model import DLGM
-from ..priors import StandardNormal
+from ..priors.normal import StandardNormal
 from ..seeding import forked
 from .frozen import SPREADS, Decoder, Encoded, Frozen, Probabilities, Spread, parts
 

@@ -31,6 +31,7 @@ LIKELIHOODS: dict[str, Callable] = {
     "diagonal": lambda p, D, shape: p.DiagonalNormal(_decoder(p, D, shape, heads=2)),
     "low-rank": lambda p, D, shape: p.LowRankNormal(_decoder(p, D, shape, heads=2 + RANK), RANK),
     "factor-analysis": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), p.torch.full(shape, SCALE)),
+    "linear": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), SCALE),
     "bernoulli": lambda p, D, shape: p.Bernoulli(_decoder(p, D, shape)),
     "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(_decoder(p, D, shape)),
     "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(_decoder(p, D, shape, heads=2)),
@@ -41,16 +42,18 @@ LIKELIHOODS: dict[str, Callable] = {
         _decoder(p, D, shape, heads=2)
     ),
 }
-GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis")
+GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis", "linear")
 REAL = (*GAUSSIAN, "student-t")
 COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
 # Of whole numbers: their log p(x) compares with no density's.
 MASSES = ("bernoulli", "discretized-logistic", *COUNTS, "categorical")
-COLUMNS = tuple(name for name in LIKELIHOODS if name != "factor-analysis")  # what columns of a table may have
+LINEAR = ("factor-analysis", "linear")  # μ is linear in t
+COLUMNS = tuple(name for name in LIKELIHOODS if name not in LINEAR)  # what columns of a table may have
 
 # Short chains: at a hundred gradients per point, many visits train w better than few good ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
 LAPLACE = {"max_steps": 5}  # of Newton, at a visit: each costs a gradient evaluation for each latent
+SEMI_AMORTIZED = {"steps": 2, "num_samples": 4}  # a few samples train w; more of them are for scoring
 HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
 # Functions of what `_parts` gives, the model, N training points, D latents and the shape of a point.
 GUIDES: dict[str, Callable] = {
@@ -62,6 +65,10 @@ GUIDES: dict[str, Callable] = {
     "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
         _encoder(p, model, shape), D, "full_rank", given_dim=C
     ),
+    "semi-amortized": lambda p, model, N, D, shape, C=0: p.SemiAmortized(
+        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **SEMI_AMORTIZED
+    ),
+    "flow": lambda p, model, N, D, shape, C=0: p.Flow(_encoder(p, model, shape), D, given_dim=C),
     "mcem": lambda p, model, N, D, shape, C=0: p.Chain(model, N, D, **CHAIN),
     "mcem-encoder": lambda p, model, N, D, shape, C=0: p.Hybrid(
         model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **HYBRID
@@ -70,12 +77,21 @@ GUIDES: dict[str, Callable] = {
     "auto-delta": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoDelta", N),
 }
 
+# Functions of D latents, the number of components, and the shape of a point; "vamp" needs the guide as well.
+COMPONENTS, MIXTURES = 10, ("mixture", "vamp")
+PRIORS: dict[str, Callable] = {
+    "standard": lambda p, D, K: p.StandardNormal(D),
+    "scaled": lambda p, D, K: p.ScaledNormal(D),
+    "mixture": lambda p, D, K: p.MixtureOfNormals(D, K),
+    "vamp": lambda p, D, K: p.StandardNormal(D),  # until there is the guide whose q it is made of
+}
+
 
 def _parts() -> SimpleNamespace:
     r"""Returns the classes and functions that recipes build from."""
     import torch
 
-    from ..guides import amortized, autoguides, laplace, per_point
+    from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
     from ..guides.chains import chain, hybrid
     from ..likelihoods import (
         bernoulli,
@@ -88,11 +104,14 @@ def _parts() -> SimpleNamespace:
         tables,
     )
     from ..nets import conv, net
+    from ..priors import mixture, vamp
+    from ..priors import normal as normal_priors
 
     modules = (
         amortized,
         autoguides,
         chain,
+        flow,
         hybrid,
         laplace,
         per_point,
@@ -101,7 +120,7 @@ def _parts() -> SimpleNamespace:
         low_rank,
         normal,
     )
-    modules += (categorical, counts, student_t, tables)
+    modules += (semi_amortized, categorical, counts, student_t, tables, mixture, normal_priors, vamp)
     names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})
 
@@ -120,7 +139,7 @@ def network(shape: Sequence[int]) -> str:
 
 def called(likelihood: str, shape: Sequence[int]) -> str:
     r"""What a table calls the model: its network and its likelihood, in one short word."""
-    if likelihood == "factor-analysis":
+    if likelihood in LINEAR:
         return likelihood
     if is_path(likelihood):
         return likelihood.rpartition(":")[2]
@@ -171,15 +190,24 @@ def _table(p, groups: list[tuple[list[int], str]], D: int, shape):
     return p.Columns([(n, _likelihood(linear, name, FEATURES, (len(n),), 0)) for n, name in groups], trunk)
 
 
-def model(likelihood: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> DLGM:
+def model(
+    likelihood: str, D: int, shape: tuple[int, ...], given_dim: int = 0, prior: str = "standard", K: int = COMPONENTS
+) -> DLGM:
     r"""Creates the model with that likelihood, D latents and points of that shape, (C, H, W) or (P,).
 
-    Its network decodes D numbers and the ``given_dim`` that are given.
+    Its network decodes D numbers and the ``given_dim`` that are given. The prior "vamp" is N(0, I) until `with_vamp`.
     """
     from ..model import DLGM
-    from ..priors import StandardNormal
 
-    return DLGM(StandardNormal(D), _likelihood(_parts(), likelihood, D + given_dim, shape, given_dim))
+    p = _parts()
+    return DLGM(PRIORS[prior](p, D, K), _likelihood(p, likelihood, D + given_dim, shape, given_dim))
+
+
+def with_vamp(model: DLGM, guide: Guide, shape: tuple[int, ...], K: int) -> None:
+    r"""Gives the model, in place, the `VampPrior` of a guide with K pseudo-inputs, noise until they are points."""
+    p = _parts()
+    low = 0.0 if isinstance(model.likelihood, p.Counts) else None  # the encoder takes log(1 + u)
+    model.prior = p.VampPrior(guide, p.torch.rand(K, *shape), low=low)
 
 
 def guide(name: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> Callable[[DLGM, int], Guide]:
@@ -223,6 +251,8 @@ class Recipe:
         latents: the number D of latents.
         image_shape: (C, H, W), or (P,) for points that are no images.
         num_points: the number N of training points, for guides with a row for each.
+        prior: a key of `PRIORS`.
+        components: the number of components of a mixture, or of pseudo-inputs.
         given_dim: the number C of what is given beside x and t.
 
     Raises:
@@ -235,19 +265,36 @@ class Recipe:
     image_shape: Sequence[int]
     num_points: int
     given_dim: int = 0
+    prior: str = "standard"
+    components: int = COMPONENTS
 
     def __post_init__(self):
         for kind in ("likelihood", "guide"):
             check_name(kind, getattr(self, kind))
+        if self.prior not in PRIORS:
+            raise ValueError(f"prior is {self.prior!r}; expected one of {', '.join(PRIORS)}")
+        if self.prior == "vamp" and (not self.guide.startswith("amortized") or self.given_dim):
+            raise ValueError(
+                f"prior is 'vamp', which is made of the q of an encoder of x alone, and guide is {self.guide!r}, "
+                f"given_dim {self.given_dim}; expected guide 'amortized' or 'amortized-full-rank' without given"
+            )
 
     def new_model(self) -> DLGM:
         r"""Creates the model, with random weights."""
-        return model(self.likelihood, self.latents, tuple(self.image_shape), self.given_dim)
+        shape = tuple(self.image_shape)
+        return model(self.likelihood, self.latents, shape, self.given_dim, self.prior, self.components)
 
     def new_guide(self, model: DLGM) -> Guide:
-        r"""Creates the guide for that model."""
-        return guide(self.guide, self.latents, tuple(self.image_shape), self.given_dim)(model, self.num_points)
+        r"""Creates the guide for that model; for the prior "vamp" the model gets that of this guide, in place."""
+        shape = tuple(self.image_shape)
+        made = guide(self.guide, self.latents, shape, self.given_dim)(model, self.num_points)
+        if self.prior == "vamp":
+            with_vamp(model, made, shape, self.components)
+        return made
 
     def plain(self) -> dict:
-        r"""The recipe as plain values; ``given_dim`` is left out where nothing is given."""
-        return {name: value for name, value in vars(self).items() if name != "given_dim" or value}
+        r"""The recipe as plain values; what came later and has its default is left out."""
+        later = {"given_dim": 0, "prior": "standard"}
+        if self.prior not in MIXTURES:
+            later["components"] = self.components
+        return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}

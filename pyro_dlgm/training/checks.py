@@ -10,7 +10,7 @@ from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
 from . import options
@@ -33,6 +33,11 @@ def check_arguments(a: SimpleNamespace) -> None:
     if (a.epochs is None) == (a.steps is None):
         raise ValueError(f"epochs is {a.epochs} and steps is {a.steps}; expected exactly one of them")
     options.check(vars(a))
+    if a.e_steps == options.CONVERGED and (is_source(a.x) or in_files(a.model, a.guide)):
+        what = "x yields batches in its own order" if is_source(a.x) else "the guide's rows are in files"
+        raise ValueError(
+            f"e_steps is {a.e_steps!r}, which draws batches of any points, and {what}; expected a number of E-steps"
+        )
     if a.patience is not None and a.x_val is None:
         raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
     if a.patience is not None and in_files(a.model, a.guide):

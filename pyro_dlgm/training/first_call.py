@@ -8,7 +8,7 @@ from torch import nn
 
 from ..evaluate.quiet import quiet
 from ..latents.call import Function, accepting
-from ..objectives import is_drawn
+from ..objectives.sites import is_drawn
 from ..points import Points
 
 POSITIONAL = (autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured)

@@ -1,5 +1,6 @@
 r"""The loop of a training: its steps, its history, and a state from which it continues as if never interrupted."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,8 +12,14 @@ from torch import Tensor
 from ..data.batches import Batches
 from ..data.source import Source
 from ..guides.base import adapted
+from ..objectives.importance import IWAE
 from ..optim.svi import SVI, load_states
+from ..points import Points
+from ..seeding import restore, states
+from .options import CONVERGED
 from .validation import Validation
+
+WINDOW, WINDOWS = 10, 10  # steps on q whose mean loss is one look at the bound, and looks at most
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Step:
     mass: Tensor | None = None
 
 
-def em(svi: SVI, batches: Batches | Source, *, e_steps: int = 1, done: int = 0) -> Iterator[Step]:
+def em(svi: SVI, batches: Batches | Source, *, e_steps: int | str = 1, done: int = 0) -> Iterator[Step]:
     r"""Climbs F(q, w) for as long as it is asked for steps.
 
     Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. It is the same for every guide: an
@@ -52,22 +59,49 @@ def em(svi: SVI, batches: Batches | Source, *, e_steps: int = 1, done: int = 0) 
     Arguments:
         svi: the pair (model, guide) with optimizers and objective.
         batches: the data.
-        e_steps: steps on q for each step on w.
+        e_steps: steps on q for each step on w; "converged": `until_it_stops`.
         done: joint steps that were taken before.
     """
     N, svi.steps, guide = batches.num_points, done, adapted(svi.guide)
     while True:
         for points in batches:
-            args, kwargs = (points.x, points.index), {**points.keywords, "size": N, "factor": 1 / N}
             passes, moves = svi.backward_passes, guide.gradients
-            for _ in range(e_steps - 1):
-                svi.e_step(*args, **kwargs)
-            loss = svi.step(*args, **kwargs)
+            if e_steps == CONVERGED:
+                until_it_stops(svi, batches)
+            else:
+                for _ in range(e_steps - 1):
+                    _taken(svi.e_step, points, N)
+            loss = _taken(svi.step, points, N)
             # Counted here: validation, TensorBoard and listeners move q as well, or ask it, and are no training.
             passes, moves = svi.backward_passes - passes, guide.gradients - moves
             mass = None if points.weight is None else points.weight.sum()
             norm = svi.gradient_norm
             yield Step(svi.steps, batches.epoch, loss, len(points), passes, moves, batches.ended, norm, mass)
+
+
+def until_it_stops(svi: SVI, batches: Batches) -> None:
+    r"""Steps on q alone, each on a batch drawn afresh, until the bound stops rising: aggressive E-steps.
+
+    The bound is the mean over a window of ten steps; it has stopped where it is no higher than in the window before,
+    or after ten windows. A q that is a function of x does not fall behind w then, so that w does not learn to do
+    without t while q says nothing yet.
+
+    References:
+        He, Spokoyny, Neubig, Berg-Kirkpatrick, "Lagging inference networks and posterior collapse in variational
+        autoencoders" (2019), algorithm 1. https://arxiv.org/abs/1901.05534
+    """
+    before = math.inf
+    for _ in range(WINDOWS):
+        losses = [_taken(svi.e_step, batches.drawn(), batches.num_points) for _ in range(WINDOW)]
+        loss = float(torch.stack(losses).mean())
+        if not loss < before:
+            return
+        before = loss
+
+
+def _taken(step: Callable, points: Points, N: int) -> Tensor:
+    r"""The loss per point of a step of an `SVI` on a batch of N points."""
+    return step(points.x, points.index, **points.keywords, size=N, factor=1 / N)
 
 
 @dataclass
@@ -76,13 +110,13 @@ class Result:
 
     Attributes:
         model, guide: the trained pair, the very objects that went in.
-        history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``log_joint`` where q has no density; with
-            ``tempered_`` before it while β is not 1), the mean of the training objective over the epoch in nats per
-            point (by their weights, if they have some), ``gradient_norm``, the mean over the epoch's joint steps of
-            the global norm of the dense gradients before clipping (where there are any), ``gradients_per_point`` (of
-            the training alone), ``seconds`` (of all, validation and files included), ``points_per_second`` (of joint
-            steps, while steps were made), and where there are validation points what `Validation.scores` gives, with
-            ``val_`` before it.
+        history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``iwae_K`` under `objectives.IWAE` and
+            `DReG`; ``log_joint`` where q has no density; with ``tempered_`` before it while β is not 1), the mean of
+            the training objective over the epoch in nats per point (by their weights, if they have some),
+            ``gradient_norm``, the mean over the epoch's joint steps of the global norm of the dense gradients before
+            clipping (where there are any), ``gradients_per_point`` (of the training alone), ``seconds`` (of all,
+            validation and files included), ``points_per_second`` (of joint steps, while steps were made), and where
+            there are validation points what `Validation.scores` gives, with ``val_`` before it.
         stopped_early: whether the validation bound stopped the run.
         optimizers: those of the training, with their states.
     """
@@ -111,7 +145,7 @@ class Training:
         svi: model and guide with optimizers and objective.
         batches: the data.
         total: the number of joint steps.
-        e_steps: steps on q for each step on w.
+        e_steps: steps on q for each step on w, or "converged".
         factor: the factor of the learning rates as a function of the fraction done.
         warmup_steps: steps over which β rises from 0 to 1.
         validation: the bound on validation points, or `None`.
@@ -123,7 +157,7 @@ class Training:
         batches: Batches | Source,
         total: int,
         *,
-        e_steps: int = 1,
+        e_steps: int | str = 1,
         factor: Callable[[float], float] = lambda done: 1.0,
         warmup_steps: int = 0,
         validation: Validation | None = None,
@@ -132,7 +166,8 @@ class Training:
         self.factor, self.warmup_steps, self.validation = factor, warmup_steps, validation
         self.rates = [[group["lr"] for group in o.param_groups] for o in svi.optimizers]
         self.guide = adapted(svi.guide)
-        self.bound = "elbo" if self.guide.has_density else "log_joint"
+        bound = svi.objective.bound if isinstance(svi.objective, IWAE) else "elbo"
+        self.bound = bound if self.guide.has_density else "log_joint"
         self.result = Result(svi.model, svi.guide, optimizers=svi.optimizers)
         self.step, self.seen, self.gradients, self.seconds, self.busy = 0, 0, 0, 0.0, 0.0
         self.beta = getattr(svi.objective, "beta", 1.0)
@@ -181,9 +216,7 @@ class Training:
         state |= {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.svi.optimizers]
         state |= {"history": self.result.history, "stopped_early": self.result.stopped_early}
-        device = self.batches.device
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return state | {"generators": {"cpu": torch.get_rng_state(), "cuda": cuda}}
+        return state | {"generators": states()}
 
     def load_state_dict(self, state: dict) -> None:
         r"""Restores what `state_dict` saved, the random generators included."""
@@ -197,9 +230,13 @@ class Training:
                 part.load_state_dict(state[name])
         load_states(self.svi.optimizers, state["optimizers"])
         self.result.history, self.result.stopped_early = state["history"], state["stopped_early"]
-        torch.set_rng_state(state["generators"]["cpu"])
-        if state["generators"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["generators"]["cuda"], self.batches.device)
+        restore(self._of_devices(state["generators"]))
+
+    def _of_devices(self, generators: dict) -> dict[str, Tensor]:
+        r"""States by device; runs from before they were kept of all have one of the data's, as "cuda"."""
+        old = generators.get("cuda")
+        here = {} if old is None else {f"cuda:{self.batches.device.index or 0}": old}
+        return {name: state for name, state in generators.items() if name != "cuda"} | here
 
     def _parts(self) -> dict:
         pair = {"model": self.svi.model, "guide": self.svi.guide}

@@ -32,13 +32,19 @@ class Check(NamedTuple):
     fits: Callable[[object], bool]
 
 
+CONVERGED = "converged"
 COUNT = Check("a whole number, at least 1", lambda value: isinstance(value, Integral) and value >= 1)
 WHOLE = Check("a whole number >= 0", lambda value: isinstance(value, Integral) and value >= 0)
 POSITIVE = Check("a finite number > 0", lambda value: isinstance(value, Real) and 0 < value < math.inf)
 EPOCHS = Check("a finite number >= 0", lambda value: isinstance(value, Real) and 0 <= value < math.inf)
+E_STEPS = Check(f"a whole number, at least 1, or {CONVERGED!r}", lambda value: value == CONVERGED or COUNT.fits(value))
 SCHEDULE = Check(
     f"one of {', '.join(map(repr, SCHEDULES))}, or a function",
     lambda value: callable(value) or value in list(SCHEDULES),
+)
+COMPILE = Check(
+    "True, False, or the name of a backend of torch.compile",
+    lambda value: isinstance(value, bool) or (isinstance(value, str) and value != ""),
 )
 CHECKS = {
     "epochs": COUNT,
@@ -47,14 +53,15 @@ CHECKS = {
     "lr": POSITIVE,
     "row_lr": POSITIVE,
     "schedule": SCHEDULE,
-    "e_steps": COUNT,
+    "e_steps": E_STEPS,
     "clip_norm": POSITIVE,
+    "compile": COMPILE,
     "warmup": EPOCHS,
     "patience": COUNT,
     "seed": WHOLE,
 }
 # What has a number as its default, so that `None` says nothing.
-NEEDED = ("lr", "row_lr", "schedule", "e_steps", "warmup")
+NEEDED = ("lr", "row_lr", "schedule", "e_steps", "compile", "warmup")
 
 
 def check(values: dict) -> None:

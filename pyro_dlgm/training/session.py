@@ -16,7 +16,7 @@ from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files, kept
 from ..latents.call import as_module
 from ..messages import only_warned
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..optim.nan_guard import interval
 from ..optim.svi import SVI, adam
 from ..points import Points
@@ -114,7 +114,9 @@ def _training(a: SimpleNamespace) -> Training:
         take_over(optimizers, a.start)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
-        SVI(a.model, a.guide, optimizers, a.objective, clip_norm=a.clip_norm, check_every=look),
+        SVI(
+            a.model, a.guide, optimizers, a.objective, clip_norm=a.clip_norm, check_every=look, **_compiling(a, batches)
+        ),
         batches,
         a.epochs * len(batches) if a.steps is None else a.steps,
         e_steps=a.e_steps,
@@ -122,6 +124,10 @@ def _training(a: SimpleNamespace) -> Training:
         warmup_steps=a.warmup * len(batches) if a.warmup else 0,
         validation=None if val is None else Validation(a.model, a.guide, val, a.patience),
     )
+
+
+def _compiling(a: SimpleNamespace, batches: Batches | Source) -> dict:
+    return {"compile": a.compile, "compile_size": getattr(batches, "batch_size", None)}
 
 
 def _some(batches: Batches | Source) -> Points:
@@ -169,7 +175,7 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
             {"fit": settings} | (a.config or {}),
             training,
             resume=a.resume,
-            may_differ=longer.may_differ,
+            may_differ=(*longer.may_differ, "fit.compile"),
             advice=longer.advice,
         ),
         kept(in_files(a.model, a.guide), new=not former),

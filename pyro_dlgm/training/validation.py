@@ -10,7 +10,7 @@ from ..evaluate.blocks import blocks
 from ..evaluate.quiet import quiet
 from ..evaluate.scores import mean_scores
 from ..guides.base import adapted
-from ..objectives import ELBO
+from ..objectives.elbo import ELBO
 from ..optim.svi import SVI, adam, load_states
 from ..points import Points
 

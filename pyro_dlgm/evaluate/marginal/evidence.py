@@ -93,7 +93,11 @@ class Evidence:
         return by["mean"] >= 0
 
     def summary(self) -> dict:
-        r"""Means over the points with standard errors, as plain values."""
+        r"""Means over the points with standard errors, and notes, as plain values."""
+        return self.numbers() | ({} if self.tol is None else {"notes": self.notes})
+
+    def numbers(self) -> dict:
+        r"""The `summary` without the notes, which are drawn from it."""
         result: dict = {"log_px": self.log_px.summary(), "points": len(self.annealed.value)}
         result["log_px_by"] = "AIS" if self.annealed_is_taken else f"IWAE-{self.num_samples}"
         result["ais"], result["iwae"] = self.annealed.summary(), self.weighted.summary()
@@ -104,7 +108,6 @@ class Evidence:
         if self.tol is not None:
             result |= {name: getattr(self, name) for name in ("tol", "num_temperatures", "gradients_per_point")}
             result |= {name: int(getattr(self, name).sum()) for name in ("uncertain", "refitted")}
-            result["notes"] = self.notes
         return result
 
 

@@ -77,9 +77,9 @@ def chosen(
         walks = upwards(model, guide, points, settings, seed=walked, progress=progress)
         first = Starts(guide, nowhere, gradients + len(points) * settings.gradients(sweeps=1))
         rows = disagree(walks.log_weights).nonzero().flatten()
-        return (
-            _refitted(model, points, settings, first, rows, walks.log_weights[:, rows], fitted) if len(rows) else first
-        )
+        if not len(rows):
+            return first
+        return _refitted(model, points, settings, first, rows, walks.log_weights[:, rows], fitted)
 
 
 def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Tensor, before: Tensor, seed) -> Starts:
@@ -88,9 +88,10 @@ def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Te
     points = points[rows].numbered()
     q = infer(model, first.guide, points, seed=fitted)
     after = upwards(model, q, points, settings, seed=walked).log_weights
-    better = rows[_variance(after) < _variance(before)]
+    closer = _variance(after) < _variance(before)
+    better = rows[closer]
     table, refitted = first.guide.rows.weight.detach().clone(), first.refitted.clone()
-    table[better] = q.rows.weight.detach()[_variance(after) < _variance(before)]
+    table[better] = q.rows.weight.detach()[closer]
     refitted[better] = True
     spent = len(rows) * (q.convergence.gradients_per_point + settings.gradients(sweeps=1))
     return Starts(first.guide.set_rows(table), refitted, first.gradients + round(spent))

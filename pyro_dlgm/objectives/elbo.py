@@ -1,50 +1,22 @@
-r"""The objective F(q, w) = E_q[log p(x, t | w) − log q(t)], as losses for Pyro's SVI.
+r"""The objective F(q, w) = E_q[log p(x, t | w) − log q(t)], as a loss for Pyro's SVI.
 
 A loss is −F, summed over the plate with its scale, so that with ``size=N`` it estimates the loss of all N points.
 """
 
 import contextlib
 
-import torch
 from pyro import poutine
 from pyro.distributions.util import is_validation_enabled, scale_and_mask
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyro.infer.util import torch_item
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from . import distributions
-
-__all__ = ["ELBO", "Tempered", "TraceMeanField_ELBO", "Trace_ELBO"]
-
-
-class Tempered(Messenger):
-    r"""Creates the handler that scales the log-density of every latent site of the points by β.
-
-    F becomes E_q[log p(x | t)] − β KL(q ‖ p) if it is around model *and* guide; around one of them it is another
-    objective. With it: ``SVI(Tempered(0.5)(model), Tempered(0.5)(guide), ...)``. Global latents, which are outside of
-    the plate over data, keep their densities.
-
-    Arguments:
-        beta: β >= 0, a number or a scalar tensor.
-        plate: the name of the plate over data, wherever it is; `None`: any plate at dimension −1.
-
-    References:
-        Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework" (2017).
-    """
-
-    def __init__(self, beta: float, plate: str | None = None):
-        super().__init__()
-        self.beta, self.plate = _weight(beta), plate
-
-    def _pyro_sample(self, msg) -> None:
-        frames = msg["cond_indep_stack"]
-        local = any(f.dim == -1 if self.plate is None else f.name == self.plate for f in frames)
-        if local and not msg["is_observed"]:
-            msg["scale"] = msg["scale"] * self.beta
+from .. import distributions
+from .loss import Loss
+from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn
+from .tempered import Tempered, weight
 
 
-class ELBO(Trace_ELBO):
+class ELBO(Loss):
     r"""Creates the loss −F(q, w) for reparametrized guides, with KL(q ‖ p) in closed form where both are Gaussian.
 
     Where it is not (a point mass, an autoguide), where the guide's site says ``infer={"analytic_kl": False}``
@@ -66,28 +38,17 @@ class ELBO(Trace_ELBO):
         if num_particles < 1:
             raise ValueError(f"num_particles is {num_particles}; expected at least 1")
         super().__init__(num_particles, max_plate_nesting, vectorize_particles=num_particles > 1)
-        self.analytic_kl, self.beta = analytic_kl, _weight(beta)
+        self.analytic_kl, self.beta = analytic_kl, weight(beta)
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
         r"""The loss as a scalar tensor, in nats, with its graph."""
         program, q = poutine.unwrap(model), poutine.unwrap(guide)
         plate = getattr(program, "plate", getattr(q, "program_plate", None))
         self.max_plate_nesting = max(self.max_plate_nesting, getattr(q, "program_depth", 1))
-        with contextlib.nullcontext() if self.beta == 1.0 else Tempered(self.beta, plate):
+        known = not isinstance(self.beta, Tensor)
+        with contextlib.nullcontext() if known and self.beta == 1.0 else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
         return -sum(self._bound(*pair) for pair in traces) / self.num_particles
-
-    def loss(self, model, guide, *args, **kwargs) -> float:
-        r"""The loss as a number, without gradients."""
-        with torch.no_grad():
-            return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
-
-    def loss_and_grads(self, model, guide, *args, **kwargs) -> Tensor:
-        r"""The loss as a detached scalar tensor; its gradients are added to those of the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return loss.detach()
 
     def _bound(self, model_trace, guide_trace) -> Tensor:
         closed = self._closed_form(model_trace, guide_trace) if self.analytic_kl else {}
@@ -121,61 +82,15 @@ class ELBO(Trace_ELBO):
         if is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
             model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
             check_latents(model_trace, guide_trace)
-            _check_broadcast(model_trace)
-            _check_reparametrized(guide_trace)
+            check_broadcast(model_trace)
+            check_reparametrized(guide_trace)
             return model_trace, guide_trace
         # The same without checks and score parts: `_bound` asks for the log-densities that it needs, and no others.
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
 
-def is_drawn(site: dict) -> bool:
-    r"""Whether a site of a trace is a sample, and not the subsample of a plate."""
-    return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
-
-
 def _latents_before(trace) -> dict[str, set[str]]:
     r"""For each latent site of a model, the latent sites that come before it."""
     names = [name for name, site in trace.nodes.items() if is_drawn(site) and not site["is_observed"]]
     return {name: set(names[:place]) for place, name in enumerate(names)}
-
-
-def _weight(beta):
-    if not beta >= 0:
-        raise ValueError(f"beta is {beta}; expected a number >= 0")
-    return beta
-
-
-def check_latents(model_trace, guide_trace) -> None:
-    r"""Raises a `ValueError` if a latent of the model is none of the guide's: its q would be the prior, silently."""
-    drawn = [name for name, site in guide_trace.nodes.items() if is_drawn(site)]
-    missing = [name for name, site in model_trace.nodes.items() if is_drawn(site) and not site["is_observed"]]
-    missing = [name for name in missing if name not in guide_trace.nodes]
-    if missing:
-        raise ValueError(
-            f"the guide samples {', '.join(map(repr, drawn)) or 'nothing'}; expected {', '.join(map(repr, missing))}, "
-            f"too, which the model samples: give the guide the model's name, latent={missing[0]!r}, say"
-        )
-
-
-def _check_broadcast(trace) -> None:
-    r"""Raises a `ValueError` if a site has more axes than its plates: those of samples would be summed twice."""
-    for name, site in trace.nodes.items():
-        if not is_drawn(site) or site["infer"].get("_deterministic"):
-            continue
-        depth = max((-f.dim for f in site["cond_indep_stack"] if f.vectorized), default=0)
-        shape = site["fn"].batch_shape
-        if any(size > 1 for size in shape[: max(0, len(shape) - depth)]):
-            raise ValueError(
-                f"site {name!r} has the batch shape {tuple(shape)} in plates of {depth} axes; expected no further one: "
-                "where there are several samples, write what broadcasts to the left, z.unsqueeze(-2) @ W for z @ W"
-            )
-
-
-def _check_reparametrized(guide_trace) -> None:
-    for name, site in guide_trace.nodes.items():
-        if site["type"] == "sample" and not site["fn"].has_rsample:
-            raise NotImplementedError(
-                f"site {name!r} of the guide is a {type(site['fn']).__name__}, which has no reparametrized samples; "
-                "use objectives.Trace_ELBO, which falls back to the score function"
-            )

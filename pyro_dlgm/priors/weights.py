@@ -1,43 +1,10 @@
-r"""Priors p(t): modules whose call returns a distribution of event shape (D,). Priors of a Bayesian w."""
-
-import inspect
+r"""Priors of the weights of a network: a Bayesian w."""
 
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
-from torch import Tensor, nn
-
-
-class StandardNormal(nn.Module):
-    r"""Creates the prior p(t) = N(0, I) over t ∈ ℝᴰ.
-
-    Arguments:
-        latent_dim: the number of latents D.
-
-    Example:
-        >>> StandardNormal(2)().event_shape
-        torch.Size([2])
-    """
-
-    def __init__(self, latent_dim: int):
-        super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"latent_dim is {latent_dim}; expected at least 1 latent")
-        self.latent_dim = latent_dim
-        # Buffers, so that the distribution follows .to(device, dtype).
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
-
-    def forward(self, given: Tensor | None = None) -> dist.TorchDistribution:
-        r"""Returns p(t), of batch shape () and event shape (D,), whatever is given."""
-        return dist.Normal(self.loc, self.scale).to_event(1)
-
-
-def needs_given(prior: nn.Module) -> bool:
-    r"""Whether p(t) depends on what is given, so that there is none without."""
-    given = inspect.signature(prior.forward).parameters.get("given")
-    return given is not None and given.default is given.empty
+from torch import nn
 
 
 def bayesian(net: nn.Module, scale: float = 1.0) -> nn.Module:
@@ -55,8 +22,8 @@ def bayesian(net: nn.Module, scale: float = 1.0) -> nn.Module:
         ValueError: unless the scale is above 0 and the network has parameters.
 
     Example:
-        >>> from pyro_dlgm import DLGM, likelihoods, nets
-        >>> model = DLGM(StandardNormal(2), likelihoods.FixedNormal(bayesian(nets.Linear(2, 5))))
+        >>> from pyro_dlgm import DLGM, likelihoods, nets, priors
+        >>> model = DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(bayesian(nets.Linear(2, 5))))
         >>> [name for name, _ in model.named_parameters()]
         ['likelihood.u']
     """

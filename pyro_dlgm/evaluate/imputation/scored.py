@@ -1,0 +1,109 @@
+r"""What a set of imputations that were held against the truth says: errors, scores, ranks, coverage, and verdicts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..diagnostics import verdicts
+from ..diagnostics.uniformity import shapes
+
+LEVELS = (0.5, 0.9)
+LEAST = 50  # ranks: fewer leave no test
+RANKS = {word: text.replace("q ", "the draws ") for word, text in verdicts.RANKS.items()}
+
+
+@dataclass(frozen=True)
+class Imputations:
+    r"""The result of `check_imputations`, for n values that were hidden.
+
+    Attributes:
+        rows, columns: which values these are: the points (n,), and the numbers of a point, flattened (n,).
+        ranks: of the true value among its L draws, (n,), integers 0..L, ties broken at random.
+        errors: the mean of the draws less the true value (n,); of classes, whether the most frequent one is wrong.
+        scores: CRPS of each value (n,), of classes with the distance 1 between any two.
+        classes: which values are classes (n,).
+        pit: (rank + U) / (L + 1), U uniform: uniform on (0, 1) if the draws are right, (n,).
+        chosen: one value of each point at random, for tests: values of a point go together.
+        effective: the effective number of proposals of each point (B,), NaN where draws of q are taken as they are.
+        num_samples: the number L of draws.
+        conditions: the global latents that are held, and where; empty without any.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    ranks: Tensor
+    errors: Tensor
+    scores: Tensor
+    classes: Tensor
+    pit: Tensor
+    chosen: Tensor
+    effective: Tensor
+    num_samples: int
+    conditions: str = ""
+
+    @property
+    def rmse(self) -> float:
+        r"""The root of the mean squared error of all values that are no classes, in the units of x; NaN without any."""
+        return float(self.errors[~self.classes].square().mean().sqrt())
+
+    @property
+    def crps(self) -> float:
+        r"""The mean CRPS of all values that are no classes, in the units of x; NaN without any."""
+        return float(self.scores[~self.classes].mean())
+
+    @property
+    def error_rate(self) -> float:
+        r"""The share of wrong classes; NaN without any."""
+        return float(self.errors[self.classes].mean())
+
+    @property
+    def coverage(self) -> dict[float, tuple[float, float]]:
+        r"""For 50% and 90%: how often central intervals hold the truth, and the standard error of it, over points."""
+        return {level: self._coverage(level) for level in LEVELS}
+
+    def _coverage(self, level: float) -> tuple[float, float]:
+        inside = ((2 * self.pit - 1).abs() <= level).double()
+        found, n = float(inside.mean()), len(inside)
+        of_point = torch.zeros(len(self.effective), dtype=torch.float64, device=inside.device)
+        off = of_point.index_add(0, self.rows, inside - found)
+        return found, float(off.square().sum().sqrt()) / n
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        r"""What the ranks say, of one value of each point and of each column with 50 values, in words."""
+        return {"ranks": self._all_together(), "columns": self._by_column(), "coverage": self._covered()}
+
+    def _all_together(self) -> str:
+        found = self.ranks[self.chosen]
+        if len(found) < LEAST:
+            return f"{len(found)} points have hidden values: too few for a test, which takes {LEAST}"
+        (word,) = shapes(found.unsqueeze(-1), self.num_samples, verdicts.ALPHA)
+        said = RANKS.get(word, "").rstrip(",")
+        return f"the draws are {said}" if word else f"no departure seen in {len(found)} ranks, one of each point"
+
+    def _by_column(self) -> str:
+        counts = torch.bincount(self.columns)
+        tested = (counts >= LEAST).nonzero().flatten().tolist()
+        alpha = verdicts.ALPHA / max(1, len(tested))
+        words = {d: shapes(self.ranks[self.columns == d].unsqueeze(-1), self.num_samples, alpha)[0] for d in tested}
+        where = {word: [d for d, said in words.items() if said == word] for word in RANKS}
+        parts = [f"{RANKS[word].rstrip(',')} in {_named(found)}" for word, found in where.items() if found]
+        return "; ".join(parts) or f"no departure seen in {len(tested)} of {len(counts)} columns, with {LEAST} values"
+
+    def _covered(self) -> str:
+        return ", ".join(f"{level:.0%}: {found:.1%} ± {s:.1%}" for level, (found, s) in self.coverage.items())
+
+    def __str__(self) -> str:
+        numbers = {}
+        if not bool(self.classes.all()):
+            numbers |= {"RMSE": f"{self.rmse:.4g}", "CRPS": f"{self.crps:.4g}"}
+        if bool(self.classes.any()):
+            numbers["wrong classes"] = f"{self.error_rate:.1%}"
+        held = {"held": self.conditions} if self.conditions else {}
+        return verdicts.listed(held | numbers | self.verdicts)
+
+
+def _named(columns: list[int]) -> str:
+    more = f" and {len(columns) - 10} more" if len(columns) > 10 else ""
+    return f"column{'s' if len(columns) > 1 else ''} {', '.join(map(str, columns[:10]))}{more}"

@@ -1,0 +1,52 @@
+r"""One number for the draws of a missing value: their mean, median or mode.
+
+References:
+    Bickel and Frühwirth, "On a fast, robust estimator of the mode: comparisons to other robust estimators with
+    applications" (2006). https://arxiv.org/abs/math/0505419
+"""
+
+import torch
+from torch import Tensor
+
+BY = ("mean", "median", "mode", "draws")
+ATOM = 0.05  # the share of draws with one value from which on that is an atom
+
+
+def summary(made: Tensor, by: str, classes: Tensor) -> Tensor:
+    r"""Sums up draws (M, B, ...) along their first axis, or leaves them: ``by`` is one of `BY`.
+
+    Arguments:
+        made: the draws.
+        by: what stands for them.
+        classes: which numbers of a point have no order, of its shape: of those it is the most frequent one.
+    """
+    if by == "draws":
+        return made
+    rules = {"mean": lambda v: v.mean(0), "median": lambda v: v.median(0).values, "mode": mode}
+    number = rules[by](made if made.is_floating_point() or by != "mean" else made.double())
+    return torch.where(classes.to(made.device), most_frequent(made).to(number.dtype), number)
+
+
+def most_frequent(made: Tensor) -> Tensor:
+    r"""The most frequent of draws (M, ...): the smallest of them, where there are several."""
+    return made.mode(0).values
+
+
+def mode(made: Tensor) -> Tensor:
+    r"""The mode of draws (M, ...): an atom if there is one, else that of the half-sample method.
+
+    An atom is a value of a twentieth of the draws, as counts have. Without one the half of the sorted draws that lies
+    closest together is taken again and again, down to two of them; it is the lower one, a draw.
+    """
+    often = most_frequent(made)
+    return torch.where((made == often).double().mean(0) >= ATOM, often, _half_sample(made.sort(0).values))
+
+
+def _half_sample(ordered: Tensor) -> Tensor:
+    while len(ordered) > 2:
+        half = -(-len(ordered) // 2)
+        widths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
+        first = widths.argmin(0, keepdim=True)
+        steps = torch.arange(half, device=ordered.device).view(-1, *[1] * (ordered.dim() - 1))
+        ordered = ordered.gather(0, first + steps)
+    return ordered[0]

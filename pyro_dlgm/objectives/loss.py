@@ -1,0 +1,26 @@
+r"""The base of losses that stay tensors: a step on them never waits for the device."""
+
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.util import torch_item
+from torch import Tensor
+
+
+class Loss(Trace_ELBO):
+    r"""Creates a loss of Pyro's SVI; a subclass says `differentiable_loss`."""
+
+    def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
+        r"""The loss as a scalar tensor, in nats, with its graph."""
+        raise NotImplementedError
+
+    def loss(self, model, guide, *args, **kwargs) -> float:
+        r"""The loss as a number, without gradients."""
+        with torch.no_grad():
+            return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model, guide, *args, **kwargs) -> Tensor:
+        r"""The loss as a detached scalar tensor; its gradients are added to those of the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.detach()

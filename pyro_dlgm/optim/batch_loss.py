@@ -1,0 +1,101 @@
+r"""Loss and gradients on a batch as a function of its tensors, of the rows of its points, and of β."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+
+from ..guides.rows import Rows, looked_up
+from ..program import unregistered
+from .noise import NotCaptured
+
+
+@dataclass
+class Batch:
+    r"""The arguments of a step taken apart: what changes from batch to batch, and what does not.
+
+    Attributes:
+        args, kwargs: as model and guide take them.
+        factor: of the loss.
+        tables: of rows with sparse gradients, which are looked up outside of the step.
+        beta: the objective's β, where it tempers; `None` where it is 1, or there is none.
+    """
+
+    args: tuple
+    kwargs: dict
+    factor: float
+    tables: list[Rows]
+    beta: float | None
+
+    def __post_init__(self):
+        self.values = [*self.args, *self.kwargs.values()]
+        self.data = [v for v in self.values if isinstance(v, Tensor)]
+        self.index = index_of(self.args, self.kwargs)
+
+    def kind(self) -> tuple:
+        r"""What steps on batches of one kind have in common: shapes, and all that is no tensor."""
+        said = [(tuple(v.shape), v.stride(), v.dtype, v.device) if isinstance(v, Tensor) else v for v in self.values]
+        return tuple(said), len(self.args), tuple(self.kwargs), self.factor, self.beta is None
+
+    def inputs(self) -> list[Tensor]:
+        r"""The data, the rows of each table, and β."""
+        with torch.enable_grad():  # tables in files note which rows are about to change
+            rows = [table(self.index).detach() for table in self.tables]
+        tempered = [] if self.beta is None else [torch.full((), self.beta, device=self.data[0].device)]
+        return [*self.data, *rows, *tempered]
+
+    def with_data(self, data: list[Tensor]) -> tuple[tuple, dict]:
+        r"""The arguments with other tensors in their places."""
+        left = iter(data)
+        values = [next(left) if isinstance(v, Tensor) else v for v in self.values]
+        return tuple(values[: len(self.args)]), dict(zip(self.kwargs, values[len(self.args) :], strict=True))
+
+
+def index_of(args: tuple, kwargs: dict) -> Tensor | None:
+    r"""The index among the arguments of a program."""
+    return args[1] if len(args) > 1 else kwargs.get("index")
+
+
+def gradients(svi, batch: Batch, targets: list[Tensor]) -> Callable[[list[Tensor]], list[Tensor | None]]:
+    r"""Returns the function of `Batch.inputs` that returns the loss, and its gradient by each target.
+
+    The gradient by a table is that by the rows of the batch.
+    """
+    places = {id(table.weight): place for place, table in enumerate(batch.tables)}
+
+    def function(inputs):
+        rest = inputs[len(batch.data) :]
+        rows = [r.detach().requires_grad_() for r in rest[: len(batch.tables)]]
+        args, kwargs = batch.with_data(inputs[: len(batch.data)])
+        index = index_of(args, kwargs)
+
+        def lookup(table: Rows, wanted: Tensor) -> Tensor:
+            if wanted is not index:
+                raise NotCaptured("it looks up other rows than those of the batch's index")
+            return rows[places[id(table.weight)]]
+
+        beta = None if batch.beta is None else rest[-1]
+        with _running(svi.objective, beta, lookup if rows else None):
+            loss = batch.factor * svi.objective.differentiable_loss(svi.program, svi.guide, *args, **kwargs)
+            if not loss.requires_grad:
+                raise NotCaptured("its loss has no gradient")
+            by = [rows[places[id(p)]] if id(p) in places else p for p in targets]
+            return [loss.detach(), *torch.autograd.grad(loss, by, allow_unused=True)]
+
+    return function
+
+
+@contextlib.contextmanager
+def _running(objective, beta: Tensor | None, lookup: Callable | None):
+    with torch.enable_grad(), pyro.validation_enabled(False), unregistered(), looked_up(lookup):
+        if beta is None:
+            yield
+            return
+        before, objective.beta = objective.beta, beta
+        try:
+            yield
+        finally:
+            objective.beta = before

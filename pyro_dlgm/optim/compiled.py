@@ -1,0 +1,109 @@
+r"""Steps that are compiled: each kind of batch is captured once, compared with the eager step, and run.
+
+A step is a function of parameters, moments, data and noise (`tensor_step`), which `torch.compile` makes into one
+program. Noise is drawn outside, in the same order from the same generators as by the eager step: losses agree but for
+rounding, and a run may go on either way. Where a step cannot be captured, a warning says why, and it is taken as
+without compiling.
+"""
+
+import warnings
+
+import torch
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor
+
+from ..guides.base import adapted
+from ..guides.rows import Rows
+from ..objectives.elbo import ELBO
+from .batch_loss import Batch
+from .compared import Compared
+from .nan_guard import Attempt
+from .noise import NotCaptured
+
+MOST = 8  # kinds of batches that are compiled
+PLAIN = (bool, int, float, str, type(None))
+
+
+class Compiler:
+    r"""Creates what takes the steps of an `SVI` compiled.
+
+    Arguments:
+        svi: the pair with objective and optimizers.
+        backend: `True` for that of `torch.compile`, "inductor", or its name.
+        size: the number of points of the batches whose steps are compiled: to compile another size takes as long as
+            thousands of steps, which the last batch of an epoch does not bring in. `None`: each size, up to eight.
+    """
+
+    def __init__(self, svi, backend: bool | str, size: int | None = None):
+        self.svi, self.backend, self.size = svi, "inductor" if backend is True else backend, size
+        self.steps: dict[tuple, Compared | None] = {}
+        modules = svi.modules()
+        self._tables = [m for m in modules if isinstance(m, Rows)] if svi.sparse else []
+        self._facts = [(vars(m), name) for m in modules for name, v in vars(m).items() if isinstance(v, PLAIN)]
+        self._said: set[str] = set()
+
+    def step(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Tensor | None:
+        r"""Takes the step, and returns its loss; `None` where it is to be taken without compiling.
+
+        Raises:
+            FloatingPointError: as `SVI.check`.
+        """
+        kind = None
+        try:
+            batch = self._batch(attempt, only, factor)
+            kind = self._kind(batch, only)
+            if kind not in self.steps:
+                self.steps[kind] = None  # for good, if it cannot be captured
+                self.steps[kind] = Compared(self.svi, batch, only, self.backend)
+            step = self.steps[kind]
+            done = None if step is None else step(batch, attempt)
+        except NotCaptured as reason:
+            if kind in self.steps:
+                self.steps[kind] = None
+            return self._say(str(reason))
+        return None if done is None else self._finish(attempt, step.step.optimizers(), *done)
+
+    def _batch(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Batch:
+        objective, guide = self.svi.objective, adapted(self.svi.guide)
+        beta = objective.beta if isinstance(objective, ELBO) and objective.beta != 1 else None
+        batch = Batch(attempt.args, attempt.kwargs, factor, self._tables, beta)
+        if am_i_wrapped():
+            raise NotCaptured("handlers of Pyro are around it")
+        if guide.moves:
+            raise NotCaptured(f"{type(self.svi.guide).__name__} moves by itself, as often as the points need it")
+        if not batch.data or only == []:
+            raise NotCaptured("it has nothing to differentiate")
+        points = len(batch.data[0])
+        if self.size not in (None, points):
+            raise NotCaptured(f"the batch has {points} points, and those of {self.size} are compiled")
+        return batch
+
+    def _kind(self, batch: Batch, only: list[Tensor] | None) -> tuple:
+        device = batch.data[0].device.type
+        beside = {"max_plate_nesting"} | ({"beta"} if isinstance(self.svi.objective, ELBO) else set())
+        settings = [v for n, v in vars(self.svi.objective).items() if isinstance(v, PLAIN) and n not in beside]
+        facts = [held.get(name) for held, name in self._facts]
+        trained = [p.requires_grad for p in self.svi.parameters()]
+        kind = batch.kind(), only is None, torch.is_autocast_enabled(device), *settings, *facts, *trained
+        try:
+            known = kind in self.steps
+        except TypeError as error:
+            raise NotCaptured(f"an argument is neither a tensor nor a plain value ({error})") from None
+        if not known and len(self.steps) >= MOST:
+            raise NotCaptured(f"there are more than {MOST} kinds of batches, arguments and settings of modules")
+        return kind
+
+    def _finish(self, attempt: Attempt, others: list, loss: Tensor, bad: Tensor, norm: Tensor | None) -> Tensor:
+        svi = self.svi
+        svi.backward_passes += 1
+        svi.gradient_norm = None if svi.clip_norm is None and svi.watch is None else norm
+        svi.look(attempt, bad)
+        for optimizer in others:
+            optimizer.step()
+        svi.clear()
+        return loss
+
+    def _say(self, reason: str) -> None:
+        if reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(f"a step is taken without compiling it: {reason}", stacklevel=2)

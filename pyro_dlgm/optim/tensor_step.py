@@ -1,0 +1,136 @@
+r"""One step of `SVI` as a function of tensors: loss, gradients, clipping, the guard's flag, and Adam in place.
+
+It is compiled as a whole. Random numbers and rows of tables are inputs; rows are gathered before, and moved by their
+optimizer afterwards.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from .batch_loss import Batch, gradients
+from .capture import capture
+from .nan_guard import bad
+from .update import adam_, clipped, is_plain, norm, paces, state_of
+
+
+class Block(NamedTuple):
+    r"""Parameters of one group of a plain Adam, with the places of their gradients and of themselves."""
+
+    optimizer: torch.optim.Adam
+    group: dict
+    params: list[Tensor]
+    gradients: list[int]
+    places: list[int]
+
+
+class TensorStep:
+    r"""Creates the step on batches like one of them.
+
+    Arguments:
+        svi: the pair with objective and optimizers.
+        batch: a batch.
+        only: the parameters that move; `None`: all.
+        backend: of `torch.compile`.
+
+    Raises:
+        NotCaptured: if the loss is no function of tensors.
+    """
+
+    def __init__(self, svi, batch: Batch, only: list[Tensor] | None, backend: str):
+        self.svi, tables = svi, {table.weight: table for table in batch.tables}
+        chosen = None if only is None else set(only)
+        moved = [p for p in svi.parameters() if p.requires_grad and (chosen is None or p in chosen)]
+        targets = [p for p in moved if p not in tables] + [p for p in moved if p in tables]
+        self.captured = capture(gradients(svi, batch, targets), batch.inputs(), svi.modules())
+        self._targets = dict(enumerate(targets))
+        self._used = _returned(self.captured.graph)
+        self._rows = {place: tables[p] for place, p in self._targets.items() if p in tables and place in self._used}
+        self._dense = [p for p in self._used if p not in self._rows]
+        self.blocks = self._blocks()
+        inside = {place for block in self.blocks for place in block.gradients}
+        self._outside = [place for place in self._used if place not in inside]  # moved by their own optimizers
+        sections = self._sections(batch, self.captured.noise())
+        with torch.no_grad():
+            graph = make_fx(lambda sections: self._whole(*sections), tracing_mode="fake")(sections)
+        graph.graph.set_codegen(fx.graph.CodeGen())
+        graph.recompile()
+        self._call = torch.compile(graph, backend=backend, dynamic=False, fullgraph=True)
+
+    def __call__(self, batch: Batch, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        r"""Takes the step for what Adam moves, and leaves the gradients of the rest in place.
+
+        Returns:
+            The loss; 1 if it or a gradient is not finite, else 0; the norm of the dense gradients, or `None`.
+        """
+        with torch.no_grad():
+            sections = self._sections(batch, noise)
+            loss, flag, total, *rest = self._call(*(v for section in sections for v in section))
+        for place, g in zip(self._outside, rest, strict=True):
+            table = self._rows.get(place)
+            self._targets[place].grad = g if table is None else _sparse(batch.index, g, table.weight)
+        return loss, flag, total if self._dense else None
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        r"""Those that have not moved yet."""
+        inside = {id(block.optimizer) for block in self.blocks}
+        return [o for o in self.svi.optimizers if id(o) not in inside]
+
+    def written(self) -> list[Tensor]:
+        r"""All that the step may overwrite."""
+        return [*self.captured.beside(), *(v for section in self._states() for v in section)]
+
+    def _blocks(self) -> list[Block]:
+        beside = {id(tensor): place for place, tensor in enumerate(self.captured.beside())}
+        place_of = {self._targets[place]: place for place in self._dense}
+        found = []
+        for optimizer in filter(is_plain, self.svi.optimizers):
+            for group in optimizer.param_groups:
+                params = [p for p in group["params"] if p in place_of and id(p) in beside]
+                if params:
+                    places = [place_of[p] for p in params], [beside[id(p)] for p in params]
+                    found.append(Block(optimizer, group, params, *places))
+        return found
+
+    def _states(self) -> list[list[Tensor]]:
+        return [state_of(block.optimizer, p) for block in self.blocks for p in block.params]
+
+    def _sections(self, batch: Batch, noise: list[Tensor]) -> list[list[Tensor]]:
+        states, watch = self._states(), self.svi.watch
+        flag = None if watch is None else watch.flag
+        steps, speeds = iter([state[0] for state in states]), []
+        for block in self.blocks:
+            speeds += paces(block.group, [next(steps) for _ in block.params])
+        flat = [v for state in states for v in state]
+        inputs = batch.inputs()
+        flag = inputs[0].new_zeros((), dtype=torch.float32) if flag is None else flag
+        return [inputs, noise, self.captured.beside(), flat, speeds, [flag]]
+
+    def _whole(self, inputs, noise, beside, states, speeds, flags) -> list[Tensor]:
+        loss, *every = self.captured.graph(*inputs, *noise, *beside)
+        total, numbers = loss.new_zeros(()), [loss, *(torch.linalg.vector_norm(every[p]) for p in self._rows)]
+        if self._dense:
+            total = norm([every[p] for p in self._dense])
+            shorter = clipped([every[p] for p in self._dense], total, self.svi.clip_norm)
+            every = {**dict(enumerate(every)), **dict(zip(self._dense, shorter, strict=True))}
+        flag = bad([*numbers, total])
+        skip = flags[0] if self.svi.watch is None else torch.maximum(flags[0], flag)
+        states, speeds = iter(states), iter(speeds)
+        for block in self.blocks:
+            lengths, roots = next(speeds), next(speeds)
+            for k, (g, place) in enumerate(zip(block.gradients, block.places, strict=True)):
+                state = [next(states) for _ in range(3)]
+                adam_(beside[place], every[g], state, (lengths[k], roots[k]), block.group, skip)
+        return [loss, flag, total, *(every[place] for place in self._outside)]
+
+
+def _returned(graph: fx.GraphModule) -> list[int]:
+    r"""The places of the gradients that are there."""
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    return [place for place, value in enumerate(output.args[0][1:]) if value is not None]
+
+
+def _sparse(index: Tensor, rows: Tensor, table: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(index.long().unsqueeze(0), rows, table.shape, check_invariants=False)

@@ -1,0 +1,226 @@
+r"""One frozen convolutional decoder, all guides: F(q), F(q*), log p(x), both gaps, gradients, milliseconds a point."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import measure
+import published_decoder
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.seeding import forked
+
+STEPS = (0, 1, 5, 20)
+IMAGES = {"mnist": data.mnist, "fashion-mnist": data.fashion_mnist}
+
+
+def arguments() -> argparse.Namespace:
+    r"""The command line."""
+    parser = argparse.ArgumentParser(
+        description="Trains a convolutional Bernoulli decoder with an encoder, or reads a published one, freezes it, "
+        "trains encoders for it, and compares guides on test images by F(q), F(q*) of their family and log p(x) by "
+        "AIS, certified by BDMC. Each row is kept in its file, and made anew only if the file is not there. Wanted: "
+        "the amortization gap of the semi-amortized guide falls with its steps, within 2 standard errors.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", choices=IMAGES, default="mnist", help="dynamically binarized images, to train on")
+    parser.add_argument("--data-root", required=True, help="folder that holds them; of --decoder, the .mat files")
+    parser.add_argument("--decoder", help="file aft_vae_params.npz: that decoder, on statically binarized MNIST")
+    parser.add_argument("--latents", type=int, default=32, help="of a decoder that is trained here")
+    parser.add_argument("--epochs", type=int, default=20, help="passes through the training images, for each training")
+    parser.add_argument("--train", type=int, help="training images; all of them if left out")
+    parser.add_argument("--points", type=int, default=128, help="test images")
+    parser.add_argument("--samples", type=int, default=2000, help="samples of each F")
+    parser.add_argument("--chains", type=int, default=16, help="chains of AIS and BDMC, for each point")
+    parser.add_argument("--temperatures", type=int, default=500, help="the number T of temperatures")
+    parser.add_argument("--rows", help="rows, with semicolons between; all of them if left out")
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
+    parser.add_argument("--out", default="runs/bench/guides_zoo", help="folder for rows, trainings, table and figure")
+    return parser.parse_args()
+
+
+class Zoo:
+    r"""Creates the frozen model, test images, and guides by name, each of them trained at its first use.
+
+    Arguments:
+        a: the arguments of the command line.
+    """
+
+    def __init__(self, a: argparse.Namespace):
+        self.a = a
+        if a.decoder:
+            self.train, test = (published_decoder.images(a.data_root, part) for part in ("train", "test"))
+            self.model, self.transform = published_decoder.decoder(a.decoder), None
+        else:
+            found = IMAGES[a.data](a.data_root)
+            self.train, self.transform, test = found.train, found.transform, found.test
+            self.model = None
+        self.train, self.x = self.train[: a.train], test[: a.points]
+        self.model = self.model or self._decoder()
+        self.D = self.model.prior.latent_dim
+
+    def _decoder(self) -> DLGM:
+        with forked(self.a.seed):
+            net = nets.ConvDecoder(self.a.latents, (1, 28, 28))
+            model = DLGM(priors.StandardNormal(self.a.latents), likelihoods.Bernoulli(net))
+            encoder = guides.Amortized(nets.ConvEncoder((1, 28, 28), 256), self.a.latents)
+        self._fit(model, encoder, "decoder")
+        return model.requires_grad_(False)
+
+    def _fit(self, model, guide, name: str) -> None:
+        settings = {"epochs": self.a.epochs, "seed": self.a.seed, "transform": self.transform, "progress": True}
+        fit(model, guide, self.train, out=Path(self.a.out, name), resume=True, **settings)
+
+    def encoder(self, name: str) -> guides.Amortized:
+        r"""A guide with an encoder, trained for the frozen decoder or as an earlier call left it."""
+        with forked(self.a.seed + 1):
+            net = nets.ConvEncoder((1, 28, 28), 256)
+            guide = guides.Flow(net, self.D) if name == "flow" else guides.Amortized(net, self.D, name)
+        self._fit(self.model, guide, f"encoder_{name}")
+        return guide.eval()
+
+    def rows(self) -> dict[str, Callable]:
+        r"""Guides by name, functions without arguments."""
+        n, D = len(self.x), self.D
+        found = {
+            "amortized": partial(self.encoder, "mean_field"),
+            "amortized, full rank": partial(self.encoder, "full_rank"),
+            "flow": partial(self.encoder, "flow"),
+        }
+        for k in STEPS:
+            found[f"semi-amortized, {k} steps"] = partial(self._refined, k)
+        found["laplace"] = lambda: guides.Laplace(self.model).eval()
+        found["mean field"] = lambda: guides.MeanField(n, D)
+        found["full rank"] = lambda: guides.FullRank(n, D)
+        found["chains"] = lambda: guides.Chain(self.model, n, D)
+        return found
+
+    def _refined(self, steps: int) -> guides.SemiAmortized:
+        return guides.SemiAmortized(self.model, self.encoder("mean_field"), steps).eval()
+
+
+def evidence(zoo: Zoo) -> dict:
+    r"""log p(x) of each point by AIS from full-rank rows, the same for all guides, and BDMC's gap."""
+    a, begun = zoo.a, time.perf_counter()
+    judge = evaluate.infer(zoo.model, guides.FullRank(len(zoo.x), zoo.D), zoo.x, seed=a.seed)
+    index = torch.arange(len(zoo.x))
+    walks = evaluate.ais(zoo.model, judge, zoo.x, index, a.chains, a.temperatures, seed=a.seed + 1)
+    bounds = evaluate.bdmc(zoo.model, judge, min(64, len(zoo.x)), a.chains, a.temperatures, seed=a.seed + 2)
+    found = {"log_px": walks.log_px.tolist(), "log_px_stderr": walks.stderr.tolist()}
+    found |= {"bdmc_gap": bounds.gap, "bdmc_stderr": bounds.stderr}
+    return found | {"seconds": time.perf_counter() - begun}
+
+
+def row(zoo: Zoo, make: Callable) -> dict:
+    r"""F(q) and F(q*) of each point, gradient evaluations and milliseconds a point of the E-step of these points."""
+    guide, a = make(), zoo.a
+    index = torch.arange(len(zoo.x))
+    spent, begun = guide.gradients, time.perf_counter()
+    if guide.per_point:
+        guide = evaluate.infer(zoo.model, guide, zoo.x, seed=a.seed)
+        gradients = guide.convergence.gradients_per_point
+    else:
+        with torch.no_grad():
+            guide.posterior(zoo.x, index)
+        gradients = (guide.gradients - spent) / len(zoo.x)
+    found = {"milliseconds": 1e3 * (time.perf_counter() - begun) / len(zoo.x), "gradients": gradients}
+    if not guide.has_density:
+        return found | {"f": None, "f_best": None}
+
+    def bound(q) -> list[float]:
+        return evaluate.elbo(zoo.model, q, zoo.x, index, a.samples, seed=a.seed + 3).tolist()
+
+    has_better = not guide.per_point and not isinstance(guide, guides.Laplace)
+    best = evaluate.infer(zoo.model, guide, zoo.x, seed=a.seed) if has_better else guide
+    return found | {"f": bound(guide), "f_best": bound(best)}
+
+
+def kept(file: Path, make: Callable) -> dict:
+    r"""What the file holds, or what is made and written there."""
+    if not file.exists():
+        made = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(made) + "\n")
+        part.replace(file)
+    return json.loads(file.read_text())
+
+
+def mean(values: Tensor) -> tuple[float, float]:
+    r"""The mean over points and its standard error."""
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+
+
+def summary(found: dict, truth: dict) -> dict:
+    r"""Means with standard errors, of differences paired over the points; gaps in nats."""
+    result = {name: found[name] for name in ("milliseconds", "gradients")}
+    if found["f"] is None:
+        return result
+    f, best, log_px = (torch.tensor(v, dtype=torch.double) for v in (found["f"], found["f_best"], truth["log_px"]))
+    result |= {"f": mean(f), "f_best": mean(best), "log_px": mean(log_px)}
+    return result | {"approximation": mean(log_px - best), "amortization": mean(best - f), "total": mean(log_px - f)}
+
+
+def monotone(rows: dict[str, dict]) -> bool:
+    r"""Whether each further number of steps leaves no smaller F, within 2 paired standard errors."""
+    names = [f"semi-amortized, {k} steps" for k in STEPS]
+    bounds = [torch.tensor(rows[name]["f"], dtype=torch.double) for name in names if name in rows]
+    gains = [mean(b - a) for a, b in pairwise(bounds)]
+    return all(gain > -2 * error for gain, error in gains)
+
+
+def table(lines: dict[str, dict], truth: dict) -> str:
+    r"""One line a guide."""
+    text = [f"{'guide':26}{'F(q)':>10}{'F(q*)':>10}{'approx.':>14}{'amort.':>14}{'grads':>9}{'ms':>10}"]
+    for name, r in lines.items():
+        cells = f"{'':10}{'':10}{'':14}{'':14}"
+        if "f" in r:
+            gaps = "".join(f"{r[gap][0]:8.3f} ±{r[gap][1]:.2f}" for gap in ("approximation", "amortization"))
+            cells = f"{r['f'][0]:10.3f}{r['f_best'][0]:10.3f}{gaps}"
+        text.append(f"{name:26}{cells}{r['gradients']:9.0f}{r['milliseconds']:10.2f}")
+    p = mean(torch.tensor(truth["log_px"]))
+    gap = f"BDMC gap {truth['bdmc_gap']:.3f} ± {truth['bdmc_stderr']:.3f}"
+    return "\n".join([*text, f"log p(x) {p[0]:.3f} ± {p[1]:.3f}, {gap}, {truth['seconds']:.0f} s"])
+
+
+def picture(lines: dict[str, dict], path: Path) -> None:
+    r"""What q lacks of log p(x), in nats, against milliseconds a point."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, r in lines.items():
+        if "total" in r:
+            axes.errorbar(r["milliseconds"], r["total"][0], yerr=r["total"][1], fmt="o", ms=4)
+            axes.annotate(name, (r["milliseconds"], r["total"][0]), (4, 3), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel="milliseconds a point", ylabel="log p(x) − F(q), nats")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    a = arguments()
+    measure.use_threads(a.threads)
+    out, zoo = Path(a.out), Zoo(a)
+    makers = {
+        n: make for n, make in zoo.rows().items() if a.rows is None or n in [r.strip() for r in a.rows.split(";")]
+    }
+    truth = kept(out / "rows" / "log_px.json", partial(evidence, zoo))
+    rows = {}
+    for name, make in makers.items():
+        rows[name] = kept(out / "rows" / f"{name.replace(', ', '_').replace(' ', '_')}.json", partial(row, zoo, make))
+        print(f"{name}: done", flush=True)
+    lines = {name: summary(found, truth) for name, found in rows.items()}
+    print(table(lines, truth))
+    print(f"{'ok    ' if monotone(rows) else 'FAILED'} the amortization gap falls with the steps, within 2 s.e.")
+    picture(lines, out / "guides_zoo.png")
+    print(f"Written: {measure.save(a.out, 'guides_zoo', arguments=vars(a), rows=lines, log_px=truth)}")
+
+
+if __name__ == "__main__":
+    main()
