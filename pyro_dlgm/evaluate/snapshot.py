@@ -201,8 +201,9 @@ def plane(means: Tensor) -> Plane:
     D = means.shape[1]
     if D <= 2:
         points = pad(means, (0, 2 - D))
-        return Plane(points, ("posterior mean of t1", "posterior mean of t2" if D == 2 else "(one latent only)"))
+        return Plane(points, ("posterior mean of t0", "posterior mean of t1" if D == 2 else "(one latent only)"))
     U, S, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
     U, S = pad(U, (0, 1))[:, :2], pad(S, (0, 1))  # a single point has one component
     share = S.square() / S.square().sum().clamp_min(torch.finfo(S.dtype).tiny)
-    return Plane(U * S[:2], tuple(f"PCA {j}, {float(v):.0%} of the variance" for j, v in enumerate(share[:2], 1)))
+    parts = (f"PCA {j} of the posterior means, {float(v):.0%} of the variance" for j, v in enumerate(share[:2], 1))
+    return Plane(U * S[:2], tuple(parts))

@@ -6,7 +6,7 @@ import math
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -16,10 +16,13 @@ Strips = list[tuple[str, Tensor | None]]  # names and images (n, C, H, W)
 
 
 def traversals(pair: Snapshot, num: int, steps: int = 7) -> Strips:
-    r"""Returns a strip for each of the most used latents, from −3 to 3 deviations of the prior, named by its nats."""
+    r"""Returns a strip for each of the most used latents, from −3 to 3 deviations of the prior, named by its nats.
+
+    Latents are counted from 0, as the dimensions of t are.
+    """
     most, images = pair.traversals(num, steps)
     nats, kind = pair.nats(), "KL " if pair.has_density else ""
-    return [(f"t{j + 1}, {kind}{float(nats[j]):.2f} nats", x) for j, x in zip(most, images, strict=True)]
+    return [(f"t{j}, {kind}{float(nats[j]):.2f} nats", x) for j, x in zip(most, images, strict=True)]
 
 
 def traversal_figure(pair: Snapshot, num: int) -> Figure:
@@ -95,3 +98,18 @@ def source(image: Tensor) -> str:
     with io.BytesIO() as file:
         as_pil(image).save(file, format="png", optimize=True)
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def captioned(image: Image.Image, text: str) -> Image.Image:
+    r"""Puts an image of PIL above its caption, broken into lines that fit; the image itself stays as it is."""
+    font = ImageFont.load_default()
+    lines, height = [""], font.getbbox("Ag")[3] + 3
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= image.width - 8 else [*lines, word]
+    whole = Image.new("RGB", (image.width, image.height + height * len(lines) + 8), "white")
+    whole.paste(image)
+    draw = ImageDraw.Draw(whole)
+    for number, line in enumerate(lines):
+        draw.text((4, image.height + 4 + height * number), line, fill="black", font=font)
+    return whole
