@@ -135,10 +135,10 @@ def test_hyper_parameters_are_there_once_in_the_same_run(logged):
         "session_end_info": 1,
     }
     values = dict(found["session_start_info"][0].session_start_info.hparams)
-    assert values["lr"].number_value == 2e-3 and values["epochs"].number_value == 5
+    assert values["lr"].number_value == 2e-3 and values["seed"].number_value == 3
     assert values["guide"].string_value == "Amortized" and values["likelihood"].string_value == "FixedNormal"
     assert values["latents"].number_value == D and values["note"].string_value == "[1, 2]"
-    assert values.keys() == {"guide", "likelihood", "latents", "lr", "batch_size", "epochs", "seed", "note"}
+    assert values.keys() == {"guide", "likelihood", "latents", "lr", "seed", "note"}
     assert [m.name.tag for m in found["experiment"][0].experiment.metric_infos] == ["train/elbo", "val/elbo"]
     assert not [p for p in folder.iterdir() if p.is_dir() and list(p.glob("events*"))]
 

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -22,7 +24,7 @@ from pyro_dlgm.data.dataset import Dataset
 from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.evaluate.snapshot import Snapshot, plane
 from pyro_dlgm.plots.curves import learning_curves
-from pyro_dlgm.plots.images import as_pil, captioned, grid, strip, traversals
+from pyro_dlgm.plots.images import as_pil, captioned, grid, strip, traversal_figure, traversals
 from pyro_dlgm.report import page as report
 from pyro_dlgm.report.sections import Section, drawing
 from pyro_dlgm.runs.files import RunError
@@ -245,7 +247,7 @@ def test_the_commands_write_it_with_labels_and_evaluate_adds_the_scores(tmp_path
 
     before = call("fit", "--epochs", 1, "--latents", 2, "--likelihood", "factor-analysis", "--out", tmp_path)
     assert "has not been scored" in text(before["Scores"]) and "no labels" not in text(before["Latent space"])
-    assert "posterior mean of t2" in text(before["Latent space"])
+    assert "posterior mean of t1" in text(before["Latent space"])
     (labels,) = tmp_path.glob("*/latents/metadata.tsv")
     assert labels.read_text().split() == [str(int(v)) for v in data.digits().train_labels[:256]]
     after = call("evaluate", tmp_path, "--iwae", 25, "--points", 30)
@@ -327,7 +329,7 @@ def test_a_collapsed_q_is_named(dataset):
 def test_a_q_that_follows_x_is_not(dataset):
     torch.manual_seed(0)
     guide = guides.Amortized(nets.MLP(SHAPE, 8), D)
-    guide.head.weight.data.mul_(5)
+    guide.head.weight.data.mul_(50)
     said, notes = verdicts(guide, dataset)
     assert said["active units"].startswith("3 of 3") and not notes
 
@@ -361,12 +363,30 @@ def test_latents_are_counted_from_0():
     assert plane(torch.rand(4, 2)).axes == ("posterior mean of t0", "posterior mean of t1")
 
 
+def cut(figure):
+    r"""The labels that stick out of a figure."""
+    FigureCanvasAgg(figure).draw()
+    labels = [axis.yaxis.label for axis in figure.findobj(Axes)]
+    return [label.get_text() for label in labels if label.get_text() and label.get_window_extent().x0 < 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), SHAPE, (3, 4, 9)])
+def test_labels_of_strips_are_whole(shape):
+    pair = DLGM(priors.StandardNormal(8), likelihoods.FixedNormal(nets.MLP(8, shape, (8,)), 0.3))
+    seen = Snapshot(pair, guides.Amortized(nets.MLP(shape, 8), 8), torch.rand(4, *shape))
+    assert [cut(traversal_figure(seen, num)) for num in (1, 2, 4, 6)] == [[], [], [], []]
+
+
+def test_labels_of_the_sheet_are_whole(rows, dataset):
+    assert cut(sheet(rows, dataset.test)) == []
+
+
 def test_a_caption_is_below_the_picture_and_leaves_it_as_it_is():
     image = as_pil(grid(torch.rand(6, 1, 9, 9), 5))
     whole = captioned(image, "64 samples of x: the mean of p(x | t, w), " * 3)
-    assert whole.width == image.width and list(whole.crop((0, 0, *image.size)).getdata()) == list(image.getdata())
+    assert whole.width == image.width and whole.crop((0, 0, *image.size)).tobytes() == image.tobytes()
     below = whole.crop((0, image.height, *whole.size)).convert("L")
-    assert min(below.getdata()) < 100 and min(below.crop((below.width - 3, 0, *below.size)).getdata()) == 255
+    assert min(below.tobytes()) < 100 and min(below.crop((below.width - 3, 0, *below.size)).tobytes()) == 255
 
 
 def test_curves_are_cut_to_what_can_be_read():

@@ -39,7 +39,7 @@ def latents(found: Diagnosis) -> Figure:
     right.errorbar(dimensions, centre, width, fmt="o", color=colour(0), capsize=3)
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
-    right.set(xlabel="latent", ylabel="aggregate q(t): mean ± std (grey: prior)")
+    right.set(xlabel="latent", ylabel="q(t): mean ± std (grey: prior)")
     return figure
 
 

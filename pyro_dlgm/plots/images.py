@@ -28,8 +28,9 @@ def traversals(pair: Snapshot, num: int, steps: int = 7) -> Strips:
 def traversal_figure(pair: Snapshot, num: int) -> Figure:
     r"""Draws the `traversals`, one below the other."""
     strips = traversals(pair, num)
-    figure = Figure(figsize=(4.4, 0.3 + 0.5 * len(strips)), layout="constrained")
-    figure.suptitle(f"one latent from −{REACH:g} to {REACH:g}, the others as in point 0", size=9)
+    # Compressed: a constrained layout forgets labels beside axes of a fixed aspect.
+    figure = Figure(figsize=(4.8, 0.3 + 0.6 * len(strips)), layout="compressed")
+    figure.suptitle(f"one latent from −{REACH:g} to {REACH:g} sd of the prior, the others as in point 0", size=9)
     draw_strips(figure, strips)
     return figure
 

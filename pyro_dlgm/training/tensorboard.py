@@ -28,7 +28,7 @@ SHOWN = 10  # images in a row
 LATENTS = 6  # that are traversed
 LEGIBLE = 28  # pixels of the longer side of an image, at least
 SPRITE = 64  # pixels of the side of a sprite, at most: TensorBoard takes 8192 for all of them together
-MATTER = ("lr", "batch_size", "epochs", "seed")  # options of `fit` among the hyper-parameters
+MATTER = ("lr", "seed")  # options of `fit` among the hyper-parameters: TensorBoard shows five columns unasked
 SAID = ("fit", "data", "recipe", "device")  # what a run says of itself; the rest of its configuration is a user's
 TOGETHER = "training (train) and validation points (val)"
 
@@ -186,7 +186,5 @@ def hyper_parameters(config: dict, pair: Snapshot) -> dict[str, str | float | bo
     said |= {name: recipe[name] for name in (*said, "prior") if name in recipe}
     said |= {name: config["fit"].get(name) for name in MATTER}
     said |= flat({name: value for name, value in config.items() if name not in SAID})
-    if "data" in config:
-        said["data"] = config["data"]["name"]
     said = {name: value for name, value in said.items() if value is not None}
     return {name: value if isinstance(value, str | bool | int | float) else str(value) for name, value in said.items()}
