@@ -29,6 +29,11 @@ def test_cells_are_from_their_own_scores():
     assert row.difference == {"mean": 2.5, "standard_error": pytest.approx(float(log_px.std() / M**0.5)), "to": "first"}
 
 
+def test_zero_has_no_sign():
+    said = [columns.number(value, 0.1) for value in (-0.004, 0.0, -0.006, None)]
+    assert said == ["0.00 ± 0.10", "0.00 ± 0.10", "-0.01 ± 0.10", columns.EMPTY]
+
+
 def test_without_log_px_there_is_no_difference():
     row = columns.Row("mine", "model")
     row.fill(scored())

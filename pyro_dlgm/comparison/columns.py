@@ -90,10 +90,11 @@ class Column(NamedTuple):
 
 
 def number(value: float | None, error: float | None = None, digits: int = 2) -> str:
-    r"""A number with its error, as text."""
+    r"""A number with its error, as text; zero has no sign."""
     if value is None:
         return EMPTY
-    return f"{value:.{digits}f}" if error is None else f"{value:.{digits}f} ± {error:.{digits}f}"
+    said = f"{round(value, digits) + 0.0:.{digits}f}"
+    return said if error is None else f"{said} ± {error:.{digits}f}"
 
 
 Q, W, SPENT = "q of the row", "w alone", "spent"

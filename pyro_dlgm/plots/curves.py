@@ -39,7 +39,7 @@ def learning_curves(
         _scale(axis)
         axis.grid(alpha=0.15)
     if entries:
-        entries |= {DASHED: entries.pop(DASHED)} if DASHED in entries else {}  # last
+        entries = {name: entries[name] for name in (*histories, *levels, DASHED) if name in entries}
         across = min(ACROSS, len(entries))
         figure.legend(entries.values(), entries, loc="outside lower center", ncols=across, fontsize=8, frameon=False)
     return figure

@@ -33,7 +33,13 @@ def bars(found: dict[str, dict]) -> Figure:
             left += gaps[name]["mean"]
         above = max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))  # what BDMC allows log p(x); nothing below
         axis.errorbar(left, place, xerr=[[0.0], [above]], fmt="|", color=REFERENCE, capsize=4, markersize=18)
-        axis.annotate(f"{gaps['total']['mean']:.2f}", (left, place), (6, 0), textcoords="offset points", va="center")
+        axis.annotate(
+            f"{round(gaps['total']['mean'], 2) + 0.0:.2f}",
+            (left, place),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+        )
     for number, name in enumerate(PIECES):
         axis.barh(0, 0, color=colour(number), label=f"{name} gap")
     low = min(gaps["reached"]["mean"] for gaps in found.values())

@@ -15,8 +15,8 @@ POINTS = 200  # that are looked at, at most: densities are taken for all pairs o
 SIMULATED = 200  # points for calibration
 NO_DENSITY = "q is a point mass or a chain, without a density: there is no KL, no I(x; t) and no calibration"
 COLLAPSE = (
-    "{}: no latent is active. q(t | x) is the same for all x (posterior collapse), and t says nothing of x; --warmup, "
-    "more --e-steps, or objectives.FreeBits in Python help against it."
+    "{}: no latent is active: the mean of q hardly changes from point to point (posterior collapse). What helps: "
+    "--warmup, more --e-steps, objectives.FreeBits in Python, or a longer training."
 )
 
 
@@ -30,8 +30,8 @@ def verdicts(pairs: dict[str, Snapshot], of: str, *, calibrate: bool = False) ->
     """
     caption = (
         f"Each line is a verdict of evaluate.diagnose on q at the first {of} points, at most {POINTS}, in nats per "
-        "point. An active latent has a posterior mean that varies from point to point, and where there is none, t says "
-        "nothing of x."
+        "point. An active latent has a posterior mean that varies from point to point; where there is none, t says next "
+        "to nothing of x."
     )
     seen = with_posterior(pairs)
     if not seen:
