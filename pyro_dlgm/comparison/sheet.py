@@ -52,7 +52,7 @@ def sheet(rows: list[Row], points: Tensor | Points, seed: int = 0) -> Figure:
     if not any(pair.image_shape for pair in pairs.values()):
         return learning_curves(Figure(figsize=(11, 3.6), layout="constrained"), histories(rows), levels(rows))
     height = 0.56 * (len(pairs) + 1)
-    figure = Figure(figsize=(11, 3.6 + height), layout="compressed")
+    figure = Figure(figsize=(11, 3.6 + height), layout="constrained")
     top, below = figure.subfigures(2, 1, height_ratios=[3.6, height])
     learning_curves(top, histories(rows), levels(rows))
     left, right = below.subfigures(1, 2)

@@ -33,13 +33,8 @@ def bars(found: dict[str, dict]) -> Figure:
             left += gaps[name]["mean"]
         above = max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))  # what BDMC allows log p(x); nothing below
         axis.errorbar(left, place, xerr=[[0.0], [above]], fmt="|", color=REFERENCE, capsize=4, markersize=18)
-        axis.annotate(
-            f"{round(gaps['total']['mean'], 2) + 0.0:.2f}",
-            (left, place),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-        )
+        total = round(gaps["total"]["mean"], 2) + 0.0  # zero has no sign
+        axis.annotate(f"{total:.2f}", (left, place), (6, 0), textcoords="offset points", va="center")
     for number, name in enumerate(PIECES):
         axis.barh(0, 0, color=colour(number), label=f"{name} gap")
     low = min(gaps["reached"]["mean"] for gaps in found.values())

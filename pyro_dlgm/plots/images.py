@@ -28,8 +28,7 @@ def traversals(pair: Snapshot, num: int, steps: int = 7) -> Strips:
 def traversal_figure(pair: Snapshot, num: int) -> Figure:
     r"""Draws the `traversals`, one below the other."""
     strips = traversals(pair, num)
-    # Compressed: a constrained layout forgets labels beside axes of a fixed aspect.
-    figure = Figure(figsize=(4.8, 0.3 + 0.6 * len(strips)), layout="compressed")
+    figure = Figure(figsize=(4.8, 0.3 + 0.6 * len(strips)), layout="constrained")
     figure.suptitle(f"one latent from −{REACH:g} to {REACH:g} sd of the prior, the others as in point 0", size=9)
     draw_strips(figure, strips)
     return figure
@@ -39,7 +38,8 @@ def draw_strips(figure, strips: Strips) -> None:
     r"""Draws strips of images below each other, each with its name on the left."""
     axes = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
     for axis, (name, images) in zip(axes, strips, strict=True):
-        axis.set(xticks=[], yticks=[])
+        # On the left, where the layout leaves room for the name: a strip may be narrower than its axes.
+        axis.set(xticks=[], yticks=[], anchor="W")
         for spine in axis.spines.values():
             spine.set_visible(False)
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)

@@ -30,8 +30,8 @@ def verdicts(pairs: dict[str, Snapshot], of: str, *, calibrate: bool = False) ->
     """
     caption = (
         f"Each line is a verdict of evaluate.diagnose on q at the first {of} points, at most {POINTS}, in nats per "
-        "point. An active latent has a posterior mean that varies from point to point; where there is none, t says next "
-        "to nothing of x."
+        "point. An active latent has a posterior mean that varies from point to point; where there is none, t says "
+        "next to nothing of x."
     )
     seen = with_posterior(pairs)
     if not seen:
