@@ -13,10 +13,11 @@ from ..recipes import imports, pairs
 from ..runs.files import whole, write_json
 from . import config, types
 from .help import Taught
-from .options import COUNT, DATA, LIKELIHOOD, certifying, check_certifying
+from .options import COUNT, DATA, LIKELIHOOD, annealed, certifying, check_certifying
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
 OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
+TEMPERATURES = 30  # a pilot that finds how many --tol takes costs each row more than the walks of 64 points
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 EXAMPLES = {
     "pyro-dlgm compare --data digits": "five guides on the built-in digits, with certificates",
@@ -92,8 +93,8 @@ def _certify(options: dict, M: int):
     r"""How log p(x) of M test points is certified."""
     from ..comparison.certificates import Certify
 
-    points = min(options["certified"] or M, M)
-    return Certify(options["gaps"], points, options["chains"], options["temperatures"], tol=options["tol"])
+    walks = annealed(options["temperatures"], options["tol"], TEMPERATURES)
+    return Certify(options["gaps"], min(options["certified"], M), options["chains"], **walks)
 
 
 def _linear(options: dict, dataset) -> int | None:

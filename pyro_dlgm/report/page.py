@@ -118,7 +118,7 @@ def of_pair(
     q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
     found = {"points": summary([point_scores(model, q, points, num_samples, seed)]) | {"num_samples": num_samples}}
     if certify is not None:
-        found["certified"] = certify(model, q, points, seed).summary()
+        found["certified"] = certify(model, q, points, seed, fitted=None if q is guide else q.convergence).summary()
     pair = {type(guide).__name__: Snapshot(model, q, points, labels=_first(labels))}
     shown = [sections.scores(found, Path(), 0), verdicts(pair, "given", calibrate=True)]
     shown += sections.gaps({"points": found["certified"]} if certify is not None and certify.gaps else {})
