@@ -141,7 +141,9 @@ CERTIFY = together(
         help="Temperatures of a chain.  [default: 30 in compare, what --tol takes in evaluate]",
     ),
     click.option(
-        "--tol", type=POSITIVE, help="Add temperatures until BDMC's gap is within this many nats, 0.1 in evaluate."
+        "--tol",
+        type=POSITIVE,
+        help="Add temperatures until BDMC's gap is within this many nats.  [default: 0.1 in evaluate]",
     ),
 )
 
