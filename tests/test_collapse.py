@@ -121,7 +121,7 @@ def test_free_bits_need_independent_gaussians(x, which):
         model.prior = priors.MixtureOfNormals(2, 3)
     else:
         guide = {"full rank": guides.FullRank, "point": guides.PointEstimate}[which](N, 2)
-    with pytest.raises(TypeError, match="free bits are those of each latent"):
+    with pytest.raises(TypeError, match="free bits are charged per latent"):
         FreeBits(0.1).loss(model, guide, x, torch.arange(N))
 
 

@@ -1,4 +1,4 @@
-r"""Gaussian priors: N(0, I), and N(m, diag s²) with s, or both, learned."""
+r"""Gaussian priors: N(0, I), and N(m, diag s²) with learned s, or m and s."""
 
 import pyro.distributions as dist
 import torch
@@ -30,10 +30,10 @@ class StandardNormal(nn.Module):
 
 
 class ScaledNormal(nn.Module):
-    r"""Creates the prior p(t) = N(m, diag s²) over t ∈ ℝᴰ with learned scales s, N(0, I) at the start.
+    r"""Creates the prior p(t) = N(m, diag s²) over t ∈ ℝᴰ with learned scales s, initially N(0, I).
 
-    With a decoder that can scale its inputs it is no larger a family than N(0, I). What it changes is where the climb
-    leads: units that the data do not ask for may shrink, and a decoder whose weights are frozen or penalized gets codes
+    With a decoder that can scale its inputs, the family of models is that of N(0, I). The difference is in the
+    optimization: units that the data do not need may shrink, and a decoder with frozen or penalized weights gets codes
     in its own units. KL(q ‖ p) of a Gaussian q stays in closed form.
 
     Arguments:
@@ -65,6 +65,6 @@ class ScaledNormal(nn.Module):
 
 
 def check_latents(latent_dim: int) -> None:
-    r"""Raises a `ValueError` unless there is a latent."""
+    r"""Raises a `ValueError` unless there is at least one latent."""
     if latent_dim < 1:
         raise ValueError(f"latent_dim is {latent_dim}; expected at least 1 latent")

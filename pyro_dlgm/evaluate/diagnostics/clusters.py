@@ -1,4 +1,4 @@
-r"""Clusters of points by the components of a mixture prior, averaged over q."""
+r"""Clusters of points: the components of a mixture prior, averaged over q."""
 
 import torch
 from torch import Tensor
@@ -22,11 +22,11 @@ def cluster_probabilities(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""Computes p(k | x) of each point and each component k of a mixture prior, averaged over samples of q.
+    r"""Returns p(k | x) of each point and each component k of a mixture prior, averaged over samples of q.
 
         p(k | x) = E_{p(t | x)} [p(k | t)] ≈ 1/S Σ_s p(k | t_s),    t_s ~ q(t | x),
 
-    since x depends on k through t alone. It is as right as q is.
+    since x depends on k through t alone. It is as accurate as q.
 
     Arguments:
         model: a `DLGM` whose prior has ``responsibilities(t)``: `priors.MixtureOfNormals`, `priors.VampPrior`.
@@ -36,14 +36,14 @@ def cluster_probabilities(
         num_samples: the number S of samples of q.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
-        seed: seed of the samples. The global generator stays as it was in any case.
+        seed: seed of the samples. The global generator is left unchanged in any case.
 
     Returns:
         Probabilities (B, K), without gradients; each row sums to 1.
 
     Raises:
-        TypeError: if the prior is no mixture, or the guide has no `posterior`.
-        ValueError: if x, index, mask, given or the number of samples makes no sense.
+        TypeError: if the prior is not a mixture, or the guide has no `posterior`.
+        ValueError: if x, index, mask, given or the number of samples is invalid.
     """
     prior = getattr(model, "prior", None)
     if not hasattr(prior, "responsibilities"):
@@ -62,6 +62,6 @@ def cluster_probabilities(
 
 
 def _probabilities(prior, guide, points: Points, counts: list[int]) -> Tensor:
-    r"""Those of a block of B points, (B, K), from samples that are drawn ``counts`` at a time."""
+    r"""Returns the probabilities for a block of B points, (B, K), from samples drawn ``counts`` at a time."""
     q = posterior(guide, points)
     return sum(prior.responsibilities(draws(q, n, len(points))).sum(0) for n in counts) / sum(counts)
