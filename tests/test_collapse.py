@@ -180,7 +180,7 @@ def test_a_training_with_them_resumes_bit_for_bit(x, tmp_path):
 
 
 def test_a_source_has_no_other_batches(x):
-    with pytest.raises(ValueError, match="e_steps is 'converged', which draws batches of any points, and x yields"):
+    with pytest.raises(ValueError, match="e_steps is 'converged', which draws batches of any points, but x yields"):
         fit(*pair(), iter([]), size=N, epochs=1, e_steps="converged")
     with pytest.raises(ValueError, match="e_steps is 'often'; expected a whole number, at least 1, or 'converged'"):
         fit(*pair(), x, epochs=1, e_steps="often")

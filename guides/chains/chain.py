@@ -121,9 +121,7 @@ class Chain(Rowed):
         r"""Moves the chains of the points, and initializes them at their first visit."""
         self.check_index(points.index)
         if points.x is None:
-            raise ValueError(
-                f"{type(self).__name__} needs x to move on p(x, t | w), and got none: call it with the data"
-            )
+            raise ValueError(f"{type(self).__name__} moves on p(x, t | w) and got no x: call it with the data")
         self.draws = None
         self._begin(points)
         self._run(points, self.settings["num_transitions"])

@@ -49,7 +49,7 @@ class AIS:
 
     @property
     def stderr(self) -> Tensor:
-        r"""The standard error of ``log_px``, (B,), in nats, by the delta method: sd(w) / (√K mean(w)); NaN for one chain."""
+        r"""The standard error of ``log_px``, (B,), in nats, by the delta method, sd(w) / (√K mean(w)); NaN if K = 1."""
         return log_mean_exp_error(self.log_weights)
 
 

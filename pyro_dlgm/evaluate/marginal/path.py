@@ -152,7 +152,7 @@ class Annealer:
         return draws(self.q, num, len(self.points))
 
     def _tune(self, t: Tensor) -> Tensor:
-        r"""Returns log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep that starts at t."""
+        r"""Returns log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep from t."""
         log_step = torch.full_like(self.chart.scale[:, 0], hmc.first_step(t.shape[-1])).log()
         state, found = hmc.start(self.parts, self.chart.into(t)), [log_step]
         for beta in self.tuned[1:]:

@@ -100,7 +100,7 @@ class Block:
         self.cube = product(torch.arange(0.5 - HALF_WIDTH, HALF_WIDTH, device=x.device, dtype=torch.float32), self.D)
 
     def integrals(self, tol: float) -> tuple[Tensor, Tensor]:
-        r"""Returns the values, and whether they have settled; cells are split until they have or the limit is reached."""
+        r"""Returns the values, and whether they have settled; cells are split until they have, or up to a limit."""
         cells = self.first()
         self.value = cells.mass(len(self.points))  # log p(x | w)
         self.change = torch.full_like(self.value, math.inf)  # of the value at the last split
