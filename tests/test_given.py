@@ -134,7 +134,7 @@ def test_what_is_missing_is_named(points):
     (m, guide), _ = pairs(points)
     with pytest.raises(ValueError, match=r"expected given of shape \(B, 3\)"):
         evaluate.elbo(m, guides.MeanField(N, D), points.x, torch.arange(N))
-    with pytest.raises(ValueError, match="given is None; expected (B, C) with C = 3"):
+    with pytest.raises(ValueError, match=r"given is None; expected \(B, C\) with C = 3"):
         guide.posterior(points.x)
     with pytest.raises(ValueError, match=r"given is \(40,\) of torch.int64; expected real numbers \(40, C\)"):
         evaluate.elbo(m, guide, points.x, given=torch.arange(N))

@@ -192,7 +192,7 @@ GUIDES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:IWAE is unreliable")
+@pytest.mark.filterwarnings("ignore:IWAE is not to be trusted")
 @pytest.mark.parametrize("name", GUIDES)
 def test_bounds_of_rows_and_encoders_meet_the_joint(x, name):
     model = model_of(hiding())

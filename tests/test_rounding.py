@@ -65,7 +65,7 @@ def test_steps_at_a_high_rate_leave_a_full_rank_q_a_density():
     silent(lambda: evaluate.elbo(model, guide, x, index, seed=0))
 
 
-@pytest.mark.filterwarnings("ignore:IWAE is unreliable")
+@pytest.mark.filterwarnings("ignore:IWAE is not to be trusted")
 @pytest.mark.parametrize("K", [1, 10, 500])
 @pytest.mark.parametrize("judge", [evaluate.log_weights, evaluate.elbo, evaluate.iwae])
 def test_a_bound_from_a_q_that_rounding_spoils_is_warned_of(judge, K):
