@@ -126,7 +126,7 @@ def test_every_guide_takes_what_is_given(points, name):
     result = fit(m, made, points, x_val=points, epochs=2, batch_size=16, seed=0)
     assert len(result.history) == 2
     blind = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, hidden=(8,)), 0.5))
-    with pytest.raises(ValueError, match=r"decodes 2 numbers and gets 2 latents with 3 that are given"):
+    with pytest.raises(ValueError, match=r"decodes 2 numbers and gets 2 latents and 3 given numbers"):
         fit(blind, guides.MeanField(N, D), points, epochs=1)
 
 

@@ -106,8 +106,8 @@ def iwae(
     heavy = int((pareto_k(table) > UNRELIABLE).sum()) if num_samples >= FEWEST else 0
     if heavy > NEGLIGIBLE * len(x):
         warnings.warn(
-            f"IWAE is not to be trusted at {heavy} of {len(x)} points, where Pareto k-hat is above {UNRELIABLE}: q is too "
-            "narrow there, and more samples hardly help; use evaluate.ais or a better q",
+            f"IWAE is not to be trusted at {heavy} of {len(x)} points, where Pareto k-hat is above {UNRELIABLE}: "
+            "q is too narrow there, and more samples hardly help; use evaluate.ais or a better q",
             stacklevel=2,
         )
     return log_mean_exp(table)

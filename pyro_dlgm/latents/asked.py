@@ -1,4 +1,4 @@
-r"""What is asked of a guide and of a model of points, a `DLGM` or a `LocalModel`."""
+r"""Functions of a guide and a model of points, which may be a `DLGM` or a `LocalModel`."""
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ def posterior(guide, points: Points):
 
 
 def prior(model, points: Points):
-    r"""Returns p(t) of the points, by its density: of batch shape (), or (B,) where it depends on the points.
+    r"""Returns p(t) of the points, of batch shape (), or (B,) if it depends on the points.
 
     Raises:
         ValueError: if the prior samples a further site, whose draw would be used silently.
@@ -33,7 +33,7 @@ def emission(model, points: Points, t: Tensor):
 
 
 def completion(model, points: Points, t: Tensor):
-    r"""Returns p(x | t, x_o, m) for codes t (..., B, D): p(x | t), unless the likelihood says what hides values."""
+    r"""Returns p(x | t, x_o, m) for codes t (..., B, D): p(x | t), unless the likelihood models missingness."""
     p, likelihood = emission(model, points, t), getattr(model, "likelihood", None)
     if points.mask is None or not isinstance(likelihood, Conditional):
         return p
