@@ -89,8 +89,8 @@ def auto(model, name: str, num_points: int) -> Auto:
         )
     if needs_given(model.prior):
         raise ValueError(
-            f"the prior {type(model.prior).__name__} depends on what is given, and {name} is made from p(t) alone; "
-            "use MeanField or FullRank"
+            f"the prior {type(model.prior).__name__} depends on what is given, and {name} is made from p(t) alone; use "
+            "MeanField or FullRank"
         )
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1 point")

@@ -145,7 +145,7 @@ class DLGM(Program):
         Raises:
             ValueError: if `datum` samples a further latent, whose draw would be used silently.
         """
-        # Outside a larger program nobody reads the parameters from Pyro's store.
+        # Outside a larger program, nothing reads the parameters from Pyro's store.
         registering = contextlib.nullcontext() if am_i_wrapped() else unregistered()
         with registering, Held(self.latent, t) as held, self.global_latents():
             held.sites.clear()  # the log-densities of a Bayesian w belong to no point

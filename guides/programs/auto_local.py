@@ -171,7 +171,7 @@ class AutoLocal(Outer):
                 ) from None
 
     def given_globals(self, model, values: dict[str, Tensor], how: str = "as given") -> tuple:
-        r"""Returns the pair (model of u, guide of u) given values of the global latents, for whatever scores points.
+        r"""Returns the pair (model of u, guide of u) given values of the global latents, for scoring points.
 
         Arguments:
             model: the program, or another one of the same kind.

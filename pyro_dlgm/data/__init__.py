@@ -4,9 +4,10 @@ A `Dataset` holds raw values for training and, after one seeded draw of its tran
 testing. The transforms are protocols: dynamically binarized, statically binarized, thresholded and dequantized images
 are different data sets, whose log-likelihoods cannot be compared.
 
-    dynamic     Binarize       1 with probability x, drawn anew at each access static      one draw of it, fixed
-    threshold   Threshold      1 where x > ½ none        Grid           k / (levels − 1), for `DiscretizedLogistic` and
-    `ContinuousBernoulli`
+    dynamic     Binarize       1 with probability x, drawn anew at each access
+    static      one draw of it, fixed
+    threshold   Threshold      1 where x > ½
+    none        Grid           k / (levels − 1), for `DiscretizedLogistic` and `ContinuousBernoulli`
                 Dequantize     (k + u) / levels, for densities
 
 References:

@@ -5,12 +5,15 @@ leading shape; the distribution returned has batch shape (...) and x's shape as 
 
 Which likelihood fits which x:
 
-    real numbers (dequantized images too)   FixedNormal, DiagonalNormal, LowRankNormal 0 or 1
-    Bernoulli [0, 1]                                  ContinuousBernoulli, a density k / (levels − 1), as 8-bit images
-    DiscretizedLogistic, a probability: bits per dimension mean something real numbers with outliers
-    StudentT counts 0, 1, 2, ...                     Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial classes 0,
-    ..., K − 1                   Categorical a table of several of these             Columns real numbers that hide
-    themselves       Missingness, around a Gaussian one
+    real numbers (dequantized images too)   FixedNormal, DiagonalNormal, LowRankNormal
+    0 or 1                                  Bernoulli
+    [0, 1]                                  ContinuousBernoulli, a density
+    k / (levels − 1), as 8-bit images       DiscretizedLogistic, a probability, which gives bits per dimension
+    real numbers with outliers              StudentT
+    counts 0, 1, 2, ...                     Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial
+    classes 0, ..., K − 1                   Categorical
+    a table of several of these             Columns
+    real numbers missing not at random      Missingness, around a Gaussian likelihood
 
 If Pyro's validation is on, x outside the support of the likelihood is an error.
 """

@@ -25,7 +25,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self, given: Tensor | None = None) -> dist.TorchDistribution:
-        r"""Returns p(t), of batch shape () and event shape (D,), whatever is given."""
+        r"""Returns p(t), of batch shape () and event shape (D,); ignores ``given``."""
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
@@ -60,7 +60,7 @@ class ScaledNormal(nn.Module):
             self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, given: Tensor | None = None) -> dist.TorchDistribution:
-        r"""Returns p(t), of batch shape () and event shape (D,), whatever is given."""
+        r"""Returns p(t), of batch shape () and event shape (D,); ignores ``given``."""
         return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 
 

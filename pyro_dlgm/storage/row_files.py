@@ -1,8 +1,10 @@
 r"""A table of rows in a folder, with the rows of its optimizer, which can be restored to a checkpoint.
 
-    rows.json        shape, dtype, and the id of the training whose rows these are rows.weight      the table (N, width)
-    rows.visits, rows.exp_avg, rows.exp_avg_sq    the state of `RowAdam` for each row rows.journal     the former
-    contents of rows changed since the last checkpoint rows.lock        empty; one process has them open
+    rows.json        shape, dtype, and the id of the training whose rows these are
+    rows.weight      the table (N, width)
+    rows.visits, rows.exp_avg, rows.exp_avg_sq    the state of `RowAdam` for each row
+    rows.journal     the former contents of rows changed since the last checkpoint
+    rows.lock        empty; one process has them open
 
 A checkpoint holds a reference: the id, and a place in the journal. To restore it, the changes after that place are
 undone, last first, at a cost that does not depend on N.

@@ -31,10 +31,11 @@ class Missingness(Conditional):
         likelihood: p(x | t, w) of Gaussian pixels that are independent given t: `FixedNormal`, `DiagonalNormal`. In a
             table of mixed columns, wrap the real ones: ``Columns({range(3): Missingness(...), ...})``.
         mechanism: p(m | x), with the logits l_j(x) that a value is missing:
-         - "self_masking": a_j x_j + c_j, a of any sign; integrated out exactly (`SelfMasking`), - "known": the same, if
-            it is known that high values hide (``sign=1``) or low ones (``sign=-1``), - "agnostic": (A x + c)_j, of all
-            values; missing ones are drawn (`Drawn`), - a network from x to logits of x's shape, drawn as well, or a
-            `SelfMasking`, `Drawn` or other `Mechanism`.
+
+            - "self_masking": a_j x_j + c_j, a of any sign; integrated out exactly (`SelfMasking`),
+            - "known": the same, if it is known that high values hide (``sign=1``) or low ones (``sign=-1``),
+            - "agnostic": (A x + c)_j, of all values; missing ones are drawn (`Drawn`),
+            - a network from x to logits of x's shape, drawn as well, or a `SelfMasking`, `Drawn` or other `Mechanism`.
 
         sign: for "known", 1 or −1, or a tensor of x's shape.
         shape: x's shape, if the network of the likelihood has no ``out_shape``.
