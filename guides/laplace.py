@@ -8,12 +8,10 @@ from torch import Tensor
 
 from .. import messages
 from ..distributions import draws, mean
-from ..latents.asked import prior
-from ..latents.local import LocalModel
+from ..latents.asked import latent_dim, prior
 from ..modes.joint import spread
 from ..modes.search import Modes, search
 from ..points import Points
-from ..priors.given import needs_given
 from ..program import Shared
 from .base import Guide
 
@@ -94,7 +92,7 @@ class Laplace(Guide):
 
     def cost(self, visits: int) -> int:
         r"""Returns the gradient evaluations over ``visits`` visits if no search stops early, plus one per M-step."""
-        each = 1 + _latents(self._model[0])
+        each = 1 + latent_dim(self._model[0])
         return visits * ((1 + self.num_draws) * (each + self.max_steps * (1 + each)) + 1)
 
     def _starts(self, points: Points) -> Tensor:
@@ -110,13 +108,6 @@ def _aside(scale: Tensor) -> Tensor:
     r"""Returns a tenth of the prior's scales, signs alternating: a symmetric model has no maximum at its centre."""
     signs = 1 - 2 * (torch.arange(scale.shape[-1], device=scale.device) % 2)
     return ASIDE * signs * scale.detach()
-
-
-def _latents(model) -> int:
-    r"""D; where p(t) depends on what is given, as the prior says it."""
-    if isinstance(model, LocalModel):
-        return model.latent_dim
-    return model.prior.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
 
 
 def report(modes: Modes, max_steps: int, stacklevel: int) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from pyro_dlgm import DLGM, Points, compare, evaluate, fit, guides, likelihoods, load, nets, priors
 from pyro_dlgm.evaluate.snapshot import Snapshot
+from pyro_dlgm.latents import asked
 
 N, P, D, C = 40, 6, 2, 3
 
@@ -169,6 +170,19 @@ def test_a_conditional_prior_goes_through_training_and_scores(points):
     assert chain.states.isfinite().all()
     d = evaluate.diagnose(m, guide, points, num_simulated=60, seed=0)
     torch.testing.assert_close(d.prior_mean, m.prior(points.given).mean.mean(0))
+
+
+def test_the_number_of_latents_is_that_of_prior_or_guide(points):
+    assert asked.latent_dim(model()) == D
+    conditional = model(prior=Conditional())
+    guide = guides.Amortized(encoder(), D, given_dim=C)
+    assert asked.latent_dim(conditional, guide) == D and guides.Hybrid(conditional, guide).start(points).latent_dim == D
+    with pytest.raises(ValueError, match=r"Conditional depends on what is given.* expected a prior with .* latent_dim"):
+        guides.Laplace(conditional).cost(1)
+    conditional.prior.latent_dim = D + 1  # the prior's own number comes first
+    assert asked.latent_dim(conditional, guide) == D + 1
+    with pytest.raises(ValueError, match=f"latent_dim is {D}; expected {D + 1}"):
+        guides.Chain(conditional, N, D)
 
 
 def test_simulated_points_get_theirs_from_the_data(points):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...distributions import draws, stddev
+from ...latents import asked
 from ...latents.asked import log_joint, prior
 from ...latents.local import LocalModel
 from ...points import Points
@@ -83,12 +84,12 @@ class Chain(Rowed):
         _check_start(start_from)
         self.num_points, self.latent_dim, self.gradients = num_points, latent_dim, 0
         self._model, self._start_from = Shared((model,)), Shared((start_from,))
+        if latent_dim != (expected := asked.latent_dim(model, self)):
+            raise ValueError(f"latent_dim is {latent_dim}; expected {expected}, the latents of this model")
         self._make_tables(_prior(model, latent_dim))
 
     def _make_tables(self, prior) -> None:
         N, D = self.num_points, self.latent_dim
-        if prior.event_shape != (D,):
-            raise ValueError(f"latent_dim is {D}; expected {prior.event_shape[0]}, the latents of this model")
         with torch.no_grad():
             self.register_buffer("states", prior((N, self.settings["num_states"])))
             tuning = Tuning.start(stddev(prior).expand(N, D))
@@ -207,9 +208,8 @@ class Chain(Rowed):
 
 def _prior(model, latent_dim: int):
     r"""Returns p(t), or N(0, I) if it depends on the points, whose states are then drawn again at their first visit."""
-    if isinstance(model, LocalModel):
-        return StandardNormal(model.latent_dim)()
-    return StandardNormal(latent_dim)() if needs_given(model.prior) else model.prior()
+    waits = isinstance(model, LocalModel) or needs_given(model.prior)
+    return StandardNormal(latent_dim)() if waits else model.prior()
 
 
 def check_settings(*, target_acceptance: float, **counts: int) -> None:

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ... import hmc
 from ...distributions import stddev
-from ...latents.asked import log_joint
-from ...latents.local import LocalModel
+from ...latents.asked import latent_dim, log_joint
 from ...points import Points, side
-from ...priors.given import needs_given
 from ...program import Shared
 from ..base import Guide
 from .chain import Chain, check_settings
@@ -131,13 +129,6 @@ class Hybrid(Guide):
         self.visits = self.visits + 1
         rate = self.visits.to(self.log_step) ** -DECAY
         self.log_step = hmc.adapted_step(self.log_step, acceptance, target=self.target_acceptance, rate=rate)
-
-
-def latent_dim(model, guide: Guide) -> int:
-    r"""D, as the guide says it, or p(t)."""
-    if isinstance(model, LocalModel):
-        return model.latent_dim
-    return guide.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
 
 
 def _check(guide) -> None:

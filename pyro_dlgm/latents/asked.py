@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..likelihoods.base import Conditional
 from ..points import Points
+from ..priors.given import needs_given
 from .held import Refusing
 from .local import LocalModel
 
@@ -23,6 +24,27 @@ def prior(model, points: Points):
         return model.prior_at(points)
     with Refusing():
         return model.prior_of(points.given) if hasattr(model, "prior_of") else model.prior(**points.side)
+
+
+def latent_dim(model, guide=None) -> int:
+    r"""Returns the number D of latents of a point.
+
+    Where p(t) depends on ``given``, it is the ``latent_dim`` of the prior, or else that of the guide.
+
+    Raises:
+        ValueError: if neither of them has one.
+    """
+    if isinstance(model, LocalModel):
+        return model.latent_dim
+    if not needs_given(model.prior):
+        return model.prior().event_shape[0]
+    for part in (model.prior, guide):
+        if hasattr(part, "latent_dim"):
+            return part.latent_dim
+    raise ValueError(
+        f"{type(model.prior).__name__} depends on what is given, which leaves the number of latents unknown; expected "
+        "a prior with an attribute latent_dim"
+    )
 
 
 def emission(model, points: Points, t: Tensor):
