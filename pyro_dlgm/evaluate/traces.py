@@ -6,7 +6,7 @@ from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ..objectives.sites import check_latents, is_drawn
+from ..objectives.sites import check_latents, is_drawn, point_frame
 from ..points import Points
 from ..seeding import forked
 
@@ -31,7 +31,9 @@ def global_draws(model, guide, points: Points, num_samples: int) -> dict[str, Te
 
 def _global_sites(trace) -> set[str]:
     sites = trace.nodes.items()
-    return {name for name, site in sites if is_drawn(site) and not site["is_observed"] and not _is_local(site)}
+    return {
+        name for name, site in sites if is_drawn(site) and not site["is_observed"] and point_frame(site, None) is None
+    }
 
 
 def _check_in_model(model_trace, guide_trace) -> None:
@@ -46,7 +48,7 @@ def _check_in_model(model_trace, guide_trace) -> None:
 
 def _check_auxiliary(trace, extra: set[str], batch: int) -> None:
     r"""Raises a `ValueError` if latents of points are functions of global auxiliary sites."""
-    local = [site for site in trace.nodes.values() if is_drawn(site) and _is_local(site)]
+    local = [site for site in trace.nodes.values() if is_drawn(site) and point_frame(site, None) is not None]
     fixed = sum(isinstance(site["fn"], Delta) for site in local)
     own = sum(bool(site["infer"].get("is_auxiliary")) for site in local)
     if extra and fixed > own:
@@ -83,13 +85,9 @@ def _trace(program, points: Points, num_samples: int):
         return poutine.trace(program).get_trace(points.x, points.index, mask=points.mask, **points.side)
 
 
-def _is_local(site: dict) -> bool:
-    return any(f.dim == -1 for f in site["cond_indep_stack"])
-
-
 def _per_point(name: str, site: dict, batch: int) -> Tensor:
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    if not _is_local(site) or log_prob.dim() > 2 or log_prob.shape[-1:] != (batch,):
+    if point_frame(site, None) is None or log_prob.dim() > 2 or log_prob.shape[-1:] != (batch,):
         raise ValueError(_belongs_to_none(name, log_prob.shape, batch))
     return log_prob
 

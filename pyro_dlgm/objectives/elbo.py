@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import distributions
 from .loss import Loss
-from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn
+from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn, plate_of
 from .tempered import Tempered, weight
 
 
@@ -43,15 +43,15 @@ class ELBO(Loss):
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
         r"""Returns the loss as a scalar tensor, in nats, with its graph."""
         program, q = poutine.unwrap(model), poutine.unwrap(guide)
-        plate = getattr(program, "plate", getattr(q, "program_plate", None))
+        plate = plate_of(program, q)
         self.max_plate_nesting = max(self.max_plate_nesting, getattr(q, "program_depth", 1))
         known = not isinstance(self.beta, Tensor)
         with contextlib.nullcontext() if known and self.beta == 1.0 else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
-        return -sum(self._bound(*pair) for pair in traces) / self.num_particles
+        return -sum(self._bound(*pair, plate) for pair in traces) / self.num_particles
 
-    def _bound(self, model_trace, guide_trace) -> Tensor:
-        closed = self._closed_form(model_trace, guide_trace) if self.analytic_kl else {}
+    def _bound(self, model_trace, guide_trace, plate: str | None) -> Tensor:
+        closed = self._closed_form(model_trace, guide_trace, plate) if self.analytic_kl else {}
         total = -sum(closed.values())
         for trace, sign in ((model_trace, 1), (guide_trace, -1)):
             drawn = [name for name, site in trace.nodes.items() if is_drawn(site) and name not in closed]
@@ -60,7 +60,7 @@ class ELBO(Loss):
                 total = total + sign * trace.nodes[name]["log_prob_sum"]
         return total
 
-    def _closed_form(self, model_trace, guide_trace) -> dict[str, Tensor]:
+    def _closed_form(self, model_trace, guide_trace, plate: str | None) -> dict[str, Tensor]:
         r"""Returns KL(q ‖ p), scaled and summed, for each latent site where the closed form exists and may be used.
 
         It may be used if the latents before the site in the model, on which p may depend, come before it in the guide.

@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 
 from ..distributions import diagonal
 from .elbo import ELBO
-from .sites import is_drawn
+from .sites import is_drawn, point_frame
 
 
 class FreeBits(ELBO):
@@ -45,10 +45,11 @@ class FreeBits(ELBO):
     def __repr__(self) -> str:
         return f"FreeBits(free={self.free}, num_particles={self.num_particles}, beta={self.beta})"
 
-    def _closed_form(self, model_trace, guide_trace) -> dict[str, Tensor]:
-        sites = {name: site for name, site in guide_trace.nodes.items() if is_drawn(site) and _is_local(site)}
+    def _closed_form(self, model_trace, guide_trace, plate: str | None) -> dict[str, Tensor]:
+        drawn = {name: site for name, site in guide_trace.nodes.items() if is_drawn(site)}
+        sites = {name: site for name, site in drawn.items() if point_frame(site, plate) is not None}
         parts = {name: self._charged(name, model_trace.nodes[name]["fn"], site) for name, site in sites.items()}
-        return super()._closed_form(model_trace, guide_trace) | parts
+        return super()._closed_form(model_trace, guide_trace, plate) | parts
 
     def _charged(self, name: str, p, site: dict) -> Tensor:
         r"""Returns Σ_j max(λ, mean of KL_j) times the total weight of the points, their number if unscaled."""
@@ -62,10 +63,6 @@ class FreeBits(ELBO):
         kl = kl_divergence(q.base_dist, p.base_dist)
         each, scale = (scale_and_mask(v.movedim(-1, 0), site["scale"], site["mask"]) for v in (kl, torch.ones_like(kl)))
         return torch.maximum(each.flatten(1).sum(1), self.free * scale.flatten(1).sum(1)).sum()
-
-
-def _is_local(site: dict) -> bool:
-    return any(frame.dim == -1 for frame in site["cond_indep_stack"])
 
 
 def _kind(d) -> str:

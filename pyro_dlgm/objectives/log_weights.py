@@ -6,8 +6,7 @@ import torch
 from pyro.distributions.util import is_validation_enabled, scale_and_mask
 from torch import Tensor
 
-from .once import point_frame
-from .sites import DRAWS, is_drawn, summed
+from .sites import DRAWS, is_drawn, point_frame, summed
 
 
 class Weights(NamedTuple):

@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from .sites import DRAWS
+from .sites import DRAWS, point_frame
 
 
 class Once(Messenger):
@@ -30,12 +30,6 @@ class Once(Messenger):
         msg["stop"] = not poutine.util.site_is_subsample(msg)
         if msg["name"] in self.values and not (msg["done"] or msg["is_observed"]):
             msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
-def point_frame(site: dict, plate: str | None):
-    r"""Returns the frame of the plate over data that contains a site, or `None`."""
-    frames = site["cond_indep_stack"]
-    return next((f for f in frames if (f.dim == -1 if plate is None else f.name == plate)), None)
 
 
 def outside(trace, plate: str | None) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..seeding import reseeded
 from .log_weights import log_weights
-from .once import outside, point_frame, samples
-from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn
+from .once import outside, samples
+from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn, plate_of, point_frame
 
 
 class Pair:
@@ -40,7 +40,7 @@ class Pair:
                 "expected a guide that has one, or objectives.ELBO, which climbs log p(x, t)"
             )
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
-        self.plate = plate or getattr(program, "plate", getattr(q, "program_plate", None))
+        self.plate = plate or plate_of(program, q)
         self.depth = max(depth, getattr(q, "program_depth", 1))
         self.numbers = max((a.numel() for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), default=1)
         self.shares, self._values = None, {}

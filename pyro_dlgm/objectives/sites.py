@@ -11,6 +11,22 @@ def is_drawn(site: dict) -> bool:
     return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
 
 
+def point_frame(site: dict, plate: str | None):
+    r"""Returns the frame of the plate over points that contains a site, or `None` if none does.
+
+    Arguments:
+        site: of a trace, or the message of a handler.
+        plate: the name of the plate; `None`: any plate at dimension −1.
+    """
+    frames = site["cond_indep_stack"]
+    return next((f for f in frames if (f.dim == -1 if plate is None else f.name == plate)), None)
+
+
+def plate_of(program, guide) -> str | None:
+    r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one."""
+    return getattr(program, "plate", getattr(guide, "program_plate", None))
+
+
 def summed(values: Tensor, dims: list[int]) -> Tensor:
     r"""Returns the sum over these axes, which are kept; without axes, the values themselves."""
     return values.sum(dims, keepdim=True) if dims else values

@@ -4,6 +4,8 @@ from pyro.distributions.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from .sites import point_frame
+
 
 class Tempered(Messenger):
     r"""Creates the handler that scales the log-density of every latent of the points by β.
@@ -25,9 +27,7 @@ class Tempered(Messenger):
         self.beta, self.plate = weight(beta), plate
 
     def _pyro_sample(self, msg) -> None:
-        frames = msg["cond_indep_stack"]
-        local = any(f.dim == -1 if self.plate is None else f.name == self.plate for f in frames)
-        if local and not msg["is_observed"]:
+        if not msg["is_observed"] and point_frame(msg, self.plate) is not None:
             msg["scale"] = msg["scale"] * self.beta
 
 

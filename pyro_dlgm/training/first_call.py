@@ -8,7 +8,7 @@ from torch import nn
 
 from ..evaluate.quiet import quiet
 from ..latents.call import Function, accepting
-from ..objectives.sites import is_drawn
+from ..objectives.sites import is_drawn, point_frame
 from ..points import Points
 
 POSITIONAL = (autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured)
@@ -90,8 +90,4 @@ def _same(rows: torch.Tensor, others: torch.Tensor) -> bool:
 def _local(trace, plate: str | None) -> dict[str, dict]:
     r"""Returns the latents in the plate over points, by name; `None`: any plate at dimension −1."""
     sites = {name: site for name, site in trace.nodes.items() if is_drawn(site) and not site["is_observed"]}
-
-    def inside(frame) -> bool:
-        return frame.dim == -1 if plate is None else frame.name == plate
-
-    return {name: site for name, site in sites.items() if any(map(inside, site["cond_indep_stack"]))}
+    return {name: site for name, site in sites.items() if point_frame(site, plate) is not None}
