@@ -29,7 +29,7 @@ from ..e_step import infer
 from ..predict import simulated
 from ..quiet import quiet
 from . import verdicts
-from .uniformity import chi_square_p
+from .uniformity import chi_square_p, inside
 
 WRAP_OR_FIT = f"wrap it in a guides.Guide, use guides.auto, or {FIT_ONE}"
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -91,13 +91,13 @@ class Calibration:
         r"""Coverage of the central intervals of q."""
         n = len(self.pit)
         levels = torch.tensor(LEVELS, dtype=torch.float64, device=self.pit.device)
-        inside = _inside(self.pit, levels)  # (4, n, D)
-        of_point = inside.mean(-1)
+        held = inside(self.pit, levels)  # (4, n, D)
+        of_point = held.mean(-1)
         by_ranks = self._pit(self.ranks)
         all_ranks = self._pit(torch.arange(self.num_samples + 1, device=self.pit.device))
-        c = _inside(all_ranks, levels).mean(1) if torch.equal(by_ranks, self.pit) else levels
+        c = inside(all_ranks, levels).mean(1) if torch.equal(by_ranks, self.pit) else levels
         stderr, pooled_stderr = (c * (1 - c) / n).sqrt(), of_point.std(-1) / n**0.5
-        return Coverage(levels, inside.mean(1), stderr, of_point.mean(-1), pooled_stderr, c)
+        return Coverage(levels, held.mean(1), stderr, of_point.mean(-1), pooled_stderr, c)
 
     def _pit(self, ranks: Tensor) -> Tensor:
         return pit_of_ranks(ranks, self.num_samples).to(self.pit)
@@ -168,11 +168,6 @@ def check_calibration(
 def pit_of_ranks(ranks: Tensor, num_samples: int) -> Tensor:
     r"""Returns PIT values from ranks 0..L, of any shape, for a q without marginals in closed form."""
     return (ranks + 0.5) / (num_samples + 1)
-
-
-def _inside(pit: Tensor, levels: Tensor) -> Tensor:
-    r"""Returns whether central intervals of each level contain the truth, 0 or 1: (n, ...) -> (4, n, ...)."""
-    return ((2 * pit.double() - 1).abs() <= levels.view(-1, *[1] * pit.dim())).double()
 
 
 def marginals(q) -> Normal | None:

@@ -60,6 +60,11 @@ def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
     return named
 
 
+def inside(pit: Tensor, levels: Tensor) -> Tensor:
+    r"""Returns whether central intervals of each level contain the truth, 0 or 1: (n, ...) -> (levels, n, ...)."""
+    return ((2 * pit.double() - 1).abs() <= levels.view(-1, *[1] * pit.dim())).double()
+
+
 def ecdf_difference(ranks: Tensor, L: int) -> Tensor:
     r"""Returns ECDF(z) − z of ranks (n, D) at z = 1/(L+1), ..., L/(L+1): (L, D)."""
     below = _counts(ranks, L + 1).cumsum(-1)[:, :-1]  # (D, L)

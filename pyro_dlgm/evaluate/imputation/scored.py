@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..diagnostics import verdicts
-from ..diagnostics.uniformity import shapes
+from ..diagnostics.uniformity import inside, shapes
 
 LEVELS = (0.5, 0.9)
 LEAST = 50  # ranks for a test, at least
@@ -60,14 +60,12 @@ class Imputations:
     @property
     def coverage(self) -> dict[float, tuple[float, float]]:
         r"""How often central 50% and 90% intervals contain the truth, with standard errors over points."""
-        return {level: self._coverage(level) for level in LEVELS}
-
-    def _coverage(self, level: float) -> tuple[float, float]:
-        inside = ((2 * self.pit - 1).abs() <= level).double()
-        found, n = float(inside.mean()), len(inside)
-        of_point = torch.zeros(len(self.effective), dtype=torch.float64, device=inside.device)
-        off = of_point.index_add(0, self.rows, inside - found)
-        return found, float(off.square().sum().sqrt()) / n
+        held = inside(self.pit, torch.tensor(LEVELS, dtype=torch.float64, device=self.pit.device))  # (2, n)
+        found = held.mean(1)
+        of_point = held.new_zeros(len(LEVELS), len(self.effective))
+        off = of_point.index_add(1, self.rows, held - found.unsqueeze(1))
+        errors = off.square().sum(1).sqrt() / held.shape[1]
+        return dict(zip(LEVELS, zip(found.tolist(), errors.tolist(), strict=True), strict=True))
 
     @property
     def verdicts(self) -> dict[str, str]:
