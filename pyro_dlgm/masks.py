@@ -16,11 +16,6 @@ def pixelwise(mask: Tensor, ndim: int) -> Tensor:
     return mask
 
 
-def dealt(mask: Tensor | None, num: int) -> Tensor | None:
-    r"""Returns masks for ``num`` simulated points, by repeating those of the points (B, ...)."""
-    return None if mask is None else mask[torch.arange(num, device=mask.device) % len(mask)]
-
-
 def observed(x: Tensor, mask: Tensor | None) -> Tensor:
     r"""Returns x with 0 for missing entries.
 

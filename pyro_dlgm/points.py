@@ -88,9 +88,7 @@ class Points:
 
     def dealt(self, x: Tensor) -> "Points":
         r"""Returns simulated points x with the masks and the ``given`` of these points, repeated."""
-        rows = torch.arange(len(x), device=x.device) % max(1, len(self.x))
-        mask, given = (None if part is None else part[rows] for part in (self.mask, self.given))
-        return Points(x, None, mask, given).numbered()
+        return Points(x, None, dealt(self.mask, len(x)), dealt(self.given, len(x))).numbered()
 
     def check(self) -> None:
         r"""Raises a `ValueError` unless x holds points, and index, mask, ``given`` and weight are left out or fit them.
@@ -118,6 +116,11 @@ class Points:
 def side(given: Tensor | None) -> dict:
     r"""Returns ``given`` as a keyword, or no keyword if it is `None`."""
     return {} if given is None else {"given": given}
+
+
+def dealt(part: Tensor | None, num: int) -> Tensor | None:
+    r"""Returns masks or ``given`` for ``num`` simulated points: those of B points (B, ...), repeated in turn."""
+    return None if part is None else part[torch.arange(num, device=part.device) % len(part)]
 
 
 def joined(first: Tensor, second: Tensor) -> Tensor:

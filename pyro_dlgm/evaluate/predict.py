@@ -14,7 +14,7 @@ from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
 from ..likelihoods.base import Conditional
 from ..objectives.sites import is_drawn
-from ..points import Points, side
+from ..points import Points, dealt, side
 from .blocks import blocks, check_points
 from .quiet import quiet
 
@@ -119,7 +119,7 @@ def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None)
     """
     if isinstance(model, LocalModel):
         return model.simulated(num_points, mask, given)
-    rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
+    rows = dealt(given, num_points)
     with model.global_latents(), pyro.plate(model.plate, num_points, dim=-1), poutine.trace() as tracer:
         x = model.datum(**side(rows))
     drawn = {name: site for name, site in tracer.trace.nodes.items() if is_drawn(site)}

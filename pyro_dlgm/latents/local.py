@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import messages
-from ..points import Points
+from ..points import Points, dealt
 from ..program import Shared, evaluating
 from ..seeding import forked
 from . import independence, run
@@ -174,7 +174,7 @@ class LocalModel:
         """
         if not self._call.generates or self.seen.observed is None:
             raise ValueError(_no_simulation(self))
-        rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
+        rows = dealt(given, num_points)
         call = partial(self._call, None, None, size=num_points, given=rows)
         with torch.no_grad():
             trace = run.execute(call, self.globals, self.layout.depth)

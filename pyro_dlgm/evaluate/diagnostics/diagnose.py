@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ... import distributions, masks
+from ... import distributions
 from ...guides.programs.given import conditions, given_globals
 from ...latents.asked import prior
-from ...points import Points
+from ...points import Points, dealt
 from ...seeding import forked
 from ..blocks import check_density, check_pair
 from ..estimates import Mean
@@ -149,8 +149,7 @@ def diagnose(
         raise ValueError(f"x has {len(points)} points, num_samples is {num_samples}; expected at least 2 of both")
     calibration = None
     if num_simulated:
-        dealt = masks.dealt(points.mask, num_simulated)
-        like = {"mask": dealt, "given": points.given}
+        like = {"mask": dealt(points.mask, num_simulated), "given": points.given}
         calibration = check_calibration(model, guide, num_points=num_simulated, **like, seed=seed)
     # Another stream: points simulated with this seed would share their noise with samples of q.
     with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):

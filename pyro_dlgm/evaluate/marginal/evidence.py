@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ... import masks, messages
 from ...guides.programs.given import conditions, given_globals
-from ...points import Points
+from ...points import Points, dealt
 from ...seeding import seeds
 from ..blocks import check_points
 from ..bounds import log_mean_exp, log_weights
@@ -219,7 +219,7 @@ def _by_judge(model, judge, points: Points, asked: Asked, seed: int | None, prog
     bounds = None
     if asked.num_simulated:
         pixels = None if points.mask is None else masks.pixelwise(points.mask, points.x.dim())
-        like = {"mask": masks.dealt(pixels, asked.num_simulated), "given": points.given}
+        like = {"mask": dealt(pixels, asked.num_simulated), "given": points.given}
         bounds = bdmc(model, judge, asked.num_simulated, **like, seed=simulated, **settings)
     return Evidence(
         annealed=Estimate(walks.log_px, walks.stderr),
