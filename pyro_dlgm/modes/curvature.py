@@ -84,9 +84,9 @@ def repaired(C: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_factor(C: Tensor) -> Tensor:
-    r"""Returns the lower triangular T with T Tᵀ = C⁻¹, (n, D, D); NaN where C is not positive definite."""
+    r"""Returns the lower triangular T with T Tᵀ = C⁻¹, (..., D, D); NaN where C is not positive definite."""
     # From the last row up: an upper triangular U with U Uᵀ = C, and T = U⁻ᵀ is lower triangular.
     U, failed = torch.linalg.cholesky_ex(C.flip(-2, -1))
     eye = torch.eye(C.shape[-1], dtype=C.dtype, device=C.device)
     T = torch.linalg.solve_triangular(U.flip(-2, -1).mT, eye.expand_as(C), upper=False)
-    return torch.where((failed == 0).view(-1, 1, 1), T, torch.nan)
+    return torch.where((failed == 0).unsqueeze(-1).unsqueeze(-1), T, torch.nan)

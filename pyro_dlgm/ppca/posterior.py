@@ -15,6 +15,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..modes.curvature import inverse_factor
+
 LOST = 0.01  # nats, and the relative error of I + VᵀV
 
 
@@ -67,12 +69,9 @@ class Posterior:
 
 def _inverse_factor(gram: Tensor, W: Tensor, scale: Tensor) -> Tensor:
     r"""Returns the lower triangular T with T Tᵀ = (I + gram)⁻¹, of the shape of gram, (..., D, D)."""
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    M = gram + eye
-    # From the last row up: an upper triangular U with U Uᵀ = M, and T = U⁻ᵀ is lower triangular.
-    U, info = torch.linalg.cholesky_ex(M.flip(-2, -1))
-    T = torch.linalg.solve_triangular(U.flip(-2, -1).mT, eye, upper=False)
-    if not bool((info == 0).all() & (_rounding(M.detach(), T.detach()) < LOST).all()):
+    M = gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    T = inverse_factor(M)
+    if not bool((_rounding(M.detach(), T.detach()) < LOST).all()):  # false for NaN
         raise torch.linalg.LinAlgError(
             f"WᵀW + σ² I has no factors in float64: entries of W up to {float(W.detach().abs().max()):.3g}, "
             f"σ = {float(scale.detach()):.3g}; expected finite ones with W below 1e6 σ: choose fewer latents, "
