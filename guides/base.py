@@ -12,7 +12,8 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ..points import Points, side
-from ..program import Program, Shared
+from ..program import Program
+from ..shared import Shared
 
 
 def _registering(posterior):
@@ -160,3 +161,18 @@ class Adapter:
 def adapted(guide) -> Guide | Adapter:
     r"""Returns the guide itself if it is a `Guide`, else an `Adapter` around it."""
     return guide if isinstance(guide, Guide) else Adapter(guide)
+
+
+def check_start(name: str, guide, otherwise: str) -> None:
+    r"""Raises a `TypeError` unless ``guide`` is `None`, or has a q for points without rows.
+
+    Arguments:
+        name: of the argument, for the error.
+        guide: where something starts.
+        otherwise: the start that `None` stands for, for the error.
+    """
+    if guide is not None and (adapted(guide).posterior is None or adapted(guide).per_point):
+        raise TypeError(
+            f"{name} is a {type(guide).__name__}, which has no q for new points; expected an Amortized guide, or None "
+            f"for {otherwise}"
+        )

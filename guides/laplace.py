@@ -12,8 +12,8 @@ from ..latents.asked import latent_dim, prior
 from ..modes.joint import spread
 from ..modes.search import Modes, search
 from ..points import Points
-from ..program import Shared
-from .base import Guide
+from ..shared import Shared
+from .base import Guide, check_start
 
 ASIDE = 0.1  # in units of the prior's scales, the distance of the starts from the centre
 
@@ -133,8 +133,4 @@ def _check(start, num_draws: int, max_steps: int, tol: float) -> None:
             raise ValueError(f"{name} is {count}; expected a whole number, at least {least}")
     if not 0 < tol < float("inf"):
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
-    if start is not None and (not hasattr(start, "posterior") or getattr(start, "per_point", False)):
-        raise TypeError(
-            f"start is a {type(start).__name__}, which has no q for new points; expected an Amortized guide, or None "
-            "for the prior's mean"
-        )
+    check_start("start", start, "the prior's mean")

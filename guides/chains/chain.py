@@ -13,8 +13,8 @@ from ...latents.local import LocalModel
 from ...points import Points
 from ...priors.given import needs_given
 from ...priors.normal import StandardNormal
-from ...program import Shared
-from ..base import Guide
+from ...shared import Shared
+from ..base import Guide, check_start
 from ..per_point import Rowed
 from .empirical import States
 from .kernel import KEPT, Kernel, Tuning, converged, rounds
@@ -81,7 +81,7 @@ class Chain(Rowed):
         counts = {"num_states": num_states, "num_transitions": num_transitions, "num_leapfrog": num_leapfrog}
         self.settings = {**counts, "burn_in": burn_in, "target_acceptance": target_acceptance}
         check_settings(num_points=num_points, latent_dim=latent_dim, **self.settings)
-        _check_start(start_from)
+        check_start("start_from", start_from, "the prior")
         self.num_points, self.latent_dim, self.gradients = num_points, latent_dim, 0
         self._model, self._start_from = Shared((model,)), Shared((start_from,))
         if latent_dim != (expected := asked.latent_dim(model, self)):
@@ -221,12 +221,4 @@ def check_settings(*, target_acceptance: float, **counts: int) -> None:
     if not 0 < target_acceptance < 1:
         raise ValueError(
             f"target_acceptance is {target_acceptance}; expected a probability between 0 and 1, such as 0.8"
-        )
-
-
-def _check_start(guide) -> None:
-    if guide is not None and (not hasattr(guide, "posterior") or getattr(guide, "per_point", False)):
-        raise TypeError(
-            f"start_from is a {type(guide).__name__}, which has no q for new points; expected an Amortized guide, or "
-            "None for the prior"
         )

@@ -60,7 +60,6 @@ class Streamed:
     def __init__(self, files: Files, num_workers: int = 0, device: str | torch.device = "cpu"):
         self.files, self.device = files, torch.device(device)
         self.num_workers = whole("num_workers", num_workers)
-        self.is_cuda = self.device.type == "cuda"
         self.shape = torch.Size((len(files), files.channels, *files.size))
 
     def __len__(self) -> int:

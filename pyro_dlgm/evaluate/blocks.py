@@ -127,6 +127,12 @@ def _advice(model, D: int, shape: torch.Size, wrong: str) -> str:
     )
 
 
+def check_posterior(guide) -> None:
+    r"""Raises a `TypeError` unless the guide has a `posterior`."""
+    if adapted(guide).posterior is None:
+        raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
+
+
 def check_density(guide, instead: str) -> None:
     r"""Raises a `TypeError` unless q can be sampled, and its density evaluated anywhere.
 

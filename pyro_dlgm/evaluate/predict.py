@@ -8,14 +8,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ..distributions import averaged, draws, guess, mean, unwrapped
-from ..guides.base import adapted
 from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
 from ..likelihoods.base import Conditional
 from ..objectives.sites import is_drawn
 from ..points import Points, dealt, side
-from .blocks import blocks, check_points
+from .blocks import blocks, check_points, check_posterior
 from .quiet import quiet
 
 
@@ -57,8 +56,7 @@ def predicted(model, guide, points: Points, num_samples: int | None, seed: int |
     check_points(model, points)
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
-    if adapted(guide).posterior is None:
-        raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
+    check_posterior(guide)
     K = num_samples or 1
     with quiet(model, guide, seed=seed):
         parts = []

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from ...distributions import draws
-from ...guides.base import adapted
 from ...latents.asked import posterior
 from ...points import Points
-from ..blocks import blocks, check_pair
+from ..blocks import blocks, check_pair, check_posterior
 from ..quiet import quiet
 
 
@@ -51,8 +50,7 @@ def cluster_probabilities(
             f"the prior is a {type(prior).__name__}, which has no components; expected a mixture with "
             "responsibilities(t): priors.MixtureOfNormals or priors.VampPrior"
         )
-    if adapted(guide).posterior is None:
-        raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
+    check_posterior(guide)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")
     points = Points.of(x, index, mask=mask, given=given)
