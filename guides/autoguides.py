@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..points import Points
 from ..priors.given import needs_given
-from ..program import Shared
+from ..shared import Shared
 from .per_point import Rowed
 
 SUPPORTED = ("AutoNormal", "AutoDelta")

@@ -3,7 +3,7 @@ r"""The exact posterior as a guide, for models that have it in closed form."""
 import pyro.distributions as dist
 from torch import Tensor
 
-from ..program import Shared
+from ..shared import Shared
 from .base import Guide
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..program import held
-from ..storage.row_files import BLOCK, RowFiles, opened
+from ..storage.opening import opened
+from ..storage.row_files import BLOCK, RowFiles
 
 _sparse = contextvars.ContextVar("sparse_gradients", default=False)
 _lookup = contextvars.ContextVar("lookup", default=None)

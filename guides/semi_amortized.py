@@ -9,7 +9,8 @@ from pyro.nn import pyro_method
 from torch import Tensor
 
 from ..points import Points
-from ..program import Shared, evaluating, unregistered
+from ..program import evaluating, unregistered
+from ..shared import Shared
 from .amortized import Amortized
 from .ascent import Bound, Refined, climb, noise
 from .base import Guide

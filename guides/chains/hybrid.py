@@ -12,7 +12,7 @@ from ... import hmc
 from ...distributions import stddev
 from ...latents.asked import latent_dim, log_joint
 from ...points import Points, side
-from ...program import Shared
+from ...shared import Shared
 from ..base import Guide
 from .chain import Chain, check_settings
 from .empirical import States

@@ -14,7 +14,7 @@ from ...latents.call import Call
 from ...latents.local import LocalModel
 from ...latents.look import few
 from ...points import Points, side
-from ...program import Shared
+from ...shared import Shared
 from ..base import Guide
 from .auxiliary import Auxiliary
 from .dense import dense

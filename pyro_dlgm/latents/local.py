@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .. import messages
 from ..points import Points, dealt
-from ..program import Shared, evaluating
+from ..program import evaluating
 from ..seeding import forked
+from ..shared import Shared
 from . import independence, run
 from .call import Call
 from .densities import Emission, Joint, Prior, log_joint_each

@@ -39,9 +39,9 @@ def check_latents(model_trace, guide_trace) -> None:
     missing = [name for name in missing if name not in guide_trace.nodes]
     if missing:
         raise ValueError(
-            f"the guide samples {', '.join(map(repr, drawn)) or 'nothing'}; expected also "
-            f"{', '.join(map(repr, missing))}, which the model samples: give the guide the model's name, such as "
-            f"latent={missing[0]!r}"
+            f"the guide samples {', '.join(map(repr, drawn)) or 'nothing'}; expected "
+            f"{', '.join(map(repr, missing))} as well, which the model samples: give the guide the model's name, such "
+            f"as latent={missing[0]!r}"
         )
 
 

@@ -6,7 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..program import Shared, evaluating
+from ..program import evaluating
+from ..shared import Shared
 from .mixture import Mixture
 
 

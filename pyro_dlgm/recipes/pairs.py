@@ -1,7 +1,6 @@
 r"""Models and guides by name, for the command line and `load`.
 
-Images (C, H, W) get convolutional networks; rows of an array (P,), and images too small for those, multilayer
-perceptrons. The parts are imported when a recipe is built, so that names can be read without torch.
+The parts are imported when a recipe is built (`networks.parts`), so that names can be read without torch.
 """
 
 from __future__ import annotations
@@ -14,32 +13,32 @@ from typing import TYPE_CHECKING
 
 from . import tables
 from .imports import built, imported, is_path
+from .networks import decoder, encoder, network, parts
 
 if TYPE_CHECKING:
     from ..guides.base import Guide
     from ..model import DLGM
 
 SCALE = 0.3  # about the standard deviation of a pixel in [0, 1]
-SMALL = 16  # images with a shorter side than this get the small networks
 RANK = 8  # directions in which pixels vary together given t; each is one more output image of the decoder
 FEATURES = 200  # outputs of the network that the likelihoods of a table's columns share
 
 # Functions of the parts, D latents and the shape of a point.
 LIKELIHOODS: dict[str, Callable] = {
-    "fixed": lambda p, D, shape: p.FixedNormal(_decoder(p, D, shape), SCALE),
-    "fixed-per-pixel": lambda p, D, shape: p.FixedNormal(_decoder(p, D, shape), p.torch.full(shape, SCALE)),
-    "diagonal": lambda p, D, shape: p.DiagonalNormal(_decoder(p, D, shape, heads=2)),
-    "low-rank": lambda p, D, shape: p.LowRankNormal(_decoder(p, D, shape, heads=2 + RANK), RANK),
+    "fixed": lambda p, D, shape: p.FixedNormal(decoder(p, D, shape), SCALE),
+    "fixed-per-pixel": lambda p, D, shape: p.FixedNormal(decoder(p, D, shape), p.torch.full(shape, SCALE)),
+    "diagonal": lambda p, D, shape: p.DiagonalNormal(decoder(p, D, shape, heads=2)),
+    "low-rank": lambda p, D, shape: p.LowRankNormal(decoder(p, D, shape, heads=2 + RANK), RANK),
     "factor-analysis": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), p.torch.full(shape, SCALE)),
     "linear": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), SCALE),
-    "bernoulli": lambda p, D, shape: p.Bernoulli(_decoder(p, D, shape)),
-    "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(_decoder(p, D, shape)),
-    "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(_decoder(p, D, shape, heads=2)),
-    "student-t": lambda p, D, shape: p.StudentT(_decoder(p, D, shape, heads=2)),
-    "poisson": lambda p, D, shape: p.Poisson(_decoder(p, D, shape)),
-    "negative-binomial": lambda p, D, shape: p.NegativeBinomial(_decoder(p, D, shape)),
+    "bernoulli": lambda p, D, shape: p.Bernoulli(decoder(p, D, shape)),
+    "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(decoder(p, D, shape)),
+    "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(decoder(p, D, shape, heads=2)),
+    "student-t": lambda p, D, shape: p.StudentT(decoder(p, D, shape, heads=2)),
+    "poisson": lambda p, D, shape: p.Poisson(decoder(p, D, shape)),
+    "negative-binomial": lambda p, D, shape: p.NegativeBinomial(decoder(p, D, shape)),
     "zero-inflated-negative-binomial": lambda p, D, shape: p.ZeroInflatedNegativeBinomial(
-        _decoder(p, D, shape, heads=2)
+        decoder(p, D, shape, heads=2)
     ),
 }
 GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis", "linear")
@@ -61,17 +60,17 @@ GUIDES: dict[str, Callable] = {
     "mean-field": lambda p, model, N, D, shape, C=0: p.MeanField(N, D),
     "full-rank": lambda p, model, N, D, shape, C=0: p.FullRank(N, D),
     "laplace": lambda p, model, N, D, shape, C=0: p.Laplace(model, **LAPLACE),
-    "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(_encoder(p, model, shape), D, given_dim=C),
+    "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(encoder(p, model, shape), D, given_dim=C),
     "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
-        _encoder(p, model, shape), D, "full_rank", given_dim=C
+        encoder(p, model, shape), D, "full_rank", given_dim=C
     ),
     "semi-amortized": lambda p, model, N, D, shape, C=0: p.SemiAmortized(
-        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **SEMI_AMORTIZED
+        model, p.Amortized(encoder(p, model, shape), D, given_dim=C), **SEMI_AMORTIZED
     ),
-    "flow": lambda p, model, N, D, shape, C=0: p.Flow(_encoder(p, model, shape), D, given_dim=C),
+    "flow": lambda p, model, N, D, shape, C=0: p.Flow(encoder(p, model, shape), D, given_dim=C),
     "mcem": lambda p, model, N, D, shape, C=0: p.Chain(model, N, D, **CHAIN),
     "mcem-encoder": lambda p, model, N, D, shape, C=0: p.Hybrid(
-        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **HYBRID
+        model, p.Amortized(encoder(p, model, shape), D, given_dim=C), **HYBRID
     ),
     "auto-normal": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoNormal", N),
     "auto-delta": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoDelta", N),
@@ -85,56 +84,6 @@ PRIORS: dict[str, Callable] = {
     "mixture": lambda p, D, K: p.MixtureOfNormals(D, K),
     "vamp": lambda p, D, K: p.StandardNormal(D),  # until the guide exists, whose q it is made of
 }
-
-
-def _parts() -> SimpleNamespace:
-    r"""Returns the classes and functions that recipes build from."""
-    import torch
-
-    from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
-    from ..guides.chains import chain, hybrid
-    from ..likelihoods import (
-        bernoulli,
-        categorical,
-        counts,
-        discretized_logistic,
-        low_rank,
-        normal,
-        student_t,
-        tables,
-    )
-    from ..nets import conv, net
-    from ..priors import mixture, vamp
-    from ..priors import normal as normal_priors
-
-    modules = (
-        amortized,
-        autoguides,
-        chain,
-        flow,
-        hybrid,
-        laplace,
-        per_point,
-        bernoulli,
-        discretized_logistic,
-        low_rank,
-        normal,
-    )
-    modules += (semi_amortized, categorical, counts, student_t, tables, mixture, normal_priors, vamp)
-    names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
-    return SimpleNamespace(**names | {"torch": torch})
-
-
-def _stages(p, shape: Sequence[int]) -> dict:
-    r"""Returns the arguments of convolutional networks for these points; empty if they get perceptrons."""
-    if len(shape) != 3 or min(shape[1:]) < p.SMALLEST:
-        return {}
-    return {"widths": (32, 64)} if min(shape[1:]) < SMALL else {"widths": (32, 64, 64, 64), "norm": True}
-
-
-def network(shape: Sequence[int]) -> str:
-    r"""Returns the kind of decoder for points of that shape: "conv" or "mlp"."""
-    return "conv" if _stages(_parts(), shape) else "mlp"
 
 
 def called(likelihood: str, shape: Sequence[int]) -> str:
@@ -153,31 +102,17 @@ def names(likelihood: str) -> list[str]:
     return ["categorical" if tables.num_classes(name) else name for _, name in found]
 
 
-def _decoder(p, D: int, shape, heads: int = 1):
-    if getattr(p, "linear", False):
-        return p.Linear(D, shape, heads=heads)
-    stages = _stages(p, shape)
-    return p.ConvDecoder(D, shape, heads=heads, **stages) if stages else p.MLP(D, shape, heads=heads)
-
-
-def _encoder(p, model, shape):
-    stages = _stages(p, shape)
-    width = 128 if stages and min(shape[1:]) < SMALL else 256
-    net = p.ConvEncoder(shape, width, **stages) if stages else p.MLP(shape, 200)
-    return p.torch.nn.Sequential(p.Log1p(), net) if isinstance(model.likelihood, p.Counts) else net
-
-
 def _likelihood(p, name: str, D: int, shape, given_dim: int):
     r"""Returns the likelihood of that name, with a network that decodes D numbers, ``given_dim`` of them given."""
     if is_path(name):
         thing = imported(name)
-        offered = {"net": partial(_decoder, p, D, shape, getattr(thing, "heads", 1)), "shape": lambda: shape}
+        offered = {"net": partial(decoder, p, D, shape, getattr(thing, "heads", 1)), "shape": lambda: shape}
         offered |= {"latent_dim": lambda: D - given_dim, "given_dim": lambda: given_dim}
         return built(name, thing, offered)
     if tables.is_table(name):
         return _table(p, tables.parts(name, COLUMNS), D, shape)
     K = tables.num_classes(name)
-    return p.Categorical(_decoder(p, D, shape, heads=K), K) if K else LIKELIHOODS[name](p, D, shape)
+    return p.Categorical(decoder(p, D, shape, heads=K), K) if K else LIKELIHOODS[name](p, D, shape)
 
 
 def _table(p, groups: list[tuple[list[int], str]], D: int, shape):
@@ -199,13 +134,13 @@ def model(
     """
     from ..model import DLGM
 
-    p = _parts()
+    p = parts()
     return DLGM(PRIORS[prior](p, D, K), _likelihood(p, likelihood, D + given_dim, shape, given_dim))
 
 
 def with_vamp(model: DLGM, guide: Guide, shape: tuple[int, ...], K: int) -> None:
     r"""Sets the model's prior, in place, to the `VampPrior` of a guide with K pseudo-inputs, which start as noise."""
-    p = _parts()
+    p = parts()
     low = 0.0 if isinstance(model.likelihood, p.Counts) else None  # the encoder takes log(1 + u)
     model.prior = p.VampPrior(guide, p.torch.rand(K, *shape), low=low)
 
@@ -214,12 +149,12 @@ def guide(name: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> Call
     r"""Returns the factory (model, N) -> guide for a name or import path."""
     if is_path(name):
         return lambda model, N: _own(name, model, N, D, shape, given_dim)
-    return lambda model, N: GUIDES[name](_parts(), model, N, D, shape, given_dim)
+    return lambda model, N: GUIDES[name](parts(), model, N, D, shape, given_dim)
 
 
 def _own(path: str, model, N: int, D: int, shape, given_dim: int):
     offered = {"model": lambda: model, "num_points": lambda: N, "latent_dim": lambda: D}
-    offered |= {"encoder": lambda: _encoder(_parts(), model, shape), "given_dim": lambda: given_dim}
+    offered |= {"encoder": lambda: encoder(parts(), model, shape), "given_dim": lambda: given_dim}
     return built(path, imported(path), offered)
 
 
