@@ -79,8 +79,8 @@ def mean_log_prob(ppca: PPCA, X: np.ndarray, *, chunk: int = CHUNK, progress: bo
             or an entry is NaN or infinite.
     """
     N, P = _check(X, 1, chunk)
-    if len(ppca.mu) != P:
-        raise ValueError(f"X has shape {tuple(X.shape)}; expected (N, {len(ppca.mu)}), the features of this model")
+    if (own := len(ppca.mu)) != P:
+        raise ValueError(f"X has shape {tuple(X.shape)}; this model has {own} features, so expected (N, {own})")
     total = 0.0
     for _, x in _chunks(X, chunk, progress, "log p(x)"):
         total += float(Posterior(ppca.W, ppca.mu, ppca.likelihood.u, x.to(ppca.mu.device)).log_prob().sum())
@@ -137,7 +137,7 @@ def _check(X, latent_dim: int, chunk: int) -> tuple[int, int]:
         raise ValueError(f"X has shape {X.shape}; expected (N, P) with N >= 2: use X.reshape(len(X), -1) on images")
     if X.shape[1] > LARGEST:
         raise ValueError(
-            f"X has P = {X.shape[1]:,} features; expected at most {LARGEST:,}, since a P x P matrix is in memory"
+            f"X has P = {X.shape[1]:,} features; expected at most {LARGEST:,}, since P x P numbers are in memory"
         )
     if not 1 <= latent_dim < X.shape[1]:
         raise ValueError(f"latent_dim is {latent_dim}; expected 1 <= latent_dim < P = {X.shape[1]}")
