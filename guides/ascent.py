@@ -129,5 +129,5 @@ def _value(bound: Callable, raw: Tensor) -> Tensor:
 
 
 def _end(bound: Callable, raw: Tensor) -> Place:
-    r"""The final state, for which only F̂ is computed."""
+    r"""Returns the final state, for which only F̂ is computed."""
     return Place(raw, _value(bound, raw), torch.zeros_like(raw), torch.zeros_like(raw))

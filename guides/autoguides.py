@@ -98,7 +98,7 @@ def auto(model, name: str, num_points: int) -> Auto:
 
 
 def _reason(name: str) -> str:
-    r"""Why an autoguide is refused."""
+    r"""Returns why an autoguide is not supported."""
     if str(name).endswith("NormalMessenger"):
         return "the messenger autoguides break with parameters that are local to a plate"
     if name == "AutoDiscreteParallel":

@@ -61,7 +61,7 @@ class MeanFieldFamily(Gaussian):
     name = "mean_field"
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return 2 * latent_dim
 
     def latent_dim(self, width: int) -> int:
@@ -73,7 +73,7 @@ class MeanFieldFamily(Gaussian):
         return torch.cat([q.mean, q.stddev.log()], -1)
 
     def __call__(self, raw: Tensor) -> dist.TorchDistribution:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         mean, log_scale = raw.chunk(2, -1)
         return dist.Normal(mean, log_scale.exp()).to_event(1)
 
@@ -99,7 +99,7 @@ class FullRankFamily(Gaussian):
     name = "full_rank"
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
 
     def of(self, q) -> Tensor:
@@ -107,7 +107,7 @@ class FullRankFamily(Gaussian):
         return self._raw(q.mean, q.scale_tril if isinstance(q, MultivariateNormal) else q.stddev.diag_embed())
 
     def __call__(self, raw: Tensor) -> dist.MultivariateNormal:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         mean, L = self._factors(raw)
         return dist.MultivariateNormal(mean, scale_tril=L)
 
@@ -131,7 +131,7 @@ class FullRankFamily(Gaussian):
         return raw.split([D, D, D * (D - 1) // 2], -1)
 
     def _factors(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        r"""m (..., D) and L (..., D, D)."""
+        r"""Returns m (..., D) and L (..., D, D)."""
         mean, log_scale, below = self._split(raw)
         scale, D = log_scale.exp(), mean.shape[-1]
         i, _ = torch.tril_indices(D, D, -1, device=raw.device)
@@ -158,11 +158,11 @@ class PointFamily(Family):
     name, has_density = "point", False
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return latent_dim
 
     def __call__(self, raw: Tensor) -> dist.Delta:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         return dist.Delta(raw, event_dim=1)
 
 

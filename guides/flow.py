@@ -73,7 +73,7 @@ class Flowing(dist.TorchDistribution):
         return (2 * self.log_scale).exp() * self._moments[1]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log q(t), in nats."""
+        r"""Returns log q(t), in nats."""
         last, version, log_q = self._last
         # The log-density cached with a draw without gradients has none either.
         if value is last and value._version == version and log_q.requires_grad >= torch.is_grad_enabled():
@@ -104,11 +104,11 @@ class FlowFamily(nn.Module, Family):
         self.context, self.flow = context, (splines if flow is None else flow)(latent_dim, context)
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return 2 * latent_dim + self.context
 
     def forward(self, raw: Tensor) -> Flowing:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         D = (raw.shape[-1] - self.context) // 2
         mean, log_scale, context = raw.split([D, D, self.context], -1)
         return Flowing(self.flow(context), mean, log_scale)

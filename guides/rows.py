@@ -23,7 +23,7 @@ def sparse_gradients():
 
 
 def are_sparse() -> bool:
-    r"""Whether table lookups have sparse gradients now."""
+    r"""Returns whether table lookups have sparse gradients now."""
     return _sparse.get()
 
 

@@ -69,7 +69,7 @@ class IWAE(Loss):
         self.chunk_size, self.plate, self.bound = chunk_size, plate, f"iwae_{num_samples}"
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
-        r"""The loss as a scalar tensor, in nats, with its graph.
+        r"""Returns the loss as a scalar tensor, in nats, with its graph.
 
         Raises:
             TypeError: if the guide has no density.

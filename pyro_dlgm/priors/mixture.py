@@ -84,5 +84,5 @@ class MixtureOfNormals(Mixture):
         self.logits = nn.Parameter(torch.zeros(num_components))
 
     def weighted(self) -> tuple[Tensor, dist.TorchDistribution]:
-        r"""Unnormalized log π_k (K,), and N(m_k, diag s_k²), of batch shape (K,) and event shape (D,)."""
+        r"""Returns unnormalized log π_k (K,), and N(m_k, diag s_k²), of batch shape (K,) and event shape (D,)."""
         return self.logits, dist.Normal(self.loc, self.log_scale.exp()).to_event(1)

@@ -39,7 +39,7 @@ TENSORS = ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
 
 
 def train(a: SimpleNamespace) -> Result:
-    r"""Trains; ``a`` holds the arguments of `fit`."""
+    r"""Trains a pair and returns the result; ``a`` holds the arguments of `fit`."""
     a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
     _as_plain(a)
     _unpack(a)
