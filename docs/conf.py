@@ -20,6 +20,7 @@ extensions = [
     "pages",
     "external",
     "objects",
+    "offline",
     "tables",
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -33,7 +34,7 @@ templates_path = ["_templates"]
 
 # Pages
 myst_enable_extensions = ["amsmath", "dollarmath"]
-myst_heading_anchors = 2
+myst_heading_anchors = 3
 nb_execution_mode = "force"  # a cache would not see that the package has changed
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
