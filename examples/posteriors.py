@@ -17,7 +17,7 @@ from pyro_dlgm.plots.gaps import posterior_on_grid
 from pyro_dlgm.seeding import forked
 
 D, WIDTHS = 2, (16, 32)
-VISITS = 20  # E-steps of the chain
+STATES, VISITS = 100, 20  # of the chain of a point, and its E-steps
 SHARES = (0.9, 0.5)  # of q's mass, inside of the curves
 INK, POSTERIOR = "#c2185b", "Blues"
 
@@ -54,7 +54,7 @@ def fitted(model, encoder, x, seed: int) -> dict[str, guides.Guide]:
             "full-rank": guides.FullRank(N, D),
         }
         qs = {name: evaluate.infer(model, guide, x) for name, guide in rows.items()}
-        chain = guides.Chain(model, N, D, num_states=100)
+        chain = guides.Chain(model, N, D, num_states=STATES)
         for _ in range(VISITS):
             chain.e_step(Points(x, torch.arange(N)))
     return {**qs, "amortized": encoder, "Monte Carlo EM": chain}
@@ -75,13 +75,19 @@ def draw_q(axis, guide: guides.Guide, x: torch.Tensor, i: int, t: tuple[torch.Te
     r"""Draws q(t | x_i): a cross, dots, or curves that hold shares of its mass."""
     index = torch.tensor([i])
     if isinstance(guide, guides.PointEstimate):
-        axis.plot(*guide.posterior(x[index], index).mean[0], "x", color=INK, markersize=9, markeredgewidth=2.2)
+        axis.plot(*guide.posterior(x[index], index).mean[0].numpy(), "x", color=INK, markersize=9, markeredgewidth=2.2)
     elif isinstance(guide, guides.Chain):
-        axis.scatter(*guide.states[i].T, s=7, color=INK, linewidths=0)
+        axis.scatter(*guide.states[i].T.numpy(), s=7, color=INK, linewidths=0)
     else:
         q = guide.posterior(x[index], index)
         density = torch.stack([q.log_prob(row.unsqueeze(1)).squeeze(1) for row in torch.stack(t, -1)]).exp()
-        axis.contour(*t, density, [level(density, share) for share in SHARES], colors=INK, linewidths=1.5)
+        axis.contour(
+            *(c.numpy() for c in t),
+            density.numpy(),
+            [level(density, share) for share in SHARES],
+            colors=INK,
+            linewidths=1.5,
+        )
 
 
 def drawn(model, qs: dict[str, guides.Guide], x: torch.Tensor, seed: int) -> Figure:
@@ -91,11 +97,11 @@ def drawn(model, qs: dict[str, guides.Guide], x: torch.Tensor, seed: int) -> Fig
     figure = Figure(figsize=(1.7 * (1 + len(qs)), 1.72 * len(x) + 0.3), layout="constrained")
     axes = figure.subplots(len(x), 1 + len(qs), squeeze=False)
     for i, (image, *others) in enumerate(axes):
-        image.imshow(x[i, 0], cmap="gray_r")
+        image.imshow(x[i, 0].numpy(), cmap="gray_r")
         corners, p = posterior_on_grid(model, x[i : i + 1])
         t = grid(corners, len(p))
         for axis, (name, guide) in zip(others, qs.items(), strict=True):
-            axis.contourf(*t, p, 12, cmap=POSTERIOR)
+            axis.contourf(*(c.numpy() for c in t), p.numpy(), 12, cmap=POSTERIOR)
             draw_q(axis, guide, x, i, t)
             axis.set(xlim=corners[0].tolist(), ylim=corners[1].tolist())
             if i == 0:
