@@ -22,9 +22,20 @@ def _registering(posterior):
     @functools.wraps(posterior)
     def call(self, *args, **kwargs):
         with self._pyro_context if am_i_wrapped() else contextlib.nullcontext():
-            return posterior(self, *args, **kwargs)
+            return _of_vectors(posterior(self, *args, **kwargs), self)
 
     return call
+
+
+def _of_vectors(q, guide):
+    r"""Returns q; a `ValueError` unless one draw of it is a vector for each point."""
+    if len(q.event_shape) != 1:
+        raise ValueError(
+            f"{type(guide).__name__}.posterior returned batch shape {tuple(q.batch_shape)} and event shape "
+            f"{tuple(q.event_shape)}; expected (B,) and (D,), a vector of latents for each point: of a distribution "
+            "of single numbers (B, D) return q.to_event(1)"
+        )
+    return q
 
 
 class Guide(Program):

@@ -9,7 +9,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from .latents.held import Emitting, Held
-from .likelihoods.support import supported
+from .likelihoods.support import of_points, supported
 from .masks import filled
 from .points import side
 from .priors.given import needs_given
@@ -115,7 +115,7 @@ class DLGM(Program):
             one = {name: value[:1] for name, value in side(given).items()}
             t = self.prior_of(one.get("given"))((1,))  # a draw: a prior may have no mean
             t = t.squeeze(0) if t.dim() > 2 else t
-            p = self.likelihood(t, **one)
+            p = of_points(self.likelihood(t, **one), self.likelihood)
             supported(p.expand((len(x),)) if len(x) else p, x, self.likelihood, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(

@@ -11,6 +11,18 @@ GREY = "binarize x (data.Binarize), put it on the grid of the likelihood (data.G
 OF_GREY, OTHERS = "FixedNormal, ContinuousBernoulli, DiscretizedLogistic", "FixedNormal or StudentT for real ones"
 
 
+def of_points(p, likelihood: nn.Module):
+    r"""Returns p(x | t) of one code; a `ValueError` if its axes count as points."""
+    if len(p.batch_shape) > 1:
+        name, axes = type(likelihood).__name__, len(p.batch_shape) - 1
+        raise ValueError(
+            f"{name} returned batch shape {tuple(p.batch_shape)} and event shape {tuple(p.event_shape)} for one code; "
+            f"expected batch shape (1,), an entry for each point: return p.to_event({axes}), or write pixels of a "
+            "likelihoods.Likelihood, whose forward does so"
+        )
+    return p
+
+
 def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
     r"""Returns x after checking its shape and, if Pyro's validation is on, its support.
 
