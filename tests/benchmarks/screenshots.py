@@ -1,4 +1,4 @@
-r"""Takes the screenshots of TensorBoard and of the report in the tutorial on runs, and annotates them."""
+r"""Takes the screenshots of TensorBoard and of the report in the tutorial on runs, and numbers places in them."""
 
 import argparse
 import io
@@ -15,66 +15,46 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-DPI, MARGIN, INK = 100, 370, "#b3003c"  # the margin in pixels holds the captions
+DPI, INK = 100, "#b3003c"
 GUIDES = ("amortized", "mean-field")
 
 
 @dataclass(frozen=True)
 class Shot:
-    r"""A page, and what is said of it.
+    r"""A page, and the places in it that get a number.
 
     Attributes:
         page: the address; "#..." is a page of TensorBoard, else a file of a run.
         size: of the window, in pixels.
         crop: left, top, right, bottom of what is kept.
-        notes: the text, and the place in what is kept (pixels) to which its arrow points.
+        places: to which the arrows of 1, 2, ... point, in pixels of what is kept. The page that shows the picture says
+            what is there.
     """
 
     page: str
     size: tuple[int, int]
     crop: tuple[int, int, int, int]
-    notes: tuple[tuple[str, tuple[int, int]], ...]
+    places: tuple[tuple[int, int], ...]
 
 
 SHOTS = {
     "tensorboard_curves": Shot(
-        "#custom_scalars",
-        (1160, 780),
-        (0, 0, 1060, 770),
-        (
-            (
-                "The tab for these charts. Others hold\nsingle curves, images, histograms, the\nconfiguration (text) and hparams.",
-                (452, 45),
-            ),
-            ("One colour for each run; tick those to\ncompare.", (150, 512)),
-            ("Smoothing is on: 0 shows the curves\nas they are.", (240, 268)),
-            ("Training and validation points in one\nchart.", (960, 196)),
-            ("Its lines by name, with their markers.", (452, 414)),
-            ("Rate, KL(q || p): near 0, q says nothing\nof x.", (960, 548)),
-        ),
+        page="#custom_scalars",
+        size=(1160, 780),
+        crop=(0, 0, 1060, 770),
+        places=((452, 50), (960, 200), (452, 412), (960, 552), (150, 512), (240, 268)),
     ),
     "tensorboard_images": Shot(
-        "#images",
-        (1160, 900),
-        (300, 130, 1160, 890),
-        (
-            ("Training points, and below each its\nreconstruction.", (731, 195)),
-            ("The slider goes back to epochs\n1, 2, 4, 8, ...", (625, 140)),
-            ("Samples of the model.", (731, 400)),
-            ("In a row one latent moves from -3 to 3;\nthe others stay.", (731, 660)),
-        ),
+        page="#images",
+        size=(1160, 900),
+        crop=(300, 130, 1160, 890),
+        places=((733, 195), (733, 400), (733, 660), (625, 142)),
     ),
     "run_report": Shot(
-        "amortized/report.html",
-        (1000, 1800),
-        (0, 0, 985, 1690),
-        (
-            ("Bounds on test points with standard\nerrors, from pyro-dlgm evaluate.", (430, 276)),
-            ("Whether the IWAE may be trusted.", (430, 376)),
-            ("Verdicts on q in words, from\nevaluate.diagnose.", (870, 632)),
-            ("How many nats each latent carries.", (330, 1010)),
-            ("Learning curves: solid on training,\ndashed on validation points.", (760, 1500)),
-        ),
+        page="amortized/report.html",
+        size=(1000, 2000),
+        crop=(0, 0, 985, 1880),
+        places=((430, 280), (430, 378), (240, 592), (325, 990), (700, 1500)),
     ),
 }
 
@@ -83,7 +63,7 @@ def arguments() -> argparse.Namespace:
     r"""The command line."""
     parser = argparse.ArgumentParser(
         description="Trains two runs on digits, photographs their pages in TensorBoard and the report of one of them "
-        "with chromium, and writes annotated pictures.",
+        "with chromium, and writes pictures with numbered places.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--runs", help="folder of the runs, which are made where they are missing (default: temporary)")
@@ -146,23 +126,17 @@ def photograph(chromium: str, address: str, shot: Shot) -> Image.Image:
         return Image.open(file).convert("RGB").crop(shot.crop)
 
 
-def annotated(image: Image.Image, notes: tuple) -> Figure:
-    r"""The picture with numbered discs and arrows, and what the numbers mean on the right."""
-    width, height = image.width + MARGIN, image.height
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+def annotated(image: Image.Image, places: tuple) -> Figure:
+    r"""The picture with numbered discs, whose arrows point to the places."""
+    figure = Figure(figsize=(image.width / DPI, image.height / DPI), dpi=DPI)
     axis = figure.add_axes((0, 0, 1, 1))
-    axis.imshow(image, extent=(0, image.width, height, 0))
-    axis.set(xlim=(0, width), ylim=(height, 0))
+    axis.imshow(image, extent=(0, image.width, image.height, 0))
     axis.axis("off")
+    arrow = {"arrowstyle": "-|>", "color": INK, "lw": 2.5, "mutation_scale": 16}
     disc = {"boxstyle": "circle,pad=0.25", "facecolor": INK, "edgecolor": "none"}
-    written = {"color": "white", "weight": "bold", "ha": "center", "va": "center", "size": 11}
-    top = 40
-    for number, (text, place) in enumerate(notes, 1):
-        arrow = {"arrowstyle": "-|>", "color": INK, "lw": 1.8}
-        axis.annotate(str(number), place, (place[0] + 42, place[1] + 22), bbox=disc, arrowprops=arrow, **written)
-        axis.text(image.width + 24, top, str(number), bbox=disc, **written)
-        axis.text(image.width + 46, top - 8, text, size=11, va="top")
-        top += 24 + 20 * (text.count("\n") + 1)
+    written = {"color": "white", "weight": "bold", "ha": "center", "va": "center", "size": 16}
+    for number, (x, y) in enumerate(places, 1):
+        axis.annotate(str(number), (x, y), (x + 56, y + 28), bbox=disc, arrowprops=arrow, **written)
     return figure
 
 
@@ -184,7 +158,7 @@ def main() -> None:
         with board(runs) as address:
             for name, shot in SHOTS.items():
                 page = address + shot.page if shot.page.startswith("#") else (runs / shot.page).as_uri()
-                write(annotated(photograph(a.chromium, page, shot), shot.notes), out / f"{name}.png")
+                write(annotated(photograph(a.chromium, page, shot), shot.places), out / f"{name}.png")
 
 
 if __name__ == "__main__":
