@@ -120,7 +120,7 @@ def photograph(chromium: str, address: str, shot: Shot) -> Image.Image:
         file = Path(folder) / "page.png"
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}"]
         window = "--window-size={},{}".format(*shot.size)
-        patience = ["--virtual-time-budget=25000"] if address.startswith("http") else []
+        patience = ["--virtual-time-budget=60000"] if address.startswith("http") else []
         command = [chromium, *options, window, *patience, f"--screenshot={file}", address]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         return Image.open(file).convert("RGB").crop(shot.crop)
