@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pyro_dlgm import data, evaluate, nets
-from pyro_dlgm.cli import config, types
+from pyro_dlgm.cli import config, options, types
 from pyro_dlgm.cli.fit import Lines
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.recipes import datasets, pairs
@@ -411,6 +411,14 @@ def test_each_likelihood_gets_the_pixels_that_it_takes(name, likelihood, data_fi
     assert len(dataset.val) == datasets.VALIDATION and len(dataset.train) == 55_000
     pairs.model(likelihood, 3, dataset.image_shape).check(x)
     assert set(x.unique().tolist()) == {0.0, 1.0} if likelihood == "bernoulli" else len(x.unique()) > 2
+
+
+def test_temperatures_are_given_or_found(run):
+    both = call("evaluate", run[0], "--ais", "--tol", "0.5", "--temperatures", "20")
+    assert both.exit_code == 2 and "leave out --temperatures, or --tol" in both.output
+    assert options.annealed(None, None) == {"num_temperatures": None}
+    assert options.annealed(None, None, 30) == {"num_temperatures": 30}
+    assert options.annealed(7, None, 30) == {"num_temperatures": 7} and options.annealed(None, 0.5) == {"tol": 0.5}
 
 
 @pytest.mark.parametrize("option", ["certified", "chains", "temperatures", "tol"])

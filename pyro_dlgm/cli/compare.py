@@ -11,10 +11,11 @@ import click
 from ..recipes import imports, pairs
 from ..runs.files import whole, write_json
 from . import config, types
-from .options import CERTIFY, COUNT, DATA, LIKELIHOOD, check_certifying, together
+from .options import CERTIFY, COUNT, DATA, LIKELIHOOD, annealed, check_certifying, together
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
 OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
+TEMPERATURES = 30  # a pilot that finds how many --tol takes costs each row more than the walks of 64 points
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 
 
@@ -81,7 +82,7 @@ def compare_command(
     own = imports.is_path(likelihood)
     density = not own and not set(pairs.names(likelihood)) & set(pairs.MASSES)
     linear = min(latents, dataset.test[0].numel() - 1) or None if density else None
-    certify = Certify(gaps, min(certified or N, N), chains, temperatures, tol=tol) if asked else None
+    certify = Certify(gaps, min(certified, N), chains, **annealed(temperatures, tol, TEMPERATURES)) if asked else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": linear}
     budget["seed"] = options["seed"]
     work = rows(

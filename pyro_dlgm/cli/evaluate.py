@@ -7,7 +7,7 @@ import click
 
 from ..runs.files import add_section
 from . import config, types
-from .options import ASK, CERTIFY, COUNT, DEVICE, MOVED, OWN, check_certifying
+from .options import ASK, CERTIFY, COUNT, DEVICE, MOVED, OWN, annealed, check_certifying
 
 
 @click.command("evaluate")
@@ -37,7 +37,7 @@ def evaluate_command(
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
-    certify = Certify(gaps, certified or points, chains, temperatures, tol=tol)  # before anything is spent
+    certify = Certify(gaps, certified, chains, **annealed(temperatures, tol))  # before anything is spent
     imports = config.consented(run, likelihood, guide)
     model, guide, kept = load(run, imports=imports)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))

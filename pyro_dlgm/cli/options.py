@@ -136,12 +136,16 @@ ASK = together(
     click.option("--gaps", is_flag=True, help="Also take log p(x) - F(q) apart; implies --ais."),
 )
 CERTIFY = together(
-    click.option(
-        "--certified", type=click.IntRange(2), help="Points of --ais and --gaps, the first ones.  [default: all]"
-    ),
+    click.option("--certified", type=click.IntRange(2), default=64, help="Points of --ais and --gaps, the first ones."),
     click.option("--chains", type=click.IntRange(2), default=4, help="Annealed chains of each point."),
-    click.option("--temperatures", type=COUNT, help="Temperatures of a chain.  [default: what --tol takes]"),
-    click.option("--tol", type=POSITIVE, default=0.1, help="Nats by which log p(x) may be off, by BDMC."),
+    click.option(
+        "--temperatures",
+        type=COUNT,
+        help="Temperatures of a chain.  [default: 30 in compare, what --tol takes in evaluate]",
+    ),
+    click.option(
+        "--tol", type=POSITIVE, help="Add temperatures until BDMC's gap is within this many nats, 0.1 in evaluate."
+    ),
 )
 PAIR = together(
     LIKELIHOOD,
@@ -166,6 +170,19 @@ PAIR = together(
         help="Components of --prior mixture, pseudo-inputs of vamp.",
     ),
 )
+
+
+def annealed(temperatures: int | None, tol: float | None, default: int | None = None) -> dict[str, int | float]:
+    r"""The arguments of `Certify` that --temperatures and --tol stand for; those of ``default`` where neither is given.
+
+    Raises:
+        click.UsageError: if both are given.
+    """
+    if tol is None:
+        return {"num_temperatures": temperatures or default}
+    if temperatures is not None:
+        raise click.UsageError("--tol finds how many temperatures it takes: leave out --temperatures, or --tol")
+    return {"tol": tol}
 
 
 def check_certifying(ais: bool, gaps: bool) -> bool:

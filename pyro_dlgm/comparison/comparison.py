@@ -160,8 +160,8 @@ def _score(
     pair = model, q
     model, q = given_globals(model, q)
     own = point_scores(model, q, points, K, seed=seed)
-    found = certify and certify(model, q, points, seed, progress=progress)
     ended = None if pair[1] is guide else pair[1].convergence
+    found = certify and certify(model, q, points, seed, fitted=ended, progress=progress)
     with forked(seed):
         codes = draws(prior(model, points), 1, len(points)).squeeze(0)
     scored = {

@@ -26,7 +26,7 @@ from ..points import Points
 from ..seeding import seeds
 from .blocks import check_pair
 from .bounds import log_weights
-from .e_step import Pace, climb
+from .e_step import Convergence, Pace, climb
 from .estimates import Estimate
 from .marginal.blocks import check_start
 from .marginal.certificate import MATTERS, doubts, verdicts
@@ -122,6 +122,7 @@ def gaps(
     tol: float = MATTERS,
     budget: int = BUDGET,
     objective: str = "ELBO",
+    fitted: Convergence | None = None,
     mask: Tensor | None = None,
     given: Tensor | None = None,
     seed: int | None = None,
@@ -146,6 +147,8 @@ def gaps(
         num_simulated: points of `bdmc`; 0 leaves it out, and needs ``num_temperatures``.
         objective: what the guide was trained on. For anything but the ELBO the amortization gap mixes what the
             encoder cannot do with what it was never asked to do, and says so.
+        fitted: the ``convergence`` of a guide that `infer` returned for these points and this w. Its q is q*: the
+            E-step is not repeated, and the amortization gap is 0.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C); simulated points take its rows in turn.
         seed: seed of all that is random. The global generator stays as it was in any case.
@@ -171,16 +174,22 @@ def gaps(
     with quiet(model, guide):
         q = posterior(guide, asked)
     own, points = _family(guide, q), asked.numbered()
-    fitted = {name: _best(model, q, name, points, climbed) for name in dict.fromkeys((own, *families))}
+    best = {name: _best(model, q, name, points, climbed) for name in families if name != own}
 
     def weigh(guide, points, seed):
         return log_weights(model, guide, points, num_samples=num_samples, seed=seed)
 
-    # Other random numbers choose between q and q*: under the same ones a choice would flatter what it chooses.
-    kept = weigh(guide, asked, chosen).mean(0) >= weigh(fitted[own], points, chosen).mean(0)
-    fitted[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), fitted[own].rows.weight.detach()))
     reached = weigh(guide, asked, reported)
-    tables = {name: weigh(best, points, reported) for name, best in fitted.items()}
+    if fitted is None:
+        best[own] = _best(model, q, own, points, climbed)
+        # Other random numbers choose between q and q*: under the same ones a choice would flatter what it chooses.
+        kept = weigh(guide, asked, chosen).mean(0) >= weigh(best[own], points, chosen).mean(0)
+        best[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), best[own].rows.weight.detach()))
+        ended = []
+    else:
+        kept = torch.ones_like(points.index, dtype=torch.bool)
+        ended = [fitted.converged if asked.index is None else fitted.converged[asked.index]]
+    tables = {own: reached} | {name: weigh(star, points, reported) for name, star in best.items()}
     found = estimated(model, judge, points, walked, seed=seed, progress=progress)
     return Gaps(
         **vars(found),
@@ -189,7 +198,7 @@ def gaps(
         own=own,
         amortization=Estimate.mean(tables[own] - reached),
         kept=kept,
-        converged=torch.stack([best.convergence.converged for best in fitted.values()]).all(0),
+        converged=torch.stack(ended + [star.convergence.converged for star in best.values()]).all(0),
         objective=objective,
     )
 

@@ -112,7 +112,7 @@ def of_pair(
     q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
     found = {"points": summary([point_scores(model, q, points, num_samples, seed)]) | {"num_samples": num_samples}}
     if certify is not None:
-        found["certified"] = certify(model, q, points, seed).summary()
+        found["certified"] = certify(model, q, points, seed, fitted=None if q is guide else q.convergence).summary()
     shown = [sections.scores(found, Path(), 0)]
     shown += sections.gaps({"points": found["certified"]} if certify is not None and certify.gaps else {})
     shown += _seen({type(guide).__name__: Snapshot(model, q, points, labels=_first(labels))}, "given", IN_RUN)
