@@ -33,12 +33,19 @@ def sections(command: click.Command, context: click.Context) -> list[tuple[str, 
     return [(title, rows) for title, rows in recorder.sections if rows]
 
 
+def coded(text: str) -> str:
+    r"""Text with its options as code, which keeps their dashes."""
+    parts = re.split(r"(`[^`]*`)", text.replace("*", r"\*"))
+    parts[::2] = [re.sub(r"(?<![\w-])--[a-z][\w-]*", r"`\g<0>`", part) for part in parts[::2]]
+    return "".join(parts)
+
+
 def paragraphs(text: str) -> list[str]:
     r"""The help of a command as Markdown: a paragraph after ``\b`` keeps its lines."""
     lines = []
     for paragraph in text.split("\n\n"):
         kept = paragraph.removeprefix("\b\n")
-        lines += [*(("```text", *kept.splitlines(), "```") if kept != paragraph else kept.splitlines()), ""]
+        lines += [*(("```text", *kept.splitlines(), "```") if kept != paragraph else [coded(kept)]), ""]
     return lines
 
 
@@ -46,11 +53,10 @@ def option(name: str, text: str) -> list[str]:
     r"""An option as Markdown, which others can refer to, its default in a line."""
     said, _, default = text.partition("  [default: ")
     default = re.sub(r"\]\s*\[", "; ", default.removesuffix("]"))
-    said = said.replace("*", r"\*")
     return [
         f"````{{option}} {name.replace(' / ', ', ')}",
-        said,
-        *(("", f"Default: {default}.") if default else ()),
+        coded(said),
+        *(("", f"Default: {coded(default)}.") if default else ()),
         "````",
         "",
     ]
