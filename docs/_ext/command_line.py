@@ -45,7 +45,7 @@ def paragraphs(text: str) -> list[str]:
     lines = []
     for paragraph in text.split("\n\n"):
         kept = paragraph.removeprefix("\b\n")
-        lines += [*(("```text", *kept.splitlines(), "```") if kept != paragraph else [coded(kept)]), ""]
+        lines += [*(("```text", *kept.splitlines(), "```") if kept != paragraph else coded(kept).splitlines()), ""]
     return lines
 
 
