@@ -13,7 +13,7 @@ from ..evaluate.quiet import quiet
 from ..guides.base import adapted
 from ..latents.asked import posterior
 from ..points import Points
-from .columns import NO_GAP
+from .scored import NO_GAP
 from .scoring import infer_silently
 
 
