@@ -1,6 +1,7 @@
 """TensorBoard: what is logged, under which name, once; read back from the event files."""
 
 import errno
+import re
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ import torch
 from pyro.nn import PyroModule, PyroParam
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pyro_dlgm import DLGM, PPCA, fit, guides, likelihoods, nets, priors
@@ -69,7 +71,7 @@ def test_bounds_on_training_and_validation_points_have_the_same_names(logged):
     found = scalars(logged[0])
     bounds = {"loss", "elbo", "rate", "distortion", "iwae_10"}
     assert {f"{part}/{name}" for part in ("train", "val") for name in bounds} <= found.keys()
-    others = {"gradient_norm", "learning_rate", "beta", "points_per_second", "gradients_per_point"}
+    others = {"gradient_norm", "learning_rate", "points_per_second", "gradients_per_point"}
     assert {f"train/{name}" for name in others} | {"q/active_units"} <= found.keys()
     assert not [name for name in found if "log_joint" in name or "log_px" in name or "tempered" in name]
     assert {len(events) for events in found.values()} == {5}
@@ -133,10 +135,40 @@ def test_hyper_parameters_are_there_once_in_the_same_run(logged):
         "session_end_info": 1,
     }
     values = dict(found["session_start_info"][0].session_start_info.hparams)
-    assert values["fit.lr"].number_value == 2e-3 and values["fit.epochs"].number_value == 5
-    assert values["note"].string_value == "[1, 2]" and not {"fit.x", "fit.x_val", "fit.mask"} & values.keys()
-    assert [m.name.tag for m in found["experiment"][0].experiment.metric_infos] == ["val/elbo"]
+    assert values["lr"].number_value == 2e-3 and values["seed"].number_value == 3
+    assert values["guide"].string_value == "Amortized" and values["likelihood"].string_value == "FixedNormal"
+    assert values["latents"].number_value == D and values["note"].string_value == "[1, 2]"
+    assert values.keys() == {"guide", "likelihood", "latents", "lr", "seed", "note"}
+    assert [m.name.tag for m in found["experiment"][0].experiment.metric_infos] == ["train/elbo", "val/elbo"]
     assert not [p for p in folder.iterdir() if p.is_dir() and list(p.glob("events*"))]
+
+
+def test_the_configuration_is_a_table(logged):
+    (said,) = (value.tensor.string_val[0].decode() for value in summaries(logged[0], "config/text_summary"))
+    top, rule, *lines = said.split("\n")
+    assert (top, rule) == ("| option | value |", "| --- | --- |")
+    assert "| `fit.lr` | 0.002 |" in lines and "| `note` | [1, 2] |" in lines
+    assert all(line.replace("\\|", "").count("|") == 3 for line in lines)
+
+
+def test_training_and_validation_are_in_one_chart(logged):
+    (value,) = summaries(logged[0], "custom_scalars__config__")
+    layout = Layout.FromString(value.tensor.string_val[0])
+    (category,), found = layout.category, scalars(logged[0])
+    titles = [f"{name}, nats per point" for name in ("loss", "elbo", "iwae_10", "rate", "distortion")]
+    assert sorted(chart.title for chart in category.chart) == sorted(titles)
+    for chart in category.chart:
+        name = chart.title.partition(",")[0]
+        matched = [tag for pattern in chart.multiline.tag for tag in found if re.match(pattern, tag)]
+        assert matched == [f"train/{name}", f"val/{name}"]
+
+
+def test_what_does_not_move_is_no_curve(logged, tmp_path):
+    assert "train/beta" not in scalars(logged[0])
+    train(amortized(), tmp_path / "constant", schedule="constant")
+    assert "train/learning_rate" not in scalars(tmp_path / "constant")
+    train(amortized(), tmp_path / "warm", warmup=2)
+    assert [beta for _, beta in scalars(tmp_path / "warm")["train/beta"]] == [0.5, 1.0, 1.0]
 
 
 def test_a_resumed_run_says_nothing_twice(tmp_path, monkeypatch):
@@ -175,7 +207,8 @@ def test_a_point_mass_has_a_log_joint_and_no_bound(name, tmp_path):
     events = read(tmp_path)
     assert "q/kl_per_dimension" not in events.Tags()["histograms"] and "images/traversals" in events.Tags()["images"]
     assert [m.name.tag for m in hyper_parameters(tmp_path)["experiment"][0].experiment.metric_infos] == [
-        "val/log_joint"
+        "train/log_joint",
+        "val/log_joint",
     ]
 
 
@@ -219,7 +252,7 @@ def test_a_tempered_objective_is_a_loss_and_no_elbo(tmp_path):
     result = train(amortized(), tmp_path, epochs=2, warmup=1)
     found = scalars(tmp_path)
     assert found["train/loss"][0][1] == pytest.approx(-result.history[0]["tempered_elbo"], rel=1e-5)
-    assert [beta for _, beta in found["train/beta"]] == [1.0, 1.0] and "train/tempered_elbo" not in found
+    assert "train/beta" not in found and "train/tempered_elbo" not in found  # β is 1 from the first epoch's end on
     for (_, elbo), (_, rate), (_, distortion) in zip(
         *(found[f"train/{n}"] for n in ("elbo", "rate", "distortion")), strict=True
     ):

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,7 +20,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pyro_dlgm import data, evaluate, nets
-from pyro_dlgm.cli import config, types
+from pyro_dlgm.cli import config, help, options, types
 from pyro_dlgm.cli.fit import Lines
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.recipes import datasets, pairs
@@ -137,6 +139,25 @@ def test_patience_uses_validation_points(tmp_path):
     assert "val_elbo" in output and "val_elbo" in (tmp_path / "metrics.jsonl").read_text()
 
 
+def test_digits_are_validated_whether_or_not_there_is_patience(run):
+    records = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 2 and all("val_elbo" in record for record in records) and "val_elbo" in run[1]
+
+
+def test_a_run_that_was_made_without_validation_goes_on_without(tmp_path, monkeypatch):
+    digits = config.dataset
+
+    def unvalidated(*arguments, **settings):
+        found, kept = digits(*arguments, **settings)
+        return replace(found, val=found.val[:0]), kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "dataset", unvalidated)
+        succeed("fit", *TINY, "--schedule", "constant", "--out", tmp_path)
+    output = succeed("fit", "--epochs", "3", "--resume", "--out", tmp_path)
+    assert "Done: epoch 3" in output and "val_elbo" not in (tmp_path / "metrics.jsonl").read_text()
+
+
 def test_a_long_training_takes_about_twenty_lines():
     said = []
     lines = Lines(1000, said.append)
@@ -148,7 +169,7 @@ def test_a_long_training_takes_about_twenty_lines():
 
 WRONG = [
     (["fit", "--data", "letters"], "digits"),
-    (["fit", "--data", "mnist", "--out", "OUT"], "say where with --data-root"),
+    (["fit", "--data", "mnist", "--out", "OUT"], "give --data-root"),
     (["fit", "--data", "mnist", "--data-root", "/nowhere", "--out", "OUT"], "no MNIST under /nowhere"),
     (["fit", "--likelihood", "gauss"], "diagonal"),
     (["fit", "--likelihood", "bernoulli", "--out", "OUT"], "bernoulli does not fit digits"),
@@ -177,7 +198,7 @@ WRONG = [
     (["fit", "--workers", "0"], "0 is not in the range"),
     (["fit", "--size", "8", "--out", "OUT"], "--size: not for digits"),
     (["fit", "--layout", "HWC"], "NHWC"),
-    (["fit", "--data", "cifar10", "--out", "OUT"], "cifar10 lies in files"),
+    (["fit", "--data", "cifar10", "--out", "OUT"], "cifar10 is in files"),
     (["fit", "--data", "mnist", "--data-root", "/nowhere", "--num-test", "5", "--out", "OUT"], "not for mnist"),
     (["fit", "--config", "/nowhere"], "cannot read /nowhere"),
     (["fit", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
@@ -227,6 +248,33 @@ def test_every_option_has_help_and_says_its_default(command):
             assert option.help and (option.default is not None or "[default:" in option.help), option.name
     output = call(command, "--help").output
     assert "default" in output and "\\b" not in output
+
+
+@pytest.mark.parametrize("command", list(main.commands))
+def test_every_option_is_under_a_heading(command):
+    headed = [name for names in help.HEADINGS.values() for name in names]
+    taught = main.commands[command]
+    assert {p.name for p in taught.params if isinstance(p, click.Option)} <= set(headed) and len(headed) == len(
+        set(headed)
+    )
+    output = call(command, "--help").output
+    for option in (p for p in taught.params if isinstance(p, click.Option)):
+        assert sum(line.startswith(f"  {option.opts[0]} ") for line in output.splitlines()) == 1, option.opts
+    assert "\nOptimization:\n" in output or command in ("evaluate", "sample")
+
+
+@pytest.mark.parametrize("command", list(main.commands))
+def test_examples_are_commands_that_there_are(command):
+    taught, output = main.commands[command], call(command, "--help").output
+    for line in taught.examples:
+        program, name, *arguments = shlex.split(line)
+        assert (program, name) == ("pyro-dlgm", command) and f"\n  {line}\n" in output
+        taught.make_context(name, arguments, resilient_parsing=True)
+
+
+def test_summaries_of_commands_are_whole():
+    output = " ".join(call("--help").output.split())
+    assert "..." not in output and "on one generative model, in one table: the main job. evaluate" in output
 
 
 # Data of one's own
@@ -411,6 +459,14 @@ def test_each_likelihood_gets_the_pixels_that_it_takes(name, likelihood, data_fi
     assert len(dataset.val) == datasets.VALIDATION and len(dataset.train) == 55_000
     pairs.model(likelihood, 3, dataset.image_shape).check(x)
     assert set(x.unique().tolist()) == {0.0, 1.0} if likelihood == "bernoulli" else len(x.unique()) > 2
+
+
+def test_temperatures_are_given_or_found(run):
+    both = call("evaluate", run[0], "--ais", "--tol", "0.5", "--temperatures", "20")
+    assert both.exit_code == 2 and "leave out --temperatures, or --tol" in both.output
+    assert options.annealed(None, None) == {"num_temperatures": None}
+    assert options.annealed(None, None, 30) == {"num_temperatures": 30}
+    assert options.annealed(7, None, 30) == {"num_temperatures": 7} and options.annealed(None, 0.5) == {"tol": 0.5}
 
 
 @pytest.mark.parametrize("option", ["certified", "chains", "temperatures", "tol"])

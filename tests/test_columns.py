@@ -1,10 +1,13 @@
 r"""Columns and remarks: which scores a cell is filled from, why one is empty, what is said of gaps."""
 
+import re
+
 import pytest
 import torch
 
 from pyro_dlgm import DLGM, PPCA, Points, compare, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison import columns, comparison, evaluation
+from pyro_dlgm.comparison import columns, comparison, evaluation, table
+from pyro_dlgm.comparison.scored import NO_GAP, NO_GAPS, NO_LOG_PX
 from pyro_dlgm.evaluate.scores import point_scores
 
 M, D, P = 6, 2, 5
@@ -26,17 +29,22 @@ def test_cells_are_from_their_own_scores():
     assert row.difference == {"mean": 2.5, "standard_error": pytest.approx(float(log_px.std() / M**0.5)), "to": "first"}
 
 
+def test_zero_has_no_sign():
+    said = [columns.number(value, 0.1) for value in (-0.004, 0.0, -0.006, None)]
+    assert said == ["0.00 ± 0.10", "0.00 ± 0.10", "-0.01 ± 0.10", columns.EMPTY]
+
+
 def test_without_log_px_there_is_no_difference():
     row = columns.Row("mine", "model")
     row.fill(scored())
-    assert row.difference is None and row.reasons["difference"] == columns.NO_LOG_PX
+    assert row.difference is None and row.reasons["difference"] == NO_LOG_PX
 
 
 def test_an_empty_certificate_has_its_reason():
     log_px = {"log_px": {"mean": -1.0, "standard_error": 0.1}}
-    assert scored().certificate("total") == columns.NO_LOG_PX
-    assert scored(certified=log_px).certificate("total") == columns.NO_GAPS
-    assert scored(certified=log_px, gaps_asked=True).certificate("total") == columns.NO_GAP
+    assert scored().certificate("total") == NO_LOG_PX
+    assert scored(certified=log_px).certificate("total") == NO_GAPS
+    assert scored(certified=log_px, gaps_asked=True).certificate("total") == NO_GAP
     assert scored(certified=log_px).certificate("log_px") == (-1.0, 0.1)
 
 
@@ -87,24 +95,40 @@ def test_the_linear_baseline_is_fitted_to_transformed_points(x):
     assert baseline.test_elbo == pytest.approx(float(expected))
 
 
-def test_a_point_has_converged_if_both_e_steps_have(x, monkeypatch):
+def test_a_row_counts_the_test_points_whose_e_step_had_not_converged(x, monkeypatch):
     plain = comparison.infer_silently
 
     def short(model, guide, points, seed):
         q = plain(model, guide, points, seed)
+        q.convergence.converged[:] = True
         q.convergence.converged[0] = False
         return q
 
-    def whole(*arguments):
-        q = plain_full_rank(*arguments)
-        q.convergence.converged[:] = True
-        return q
-
-    plain_full_rank = comparison.full_rank
     monkeypatch.setattr(comparison, "infer_silently", short)
-    monkeypatch.setattr(comparison, "full_rank", whole)
     (row,) = compared(x, num_samples=25)
-    assert 1 <= row.test_unconverged <= M and not row.pair[1].convergence.converged[0]
+    assert row.test_unconverged == 1 and not row.pair[1].convergence.converged[0]
+
+
+def test_columns_are_those_that_were_asked_for_in_groups():
+    def titles(*asked):
+        return [(name, [c.title for c in of]) for name, of in columns.groups(columns.columns(*asked))]
+
+    first, spent = ("", ["method", "model"]), ("spent", ["grads", "seconds"])
+    bounds = ["ELBO", "IWAE", "ESS / k-hat"]
+    assert titles() == [first, ("q of the row", bounds), spent]
+    alone = ("w alone", ["log p(x)", "Δ log p(x)", "BDMC"])
+    assert titles("log_px") == [first, ("q of the row", bounds), alone, spent]
+    gaps = ("q of the row", [*bounds, "approx. gap", "amort. gap"])
+    assert titles("log_px", "gaps") == [first, gaps, alone, spent]
+
+
+def test_each_group_is_over_its_columns():
+    shown = columns.columns("log_px", "gaps")
+    over, titles = table.header(shown).splitlines()
+    spans = [found.span() for found in re.finditer("─+ [^─]+ ─+", over)]
+    titled = [("ELBO", "amort. gap"), ("log p(x)", "BDMC"), ("grads", "seconds")]
+    for (start, end), (first, last) in zip(spans, titled, strict=True):
+        assert start <= titles.index(first) and end == titles.index(last) + len(last)
 
 
 def test_weights_are_diagnosed_from_25_samples_on(x):

@@ -142,7 +142,9 @@ def test_the_command_writes_its_files(folder):
 
 def test_the_command_prints_a_row_for_each_guide_and_the_reasons(folder):
     _, output = folder
-    assert [line.split()[0] for line in output.splitlines()[:4]] == ["guide", "Exact", "hard-em", "amortized"]
+    over, *lines = output.splitlines()[:5]
+    assert [line.split()[0] for line in lines] == ["method", "PPCA-16", "hard-em", "amortized"]
+    assert lines[1].split()[1] == "reference" and all(name in over for name in ("q of the row", "w alone", "spent"))
     assert "no winner is named" in output and "point mass" in output
 
 

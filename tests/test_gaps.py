@@ -10,6 +10,7 @@ from pyro_dlgm.guides import families
 
 from pyro_dlgm import PPCA, compare, evaluate, guides
 from pyro_dlgm.comparison.certificates import Certify
+from pyro_dlgm.evaluate import inference_gap
 from pyro_dlgm.plots.gaps import bars, posterior_on_grid, posteriors
 
 POINTS, D, P = 30, 5, 12
@@ -64,6 +65,25 @@ def test_approximation_gap_of_mean_field(model, x):
     assert close(found.amortization, 0.0)
     # The posterior is Gaussian: the best full-rank q has no gap.
     assert close(found.log_px - found.families["full_rank"], 0.0)
+
+
+def test_rows_that_infer_has_fitted_are_q_star(model, x, monkeypatch):
+    q = evaluate.infer(model, guides.MeanField(1, D).double(), x, seed=0)
+    q.convergence.converged[7] = False
+    monkeypatch.setattr(inference_gap, "_best", lambda *_: pytest.fail("it climbed again"))
+    index = torch.tensor([3, 7, 20])
+    found = evaluate.gaps(model, q, x[index], index, fitted=q.convergence, num_simulated=0, **QUICK)
+    assert close(found.approximation, analytic_gap(model))
+    assert not found.amortization.value.any() and found.kept.all()
+    assert found.late == [1]
+
+
+def test_other_families_of_fitted_rows_are_climbed(model, x):
+    q = evaluate.infer(model, guides.MeanField(1, D).double(), x, seed=0)
+    args = {"families": ("full_rank", "mean_field"), "fitted": q.convergence, "num_simulated": 0}
+    found = evaluate.gaps(model, q, x, torch.arange(POINTS), **args, **QUICK)
+    assert close(found.log_px - found.families["full_rank"], 0.0)
+    assert close(found.log_px - found.families["mean_field"], analytic_gap(model))
 
 
 def test_amortization_gap_of_a_shifted_q(model, x):

@@ -10,17 +10,21 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from pyro_dlgm import DLGM, compare, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.comparison import table
-from pyro_dlgm.comparison.columns import Row, columns
+from pyro_dlgm.comparison.columns import Row, filled
 from pyro_dlgm.comparison.sheet import sheet
 from pyro_dlgm.data.dataset import Dataset
+from pyro_dlgm.evaluate.estimates import Mean
+from pyro_dlgm.evaluate.snapshot import Snapshot, plane
 from pyro_dlgm.plots.curves import learning_curves
-from pyro_dlgm.plots.images import grid, strip
+from pyro_dlgm.plots.images import as_pil, captioned, grid, strip, traversal_figure, traversals
 from pyro_dlgm.report import page as report
 from pyro_dlgm.report.sections import Section, drawing
 from pyro_dlgm.runs.files import RunError
@@ -133,8 +137,12 @@ def test_colours_are_those_of_the_page_in_light_and_in_dark(comparison):
 def test_the_table_has_a_row_for_each_method_with_its_numbers_and_footnotes(comparison, rows, dataset):
     figure = figures_of(comparison)["Results"]
     cells = [[text(cell) for cell in row] for row in figure.find(".//tbody")]
-    assert cells == [[column.text(row) for column in columns(False)] for row in rows]
-    assert [text(cell) for cell in figure.find(".//thead/tr")] == [column.title for column in columns(False)]
+    assert cells == [[column.text(row) for column in filled(rows)] for row in rows]
+    over, titles = ([text(cell) for cell in row] for row in figure.findall(".//thead/tr"))
+    assert titles == ["method", "model", "ELBO", "IWAE", "grads", "seconds"]  # what nothing fills is not there
+    assert over == ["", "q of the row", "spent"]
+    assert [cell.get("colspan") for cell in figure.find(".//thead/tr")] == ["2", "2", "2"]
+    assert [row.get("class") for row in figure.find(".//tbody")] == ["reference", None, None]
     notes = [" ".join(note.split()) for note in table.footnotes(rows, dataset, 25)]
     assert [text(note) for note in figure.iter("li")] == notes
 
@@ -178,7 +186,7 @@ def test_what_is_missing_is_said(rows, dataset):
 def test_a_guide_that_does_not_say_its_posterior_is_named(rows, dataset):
     own = replace(rows[-1], guide="own", pair=(rows[-1].pair[0], torch.nn.Identity()))
     found = figures_of(report.of_comparison([*rows, own], dataset, 25))
-    for title in TITLES[1:]:
+    for title in ("Verdicts", *TITLES[1:]):
         assert "own is not shown: its guide is a Pyro program that does not say its posterior" in text(found[title])
     assert len(images_in(found["Samples"])) == len(rows)
     alone = figures_of(report.of_comparison([own], dataset, 25))
@@ -210,10 +218,10 @@ def test_further_sections_come_last(rows, dataset):
 
 def test_a_run_shows_its_curves_and_its_scores(dataset, tmp_path):
     before = run(tmp_path, "amortized", dataset, x_val=dataset.test)
-    assert list(figures_of(before)) == ["Scores", *TITLES]
+    assert list(figures_of(before)) == ["Scores", "Verdicts", *TITLES]
     assert f"the run has not been scored; pyro-dlgm evaluate {tmp_path} does it" in text(figures_of(before)["Scores"])
     words = [t.text for t in figures_of(before)["Learning curves"].iter("text")]
-    assert {"Amortized", "Amortized, validation"} <= set(words)
+    assert {"Amortized", "dashed: validation points", "epoch"} <= set(words)
     scores = {"points": 20, "num_samples": 50, "step": 5, "elbo": {"mean": -1.234, "standard_error": 0.05}}
     scores |= {"iwae": {"mean": -1.0, "standard_error": None, "bits_per_dim": 3.21}}
     scores |= {"ess": {"0.05": 1.0, "0.5": 7.0, "0.95": 9.0}, "reasons": {"log_px": "not asked for"}}
@@ -239,7 +247,7 @@ def test_the_commands_write_it_with_labels_and_evaluate_adds_the_scores(tmp_path
 
     before = call("fit", "--epochs", 1, "--latents", 2, "--likelihood", "factor-analysis", "--out", tmp_path)
     assert "has not been scored" in text(before["Scores"]) and "no labels" not in text(before["Latent space"])
-    assert "posterior mean of t2" in text(before["Latent space"])
+    assert "posterior mean of t1" in text(before["Latent space"])
     (labels,) = tmp_path.glob("*/latents/metadata.tsv")
     assert labels.read_text().split() == [str(int(v)) for v in data.digits().train_labels[:256]]
     after = call("evaluate", tmp_path, "--iwae", 25, "--points", 30)
@@ -276,9 +284,114 @@ def test_the_sheet_of_points_that_are_no_images_is_its_curves(rows, dataset):
     assert sheet(rows, dataset.test.flatten(1)).get_size_inches()[1] < sheet(rows, dataset.test).get_size_inches()[1]
 
 
+def test_a_row_has_one_name_everywhere(comparison, rows):
+    for title in ("Results", "Verdicts", "Learning curves", "Samples", "Latent traversals", "Latent space"):
+        figure = figures_of(comparison)[title]
+        words = {t.strip() for t in figure.itertext()}
+        for row in rows:
+            reference = title == "Learning curves" and row.reference
+            wanted = f"{row.name}: exact log p(x), test points" if reference else row.name
+            assert wanted in words, (title, wanted)
+        assert "Exact" not in words
+
+
+def test_footnotes_name_columns_and_not_fields(rows, dataset):
+    own = replace(rows[1], cells=dict(rows[1].cells))
+    own.put({"test_log_px": Mean(1.0, 0.1)})
+    lost = replace(rows[2], reasons={"test_log_px": "not asked for", "ess": "too few samples"})
+    notes = table.footnotes([rows[0], own, lost], dataset, 25)
+    assert "– in log p(x): not asked for (amortized)." in notes
+    assert "No ESS / k-hat: too few samples." in notes  # the column is not shown, so no row is named
+    assert not [note for note in notes if "test_" in note or "pareto_k" in note or "_gap" in note]
+
+
+def collapsed():
+    guide = guides.Amortized(nets.MLP(SHAPE, 8), D)
+    for parameter in guide.parameters():
+        torch.nn.init.zeros_(parameter)
+    return guide
+
+
+def verdicts(guide, dataset):
+    page = report.of_pair(model(), guide, dataset.test, num_samples=25)
+    figure = figures_of(page)["Verdicts"]
+    lines = zip(figure.iter("dt"), figure.iter("dd"), strict=True)
+    return {text(what): text(said) for what, said in lines}, [text(note) for note in figure.iter("li")]
+
+
+def test_a_collapsed_q_is_named(dataset):
+    said, notes = verdicts(collapsed(), dataset)
+    assert said["active units"].startswith("0 of 3 by the variance")
+    assert said == evaluate.diagnose(model(), collapsed(), dataset.test, num_simulated=200, seed=0).verdicts
+    assert len(notes) == 1 and notes[0].startswith("Amortized: no latent is active: the mean of q hardly changes")
+
+
+def test_a_q_that_follows_x_is_not(dataset):
+    torch.manual_seed(0)
+    guide = guides.Amortized(nets.MLP(SHAPE, 8), D)
+    guide.head.weight.data.mul_(50)
+    said, notes = verdicts(guide, dataset)
+    assert said["active units"].startswith("3 of 3") and not notes
+
+
+def test_verdicts_on_a_point_mass_say_what_there_is(comparison):
+    figure = figures_of(comparison)["Verdicts"]
+    assert [text(h) for h in figure.iter("h3")] == ["PPCA-3", "hard-em", "amortized"]
+    assert text(figure).count("without a density") == 1 and text(figure).count("active units") == 3
+
+
+def dashed(histories, **settings):
+    figure = learning_curves(Figure(layout="constrained"), histories, {"level": 0.5}, **settings)
+    (axis,) = figure.axes
+    return axis, [line.get_linestyle() for line in axis.lines], [t.get_text() for t in figure.legends[0].get_texts()]
+
+
+def test_dashed_lines_are_validation_points_and_nothing_else():
+    record = {"gradients_per_point": 2.0, "epoch": 1, "elbo": 0.0, "val_elbo": -1.0}
+    history = [record, {**record, "gradients_per_point": 4.0, "epoch": 2}]
+    axis, styles, entries = dashed({"a": history, "b": history})
+    assert styles == ["-", "--", "-", "--", ":"] and entries == ["a", "b", "level", "dashed: validation points"]
+    assert axis.get_xlabel() == "gradient evaluations per training point"
+    assert list(axis.lines[0].get_xdata()) == [2.0, 4.0]
+    axis, _, _ = dashed({"a": history}, against="epoch")
+    assert axis.get_xlabel() == "epoch" and list(axis.lines[0].get_xdata()) == [1, 2]
+
+
+def test_latents_are_counted_from_0():
+    pair = Snapshot(model(), guides.Amortized(nets.MLP(SHAPE, 8), D), torch.rand(4, *SHAPE))
+    assert sorted(name.partition(",")[0] for name, _ in traversals(pair, D, 2)) == ["t0", "t1", "t2"]
+    assert plane(torch.rand(4, 2)).axes == ("posterior mean of t0", "posterior mean of t1")
+
+
+def cut(figure):
+    r"""The labels that stick out of a figure."""
+    FigureCanvasAgg(figure).draw()
+    labels = [axis.yaxis.label for axis in figure.findobj(Axes)]
+    return [label.get_text() for label in labels if label.get_text() and label.get_window_extent().x0 < 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), SHAPE, (3, 4, 9)])
+def test_labels_of_strips_are_whole(shape):
+    pair = DLGM(priors.StandardNormal(8), likelihoods.FixedNormal(nets.MLP(8, shape, (8,)), 0.3))
+    seen = Snapshot(pair, guides.Amortized(nets.MLP(shape, 8), 8), torch.rand(4, *shape))
+    assert [cut(traversal_figure(seen, num)) for num in (1, 2, 4, 6)] == [[], [], [], []]
+
+
+def test_labels_of_the_sheet_are_whole(rows, dataset):
+    assert cut(sheet(rows, dataset.test)) == []
+
+
+def test_a_caption_is_below_the_picture_and_leaves_it_as_it_is():
+    image = as_pil(grid(torch.rand(6, 1, 9, 9), 5))
+    whole = captioned(image, "64 samples of x: the mean of p(x | t, w), " * 3)
+    assert whole.width == image.width and whole.crop((0, 0, *image.size)).tobytes() == image.tobytes()
+    below = whole.crop((0, image.height, *whole.size)).convert("L")
+    assert min(below.tobytes()) < 100 and min(below.crop((below.width - 3, 0, *below.size)).tobytes()) == 255
+
+
 def test_curves_are_cut_to_what_can_be_read():
     history = [{"gradients_per_point": float(n), "elbo": -1e6 if n == 0 else n / 100} for n in range(100)]
-    figure = Figure()
+    figure = Figure(layout="constrained")
     learning_curves(figure, {"a": history}, {})
     low, high = figure.axes[0].get_ylim()
     assert -1 < low < 0.06 and 0.99 < high < 1.1

@@ -2,6 +2,7 @@ r"""The command ``pyro-dlgm compare``: several guides on one generative model, o
 
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,20 +12,21 @@ import click
 from ..recipes import imports, pairs
 from ..runs.files import whole, write_json
 from . import config, types
-from .options import CERTIFY, COUNT, DATA, LIKELIHOOD, check_certifying, together
+from .help import Taught
+from .options import COUNT, DATA, LIKELIHOOD, annealed, certifying, check_certifying
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
 OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
+TEMPERATURES = 30  # a pilot that finds how many --tol takes costs each row more than the walks of 64 points
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
+EXAMPLES = {
+    "pyro-dlgm compare --data digits": "five guides on the built-in digits, with certificates",
+    "pyro-dlgm compare --guides mean-field,amortized --no-ais": "two guides, by their bounds alone",
+    "pyro-dlgm compare --w frozen --certified 100": "all guides at one w, gaps at 100 test points",
+}
 
 
-ASK = together(
-    click.option("--ais/--no-ais", default=True, help="Estimate log p(x) by AIS, certified by BDMC."),
-    click.option("--gaps/--no-gaps", default=True, help="Also take log p(x) - F(q) apart."),
-)
-
-
-@click.command("compare")
+@click.command("compare", cls=Taught, examples=EXAMPLES)
 @DATA
 @click.option(
     "--guides",
@@ -38,8 +40,7 @@ ASK = together(
     "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
 )
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
-@ASK
-@CERTIFY
+@certifying(True)
 @click.option(
     "--w",
     type=click.Choice(["own", "frozen"]),
@@ -56,65 +57,95 @@ ASK = together(
     callback=types.folder,
     help="Folder for compare.json, compare.png and report.html.",
 )
-def compare_command(
-    guides, points, ais, gaps, certified, chains, temperatures, tol, w, out, download, **options
-) -> None:
-    """The main job: several guides on one generative model, one table.
+def compare_command(out, download, **options) -> None:
+    """Compare several guides on one generative model, in one table: the main job.
 
-    Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, stands first, where the
-    likelihood is a density as well. Guides with parameters for each point score the test set after an E-step there,
-    with w frozen.
+    Every row starts from the same w and has the same budget. PPCA, the exact linear baseline, comes first as a
+    reference, where the likelihood is a density as well. Guides with parameters for each point score the test set
+    after an E-step there, with w frozen.
 
     \b
     --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
     """
-    asked = check_certifying(ais, ais and gaps)
-    from ..comparison import table
-    from ..comparison.certificates import Certify
-    from ..comparison.comparison import rows
-
-    dataset, kept = _dataset(options, points, download)
-    N = len(dataset.test)
-    likelihood, latents, shape = options["likelihood"], options["latents"], dataset.image_shape
-    built = latents, shape, dataset.given_dim
-    own = imports.is_path(likelihood)
-    density = not own and not set(pairs.names(likelihood)) & set(pairs.MASSES)
-    linear = min(latents, dataset.test[0].numel() - 1) or None if density else None
-    certify = Certify(gaps, min(certified or N, N), chains, temperatures, tol=tol) if asked else None
-    budget = {"gradients": options["gradients"], "num_samples": options["samples"], "ppca": linear}
-    budget["seed"] = options["seed"]
-    work = rows(
-        lambda: pairs.model(likelihood, *built),
-        {guide: pairs.guide(guide, *built) for guide in guides},
-        dataset.train_points,
-        dataset.test_points,
-        transform=dataset.transform,
-        model_name=pairs.called(likelihood, shape),
-        certify=certify,
-        frozen=w == "frozen",
-        progress=sys.stderr.isatty(),
-        **budget,
-    )
-    done = []
-    click.secho(table.header(asked), bold=True)
-    for row in work:
-        click.echo(table.line(row, asked))
-        done.append(row)
-    click.echo("\n" + "\n".join(table.footnotes(done, dataset, budget["num_samples"])))
-    if linear is None:
-        click.echo(OWN.format(likelihood) if own else NO_PPCA)
-    said = {"data": kept, "likelihood": likelihood, "guides": guides, "w": w, **budget}
-    written = _write(out, done, dataset, said | {"certify": asdict(certify) if asked else None})
+    options["gaps"] = options["gaps"] and options["ais"]
+    asked = check_certifying(options["ais"], options["gaps"])
+    dataset, kept = _dataset(options, download)
+    certify = _certify(options, len(dataset.test)) if asked else None
+    budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}
+    budget["ppca"] = _linear(options, dataset)
+    done = _printed(_rows(options, dataset, certify, budget), options)
+    _say(done, dataset, options, budget)
+    said = {"data": kept, **{name: options[name] for name in ("likelihood", "guides", "w")}, **budget}
+    written = _write(out, done, dataset, said | {"certify": certify and asdict(certify)})
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
 
 
-def _dataset(options: dict, points: int | None, download: bool):
+def _dataset(options: dict, download: bool):
     r"""The data set with its first test points, and what ``config.json`` says of it."""
-    dataset, kept = config.dataset(options, download=download)
+    (dataset, kept), points = config.dataset(options, download=download), options["points"]
     labels = None if dataset.test_labels is None else dataset.test_labels[:points]
     some = dataset.test_points[:points]
     return replace(dataset, test=some.x, test_given=some.given, test_labels=labels), kept
+
+
+def _certify(options: dict, M: int):
+    r"""How log p(x) of M test points is certified."""
+    from ..comparison.certificates import Certify
+
+    walks = annealed(options["temperatures"], options["tol"], TEMPERATURES)
+    return Certify(options["gaps"], min(options["certified"], M), options["chains"], **walks)
+
+
+def _linear(options: dict, dataset) -> int | None:
+    r"""The latents of PPCA; `None` where it is no reference."""
+    likelihood = options["likelihood"]
+    if imports.is_path(likelihood) or set(pairs.names(likelihood)) & set(pairs.MASSES):
+        return None
+    return min(options["latents"], dataset.test[0].numel() - 1) or None
+
+
+def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
+    from ..comparison.comparison import rows
+
+    built = options["latents"], dataset.image_shape, dataset.given_dim
+    return rows(
+        lambda: pairs.model(options["likelihood"], *built),
+        {guide: pairs.guide(guide, *built) for guide in options["guides"]},
+        dataset.train_points,
+        dataset.test_points,
+        transform=dataset.transform,
+        model_name=pairs.called(options["likelihood"], dataset.image_shape),
+        certify=certify,
+        frozen=options["w"] == "frozen",
+        progress=sys.stderr.isatty(),
+        **budget,
+    )
+
+
+def _printed(rows: Iterator, options: dict) -> list:
+    r"""The rows, each printed as soon as it is there, in the columns that can be filled."""
+    from ..comparison import columns, table
+
+    shown, done = columns.columns(*(name for name, ask in ASKED.items() if options[ask])), []
+    click.secho(table.header(shown), bold=True)
+    for row in rows:
+        click.echo(table.line(row, shown))
+        done.append(row)
+    return done
+
+
+ASKED = {"log_px": "ais", "gaps": "gaps"}  # what a column needs, and the option that asks for it
+
+
+def _say(done: list, dataset, options: dict, budget: dict) -> None:
+    r"""Prints the footnotes."""
+    from ..comparison import table
+
+    click.echo("\n" + "\n".join(table.footnotes(done, dataset, budget["num_samples"])))
+    if budget["ppca"] is None:
+        own = imports.is_path(options["likelihood"])
+        click.echo(OWN.format(options["likelihood"]) if own else NO_PPCA)
 
 
 def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:

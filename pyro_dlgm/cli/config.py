@@ -116,8 +116,15 @@ def dataset(options: dict, *, download: bool):
     return found, {"name": name, "root": root, **given, "protocol": found.protocol}
 
 
+def unvalidated(out: Path) -> bool:
+    r"""Whether there is a run in ``out`` that was made without validation points, and has to go on without them."""
+    from ..runs.run import Run
+
+    return Run(out).checkpoint_file.exists() and Run(out).config()["fit"].get("x_val") is None
+
+
 def validates(options: dict) -> bool:
-    r"""Whether the training asks for its bound on validation points."""
+    r"""Whether the options ask for validation points, where the data set has none unless it is asked."""
     return options.get("patience") is not None or bool(options.get("num_val"))
 
 

@@ -7,15 +7,20 @@ import click
 
 from ..runs.files import add_section
 from . import config, types
-from .options import ASK, CERTIFY, COUNT, DEVICE, MOVED, OWN, check_certifying
+from .help import Taught
+from .options import COUNT, DEVICE, MOVED, OWN, annealed, certifying, check_certifying
+
+EXAMPLES = {
+    "pyro-dlgm evaluate runs/x": "ELBO and IWAE-1000 at all test points",
+    "pyro-dlgm evaluate runs/x --gaps --points 100": "log p(x), certified, and what q loses, at 100 test points",
+}
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Taught, examples=EXAMPLES)
 @click.argument("run", type=types.PATH)
 @click.option("--iwae", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
-@ASK
-@CERTIFY
+@certifying(False)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random.")
 @MOVED
 @OWN
@@ -37,7 +42,7 @@ def evaluate_command(
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
-    certify = Certify(gaps, certified or points, chains, temperatures, tol=tol)  # before anything is spent
+    certify = Certify(gaps, certified, chains, **annealed(temperatures, tol))  # before anything is spent
     imports = config.consented(run, likelihood, guide)
     model, guide, kept = load(run, imports=imports)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))

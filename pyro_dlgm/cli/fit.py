@@ -12,13 +12,21 @@ from ..recipes import sources
 from ..recipes.imports import check_consent
 from ..runs.files import writing
 from . import config, types
+from .help import Taught
 from .options import CLIMB, DATA, FIT, PAIR, WORKERS
 
 KINDS = "likelihood", "guide"  # what may be code of a user's own
 LINES = 20  # that a training prints where there is no terminal
 
 
-@click.command("fit")
+EXAMPLES = {
+    "pyro-dlgm fit --data digits --guide amortized --out runs/x": "an encoder on the built-in digits",
+    "pyro-dlgm fit --data table.npy --likelihood diagonal --patience 20 --out runs/x": "rows of a file, early stopping",
+    "pyro-dlgm fit --out runs/x --resume --epochs 200": "go on with a run, for more epochs",
+}
+
+
+@click.command("fit", cls=Taught, examples=EXAMPLES)
 @DATA
 @WORKERS
 @PAIR
@@ -67,7 +75,7 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     click.echo(f"Report: {page.write(out, page.of_run(out, points, imports=own))}\nNext: pyro-dlgm evaluate {out}")
 
 
-def _train(options: dict, points, source: dict, out: Path, **going_on: bool):
+def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stretch: bool):
     r"""Trains the pair that the options name on the data set ``points``, and keeps the run in ``out``."""
     from ..recipes.pairs import Recipe
     from ..seeding import forked
@@ -90,10 +98,11 @@ def _train(options: dict, points, source: dict, out: Path, **going_on: bool):
         points.train_points,
         transform=points.transform,
         labels=points.train_labels,
-        x_val=points.val_points if config.validates(options) else None,
+        x_val=points.val_points if len(points.val) and not (resume and config.unvalidated(out)) else None,
         device=options["device"],
         out=out,
-        **going_on,
+        resume=resume,
+        stretch=stretch,
         config={"data": source, "recipe": recipe.plain(), "device": options["device"]},
         progress=terminal,
         listeners=() if terminal else (Lines(options["epochs"], click.echo),),

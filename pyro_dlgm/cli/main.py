@@ -5,11 +5,14 @@ import click
 from .compare import compare_command
 from .evaluate import evaluate_command
 from .fit import fit_command
+from .help import WIDTH
 from .sample import sample_command
 from .types import OneLine
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": WIDTH}
 
-@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+
+@click.group(cls=OneLine, context_settings=SETTINGS)
 @click.version_option(package_name="pyro_dlgm")
 def main() -> None:
     """Deep latent Gaussian models: one generative model, guides that swap.

@@ -28,6 +28,7 @@ OTHERS = (
 )
 LIKELIHOOD = click.option(
     "--likelihood",
+    metavar="NAME",
     type=types.Named("likelihood", pairs.LIKELIHOODS, ", categorical:K, columns (diagonal=0-3,poisson=4)"),
     default="fixed",
     help=f"p(x|t,w). {LADDER} {OTHERS}",
@@ -131,25 +132,39 @@ WORKERS = click.option(
     help="Stream the images of a folder while training, read by this many processes.  [default: read all into memory "
     "first]",
 )
-ASK = together(
-    click.option("--ais", is_flag=True, help="Estimate log p(x) by AIS, certified by BDMC."),
-    click.option("--gaps", is_flag=True, help="Also take log p(x) - F(q) apart; implies --ais."),
-)
 CERTIFY = together(
-    click.option(
-        "--certified", type=click.IntRange(2), help="Points of --ais and --gaps, the first ones.  [default: all]"
-    ),
+    click.option("--certified", type=click.IntRange(2), default=64, help="Points of --ais and --gaps, the first ones."),
     click.option("--chains", type=click.IntRange(2), default=4, help="Annealed chains of each point."),
-    click.option("--temperatures", type=COUNT, help="Temperatures of a chain.  [default: what --tol takes]"),
-    click.option("--tol", type=POSITIVE, default=0.1, help="Nats by which log p(x) may be off, by BDMC."),
+    click.option(
+        "--temperatures",
+        type=COUNT,
+        help="Temperatures of a chain.  [default: 30 in compare, what --tol takes in evaluate]",
+    ),
+    click.option(
+        "--tol",
+        type=POSITIVE,
+        help="Add temperatures until BDMC's gap is within this many nats.  [default: 0.1 in evaluate]",
+    ),
 )
+
+
+def certifying(default: bool):
+    r"""The options of `CERTIFY`, and before them those that ask for it, on or off by ``default``."""
+    return together(
+        click.option("--ais/--no-ais", default=default, help="Estimate log p(x) by AIS, certified by BDMC."),
+        click.option("--gaps/--no-gaps", default=default, help="Take log p(x) - F(q) apart as well, by AIS too."),
+        CERTIFY,
+    )
+
+
 PAIR = together(
     LIKELIHOOD,
     click.option(
         "--guide",
         type=types.Named("guide", pairs.GUIDES),
+        metavar="NAME",
         default="amortized",
-        help="q(t), the method; module:Name: your own.",
+        help=f"q(t), the method: {', '.join(pairs.GUIDES)}; module:Name: your own.",
     ),
     click.option("--latents", type=COUNT, default=16, help="The number D of latents t."),
     click.option(
@@ -166,6 +181,19 @@ PAIR = together(
         help="Components of --prior mixture, pseudo-inputs of vamp.",
     ),
 )
+
+
+def annealed(temperatures: int | None, tol: float | None, default: int | None = None) -> dict[str, int | float]:
+    r"""The arguments of `Certify` that --temperatures and --tol stand for; those of ``default`` where neither is given.
+
+    Raises:
+        click.UsageError: if both are given.
+    """
+    if tol is None:
+        return {"num_temperatures": temperatures or default}
+    if temperatures is not None:
+        raise click.UsageError("--tol finds how many temperatures it takes: leave out --temperatures, or --tol")
+    return {"tol": tol}
 
 
 def check_certifying(ais: bool, gaps: bool) -> bool:

@@ -7,12 +7,17 @@ import click
 
 from ..runs.files import RunError, whole, writing
 from . import config, types
+from .help import Taught
 from .options import COUNT, MOVED, OWN
 
+CAPTION = "{} samples of {}: the mean of p(x | t, w), t ~ p(t), seed {}"
 LEGIBLE = 56  # pixels of the longer side of a drawn image, at least
 
 
-@click.command("sample")
+EXAMPLES = {"pyro-dlgm sample runs/x --num 100 --out samples.png": "a hundred samples in one picture"}
+
+
+@click.command("sample", cls=Taught, examples=EXAMPLES)
 @click.argument("run", type=types.PATH)
 @click.option("--out", type=types.PATH, default="samples.png", help="The picture.")
 @click.option("--num", type=COUNT, default=64, help="How many images.")
@@ -25,11 +30,11 @@ def sample_command(run, out, num, seed, data_root, likelihood, guide) -> None:
     Where something is given, samples take that of the test points in turn.
     """
     images = _samples(run, num, seed, data_root, config.consented(run, likelihood, guide))
-    from ..plots.images import as_pil, grid
+    from ..plots.images import as_pil, captioned, grid
 
     zoom = max(1, math.ceil(LEGIBLE / max(images.shape[-2:])))
     with writing(out, "; choose another place"), whole(out) as path:
-        as_pil(grid(images, zoom)).save(path)
+        captioned(as_pil(grid(images, zoom)), CAPTION.format(num, run.absolute().name, seed)).save(path)
     click.echo(f"Written: {out}")
 
 

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..evaluate import inference_gap
+from ..evaluate.e_step import Convergence
 from ..evaluate.marginal.certificate import MATTERS
 from ..evaluate.marginal.evidence import Asked, Evidence, estimated
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
 from ..latents.asked import posterior
 from ..points import Points
-from .columns import NO_GAP
+from .scored import NO_GAP
 from .scoring import infer_silently
 
 
@@ -49,7 +50,16 @@ class Certify:
         names = ("num_samples", "num_chains", "num_temperatures", "num_simulated", "tol")
         return {name: getattr(self, name) for name in names}
 
-    def __call__(self, model, q, points: Tensor | Points, seed: int, *, progress: bool = False) -> Evidence:
+    def __call__(
+        self,
+        model,
+        q,
+        points: Tensor | Points,
+        seed: int,
+        *,
+        fitted: Convergence | None = None,
+        progress: bool = False,
+    ) -> Evidence:
         r"""Computes `evaluate.gaps`; without gaps, or where q has none, `evaluate.evidence`.
 
         Arguments:
@@ -57,11 +67,13 @@ class Certify:
             q: its guide, with rows for the points where it has rows.
             points: M test points; the first ones are taken.
             seed: of all that is random.
+            fitted: as in `evaluate.gaps`.
             progress: whether annealing shows a bar.
         """
         points = Points.of(points)[: self.points].numbered()
         if self.gaps and has_gap(model, q, points):
-            return inference_gap.gaps(model, q, points, **self.numbers(), seed=seed, progress=progress)
+            how = self.numbers() | {"fitted": fitted, "seed": seed, "progress": progress}
+            return inference_gap.gaps(model, q, points, **how)
         return estimated(model, None, points, Asked(**self.numbers()), seed=seed, progress=progress)
 
 
@@ -104,6 +116,6 @@ def _gaps(model, guide, train: Points, test: Points, how: dict) -> dict[str, inf
     A guide with rows for training points gets rows for test points by an E-step there.
     """
     q = infer_silently(model, guide, test, how["seed"]) if adapted(guide).per_point else guide
-    of_test = inference_gap.gaps(model, q, test, **how)
+    of_test = inference_gap.gaps(model, q, test, **how, fitted=None if q is guide else q.convergence)
     same = {"num_simulated": 0, "num_temperatures": of_test.num_temperatures}
     return {"train": inference_gap.gaps(model, guide, train.numbered(), **how | same), "test": of_test}

@@ -27,7 +27,8 @@ from ..ppca.model import PPCA
 from ..seeding import forked
 from ..training.fit import fit
 from .certificates import Certify
-from .columns import Reason, Row, Scored
+from .columns import Row
+from .scored import Reason, Scored
 from .scoring import infer_silently, scales_at_floor
 
 P = ParamSpec("P")
@@ -65,7 +66,7 @@ def rows(
         lr, row_lr, schedule, transform: as in `fit`.
         num_samples: K of IWAE-K.
         ppca: with D latents, PPCA comes first: a linear baseline, and another model.
-        model_name: what the column "model" says.
+        model_name: what the column "model" says of the rows that are no reference.
         certify: how log p(x) is certified and the inference gaps are taken apart on the first test points; `None` does
             neither.
         frozen: whether the first row's w serves all rows, which then train q alone, so that F(q) and the gaps compare
@@ -131,7 +132,7 @@ def _linear(train: Points, test: Points, D: int, transform, seed: int, certify: 
     with torch.no_grad():
         log_px = model.log_prob(*_flat(test))
     exact, certified = Mean.of(log_px), Mean.of(log_px[: certify.points if certify else None])
-    row = Row("Exact", f"PPCA-{D}", pair=(model, None))
+    row = Row("Exact", f"PPCA-{D}", reference=True, pair=(model, None))
     exactly, equal = "log p(x) is exact", "the weights are constant"
     row.put(dict.fromkeys(("test_elbo", "test_iwae"), exact.mean) | {"test_log_px": certified})
     row.put(dict.fromkeys(("approximation_gap", "amortization_gap", "gradients_per_point", "test_seconds"), 0.0))
@@ -160,8 +161,8 @@ def _score(
     pair = model, q
     model, q = given_globals(model, q)
     own = point_scores(model, q, points, K, seed=seed)
-    found = certify and certify(model, q, points, seed, progress=progress)
     ended = None if pair[1] is guide else pair[1].convergence
+    found = certify and certify(model, q, points, seed, fitted=ended, progress=progress)
     with forked(seed):
         codes = draws(prior(model, points), 1, len(points)).squeeze(0)
     scored = {

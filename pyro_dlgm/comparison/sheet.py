@@ -13,17 +13,12 @@ from .columns import Row
 SHOWN = 10
 
 
-def called(row: Row) -> str:
-    r"""The name of a row: its guide, or its model where the guide is exact."""
-    return row.model if row.guide == "Exact" else row.guide
-
-
 def snapshots(rows: list[Row], points: Tensor | Points, labels: Tensor | None = None) -> dict[str, Snapshot]:
     r"""Creates a snapshot of each row that has a pair, at test points, by the rows' names.
 
     Of these, PPCA gets x alone: it conditions on nothing.
     """
-    points, pairs = Points.of(points), {called(row): row.pair for row in rows if row.pair is not None}
+    points, pairs = Points.of(points), {row.name: row.pair for row in rows if row.pair is not None}
     return {
         name: Snapshot(model, Exact(model), Points(points.x, mask=points.mask), labels=labels)
         if guide is None
@@ -34,12 +29,12 @@ def snapshots(rows: list[Row], points: Tensor | Points, labels: Tensor | None = 
 
 def histories(rows: list[Row]) -> dict[str, list[dict]]:
     r"""The records of `fit`, by the rows' names."""
-    return {called(row): row.history for row in rows if row.history}
+    return {row.name: row.history for row in rows if row.history}
 
 
 def levels(rows: list[Row]) -> dict[str, float]:
-    r"""The test scores of the rows that were not trained step by step, by what they are."""
-    return {f"{row.model}: exact log p(x), test": row.test_elbo for row in rows if not row.history}
+    r"""log p(x) of the references at the test points, by what they are."""
+    return {f"{row.name}: exact log p(x), test points": row.test_elbo for row in rows if row.reference}
 
 
 def sheet(rows: list[Row], points: Tensor | Points, seed: int = 0) -> Figure:

@@ -3,7 +3,7 @@ r"""The table of a comparison as text: its header, a line for each row while it 
 from ..data.dataset import Dataset
 from ..data.transforms import Dequantize
 from ..evaluate.marginal.certificate import NOT_CERTIFIED
-from .columns import Row, columns, number
+from .columns import EMPTY, Column, Row, columns, filled, groups, number
 
 CERTIFIED = (
     "log p(x) and the gaps: means over {} test points. log p(x) is AIS from Laplace's Gaussians, or IWAE, the larger "
@@ -13,14 +13,21 @@ CERTIFIED = (
 GAPS = "approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q)."
 
 
-def header(certified: bool = False) -> str:
-    r"""The titles of the columns; ``certified``: with those that AIS and BDMC fill."""
-    return _line([(column.title, column.width) for column in columns(certified)])
+def header(shown: list[Column] | None = None) -> str:
+    r"""The headings of the groups above the titles of the columns, by default of those that are always filled."""
+    shown = columns() if shown is None else shown
+    over = [(_over(name, of), sum(abs(column.width) + 1 for column in of) - 1) for name, of in groups(shown)]
+    return _line(over) + "\n" + _line([(column.title, column.width) for column in shown])
 
 
-def line(row: Row, certified: bool = False) -> str:
+def _over(name: str, of: list[Column]) -> str:
+    r"""The heading of a group, on a line over its columns."""
+    return f" {name} ".center(sum(abs(column.width) + 1 for column in of) - 1, "─") if name else ""
+
+
+def line(row: Row, shown: list[Column] | None = None) -> str:
     r"""One row, under that header."""
-    return _line([(column.text(row), column.width) for column in columns(certified)])
+    return _line([(column.text(row), column.width) for column in (columns() if shown is None else shown)])
 
 
 def _line(cells: list[tuple[str, int]]) -> str:
@@ -55,36 +62,43 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
     if isinstance(dataset.transform, Dequantize):
         notes += _bits(rows, dataset.transform, dataset.test[0].numel())
     notes.append(f"Test points whose E-step had not converged: {_counts(rows, 'test_unconverged') or 'none'}.")
-    slow = [f"{row.guide} {row.gaps['unconverged']}" for row in rows if row.gaps and row.gaps["unconverged"]]
+    slow = [f"{row.name} {row.gaps['unconverged']}" for row in rows if row.gaps and row.gaps["unconverged"]]
     if slow:
         notes.append(f"Points at which the climb to q* had not converged: {', '.join(slow)}.")
     notes.append(f"Scales at their floor: {_counts(rows, 'scales_at_floor') or 'none'}.")
-    return notes + [f"–: {note}." for note in _reasons(rows)]
+    return notes + _reasons(rows)
 
 
 def _doubtful(rows: list[Row]) -> list[str]:
     r"""The rows whose log p(x) the certificate does not cover."""
     said = ", ".join(
-        f"{row.guide} (BDMC {number(row.test_bdmc_gap, row.standard_errors['test_bdmc_gap'])})" for row in rows
+        f"{row.name} (BDMC {number(row.test_bdmc_gap, row.standard_errors['test_bdmc_gap'])})" for row in rows
     )
     return [f"{NOT_CERTIFIED}: {said}; what a gap says is known beyond |BDMC| + 2 standard errors."] if said else []
 
 
 def _bits(rows: list[Row], values: Dequantize, P: int) -> list[str]:
     scored = [row for row in rows if row.test_log_px is not None]
-    said = ", ".join(f"{row.guide} {values.bits_per_dim(row.test_log_px, P):.3f}" for row in scored)
+    said = ", ".join(f"{row.name} {values.bits_per_dim(row.test_log_px, P):.3f}" for row in scored)
     return [f"Bits per dimension at log p(x): {said}."] if said else []
 
 
 def _counts(rows: list[Row], name: str) -> str:
-    return ", ".join(f"{row.guide} {row.cells[name]}" for row in rows if row.cells[name])
+    return ", ".join(f"{row.name} {row.cells[name]}" for row in rows if row.cells[name])
 
 
 def _reasons(rows: list[Row]) -> list[str]:
-    r"""Each reason once, with the rows and the columns that it empties."""
-    guides: dict[tuple[str, str], list[str]] = {}
+    r"""Each reason for an empty cell once, with the columns and the rows; for a column that is not shown, no rows."""
+    shown, found = filled(rows), {}
     for row in rows:
-        for reason in dict.fromkeys(row.reasons.values()):
-            names = ", ".join(name for name, other in row.reasons.items() if other == reason)
-            guides.setdefault((reason, names), []).append(row.guide)
-    return [f"{reason} ({names}: {', '.join(of)})" for (reason, names), of in guides.items()]
+        empty = [column for column in columns("log_px", "gaps") if column.text(row) == EMPTY]
+        for column in empty if not row.reference else [column for column in empty if column in shown]:
+            for reason in [row.reasons[name] for name in column.values if name in row.reasons][:1]:
+                found.setdefault((reason, column in shown, row.name), []).append(column.title)
+    merged: dict[tuple, list[str]] = {}
+    for (reason, seen, name), titles in found.items():
+        merged.setdefault((reason, seen, ", ".join(titles)), []).append(name)
+    return [
+        f"{EMPTY} in {titles}: {reason} ({', '.join(names)})." if seen else f"No {titles}: {reason}."
+        for (reason, seen, titles), names in merged.items()
+    ]

@@ -1,39 +1,61 @@
 r"""Learning curves, and codes in the plane."""
 
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from ..evaluate.snapshot import Plane
+from .palette import REFERENCE, VALIDATION, colour
 
 BOUNDS = {"elbo": "ELBO, nats per point", "log_joint": "log p(x, t), no bound; nats per point"}
+AXES = {"epoch": "epoch", "gradients_per_point": "gradient evaluations per training point"}
 TAIL = 0.05  # of the records are left out when the scale is chosen: the first steps climb far
 NAMED = 20  # as many labels have their name in the plane
+ACROSS = 4  # entries of a legend in a line
 
 
-def learning_curves(figure, histories: dict[str, list[dict]], levels: dict[str, float]):
-    r"""Draws learning curves and returns the figure: a panel for bounds, one for what is none; dashed: validation.
+def learning_curves(
+    figure, histories: dict[str, list[dict]], levels: dict[str, float], against: str = "gradients_per_point"
+):
+    r"""Draws learning curves and returns the figure: a panel for bounds, one for what is none.
+
+    Solid lines are the training points, dashed ones the validation points, dotted ones levels.
 
     Arguments:
-        figure: to draw on.
+        figure: to draw on, with a constrained layout.
         histories: the records of `fit`, by name.
-        levels: horizontal lines among the bounds, by name.
+        levels: horizontal lines among the bounds, by name, in nats per point.
+        against: what the horizontal axis counts: "gradients_per_point", what methods are compared by, or "epoch".
     """
     titles = BOUNDS | _importance_bounds(histories)
-    kinds = [kind for kind in titles if any(_curve(h, kind)[0] for h in histories.values())] or ["elbo"]
+    kinds = [kind for kind in titles if any(_curve(h, kind, against)[0] for h in histories.values())] or ["elbo"]
+    entries: dict[str, Line2D] = {}
     for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for number, (name, history) in enumerate(histories.items()):
-            for of, style in (("", "-"), ("val_", "--")):
-                at, values = _curve(history, of + kind)
-                if at:
-                    label, marker = f"{name}, validation" if of else name, "o" if len(at) == 1 else None
-                    axis.plot(at, values, style, color=f"C{number}", marker=marker, markersize=3, label=label)
+            _draw(axis, history, kind, against, name, colour(number), entries)
         for label, level in levels.items() if kind == "elbo" else ():
-            axis.axhline(level, color="0.5", linestyle=":", label=label)
+            entries[label] = axis.axhline(level, color=REFERENCE, linestyle=":")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set(xlabel="gradient evaluations per training point", ylabel=titles[kind])
+        axis.set(xlabel=AXES[against], ylabel=titles[kind])
         _scale(axis)
         axis.grid(alpha=0.15)
-        axis.legend(fontsize=8, loc="lower right")
+    if entries:
+        entries = {name: entries[name] for name in (*histories, *levels, DASHED) if name in entries}
+        across = min(ACROSS, len(entries))
+        figure.legend(entries.values(), entries, loc="outside lower center", ncols=across, fontsize=8, frameon=False)
     return figure
+
+
+DASHED = "dashed: validation points"
+
+
+def _draw(axis, history: list[dict], kind: str, against: str, name: str, color: str, entries: dict) -> None:
+    r"""Draws one method, and adds what is new to the entries of the legend."""
+    for of, style in (("", "-"), ("val_", VALIDATION)):
+        at, values = _curve(history, of + kind, against)
+        if at:
+            marker = "o" if len(at) == 1 else None
+            (line,) = axis.plot(at, values, style, color=color, marker=marker, markersize=3)
+            entries.setdefault(*((DASHED, Line2D([], [], linestyle=style, color=REFERENCE)) if of else (name, line)))
 
 
 def _importance_bounds(histories: dict[str, list[dict]]) -> dict[str, str]:
@@ -42,9 +64,9 @@ def _importance_bounds(histories: dict[str, list[dict]]) -> dict[str, str]:
     return {name: f"IWAE-{name[5:]}, nats per point" for name in sorted(names)}
 
 
-def _curve(history: list[dict], name: str) -> tuple[list[float], list[float]]:
+def _curve(history: list[dict], name: str, against: str) -> tuple[list[float], list[float]]:
     seen = [h for h in history if h.get(name) is not None]
-    return [h["gradients_per_point"] for h in seen], [h[name] for h in seen]
+    return [h[against] for h in seen], [h[name] for h in seen]
 
 
 def _scale(axis) -> None:
@@ -59,13 +81,13 @@ def scatter(axis, plane: Plane, labels: Tensor | None) -> None:
     points = plane.points.cpu().double()
     values = [] if labels is None else labels.unique().tolist()
     if not values:
-        axis.scatter(*points.T.numpy(), s=5, color="C0", linewidths=0)
+        axis.scatter(*points.T.numpy(), s=5, color=colour(0), linewidths=0)
     for number, value in enumerate(values):
-        here, color = points[labels.cpu() == value], f"C{number % 10}"
-        axis.scatter(*here.T.numpy(), s=8, color=color, linewidths=0, alpha=0.7)
+        here = points[labels.cpu() == value]
+        axis.scatter(*here.T.numpy(), s=8, color=colour(number), linewidths=0, alpha=0.7)
         if len(values) <= NAMED:  # annotations lie above all points
             at = here.median(0).values.tolist()
-            axis.annotate(str(value), at, ha="center", va="center", size=13, weight="bold", color=color)
+            axis.annotate(str(value), at, ha="center", va="center", size=13, weight="bold", color=colour(number))
     axis.set_aspect("equal", "datalim")
     axis.set(xlabel=plane.axes[0], ylabel=plane.axes[1])
     axis.grid(alpha=0.15)

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..evaluate.diagnostics.calibration import Calibration, Coverage
 from ..evaluate.diagnostics.diagnose import Diagnosis
 from ..evaluate.diagnostics.uniformity import ecdf_band, ecdf_difference
+from .palette import REFERENCE, colour
 
 
 def calibration(found: Calibration) -> Figure:
@@ -27,31 +28,35 @@ def latents(found: Diagnosis) -> Figure:
     r"""Left: KL of each dimension, in nats per point. Right: mean ± standard deviation of q(t_d), prior in grey."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    dimensions = range(len(found.mean_variance))
+    dimensions = range(len(found.mean_variance))  # counted from 0, as everywhere
     if found.kl is not None:
         active = found.active_by_variance.tolist()
-        left.bar(dimensions, found.kl.tolist(), color=["C0" if a else "0.7" for a in active])
-    left.set(xlabel="dimension (grey: variance of the means <= 0.01)", ylabel="KL, nats per point")
+        left.bar(dimensions, found.kl.tolist(), color=[colour(0) if a else REFERENCE for a in active])
+    left.set(xlabel="latent (grey: variance of E[t | x] over points <= 0.01)", ylabel="KL, nats per point")
     low, high = (found.prior_mean - found.prior_std).cpu(), (found.prior_mean + found.prior_std).cpu()
-    right.bar(dimensions, (high - low).tolist(), bottom=low.tolist(), color="0.88", width=0.9)
-    right.errorbar(dimensions, found.aggregate_mean.tolist(), found.aggregate_std.tolist(), fmt="o", capsize=3)
-    right.set(xlabel="dimension", ylabel="aggregate posterior q(t)")
+    right.bar(dimensions, (high - low).tolist(), bottom=low.tolist(), color=REFERENCE, alpha=0.25, width=0.9)
+    centre, width = found.aggregate_mean.tolist(), found.aggregate_std.tolist()
+    right.errorbar(dimensions, centre, width, fmt="o", color=colour(0), capsize=3)
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    right.set(xlabel="latent", ylabel="q(t): mean ± std (grey: prior)")
     return figure
 
 
 def _ranks(axis, ranks: Tensor, joint: Tensor, L: int) -> None:
     z = torch.arange(1, L + 1) / (L + 1)
-    axis.fill_between(z, *ecdf_band(len(ranks), L), color="0.88", step="mid", label="95% band")
-    axis.plot(z, ecdf_difference(ranks, L).cpu(), color="C0", linewidth=0.8)
-    axis.plot(z, ecdf_difference(joint.unsqueeze(-1), L).cpu(), color="C1", linewidth=2, label="log p(x, t)")
-    axis.set(xlabel=f"rank of the truth among {L} samples of q, scaled", ylabel="ECDF − uniform")
+    band = {"color": REFERENCE, "alpha": 0.25, "linewidth": 0, "label": "95% band"}
+    axis.fill_between(z, *ecdf_band(len(ranks), L), step="mid", **band)
+    axis.plot(z, ecdf_difference(ranks, L).cpu(), color=colour(0), linewidth=0.8)
+    axis.plot(z, ecdf_difference(joint.unsqueeze(-1), L).cpu(), color=colour(1), linewidth=2, label="log p(x, t)")
+    axis.set(xlabel=f"rank of the truth among {L} samples of q, divided by {L + 1}", ylabel="ECDF − uniform")
     axis.legend(fontsize=8)
 
 
 def _coverage(axis, c: Coverage) -> None:
     levels = c.levels.cpu()
-    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
-    axis.plot(levels, c.found.cpu(), color="C0", linewidth=0.8)
-    axis.errorbar(levels, c.pooled.cpu(), 2 * c.pooled_stderr.cpu(), color="k", fmt="o", markersize=4, capsize=3)
-    axis.set(xlabel="nominal probability of the interval", ylabel="part of the truths inside")
+    axis.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.8)
+    axis.plot(levels, c.found.cpu(), color=colour(0), linewidth=0.8)
+    axis.errorbar(levels, c.pooled.cpu(), 2 * c.pooled_stderr.cpu(), color=colour(1), fmt="o", markersize=4, capsize=3)
+    axis.set(xlabel="nominal probability of the interval", ylabel="fraction of the truths inside")
     axis.set(xlim=(0.4, 1), ylim=(0, 1))

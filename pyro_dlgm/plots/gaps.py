@@ -10,6 +10,7 @@ from ..distributions import diagonal
 from ..evaluate.quiet import quiet
 from ..latents.asked import log_joint, prior
 from ..points import Points
+from .palette import REFERENCE, colour
 
 PIECES = ("amortization", "approximation")
 WIDE, CELLS, RESOLVED = 5.0, 161, 1e-3  # the grid of two latents, and the share of the peak where it may end
@@ -28,13 +29,14 @@ def bars(found: dict[str, dict]) -> Figure:
         left = gaps["reached"]["mean"]
         for number, name in enumerate(PIECES):
             # A gap can be a little below zero, by Monte Carlo error: it is drawn as it is.
-            axis.barh(place, gaps[name]["mean"], left=left, color=f"C{number}", height=0.6)
+            axis.barh(place, gaps[name]["mean"], left=left, color=colour(number), height=0.6)
             left += gaps[name]["mean"]
         above = max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))  # what BDMC allows log p(x); nothing below
-        axis.errorbar(left, place, xerr=[[0.0], [above]], fmt="|", color="0.5", capsize=4, markersize=18)
-        axis.annotate(f"{gaps['total']['mean']:.2f}", (left, place), (6, 0), textcoords="offset points", va="center")
+        axis.errorbar(left, place, xerr=[[0.0], [above]], fmt="|", color=REFERENCE, capsize=4, markersize=18)
+        total = round(gaps["total"]["mean"], 2) + 0.0  # zero has no sign
+        axis.annotate(f"{total:.2f}", (left, place), (6, 0), textcoords="offset points", va="center")
     for number, name in enumerate(PIECES):
-        axis.barh(0, 0, color=f"C{number}", label=f"{name} gap")
+        axis.barh(0, 0, color=colour(number), label=f"{name} gap")
     low = min(gaps["reached"]["mean"] for gaps in found.values())
     high = max(gaps["log_px"]["mean"] for gaps in found.values())
     axis.set_xlim(low - 0.05 * (high - low) - 1e-3, high + 0.15 * (high - low) + 1e-3)
@@ -69,9 +71,9 @@ def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor
         for number, (name, q) in enumerate(qs.items()):
             for level in LEVELS:
                 label = name if point == 0 and level == LEVELS[0] else None
-                axis.plot(*_ellipse(q, point, level).T, color=f"C{number}", linewidth=1.2, label=label)
-        axis.set(xlabel="$t_1$", xlim=(left, right), ylim=(low, high), title=f"point {point}")
-    axes[0].set_ylabel("$t_2$")
+                axis.plot(*_ellipse(q, point, level).T, color=colour(number), linewidth=1.2, label=label)
+        axis.set(xlabel="$t_0$", xlim=(left, right), ylim=(low, high), title=f"point {point}")
+    axes[0].set_ylabel("$t_1$")
     figure.legend(loc="outside lower center", ncols=len(qs), fontsize=8, frameon=False)
     return figure
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -16,17 +16,20 @@ Strips = list[tuple[str, Tensor | None]]  # names and images (n, C, H, W)
 
 
 def traversals(pair: Snapshot, num: int, steps: int = 7) -> Strips:
-    r"""Returns a strip for each of the most used latents, from −3 to 3 deviations of the prior, named by its nats."""
+    r"""Returns a strip for each of the most used latents, from −3 to 3 deviations of the prior, named by its nats.
+
+    Latents are counted from 0, as the dimensions of t are.
+    """
     most, images = pair.traversals(num, steps)
     nats, kind = pair.nats(), "KL " if pair.has_density else ""
-    return [(f"t{j + 1}, {kind}{float(nats[j]):.2f} nats", x) for j, x in zip(most, images, strict=True)]
+    return [(f"t{j}, {kind}{float(nats[j]):.2f} nats", x) for j, x in zip(most, images, strict=True)]
 
 
 def traversal_figure(pair: Snapshot, num: int) -> Figure:
     r"""Draws the `traversals`, one below the other."""
     strips = traversals(pair, num)
-    figure = Figure(figsize=(4.4, 0.3 + 0.5 * len(strips)), layout="constrained")
-    figure.suptitle(f"one latent from −{REACH:g} to {REACH:g}, the others as in point 0", size=9)
+    figure = Figure(figsize=(4.8, 0.3 + 0.6 * len(strips)), layout="constrained")
+    figure.suptitle(f"one latent from −{REACH:g} to {REACH:g} sd of the prior, the others as in point 0", size=9)
     draw_strips(figure, strips)
     return figure
 
@@ -35,7 +38,8 @@ def draw_strips(figure, strips: Strips) -> None:
     r"""Draws strips of images below each other, each with its name on the left."""
     axes = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
     for axis, (name, images) in zip(axes, strips, strict=True):
-        axis.set(xticks=[], yticks=[])
+        # On the left, where the layout leaves room for the name: a strip may be narrower than its axes.
+        axis.set(xticks=[], yticks=[], anchor="W")
         for spine in axis.spines.values():
             spine.set_visible(False)
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
@@ -95,3 +99,18 @@ def source(image: Tensor) -> str:
     with io.BytesIO() as file:
         as_pil(image).save(file, format="png", optimize=True)
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def captioned(image: Image.Image, text: str) -> Image.Image:
+    r"""Puts an image of PIL above its caption, broken into lines that fit; the image itself stays as it is."""
+    font = ImageFont.load_default()
+    lines, height = [""], font.getbbox("Ag")[3] + 3
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= image.width - 8 else [*lines, word]
+    whole = Image.new("RGB", (image.width, image.height + height * len(lines) + 8), "white")
+    whole.paste(image)
+    draw = ImageDraw.Draw(whole)
+    for number, line in enumerate(lines):
+        draw.text((4, image.height + 4 + height * number), line, fill="black", font=font)
+    return whole

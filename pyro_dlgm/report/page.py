@@ -14,16 +14,18 @@ from ..data.dataset import Dataset
 from ..evaluate.scores import point_scores
 from ..evaluate.snapshot import Snapshot
 from ..guides.base import adapted
+from ..plots.palette import DARK, LIGHT
 from ..points import Points
 from ..runs.files import read_sections, whole, writing
 from ..runs.load import load
 from ..runs.run import Run
-from . import sections, views
+from . import sections
 from .sections import PAGES, Section
+from .verdicts import verdicts
+from .views import seen
 
 NAME = "report.html"
 POINTS = 1000  # that are looked at, at most
-STOPPED = "The training stopped early; below, model and guide are at the best epoch on validation points."
 IN_COMPARISON, IN_RUN = 3, 6  # latents that are traversed
 
 
@@ -37,9 +39,10 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
         more: further sections, which come last.
     """
     pairs = snapshots(rows, dataset.test_points[:POINTS], _first(dataset.test_labels))
-    shown = [sections.results(rows, dataset, num_samples), sections.learning(histories(rows), levels(rows))]
-    shown += sections.gaps({row.guide: row.gaps for row in rows if row.gaps is not None})
-    shown += _seen(pairs, "test", IN_COMPARISON)
+    curves = sections.learning(histories(rows), levels(rows), "gradients_per_point", (sections.BUDGET,))
+    shown = [sections.results(rows, dataset, num_samples), curves]
+    shown += sections.gaps({row.name: row.gaps for row in rows})
+    shown += [verdicts(pairs, "test"), *seen(pairs, "test", IN_COMPARISON)]
     size = f"{len(rows)} methods, {len(dataset.test)} test points"
     return _page(f"Comparison on {dataset.name}", dataset, size, [*shown, *more])
 
@@ -73,13 +76,16 @@ def of_run(
     if adapted(guide).per_point:
         points, labels, of = dataset.seen(POINTS), dataset.train_labels, "training"
     found = read_sections(folder.folder / "evaluation.json")
-    shown = [sections.scores(found, folder.folder, state["step"])]
-    shown.append(sections.learning({name: state["history"]}, {}, (STOPPED,) if state["stopped_early"] else ()))
-    gaps = {part: found.get(f"{part}_gaps") for part in ("train", "test")}
-    shown += sections.gaps({part: result for part, result in gaps.items() if result is not None})
-    shown += _seen({name: Snapshot(model, guide, points, labels=_first(labels))}, of, IN_RUN)
-    pair = f"{type(guide).__name__} on {type(model).__name__}, {_length(state)}"
-    return _page(f"Run {folder.folder.name}: {name}", dataset, pair, [*shown, *more], json.dumps(config, indent=1))
+    pair = {name: Snapshot(model, guide, points, labels=_first(labels))}
+    notes = (sections.STOPPED,) if state["stopped_early"] else ()
+    shown = [sections.scores(found, folder.folder, state["step"]), verdicts(pair, of, calibrate=True)]
+    shown.append(sections.learning({name: state["history"]}, {}, "epoch", notes))
+    shown += sections.gaps({part: found.get(f"{part}_gaps") for part in ("train", "test")})
+    shown += seen(pair, of, IN_RUN)
+    last = state["history"][-1] if state["history"] else {"epoch": 0, "seconds": 0.0}
+    fact = f"{type(guide).__name__} on {type(model).__name__}, "
+    fact += f"{state['step']} steps, {last['epoch']} epochs, {last['seconds']:.0f} s"
+    return _page(f"Run {folder.folder.name}: {name}", dataset, fact, [*shown, *more], json.dumps(config, indent=1))
 
 
 def of_pair(
@@ -112,10 +118,11 @@ def of_pair(
     q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
     found = {"points": summary([point_scores(model, q, points, num_samples, seed)]) | {"num_samples": num_samples}}
     if certify is not None:
-        found["certified"] = certify(model, q, points, seed).summary()
-    shown = [sections.scores(found, Path(), 0)]
+        found["certified"] = certify(model, q, points, seed, fitted=None if q is guide else q.convergence).summary()
+    pair = {type(guide).__name__: Snapshot(model, q, points, labels=_first(labels))}
+    shown = [sections.scores(found, Path(), 0), verdicts(pair, "given", calibrate=True)]
     shown += sections.gaps({"points": found["certified"]} if certify is not None and certify.gaps else {})
-    shown += _seen({type(guide).__name__: Snapshot(model, q, points, labels=_first(labels))}, "given", IN_RUN)
+    shown += seen(pair, "given", IN_RUN)
     facts = f"{type(guide).__name__} on {type(model).__name__} of {type(model.likelihood).__name__}"
     values = Dataset(name, points.x, points.x[:0], points.x, protocol=f"{len(points)} points as they were given")
     return _page(name, values, facts, [*shown, *more])
@@ -137,16 +144,6 @@ def _first(labels: Tensor | None) -> Tensor | None:
     return None if labels is None else labels[:POINTS]
 
 
-def _seen(pairs: dict[str, Snapshot], of: str, num: int) -> list[Section]:
-    images = [views.reconstructions(pairs, of), views.samples(pairs), views.traversals(pairs, of, num)]
-    return [*images, views.latent_space(pairs, of)]
-
-
-def _length(state: dict) -> str:
-    last = state["history"][-1] if state["history"] else {"epoch": 0, "seconds": 0.0}
-    return f"{state['step']} steps, {last['epoch']} epochs, {last['seconds']:.0f} s"
-
-
 def _page(title: str, dataset: Dataset, fact: str, shown: list[Section], config: str | None = None) -> str:
-    facts = [f"{dataset.name}: {dataset.protocol}", fact]
-    return PAGES.get_template("report.html").render(title=title, facts=facts, sections=shown, config=config)
+    said = {"title": title, "facts": [f"{dataset.name}: {dataset.protocol}", fact], "config": config}
+    return PAGES.get_template("report.html").render(sections=shown, light=LIGHT, dark=DARK, **said)

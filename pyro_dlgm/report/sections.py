@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ..comparison import evaluation
-from ..comparison.columns import Row, columns
+from ..comparison.columns import Row, filled, groups
 from ..comparison.table import footnotes
 from ..data.dataset import Dataset
 from ..plots.curves import learning_curves
@@ -19,6 +19,10 @@ from .svg import svg
 PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
+
+
+BUDGET = "A comparison spends its budget on training; its rows are scored once, at the end, on test points."
+STOPPED = "The training stopped early; model and guide of this page are at the best epoch on validation points."
 
 
 @dataclass(frozen=True)
@@ -45,25 +49,34 @@ def missing(title: str, caption: str, reason: str) -> Section:
 
 def drawing(make: Callable[[], Figure], alt: str) -> Markup:
     r"""The body of a section that is one figure: arguments as those of `svg.svg`."""
-    return Markup(svg(make, alt))
+    return Markup('<div class="wide">{}</div>').format(Markup(svg(make, alt)))
 
 
 def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
     r"""The table of a comparison, with its footnotes."""
-    shown = columns(any(row.certified_points for row in rows))
-    titles, texts = [column.title for column in shown], sum(column.width < 0 for column in shown)
-    cells = [[column.text(row) for column in shown] for row in rows]
+    shown = filled(rows)
+    spans = [(name, len(of)) for name, of in groups(shown)]
+    table = {
+        "groups": spans,
+        "starts": [sum(span for _, span in spans[:n]) for n in range(1, len(spans))],
+        "titles": [column.title for column in shown],
+        "texts": sum(column.width < 0 for column in shown),
+        "rows": [[column.text(row) for column in shown] for row in rows],
+        "references": [number for number, row in enumerate(rows) if row.reference],
+    }
     return Section(
         "Results",
-        "Every row starts from the same w and spends the same budget, so rows differ in q alone; a row of another "
-        "model is a baseline. Read log p(x) for how good w has become, and the ELBO below it for how well q follows.",
-        Markup(PAGES.get_template("table.html").render(titles=titles, rows=cells, texts=texts)),
+        "Every row starts from the same w and spends the same budget, so rows differ in q alone; a reference, in "
+        "italics, is another model. Read log p(x) for how good w has become, the ELBO below it for how well q follows.",
+        Markup(PAGES.get_template("table.html").render(table)),
         tuple(footnotes(rows, dataset, num_samples)),
     )
 
 
-def learning(histories: dict[str, list[dict]], levels: dict[str, float], notes: tuple[str, ...] = ()) -> Section:
-    r"""Learning curves on training points, and on validation points where there are some."""
+def learning(
+    histories: dict[str, list[dict]], levels: dict[str, float], against: str, notes: tuple[str, ...] = ()
+) -> Section:
+    r"""Learning curves on training points, and on validation points where there are some; ``against`` as in `plots`."""
     caption = (
         "Solid lines are the mean of the objective over an epoch of training points, dashed lines are on validation "
         "points. A dashed line that falls while the solid one rises says that w is memorizing its training points."
@@ -77,13 +90,14 @@ def learning(histories: dict[str, list[dict]], levels: dict[str, float], notes: 
         notes += tuple(f"No validation points: {name}" for name in unseen)
 
     def make():
-        return learning_curves(Figure(figsize=(9.5, 3.6), layout="constrained"), histories, levels)
+        return learning_curves(Figure(figsize=(9.5, 3.8), layout="constrained"), histories, levels, against)
 
     return Section("Learning curves", caption, drawing(make, "Learning curves"), notes)
 
 
-def gaps(found: dict[str, dict]) -> list[Section]:
-    r"""The inference gap of each method by name, as `evaluate.gaps` sums it up; no section if there is none."""
+def gaps(found: dict[str, dict | None]) -> list[Section]:
+    r"""The inference gap of each method by name, as `evaluate.gaps` sums it up; no section if none was taken apart."""
+    found = {name: result for name, result in found.items() if result is not None}
     if not found:
         return []
     caption = (
@@ -111,10 +125,11 @@ def scores(found: dict, folder: Path, step: int) -> Section:
     rows, remarks, stale = [], [], []
     parts = {name: section for name, section in found.items() if isinstance(section, dict)}
     for name, section in parts.items():
-        points = f"{name}, {section['points']}" if "points" in section else name
+        part = name.partition("_")[0]  # "test" of "test_gaps"
+        points = f"{part}, {section['points']}" if "points" in section else part
         rows += [[points, *score] for score in evaluation.scores(section)]
         bdmc = evaluation.certificate(parts, name)
-        remarks += [f"{name}: {remark}" for remark in evaluation.remarks(section, bdmc)]
+        remarks += [f"{part}: {remark}" for remark in evaluation.remarks(section, bdmc)]
         if section.get("step", step) != step:
             stale.append(f"Scored at step {section['step']}, and the run is at step {step} now: score it again.")
     if not rows:

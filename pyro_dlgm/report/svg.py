@@ -8,14 +8,16 @@ from collections.abc import Callable
 import matplotlib
 from matplotlib.figure import Figure
 
+from ..plots.palette import LIGHT
+
 INK = "#010203"  # stands for the colour of the page's text
-SERIES = [f"#0102{n:02x}" for n in range(16, 26)]  # stand for the colours of the page's series
 
 
 def svg(make: Callable[[], Figure], alt: str) -> str:
     r"""An inline SVG of the figure that ``make()`` returns, without a background.
 
-    Text takes the colour of the page's text, and series take ``var(--series-0)`` to ``var(--series-9)``.
+    Text takes the colour of the page's text, and the ten colours of series become ``var(--series-0)`` to
+    ``var(--series-9)``, which the page defines for light and for dark.
 
     Arguments:
         make: makes the figure, in here, where the colours are those of the page; an inch is 96 pixels on a screen.
@@ -25,7 +27,7 @@ def svg(make: Callable[[], Figure], alt: str) -> str:
     ink |= {"grid.color": INK, "axes.facecolor": "none", "legend.facecolor": "none", "legend.edgecolor": INK}
     ink |= {"legend.framealpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
     text = {"svg.fonttype": "none", "svg.hashsalt": "pyro_dlgm", "font.size": 10}
-    style = ink | text | {"axes.prop_cycle": matplotlib.cycler(color=SERIES)}
+    style = ink | text | {"axes.prop_cycle": matplotlib.cycler(color=LIGHT)}
     with matplotlib.rc_context(style), io.StringIO() as file:
         make().savefig(file, format="svg", metadata={"Date": None}, transparent=True)
         return _inline(file.getvalue(), alt)
@@ -39,6 +41,6 @@ def _inline(text: str, alt: str) -> str:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r"font-family: [^;]*;", "font-family: inherit;", text)
     text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
-    for number, colour in enumerate(SERIES):
+    for number, colour in enumerate(LIGHT):
         text = text.replace(colour, f"var(--series-{number})")
     return text.replace(INK, "currentColor")

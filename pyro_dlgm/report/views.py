@@ -19,6 +19,12 @@ ACROSS = 3  # planes beside each other
 UNSAID = "its guide is a Pyro program that does not say its posterior, so there is no mean of q to look at"
 
 
+def seen(pairs: dict[str, Snapshot], of: str, num: int) -> list[Section]:
+    r"""All sections of this file; ``of``: what the points are, ``num``: how many latents are traversed."""
+    images = [reconstructions(pairs, of), samples(pairs), traversals(pairs, of, num)]
+    return [*images, latent_space(pairs, of)]
+
+
 def reconstructions(pairs: dict[str, Snapshot], of: str) -> Section:
     r"""The first points above their reconstructions, a strip for each pair."""
     caption = (
@@ -26,7 +32,7 @@ def reconstructions(pairs: dict[str, Snapshot], of: str) -> Section:
         "a strip lacks is lost in the code, or smoothed away because many x share a code."
     )
     points = ((f"{of} points", pair.data(SHOWN)) for pair in list(pairs.values())[:1])
-    rows = ((name, pair.reconstructions(SHOWN)) for name, pair in _with_posterior(pairs).items())
+    rows = ((name, pair.reconstructions(SHOWN)) for name, pair in with_posterior(pairs).items())
     return _section("Reconstructions", caption, pairs, [("", [], itertools.chain(points, rows))])
 
 
@@ -36,20 +42,21 @@ def samples(pairs: dict[str, Snapshot]) -> Section:
         "Each image is the mean of p(x given t) for a t drawn from the prior, without the noise of Σ; every method "
         "gets the same draws. Images unlike the data show codes that the prior reaches and the data do not."
     )
-    rows = ((name, pair.samples(SHOWN)) for name, pair in _with_posterior(pairs).items())
+    rows = ((name, pair.samples(SHOWN)) for name, pair in with_posterior(pairs).items())
     return _section("Samples", caption, pairs, [("", [], rows)])
 
 
 def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
     r"""What the most used latents do to the first point."""
     caption = (
-        f"One latent goes from −{REACH:g} to {REACH:g} standard deviations of the prior while the others stay at the "
-        f"mean of q of the first {of} point; the numbers of nats say how much q uses the latent, a mean over points. "
+        f"One latent, counted from 0, goes from −{REACH:g} to {REACH:g} standard deviations (sd) of the prior, while "
+        f"the others stay at the mean of q of the first {of} point; the nats say how much q uses the latent, a mean "
+        "over points. "
         "A row that hardly changes is a latent that the model ignores, or that matters only for other points."
     )
-    places = [f"{REACH * (2 * step / (STEPS - 1) - 1):.2g}".replace("-", "−") for step in range(STEPS)]
-    seen = _with_posterior(pairs)
-    blocks = ((name, places, traversal_strips(pair, num, STEPS)) for name, pair in seen.items())
+    places = [f"{REACH * (2 * step / (STEPS - 1) - 1):.2g} sd".replace("-", "−") for step in range(STEPS)]
+    shown = with_posterior(pairs)
+    blocks = ((name, places, traversal_strips(pair, num, STEPS)) for name, pair in shown.items())
     notes = [
         f"{name}: q has no density, so its nats are what the prior charges for the mean of q, no KL."
         for name, pair in pairs.items()
@@ -73,7 +80,7 @@ def _section(
     if reason:
         return missing(title, caption, reason)
     body = PAGES.get_template("strips.html").render(blocks=blocks, source=lambda images: source(strip(images)))
-    return Section(title, caption, Markup(body), (*notes, *_unsaid(pairs)))
+    return Section(title, caption, Markup(body), (*notes, *unsaid(pairs)))
 
 
 def latent_space(pairs: dict[str, Snapshot], of: str) -> Section:
@@ -83,35 +90,36 @@ def latent_space(pairs: dict[str, Snapshot], of: str) -> Section:
         "two directions in which the means vary most (PCA). Labels were never seen in training: where colours part, "
         "the code has found the classes, and where they mix, other directions may still part them."
     )
-    seen = _with_posterior(pairs)
-    if not seen:
+    shown = with_posterior(pairs)
+    if not shown:
         return missing("Latent space", caption, UNSAID)
-    labels = next(iter(seen.values())).labels
+    labels = next(iter(shown.values())).labels
     notes = () if labels is not None else ("There are no labels: all points have one colour.",)
-    across, down = min(ACROSS, len(seen)), math.ceil(len(seen) / ACROSS)
-    width, height = (5.5, 4.5) if across == 1 else (10, 9 / across)
+    across, down = min(ACROSS, len(shown)), math.ceil(len(shown) / ACROSS)
+    width, height = (9.5, 5.5) if across == 1 else (10, 9 / across)
 
     def make():
         figure = Figure(figsize=(width, down * height), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).flatten()
-        for axis, (name, pair) in zip(axes, seen.items(), strict=False):
+        for axis, (name, pair) in zip(axes, shown.items(), strict=False):
             scatter(axis, plane(pair.means()), pair.labels)
             axis.set_title(name, fontsize=10)
-        for axis in axes[len(seen) :]:
+        for axis in axes[len(shown) :]:
             axis.remove()
         return figure
 
-    return Section("Latent space", caption, drawing(make, "Latent space"), notes + _unsaid(pairs))
+    return Section("Latent space", caption, drawing(make, "Latent space"), notes + unsaid(pairs))
 
 
-def _with_posterior(pairs: dict[str, Snapshot]) -> dict[str, Snapshot]:
+def with_posterior(pairs: dict[str, Snapshot]) -> dict[str, Snapshot]:
+    r"""The pairs whose guide says its posterior."""
     return {name: pair for name, pair in pairs.items() if pair.has_posterior}
 
 
 def _no_images(pairs: dict[str, Snapshot]) -> str | None:
     if not pairs:
         return "there is no pair to look at"
-    if not _with_posterior(pairs):
+    if not with_posterior(pairs):
         return UNSAID
     pair = next(iter(pairs.values()))
     if pair.image_shape is None:
@@ -119,5 +127,6 @@ def _no_images(pairs: dict[str, Snapshot]) -> str | None:
     return None
 
 
-def _unsaid(pairs: dict[str, Snapshot]) -> tuple[str, ...]:
+def unsaid(pairs: dict[str, Snapshot]) -> tuple[str, ...]:
+    r"""Notes on the pairs whose guide does not."""
     return tuple(f"{name} is not shown: {UNSAID}." for name, pair in pairs.items() if not pair.has_posterior)

@@ -5,14 +5,9 @@ Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Wh
 """
 
 import shutil
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -21,7 +16,8 @@ from ..evaluate.snapshot import Snapshot
 from ..messages import only_warned
 from ..plots.images import grid, squares, traversal_figure
 from ..ppca.model import PPCA
-from ..runs.files import whole, writing
+from ..runs.events import cut, table, wait_for_a_new_second
+from ..runs.files import writing
 from ..runs.fingerprint import flat
 from ..runs.run import Run
 from ..seeding import forked
@@ -32,9 +28,9 @@ SHOWN = 10  # images in a row
 LATENTS = 6  # that are traversed
 LEGIBLE = 28  # pixels of the longer side of an image, at least
 SPRITE = 64  # pixels of the side of a sprite, at most: TensorBoard takes 8192 for all of them together
-DATA = tuple(
-    f"fit.{name}" for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
-)  # fingerprints of the data: no hyper-parameters
+MATTER = ("lr", "seed")  # options of `fit` among the hyper-parameters: TensorBoard shows five columns unasked
+SAID = ("fit", "data", "recipe", "device")  # what a run says of itself; the rest of its configuration is a user's
+TOGETHER = "training (train) and validation points (val)"
 
 
 class TensorBoard:
@@ -52,12 +48,13 @@ class TensorBoard:
         self.folder, self.training, self.pair = run.folder, training, _snapshot(training, labels)
         config = run.config()
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
-        _wait_for_a_new_second(self.folder)
+        wait_for_a_new_second(self.folder)
         # On resume, steps after the checkpoint go: they will come again.
-        _cut(self.folder, training.step)
+        cut(self.folder, training.step)
         self.writer = SummaryWriter(str(self.folder), purge_step=training.step + 1)
-        metric = f"{'train' if training.validation is None else 'val'}/{training.bound}"
-        *self.opening, self.ending = hparams(hyper_parameters(config), {metric: None})
+        self.parts = ("train",) if training.validation is None else ("train", "val")
+        metrics = {f"{part}/{training.bound}": None for part in self.parts}
+        *self.opening, self.ending = hparams(hyper_parameters(config, self.pair), metrics)
         if begins:
             self._open(config)
 
@@ -89,10 +86,19 @@ class TensorBoard:
             self.writer.flush()
 
     def _open(self, config: dict) -> None:
-        self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()), 0)
+        self.writer.add_text("config", table(config), 0)
+        if len(self.parts) > 1:
+            self.writer.add_custom_scalars({TOGETHER: self._charts()})
         for summary in self.opening:
             self.writer.file_writer.add_summary(summary, 0)
         self.writer.flush()  # so that a run which is killed early does not say it again
+
+    def _charts(self) -> dict[str, list]:
+        r"""One chart for each bound, with a curve for the training points and one for the validation points."""
+        names = ("loss", *(self.pair.bounds() if self.pair.has_posterior else (self.training.bound,)))
+        names = [name for name in names if name != "log_px"]  # of training points alone
+        tags = {name: [f"^{part}/{name}$" for part in self.parts] for name in names}  # regular expressions
+        return {f"{name}, nats per point": ["Multiline", tags[name]] for name in names}
 
     def _scalars(self, step: int, record: dict) -> None:
         bound, values = self.training.bound, {}
@@ -103,16 +109,23 @@ class TensorBoard:
                 values[f"{part}/loss"] = -value
             if not name.startswith("tempered_"):
                 values[f"{part}/{name}"] = value
-        svi = self.training.svi
-        values["train/beta"] = getattr(svi.objective, "beta", 1.0)
-        if svi.optimizers:  # none where all is frozen
-            values["train/learning_rate"] = svi.optimizers[0].param_groups[0]["lr"]
+        values |= self._schedules()
         if self.pair.has_posterior:  # at the points shown, after the epoch
             with only_warned("a bound for TensorBoard", but=(OSError,)):
                 values |= {f"train/{name}": value for name, value in self.pair.bounds().items()}
         for tag, value in values.items():
             if tag != "train/step":
                 self.writer.add_scalar(tag, value, step)
+
+    def _schedules(self) -> dict[str, float]:
+        r"""The weight β of the KL term and the learning rate, where they move: a constant is in the configuration."""
+        training, values = self.training, {}
+        if training.warmup_steps > len(training.batches):  # it is not over with the first epoch
+            values["train/beta"] = training.svi.objective.beta
+        moves = len({training.factor(place / 10) for place in range(11)}) > 1
+        if moves and training.svi.optimizers:  # none where all is frozen
+            values["train/learning_rate"] = training.svi.optimizers[0].param_groups[0]["lr"]
+        return values
 
     def _model(self, step: int) -> None:
         model = self.pair.model
@@ -164,26 +177,14 @@ def _snapshot(training: Training, labels: Tensor | None) -> Snapshot:
     return Snapshot(svi.model, svi.guide, points, labels=None if labels is None else labels[: len(points)])
 
 
-def hyper_parameters(config: dict) -> dict[str, str | float | bool]:
-    r"""The configuration by full names as "fit.lr", as far as it says something; not what identifies the data."""
-    said = {key: value for key, value in flat(config).items() if value is not None and key not in DATA}
-    return {key: value if isinstance(value, str | bool | int | float) else str(value) for key, value in said.items()}
-
-
-def _cut(folder: Path, step: int) -> None:
-    r"""Removes the events after that step from the files; hidden by ``purge_step`` alone, they are warned of."""
-    for file in folder.glob("events.out.tfevents.*"):
-        records = list(RawEventFileLoader(str(file)).Load())
-        kept = [record for record in records if Event.FromString(record).step <= step]
-        if len(kept) < len(records):
-            with whole(file) as path, path.open("wb") as stream:
-                writer = RecordWriter(stream)
-                for record in kept:
-                    writer.write(record)
-                writer.flush()
-
-
-def _wait_for_a_new_second(folder: Path) -> None:
-    # Event files are read in the order of their names, which begin with the second in which they were made.
-    while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
-        time.sleep(0.02)
+def hyper_parameters(config: dict, pair: Snapshot) -> dict[str, str | float | bool]:
+    r"""What runs are told apart by: guide, likelihood, latents, options of `fit`, and what a user keeps with them."""
+    recipe, model = config.get("recipe") or {}, pair.model
+    said = {"guide": type(pair.guide).__name__, "likelihood": type(model).__name__}
+    if pair.has_posterior:
+        said |= {"likelihood": type(model.likelihood).__name__, "latents": pair.means().shape[-1]}
+    said |= {name: recipe[name] for name in (*said, "prior") if name in recipe}
+    said |= {name: config["fit"].get(name) for name in MATTER}
+    said |= flat({name: value for name, value in config.items() if name not in SAID})
+    said = {name: value for name, value in said.items() if value is not None}
+    return {name: value if isinstance(value, str | bool | int | float) else str(value) for name, value in said.items()}
