@@ -111,7 +111,7 @@ def test_points_of_a_larger_story_are_not_simulated_by_half(x):
         lambda: evaluate.gaps(m, amortized(), x, given=y, num_simulated=4, num_samples=30),
         lambda: evaluate.diagnose(m, amortized(), x, given=y, num_simulated=60),
     ):
-        with pytest.raises(ValueError, match=r"the model observes 'y' beside 'x'.* cannot be simulated"):
+        with pytest.raises(ValueError, match=r"the model observes 'y' besides 'x'.* cannot be simulated"):
             ask()
 
 

@@ -12,6 +12,7 @@ References:
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -161,9 +162,7 @@ def gaps(
         TypeError: if the guide has no `posterior`, or one that has no density or is not Gaussian.
         ValueError: on an unknown family, numbers out of range, or if x, index, mask or given does not fit.
     """
-    for name in families:
-        if name not in FAMILIES:
-            raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
+    _check(families)
     numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
     walked = Asked(judge is not None, *numbers)
     model, guide = given_globals(model, guide)
@@ -175,21 +174,14 @@ def gaps(
         q = posterior(guide, asked)
     own, points = _family(guide, q), asked.numbered()
     best = {name: _best(model, q, name, points, climbed) for name in families if name != own}
-
-    def weigh(guide, points, seed):
-        return log_weights(model, guide, points, num_samples=num_samples, seed=seed)
-
-    reached = weigh(guide, asked, reported)
+    weigh = partial(log_weights, model, num_samples=num_samples)
+    reached, kept, ended = weigh(guide, asked, seed=reported), torch.ones_like(points.index, dtype=torch.bool), []
     if fitted is None:
         best[own] = _best(model, q, own, points, climbed)
-        # Separate random numbers choose between q and q*: with the same ones, the choice would be biased upwards.
-        kept = weigh(guide, asked, chosen).mean(0) >= weigh(best[own], points, chosen).mean(0)
-        best[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), best[own].rows.weight.detach()))
-        ended = []
+        kept = _keep(best[own], FAMILIES[own].of(q), guide, asked, partial(weigh, seed=chosen))
     else:
-        kept = torch.ones_like(points.index, dtype=torch.bool)
         ended = [fitted.converged if asked.index is None else fitted.converged[asked.index]]
-    tables = {own: reached} | {name: weigh(star, points, reported) for name, star in best.items()}
+    tables = {own: reached} | {name: weigh(star, points, seed=reported) for name, star in best.items()}
     found = estimated(model, judge, points, walked, seed=seed, progress=progress)
     return Gaps(
         **vars(found),
@@ -201,6 +193,22 @@ def gaps(
         converged=torch.stack(ended + [star.convergence.converged for star in best.values()]).all(0),
         objective=objective,
     )
+
+
+def _check(families: tuple[str, ...]) -> None:
+    for name in families:
+        if name not in FAMILIES:
+            raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
+
+
+def _keep(best: PerPoint, rows: Tensor, guide, asked: Points, weigh) -> Tensor:
+    r"""Puts the rows of q back where F(q*) is not above F(q); returns where, (B,).
+
+    ``weigh`` has random numbers for this choice alone: with those of the reported values it would be biased upwards.
+    """
+    kept = weigh(guide, asked).mean(0) >= weigh(best, asked.numbered()).mean(0)
+    best.set_rows(torch.where(kept.unsqueeze(1), rows, best.rows.weight.detach()))
+    return kept
 
 
 def _best(model, q, family: str, points: Points, seed: int) -> PerPoint:
