@@ -38,8 +38,9 @@ lint: $(MADE)-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Pages are executed by two processes, each with one thread (docs/conf.py).
 docs: $(MADE)-docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	$(BIN)/python -m sphinx -j 2 -W --keep-going -q -b html docs docs/_build
 
 bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/rows.py

@@ -1,4 +1,4 @@
-"""Sphinx configuration. The build needs no network; the pages fetch MathJax when they are read."""
+"""Sphinx configuration. Neither the build nor the pages need a network."""
 
 import os
 import sys
@@ -15,7 +15,12 @@ version = release = installed_version("pyro_dlgm")
 project_copyright = author
 
 extensions = [
+    "command_line",
     "docstrings",
+    "pages",
+    "external",
+    "objects",
+    "offline",
     "tables",
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -24,11 +29,12 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "_ext", "jupyter_execute"]
+exclude_patterns = ["_build", "_ext", "_templates", "jupyter_execute"]
+templates_path = ["_templates"]
 
 # Pages
 myst_enable_extensions = ["amsmath", "dollarmath"]
-myst_heading_anchors = 2
+myst_heading_anchors = 3
 nb_execution_mode = "force"  # a cache would not see that the package has changed
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
@@ -47,7 +53,13 @@ maximum_signature_line_length = 90
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_use_param = False
 napoleon_use_rtype = False
+
+# Formulas: MathJax 3.2.2 with all its extensions in one file, drawn as SVG, so that nothing is fetched. Its license is
+# Apache 2.0, docs/_static/mathjax/LICENSE; the file is es5/tex-svg-full.js of `npm pack mathjax@3.2.2`.
+mathjax_path = "mathjax/tex-svg-full.js"
+mathjax3_config = {"options": {"enableMenu": False}}
 
 # Theme
 html_theme = "pydata_sphinx_theme"
@@ -55,11 +67,20 @@ html_title = f"pyro_dlgm {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {page: [] for page in ("index", "notation", "quickstart", "conventions", "benchmarks")}
+html_sidebars = {"**": ["contents.html"]}
+html_context = {
+    "doors": [
+        ("tutorials/index", "Tutorials"),
+        ("methods/index", "Guides"),
+        ("how_to", "How-to"),
+        ("api/index", "API"),
+        ("benchmarks", "Benchmarks"),
+    ]
+}
 html_theme_options = {
     "logo": {"text": "pyro_dlgm"},
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "navbar_center": ["doors.html"],
     "navbar_end": ["theme-switcher"],
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],

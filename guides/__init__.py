@@ -1,4 +1,4 @@
-r"""Guides: where q comes from. Each is a Pyro program that samples t, and swaps for any other."""
+r"""Guides: Pyro programs that sample t from q. Any of them can take the place of any other."""
 
 from .amortized import Amortized
 from .autoguides import Auto, auto

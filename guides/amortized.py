@@ -1,4 +1,4 @@
-r"""Amortized guides: one network of x gives the parameters of every q. They ignore the index."""
+r"""Amortized guides: a network computes the parameters of q(t | x) from x. They ignore the index."""
 
 from collections.abc import Callable
 
@@ -12,28 +12,28 @@ from .base import Guide
 from .families import FAMILIES, Family, log_scale
 from .per_point import PER_POINT, PerPoint
 
-SCALING = ("centre", "spread")  # buffers that are there only where x is scaled
-FAR = 10.0  # mean and standard deviation of a feature of x, together, that an encoder takes as they are
-WILD = 20.0  # raw numbers of q at the start: e^20 as a scale cannot be trained from
+SCALING = ("centre", "spread")  # buffers that exist only if the encoder sees x standardized
+FAR = 10.0  # up to this |mean| + standard deviation, a feature of x is passed to the encoder as it is
+WILD = 20.0  # largest raw number of q at the start from which training works; a scale of e^20 is beyond it
 
 
 class Amortized(Guide):
     r"""Creates q(t | x) = family(head(encoder(x))), the guide of a variational autoencoder.
 
     Arguments:
-        encoder: a network from x (B, ...) to features (B, H), with H as its attribute ``out_features``; every network
-            of `nets` has it, and a sequence that ends with a linear layer.
+        encoder: a network from x (B, ...) to features (B, H), with H as its attribute ``out_features``, as every
+            network of `nets` has it; or a sequence that ends with a linear layer.
         latent_dim: the number D of latents.
-        family: "mean_field", N(m_φ(x), diag s_φ²(x)), or "full_rank", N(m_φ(x), L_φ(x) L_φ(x)ᵀ); or what makes another
-            one for D latents.
-        init_scale: the scale s of q at the start.
+        family: "mean_field", N(m_φ(x), diag s_φ²(x)), or "full_rank", N(m_φ(x), L_φ(x) L_φ(x)ᵀ), or a function of D
+            that makes another family.
+        init_scale: the initial scale s of q.
         mask_input: whether the encoder sees the mask: then its input is (x·m, m), stacked along the channels of an
             image (..., 2C, H, W), or the features (..., 2P). Without it, it sees x·m alone.
-        given_dim: the number C of what is given beside x: the head sees [features | c]. With 0, q is one of x alone.
+        given_dim: the number C of columns of ``given``: the head sees [features | c]. With 0, q depends on x alone.
         latent, plate: names of the model's latent site and plate.
 
     Raises:
-        ValueError: on an unknown family, no latents, a scale that is not above 0, or an encoder of unknown width.
+        ValueError: on an unknown family, fewer than one latent, a scale <= 0, or an encoder of unknown width.
 
     References:
         Kingma and Welling, "Auto-encoding variational Bayes" (2014). https://arxiv.org/abs/1312.6114
@@ -69,7 +69,7 @@ class Amortized(Guide):
             self.head.bias.copy_(self.family.start(torch.zeros(latent_dim), log_scale(init_scale)))
 
     def raw(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
-        r"""The raw numbers of q for each point, (B, width): what a per-point guide of the family has as its rows."""
+        r"""Returns the raw numbers of q for each point, (B, width): what a row of the per-point guide holds."""
         x, mask = filled(x, mask)
         x = x if x.is_floating_point() else x.to(self.head.weight.dtype)  # counts
         if self.spread is not None:
@@ -82,10 +82,10 @@ class Amortized(Guide):
 
     @torch.no_grad()
     def prepare(self, look: Callable[[], Points]) -> None:
-        r"""Where q cannot be trained from, since x is far from unit scale, lets the encoder see x standardized.
+        r"""Makes the encoder see x standardized if x is so far from unit scale that q could not be trained.
 
-        Then mean and standard deviation of each column (of an image: channel) of the points are kept, as buffers, and a
-        part of checkpoints. Anywhere else nothing changes; so with a guide that was trained.
+        In that case the mean and standard deviation of each column (of images: channel) of the points become buffers,
+        and so part of checkpoints. Otherwise, and for a guide that has been trained, nothing changes.
         """
         points = look()
         x, mask = filled(points.x, points.mask)
@@ -109,17 +109,17 @@ class Amortized(Guide):
     def posterior(
         self, x: Tensor | None = None, index=None, mask: Tensor | None = None, given: Tensor | None = None
     ) -> dist.TorchDistribution:
-        r"""q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
+        r"""Returns q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
 
         Raises:
-            ValueError: if x is left out, or what is given has not ``given_dim`` columns.
+            ValueError: if x is left out, or ``given`` does not have ``given_dim`` columns.
         """
         if x is None:
             raise ValueError(f"{type(self).__name__} computes q from x and got none: call it with the data, guide(x)")
         return self.family(self.raw(x, mask, given))
 
     def start(self, points: Points) -> PerPoint:
-        r"""Creates the per-point guide of the family with the encoder's q for each of the points as its rows."""
+        r"""Creates the per-point guide of the same family, whose rows start at the encoder's q."""
         with torch.no_grad():
             raw = self.raw(points.x, points.mask, points.given)
         guide = PER_POINT[self.family.name](len(points), self.latent_dim, latent=self.latent, plate=self.plate)
@@ -128,7 +128,7 @@ class Amortized(Guide):
     def _given(self, given: Tensor | None) -> Tensor:
         if given is None or given.shape[-1] != self.given_dim:
             what = None if given is None else f"of shape {tuple(given.shape)}"
-            raise ValueError(f"given is {what}; this guide was made with given_dim={self.given_dim}: (B, that)")
+            raise ValueError(f"given is {what}; expected (B, C) with C = {self.given_dim}, this guide's given_dim")
         return given
 
 

@@ -1,4 +1,4 @@
-r"""Ascent on F for each point by itself: natural gradients in q's own coordinates, with backtracking."""
+r"""Ascent on F, separately for each point: natural gradients in q's own coordinates, with backtracking."""
 
 import math
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from ..latents.asked import log_joint
 from ..points import Points
 from .families import Gaussian
 
-GROW, SHRINK = 1.5, 0.25  # of a step that climbed, and of one that fell
+GROW, SHRINK = 1.5, 0.25  # factors of the step size after a step that raised F̂, and after one that lowered it
 
 
 def noise(num_samples: int, latent_dim: int, seed: int) -> Tensor:
-    r"""Draws ε_k (S, D), both signs of random orthogonal directions of length √D; each column has mean square 1.
+    r"""Draws ε_k (S, D): random orthogonal directions of length √D, each with both signs; columns have mean square 1.
 
-    With S a multiple of 2D, the mean of any polynomial in ε up to degree 3 is that of N(0, I). The numbers come from a
-    generator of their own: one seed, one noise.
+    If S is a multiple of 2D, the mean of any polynomial in ε up to degree 3 is that under N(0, I). A private generator
+    draws the numbers, so that equal seeds give equal noise.
 
     Arguments:
         num_samples: an even number S.
         latent_dim: D.
-        seed: of the generator.
+        seed: the seed of that generator.
 
     References:
         Arasaratnam and Haykin, "Cubature Kalman filters" (2009). IEEE Transactions on Automatic Control 54(6).
@@ -36,18 +36,19 @@ def noise(num_samples: int, latent_dim: int, seed: int) -> Tensor:
 
 
 class Bound:
-    r"""Creates F̂(raw) = (1/S) Σ_k log p(x, m + L ε_k | w) + H(q) of B points, (B, width) -> (B,), with fixed noise.
+    r"""Creates F̂(raw) = (1/S) Σ_k log p(x, m + L ε_k | w) + H(q), a function (B, width) -> (B,) with fixed noise.
 
     Arguments:
         model: a `DLGM`.
-        points: B of them.
-        family: of q.
+        points: the B points.
+        family: the family of q.
         noise: ε (S, D).
     """
 
     def __init__(self, model, points: Points, family: Gaussian, noise: Tensor):
         self.model, self.points, self.family = model, points, family
-        self.noise = noise.unsqueeze(1)  # (S, 1, D), the same for each point: what q is does not depend on the others
+        # (S, 1, D), the same for each point, so that q does not depend on the rest of the batch.
+        self.noise = noise.unsqueeze(1)
 
     def __call__(self, raw: Tensor) -> Tensor:
         t = self.family.codes(raw, self.noise.to(raw))
@@ -55,7 +56,7 @@ class Bound:
 
 
 class Place(NamedTuple):
-    r"""Where an ascent is: raw numbers (B, width), F̂ (B,), its natural gradient (B, width), and that by raw."""
+    r"""A state of the ascent: raw numbers (B, width), F̂ (B,), its natural gradient (B, width) and plain gradient."""
 
     raw: Tensor
     value: Tensor
@@ -64,12 +65,12 @@ class Place(NamedTuple):
 
 
 class Refined(NamedTuple):
-    r"""What an ascent found.
+    r"""The result of an ascent.
 
     Attributes:
         raw: raw numbers of the refined q, (B, width).
-        before, after: F̂ where it began and where it ended, (B,), in nats.
-        by_raw: the gradient of F̂ by the raw numbers with which it began, (B, width).
+        before, after: F̂ at the start and at the end, (B,), in nats.
+        by_raw: the gradient of F̂ by the raw numbers at the start, (B, width).
     """
 
     raw: Tensor
@@ -79,7 +80,7 @@ class Refined(NamedTuple):
 
 
 def look(bound: Callable, family: Gaussian, raw: Tensor, through: bool) -> Place:
-    r"""F̂ and its gradients there: one gradient evaluation for each sample."""
+    r"""Returns F̂ and its gradients at ``raw``, for one gradient evaluation per sample."""
     raw = raw if through else raw.detach().requires_grad_()
     step = torch.zeros_like(raw, requires_grad=True)
     value = bound(family.nearby(raw, step))
@@ -89,19 +90,18 @@ def look(bound: Callable, family: Gaussian, raw: Tensor, through: bool) -> Place
 
 
 def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through: bool = False) -> Refined:
-    r"""Takes natural-gradient steps, for each point by itself; F̂ never falls.
+    r"""Takes natural-gradient steps, separately for each point; F̂ never decreases.
 
-    The first is the natural gradient itself, or where that is longer than √width, in its direction. A step that would
-    let the F̂ of a point fall is not taken; the next one of that point is a quarter as long, and half as long again
-    after one that was taken.
+    The first step is the natural gradient, shortened to √width where it is longer. A step that would lower the F̂ of a
+    point is not taken, and the next one of that point is a quarter as long; after a step that was taken, the next one
+    is 1.5 times as long.
 
     Arguments:
-        bound: F̂, a function (B, width) -> (B,) in which points know nothing of each other.
-        family: of q.
-        raw: where it begins, (B, width).
+        bound: F̂, a function (B, width) -> (B,) in which points are independent.
+        family: the family of q.
+        raw: the raw numbers at the start, (B, width).
         steps: at least 1.
-        through: whether the result is a function of ``raw`` and w that can be differentiated, with the steps that were
-            taken.
+        through: whether the result can be differentiated by ``raw`` and w, through the steps that were taken.
     """
     here = first = look(bound, family, raw, through)
     rate = torch.ones_like(here.value).unsqueeze(-1)
@@ -119,7 +119,7 @@ def _chosen(better: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def _within(step: Tensor) -> Tensor:
-    r"""The step (B, width), no longer than √width: about one unit of q's own coordinates in each of them."""
+    r"""Shortens the step (B, width) to √width at most: about one unit in each of q's own coordinates."""
     return step * (step.shape[-1] ** 0.5 / step.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
 
 
@@ -129,5 +129,5 @@ def _value(bound: Callable, raw: Tensor) -> Tensor:
 
 
 def _end(bound: Callable, raw: Tensor) -> Place:
-    r"""The last place, at which nothing but F̂ is asked."""
+    r"""Returns the final state, for which only F̂ is computed."""
     return Place(raw, _value(bound, raw), torch.zeros_like(raw), torch.zeros_like(raw))

@@ -1,4 +1,4 @@
-r"""Pyro's autoguides as guides of this package, those that are right for local latents with subsampling."""
+r"""Pyro's autoguides as guides of this package: those that are correct for local latents with subsampling."""
 
 from operator import attrgetter
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from ..points import Points
 from ..priors.given import needs_given
-from ..program import Shared
+from ..shared import Shared
 from .per_point import Rowed
 
 SUPPORTED = ("AutoNormal", "AutoDelta")
 
 
 class Auto(Rowed):
-    r"""Creates one of Pyro's autoguides with a row for each of N points; `auto` makes it by name.
+    r"""Creates one of Pyro's autoguides with a row for each of N points; call `auto` to make one by name.
 
-    An autoguide has its parameters under the plate that it was made with, so its plate has N points always. Where
-    the model's plate has the batch's length (no ``size``), the scale N/B is taken back, so that both sides agree.
-    Its tables are dense: a step costs O(N).
+    The parameters of an autoguide belong to the plate with which it was made, so its plate always has N points. If the
+    model's plate has the batch's length (no ``size``), the scale N/B is divided out again, so that both sides agree.
+    The tables are dense: a step costs O(N).
 
     Arguments:
-        model: the model, for its prior and names; kept as `Exact` keeps it.
+        model: the model, for its prior and names; held outside the module tree, as in `Exact`.
         name: "AutoNormal" or "AutoDelta".
         num_points: the number N of points.
     """
@@ -34,14 +34,14 @@ class Auto(Rowed):
         self.name, self.num_points, self.has_density = name, num_points, name != "AutoDelta"
         self._model = Shared((model,))
         self.autoguide = getattr(autoguide, name)(self._latents, create_plates=self._plates)
-        # Made once with all rows, in a scope that leaves the global parameter store as it was.
+        # Run once for all rows, in a scope that leaves the global parameter store as it was.
         with pyro.get_param_store().scope():
             self.autoguide(None, torch.arange(num_points))
-        # It has run, but under no name that matters: a larger module may still adopt it.
+        # That run used no name that matters: a larger module may still adopt the guide.
         self._pyro_context.used = False
 
     def posterior(self, x=None, index: Tensor | None = None, mask=None, given=None) -> dist.TorchDistribution:
-        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). All else is ignored."""
+        r"""Returns q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). Ignores all else."""
         self.check_index(index)
         if self.has_density:
             loc, scale = (self._rows(table, index) for table in (self.autoguide.locs, self.autoguide.scales))
@@ -49,7 +49,7 @@ class Auto(Rowed):
         return dist.Delta(self._rows(self.autoguide, index), event_dim=1)
 
     def forward(self, x=None, index=None, *, mask=None, given=None, weight=None, size: int | None = None) -> Tensor:
-        r"""Samples t (B, D) as the autoguide does, with an auxiliary site where it has one."""
+        r"""Samples t (B, D) as the autoguide does, including its auxiliary site if it has one."""
         self.check_index(index)
         self.check_size(size)
         self._batch_length(x, index, size)
@@ -81,7 +81,7 @@ def auto(model, name: str, num_points: int) -> Auto:
         num_points: the number N of points.
 
     Raises:
-        ValueError: for any other autoguide, with the reason.
+        ValueError: for any other autoguide, with the reason, or if N is below 1.
     """
     if name not in SUPPORTED:
         raise ValueError(
@@ -89,8 +89,8 @@ def auto(model, name: str, num_points: int) -> Auto:
         )
     if needs_given(model.prior):
         raise ValueError(
-            f"the prior {type(model.prior).__name__} depends on what is given, and {name} is made from p(t) alone; "
-            "use MeanField or FullRank"
+            f"the prior {type(model.prior).__name__} depends on what is given, and {name} is made from p(t) alone; use "
+            "MeanField or FullRank"
         )
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1 point")
@@ -98,13 +98,13 @@ def auto(model, name: str, num_points: int) -> Auto:
 
 
 def _reason(name: str) -> str:
-    r"""Why an autoguide is refused."""
+    r"""Returns why an autoguide is not supported."""
     if str(name).endswith("NormalMessenger"):
         return "the messenger autoguides break with parameters that are local to a plate"
     if name == "AutoDiscreteParallel":
-        return "it is for discrete latents, and t is continuous"
+        return "it is for discrete latents, whereas t is continuous"
     made = vars(autoguide).get(name)
     bases = autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured
     if isinstance(made, type) and issubclass(made, bases):
-        return "it makes parameters of the batch's size and reuses them by position for other points, without an error"
+        return "it makes parameters of the batch's size and silently reuses them by position for other points"
     return "it is not known to be right for local latents with subsampling"

@@ -1,19 +1,19 @@
-r"""The exact posterior as a guide, where the model has one."""
+r"""The exact posterior as a guide, for models that have it in closed form."""
 
 import pyro.distributions as dist
 from torch import Tensor
 
-from ..program import Shared
+from ..shared import Shared
 from .base import Guide
 
 
 class Exact(Guide):
     r"""Creates q(t | x) = p(t | x, w) for a model with a closed-form posterior, as `PPCA`: exact EM.
 
-    It has no parameters, and keeps the gradient through q: log p(x, t | w) − log q(t | x) equals
-    log p(x | w) for every t, with zero variance, so ascending F over w is ascending the evidence.
+    It has no parameters and keeps the gradient through q: log p(x, t | w) − log q(t | x) equals log p(x | w) for every
+    t, with zero variance, so that ascending F over w ascends the evidence.
 
-    The model is kept outside the module tree: ``guide.parameters()`` is empty, ``.to()`` and ``state_dict`` skip the
+    The model is held outside the module tree: ``guide.parameters()`` is empty, ``.to()`` and ``state_dict`` skip the
     model, and a deep copy of the guide alone shares it (`copy.deepcopy((model, guide))` copies the pair).
 
     Arguments:
@@ -23,13 +23,13 @@ class Exact(Guide):
         TypeError: if the model has no closed-form posterior.
     """
 
-    # The sampled log p(t) − log q(t) cancels the noise of log p(x | t) exactly; its expectation would not.
+    # The sampled log p(t) − log q(t) cancels the noise of log p(x | t) exactly; its expectation does not.
     analytic_kl = False
 
     def __init__(self, model):
         if not hasattr(model, "posterior"):
             raise TypeError(
-                f"{type(model).__name__} has no closed-form posterior; Exact needs a model that has one, such as PPCA: "
+                f"{type(model).__name__} has no closed-form posterior; expected a model that has one, such as PPCA: "
                 "choose another guide"
             )
         super().__init__(latent=model.latent, plate=model.plate)
@@ -38,7 +38,7 @@ class Exact(Guide):
     def posterior(
         self, x: Tensor | None = None, index=None, mask: Tensor | None = None, **side: Tensor
     ) -> dist.TorchDistribution:
-        r"""p(t | x, w), of batch shape (B,) and event shape (D,). The index is ignored."""
+        r"""Returns p(t | x, w), of batch shape (B,) and event shape (D,). The index is ignored."""
         if x is None:
             raise ValueError("Exact computes q from x and got none: call it with the data, guide(x)")
         return self._model[0].posterior(x, mask, **side)

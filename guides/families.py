@@ -1,7 +1,7 @@
-r"""Families of q: maps from raw numbers to a distribution of t.
+r"""Families of q: maps from raw numbers to distributions of t.
 
-One of the two axes of a guide is its family, the other is where the raw numbers come from: a row of a table
-(`per_point`) or a network of x (`amortized`). A family knows neither.
+A guide is made of two independent parts: its family, and the source of the raw numbers, which is a row of a table
+(`per_point`) or a network of x (`amortized`).
 """
 
 import math
@@ -13,26 +13,26 @@ from torch.distributions import MultivariateNormal
 
 
 def log_scale(init_scale: float) -> float:
-    r"""The logarithm of a scale at the start.
+    r"""Returns the logarithm of an initial scale.
 
     Raises:
         ValueError: unless it is a finite number > 0.
     """
     if not 0 < init_scale < math.inf:
-        raise ValueError(f"init_scale is {init_scale}; expected a finite number > 0, 0.1 say")
+        raise ValueError(f"init_scale is {init_scale}; expected a finite number > 0, such as 0.1")
     return math.log(init_scale)
 
 
 class Family:
-    r"""Base of the families of q: maps from raw numbers, which are not constrained, to a distribution of t.
+    r"""The base of families of q: maps from unconstrained raw numbers to distributions of t.
 
-    Raw numbers are m (..., D), then log s (..., D) where q has scales, then what is 0 at the start.
+    Raw numbers are m (..., D), then log s (..., D) if q has scales, then numbers that start at 0.
     """
 
     has_density = True
 
     def start(self, mean: Tensor, log_scale: float) -> Tensor:
-        r"""Raw numbers (..., width) of the q with this mean (..., D) and one scale for all dimensions."""
+        r"""Returns the raw numbers (..., width) of the q with this mean (..., D) and one scale for all dimensions."""
         D = mean.shape[-1]
         raw = mean.new_zeros((*mean.shape[:-1], self.width(D)))
         raw[..., :D], raw[..., D : 2 * D] = mean, log_scale
@@ -40,18 +40,18 @@ class Family:
 
 
 class Gaussian(Family):
-    r"""Base of the families with q(t) = N(m, L Lᵀ), that is t = m + L ε, ε ~ N(0, I).
+    r"""The base of families with q(t) = N(m, L Lᵀ), that is t = m + L ε, ε ~ N(0, I).
 
-    Around any of its members a family has coordinates η = (u, b), in which q itself is 0: the mean moves to m + L u,
-    and L by the numbers b. The Fisher information of η is diagonal there, and the same for every q. So a gradient by η
-    over `information` is the natural gradient: what changes q most for the KL that it spends.
+    Around any member q, the family has coordinates η = (u, b) whose origin is q itself: the mean moves to m + L u, and
+    b changes L. At the origin the Fisher information of η is diagonal, and the same for every q. So the gradient by η
+    divided by `information` is the natural gradient: the direction in which F rises fastest per nat of KL.
 
     References:
         Amari, "Natural gradient works efficiently in learning" (1998). Neural Computation 10(2).
     """
 
     def information(self, latent_dim: int) -> Tensor:
-        r"""The Fisher information of η at q itself, (width,): 1 for u, 2 for log-scales, 1 for what is left."""
+        r"""Returns the Fisher information of η at q itself, (width,): 1 for u, 2 for log-scales, 1 for the others."""
         return torch.ones(self.width(latent_dim)).index_fill(0, torch.arange(latent_dim, 2 * latent_dim), 2.0)
 
 
@@ -61,29 +61,29 @@ class MeanFieldFamily(Gaussian):
     name = "mean_field"
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return 2 * latent_dim
 
     def latent_dim(self, width: int) -> int:
-        r"""The number D of latents of so many raw numbers."""
+        r"""Returns the number D of latents for ``width`` raw numbers."""
         return width // 2
 
     def of(self, q) -> Tensor:
-        r"""Raw numbers (..., 2D) of the q with the mean and the scales of another distribution."""
+        r"""Returns the raw numbers (..., 2D) of the q with the mean and scales of another distribution."""
         return torch.cat([q.mean, q.stddev.log()], -1)
 
     def __call__(self, raw: Tensor) -> dist.TorchDistribution:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         mean, log_scale = raw.chunk(2, -1)
         return dist.Normal(mean, log_scale.exp()).to_event(1)
 
     def codes(self, raw: Tensor, noise: Tensor) -> Tensor:
-        r"""t = m + s ε (..., D) for noise ε (..., D)."""
+        r"""Returns t = m + s ε (..., D) for noise ε (..., D)."""
         mean, log_scale = raw.chunk(2, -1)
         return mean + log_scale.exp() * noise
 
     def nearby(self, raw: Tensor, step: Tensor) -> Tensor:
-        r"""Raw numbers of the q at η = (u, b), (..., 2D), seen from another: (m + s u, log s + b)."""
+        r"""Returns the raw numbers (..., 2D) of the q at η = (u, b) around this one: (m + s u, log s + b)."""
         u, b = step.chunk(2, -1)
         return torch.cat([self.codes(raw, u), raw.chunk(2, -1)[1] + b], -1)
 
@@ -91,39 +91,39 @@ class MeanFieldFamily(Gaussian):
 class FullRankFamily(Gaussian):
     r"""q(t) = N(m, L Lᵀ), L = diag(s) (I + A/√D), from raw numbers (m, log s, A) of shape (..., 2D + D(D−1)/2).
 
-    A is strictly lower triangular. One optimizer serves all raw numbers: a step of the same length in each of them
-    changes q by about the same amount, relative to its scales, whatever they are and however many dimensions there are.
-    Were L itself below its diagonal the raw numbers, a few steps would make it too ill-conditioned for a density.
+    A is strictly lower triangular. One learning rate serves all raw numbers: steps of equal length change q by about
+    the same amount relative to its scales, whatever these scales and the number of dimensions are. If the raw numbers
+    were the entries of L below its diagonal, a few steps would make L too ill-conditioned for a density.
     """
 
     name = "full_rank"
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
 
     def of(self, q) -> Tensor:
-        r"""Raw numbers of the q with the mean and the covariance (or the scales) of another distribution."""
+        r"""Returns the raw numbers of the q with the mean and covariance (or scales) of another distribution."""
         return self._raw(q.mean, q.scale_tril if isinstance(q, MultivariateNormal) else q.stddev.diag_embed())
 
     def __call__(self, raw: Tensor) -> dist.MultivariateNormal:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         mean, L = self._factors(raw)
         return dist.MultivariateNormal(mean, scale_tril=L)
 
     def codes(self, raw: Tensor, noise: Tensor) -> Tensor:
-        r"""t = m + L ε (..., D) for noise ε (..., D)."""
+        r"""Returns t = m + L ε (..., D) for noise ε (..., D)."""
         mean, L = self._factors(raw)
         return mean + (L @ noise.unsqueeze(-1)).squeeze(-1)
 
     def nearby(self, raw: Tensor, step: Tensor) -> Tensor:
-        r"""Raw numbers of the q at η = (u, b, B), seen from another: m + L u, and L (diag(exp b) + B)."""
+        r"""Returns the raw numbers of the q at η = (u, b, B) around this one: m + L u, and L (diag(exp b) + B)."""
         mean, L = self._factors(raw)
         u, b, below = self._split(step)
         return self._raw(mean + (L @ u.unsqueeze(-1)).squeeze(-1), L @ _lower(b.exp(), below))
 
     def latent_dim(self, width: int) -> int:
-        r"""The number D of latents of so many raw numbers, D(D + 3)/2."""
+        r"""Returns the number D of latents for ``width`` = D(D + 3)/2 raw numbers."""
         return int(((9 + 8 * width) ** 0.5 - 3) / 2 + 0.5)
 
     def _split(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +131,7 @@ class FullRankFamily(Gaussian):
         return raw.split([D, D, D * (D - 1) // 2], -1)
 
     def _factors(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        r"""m (..., D) and L (..., D, D)."""
+        r"""Returns m (..., D) and L (..., D, D)."""
         mean, log_scale, below = self._split(raw)
         scale, D = log_scale.exp(), mean.shape[-1]
         i, _ = torch.tril_indices(D, D, -1, device=raw.device)
@@ -144,7 +144,7 @@ class FullRankFamily(Gaussian):
 
 
 def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
-    r"""The lower triangular matrix (..., D, D) with that diagonal and, row by row, what is below it."""
+    r"""Returns the lower triangular matrix (..., D, D) with that diagonal, and ``below`` row by row under it."""
     D = diagonal.shape[-1]
     i, j = torch.tril_indices(D, D, -1, device=diagonal.device)
     L = diagonal.diag_embed()
@@ -158,11 +158,11 @@ class PointFamily(Family):
     name, has_density = "point", False
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return latent_dim
 
     def __call__(self, raw: Tensor) -> dist.Delta:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         return dist.Delta(raw, event_dim=1)
 
 

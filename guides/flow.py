@@ -1,7 +1,7 @@
-r"""Flows: q(t) is a transformed Gaussian, by a normalizing flow of Zuko, for a network of x or for rows.
+r"""Flows: q(t) is a Gaussian transformed by a normalizing flow of Zuko, for an encoder or for rows.
 
-The flow is a family like any other, in which raw numbers are (m, log s, c): t = m + s z, and z comes from a flow whose
-networks see the context c. Its parameters are shared by all points.
+The flow is a family whose raw numbers are (m, log s, c): t = m + s z, and z comes from a flow whose networks see the
+context c. All points share the parameters of the flow.
 """
 
 import copy
@@ -20,17 +20,17 @@ from .families import Family
 from .per_point import PerPoint
 
 CONTEXT = 16
-DRAWS = 200  # of which a mean and variances are made
+DRAWS = 200  # draws from which mean and variance are estimated
 
 
 class Flowing(dist.TorchDistribution):
-    r"""Creates the distribution of t = m + s z, for z of a flow.
+    r"""Creates the distribution of t = m + s z, where z comes from a flow.
 
-    The log-density of the last draw is kept, since a flow computes both at once. Mean and variance have no closed form;
-    they are those of 200 draws of z, made once.
+    The log-density of the last draw is cached, since a flow computes both at once. Mean and variance have no closed
+    form: they are estimated from 200 draws of z, made once.
 
     Arguments:
-        flow: a distribution of z, as Zuko's flows return it, of batch shape (...) and event shape (D,).
+        flow: the distribution of z that a flow of Zuko returns, of batch shape (...) and event shape (D,).
         mean, log_scale: m and log s (..., D).
     """
 
@@ -44,7 +44,7 @@ class Flowing(dist.TorchDistribution):
         super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape, _instance=None) -> "Flowing":
-        r"""The distribution with further axes of the batch."""
+        r"""Returns the distribution with further batch axes."""
         shape = (*batch_shape, *self.event_shape)
         return Flowing(
             self.flow.expand(torch.Size(batch_shape)), self.shift.expand(shape), self.log_scale.expand(shape)
@@ -64,18 +64,18 @@ class Flowing(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""The mean (..., D), of draws."""
+        r"""The mean (..., D), estimated from draws."""
         return self.shift + self.log_scale.exp() * self._moments[0]
 
     @property
     def variance(self) -> Tensor:
-        r"""The variances (..., D), of draws."""
+        r"""The variances (..., D), estimated from draws."""
         return (2 * self.log_scale).exp() * self._moments[1]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log q(t), in nats."""
+        r"""Returns log q(t), in nats."""
         last, version, log_q = self._last
-        # A draw without gradients says nothing of those of its density.
+        # The log-density cached with a draw without gradients has none either.
         if value is last and value._version == version and log_q.requires_grad >= torch.is_grad_enabled():
             return log_q
         z = (value - self.shift) * (-self.log_scale).exp()
@@ -87,12 +87,12 @@ class FlowFamily(nn.Module, Family):
 
     Arguments:
         latent_dim: the number D of latents.
-        flow: ``flow(D, C)`` makes a flow of Zuko with D features and a context of C numbers. `None`: `splines`.
+        flow: ``flow(D, C)`` makes a flow of Zuko with D features and a context of C numbers; by default `splines`.
         context: the number C.
 
     Raises:
         ImportError: if Zuko is not installed.
-        ValueError: if there is no context.
+        ValueError: if C is below 1.
     """
 
     name = "flow"
@@ -104,11 +104,11 @@ class FlowFamily(nn.Module, Family):
         self.context, self.flow = context, (splines if flow is None else flow)(latent_dim, context)
 
     def width(self, latent_dim: int) -> int:
-        r"""The number of raw numbers for D latents."""
+        r"""Returns the number of raw numbers for D latents."""
         return 2 * latent_dim + self.context
 
     def forward(self, raw: Tensor) -> Flowing:
-        r"""The distribution, of batch shape (...) and event shape (D,)."""
+        r"""Returns the distribution, of batch shape (...) and event shape (D,)."""
         D = (raw.shape[-1] - self.context) // 2
         mean, log_scale, context = raw.split([D, D, self.context], -1)
         return Flowing(self.flow(context), mean, log_scale)
@@ -117,8 +117,8 @@ class FlowFamily(nn.Module, Family):
 def splines(latent_dim: int, context: int) -> nn.Module:
     r"""Creates a flow of an affine autoregressive transform and three couplings by rational-quadratic splines.
 
-    Splines act on z between −5 and 5. Couplings are as quick one way as the other; the first transform, which makes
-    Gaussians of any covariance, takes D passes of a small network to draw from.
+    The splines act on z between −5 and 5. Couplings are equally fast in both directions. The first transform, which can
+    make a Gaussian of any covariance, needs D passes of a small network for a draw.
 
     Arguments:
         latent_dim, context: the numbers D and C.
@@ -137,7 +137,7 @@ def splines(latent_dim: int, context: int) -> nn.Module:
 
 
 def zuko():
-    r"""Returns the package Zuko. Its import turns validation off for all distributions of torch; that is taken back.
+    r"""Imports and returns the package Zuko; its import turns off validation in torch.distributions, which is undone.
 
     Raises:
         ImportError: if it is not installed.
@@ -153,21 +153,21 @@ def zuko():
 
 
 class Flow(Amortized):
-    r"""Creates q(t | x) = flow(t; head(encoder(x))): amortized, of any shape, with a density.
+    r"""Creates q(t | x) = flow(t; head(encoder(x))): amortized, of flexible shape, with a density.
 
-    The head gives (m, log s, c) for each point: q is the law of m + s z, with z from a normalizing flow that sees the
-    context c. KL(q ‖ p) has no closed form, so F is sampled.
+    The head returns (m, log s, c) for each point: q is the law of m + s z, with z from a normalizing flow that sees the
+    context c. KL(q ‖ p) has no closed form, so F is estimated from samples.
 
     Arguments:
         encoder, latent_dim: as in `Amortized`.
-        flow: ``flow(D, C)`` makes a flow of Zuko, ``functools.partial(zuko.flows.MAF, transforms=2)``, say. By default
-            `flow.splines`.
+        flow: ``flow(D, C)`` makes a flow of Zuko, for example ``functools.partial(zuko.flows.MAF, transforms=2)``. By
+            default `flow.splines`.
         context: the number C of numbers by which the flow tells points apart.
         settings: further arguments of `Amortized`: ``init_scale``, ``mask_input``, ``given_dim``, and names.
 
     Raises:
         ImportError: if Zuko is not installed.
-        ValueError: as `Amortized`, or if there is no context.
+        ValueError: as `Amortized`, or if C is below 1.
 
     References:
         Rezende and Mohamed, "Variational inference with normalizing flows" (2015). https://arxiv.org/abs/1505.05770
@@ -193,16 +193,16 @@ class Flow(Amortized):
         super().__init__(encoder, latent_dim, partial(FlowFamily, flow=flow, context=context), **settings)
 
     def start(self, points: Points) -> "FlowRows":
-        r"""Creates rows that start at what the head says of each of the points, with a copy of the flow that rests."""
+        r"""Creates rows that start at the head's output for each of the points, with a frozen copy of the flow."""
         with torch.no_grad():
             raw = self.raw(points.x, points.mask, points.given)
         return _resting(self, len(points)).to(raw).set_rows(raw)
 
 
 class FlowRows(PerPoint):
-    r"""Creates q_i(t_i) = flow(t_i; row i): a flow that all points share, with (m_i, log s_i, c_i) as the row of each.
+    r"""Creates q_i(t_i) = flow(t_i; row i): one flow for all points, and a row (m_i, log s_i, c_i) for each.
 
-    `evaluate.infer` fits rows to further points with the flow as it is.
+    `evaluate.infer` fits rows for other points while the flow stays as it is.
 
     Arguments:
         num_points, latent_dim: as in `PerPoint`.
@@ -225,7 +225,7 @@ class FlowRows(PerPoint):
         super().__init__(num_points, latent_dim, family=partial(FlowFamily, flow=flow, context=context), **settings)
 
     def start(self, points: Points) -> "FlowRows":
-        r"""Creates a guide with fresh rows for the points, and a copy of the flow that rests."""
+        r"""Creates a guide with fresh rows for the points, and a frozen copy of the flow."""
         return _resting(self, len(points), init_scale=self.init_scale).to(self.rows.weight)
 
 

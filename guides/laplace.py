@@ -8,46 +8,45 @@ from torch import Tensor
 
 from .. import messages
 from ..distributions import draws, mean
-from ..latents.asked import prior
-from ..latents.local import LocalModel
+from ..latents.asked import latent_dim, prior
 from ..modes.joint import spread
 from ..modes.search import Modes, search
 from ..points import Points
-from ..priors.given import needs_given
-from ..program import Shared
-from .base import Guide
+from ..shared import Shared
+from .base import Guide, check_start
 
-ASIDE = 0.1  # of the prior's scales, from the centre
+ASIDE = 0.1  # in units of the prior's scales, the distance of the starts from the centre
 
 
 class Laplace(Guide):
     r"""Creates q(t | x) = N(t̂, C⁻¹), with t̂ the mode of log p(x, t | w) in t and C its curvature there: Laplace-EM.
 
-    Damped Newton steps climb to t̂ anew at each call, with x and w as they are, for all points of a batch at once; see
-    `modes.joint.Joint` for C. Everything follows from w, but no gradient goes through it: for the M-step q is a
-    constant, and the gradient is that of E_q log p(x, t | w). It has no parameters and no rows.
+    Each call finds t̂ anew by damped Newton steps for the current x and w, for all points of a batch at once; see
+    `modes.joint.Joint` for C. No gradient goes through q: for the M-step it is a constant, and the gradient is that of
+    E_q log p(x, t | w). The guide has no parameters and no rows.
 
-    It is no best Gaussian, which would be `FullRank`'s: F is often nats lower, since the width of q is that of the
-    posterior at its top alone. Annealing can start from it nevertheless, at a fraction of an E-step's price.
+    This is not the Gaussian that maximizes F, which is `FullRank`'s: F is often lower by nats, since the width of q is
+    that of the posterior at its mode alone. Annealing can still start from it, at a fraction of the cost of an E-step.
 
-    The model is kept outside the module tree, as `Exact` keeps it.
+    The model is held outside the module tree, as in `Exact`.
 
     Arguments:
         model: a `DLGM`.
-        start: a guide, without rows, at whose posterior mean the steps start; `None`: at the mean of p(t). Either way a
-            tenth of the prior's scales aside, since the very centre of a symmetric model is no maximum.
-        num_draws: how many draws of p(t) they start at beside that; the mode with the largest mass is kept.
-        max_steps: bound on the steps of each climb.
-        tol: a climb has arrived where another step promises no more than this, in nats.
+        start: a guide without rows, at whose posterior mean the steps start; `None`: the mean of p(t). Either way the
+            start is displaced by a tenth of the prior's scales, since the exact centre of a symmetric model is not a
+            maximum.
+        num_draws: the number of further starts, drawn from p(t); the mode with the largest mass is kept.
+        max_steps: the largest number of steps from each start.
+        tol: the search has converged when another step promises to gain no more than this, in nats.
 
     Attributes:
-        modes: what the last call found, a `modes.search.Modes`, with booleans (B,) ``converged`` and ``repaired``. In
-            eval mode, a warning names the points that did not converge or had to be repaired.
-        gradients: gradient evaluations of log p(x, t | w) so far, tangents among them.
+        modes: the result of the last call, a `modes.search.Modes`, with ``converged`` and ``repaired``, booleans (B,).
+            In eval mode, a warning names the points that did not converge or had to be repaired.
+        gradients: gradient evaluations of log p(x, t | w) so far, including tangents.
 
     Raises:
-        ValueError: on numbers that make no sense.
-        TypeError: if ``start`` says no q for new points.
+        ValueError: if a number is out of range.
+        TypeError: if ``start`` has no q for new points.
 
     References:
         Tierney and Kadane, "Accurate approximations for posterior moments and marginal densities" (1986). JASA 81(393).
@@ -68,11 +67,11 @@ class Laplace(Guide):
     def posterior(
         self, x: Tensor | None = None, index=None, mask: Tensor | None = None, given: Tensor | None = None
     ) -> dist.MultivariateNormal:
-        r"""N(t̂, C⁻¹), of batch shape (B,) and event shape (D,), without gradients. The index is for the model alone.
+        r"""Returns N(t̂, C⁻¹), of batch shape (B,) and event shape (D,), without gradients; index is for the model.
 
         Raises:
             ValueError: if x is left out.
-            RuntimeError: in inference mode, in which nothing can be climbed.
+            RuntimeError: in inference mode, which has no gradients.
         """
         if x is None:
             raise ValueError("Laplace computes q from x and got none: call it with the data, guide(x)")
@@ -82,9 +81,9 @@ class Laplace(Guide):
         return dist.MultivariateNormal(self.modes.mean, scale_tril=self.modes.scale_tril)
 
     def find(self, points: Points) -> Modes:
-        r"""Climbs to the modes of the points, without a warning."""
+        r"""Finds the modes of the points; gives no warning."""
         if torch.is_inference_mode_enabled():
-            raise RuntimeError("Laplace climbs by gradients and was called under inference_mode(); leave it first")
+            raise RuntimeError("Laplace needs gradients and was called under inference_mode(); leave it first")
         with torch.no_grad():
             starts = self._starts(points)
         modes, gradients = search(self._model[0], points, starts, max_steps=self.max_steps, tol=self.tol)
@@ -92,12 +91,12 @@ class Laplace(Guide):
         return modes
 
     def cost(self, visits: int) -> int:
-        r"""Gradient evaluations over ``visits`` visits, if no climb arrives early, and one for each M-step."""
-        each = 1 + _latents(self._model[0])
+        r"""Returns the gradient evaluations over ``visits`` visits if no search stops early, plus one per M-step."""
+        each = 1 + latent_dim(self._model[0])
         return visits * ((1 + self.num_draws) * (each + self.max_steps * (1 + each)) + 1)
 
     def _starts(self, points: Points) -> Tensor:
-        r"""Where the climbs start, (S, B, D)."""
+        r"""Returns the starts of the search, (S, B, D)."""
         p, B = prior(self._model[0], points), len(points)
         guide = self._start[0]
         centre = mean(p if guide is None else guide.posterior(points.x, None, points.mask, **points.side)).detach()
@@ -106,20 +105,13 @@ class Laplace(Guide):
 
 
 def _aside(scale: Tensor) -> Tensor:
-    r"""A tenth of the prior's scales, with signs in turn: where a model has a symmetry, its centre is no maximum."""
+    r"""Returns a tenth of the prior's scales, signs alternating: a symmetric model has no maximum at its centre."""
     signs = 1 - 2 * (torch.arange(scale.shape[-1], device=scale.device) % 2)
     return ASIDE * signs * scale.detach()
 
 
-def _latents(model) -> int:
-    r"""D; where p(t) depends on what is given, as the prior says it."""
-    if isinstance(model, LocalModel):
-        return model.latent_dim
-    return model.prior.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
-
-
 def report(modes: Modes, max_steps: int, stacklevel: int) -> None:
-    r"""Warns of the points that did not converge, and of those whose curvature was repaired."""
+    r"""Warns about the points that did not converge, and those whose curvature was repaired."""
     late, bent = (v.nonzero().flatten().tolist() for v in (~modes.converged, modes.repaired))
     if late:
         warnings.warn(
@@ -129,8 +121,8 @@ def report(modes: Modes, max_steps: int, stacklevel: int) -> None:
         )
     if bent:
         warnings.warn(
-            f"the curvature at {len(bent)} of {len(modes.mean)} points ({messages.rows(bent)}) is negative or next to "
-            "nothing in some direction, and was repaired: q is a guess there; start elsewhere (start=, num_draws=)",
+            f"the curvature at {len(bent)} of {len(modes.mean)} points ({messages.rows(bent)}) is negative or almost "
+            "0 in some direction, and was repaired: q is only a guess there; start elsewhere (start=, num_draws=)",
             stacklevel=stacklevel + 1,
         )
 
@@ -141,8 +133,4 @@ def _check(start, num_draws: int, max_steps: int, tol: float) -> None:
             raise ValueError(f"{name} is {count}; expected a whole number, at least {least}")
     if not 0 < tol < float("inf"):
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
-    if start is not None and (not hasattr(start, "posterior") or getattr(start, "per_point", False)):
-        raise TypeError(
-            f"start is a {type(start).__name__}, which says no q for new points; expected an Amortized guide, or None "
-            "for the prior's mean"
-        )
+    check_start("start", start, "the prior's mean")

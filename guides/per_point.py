@@ -1,4 +1,4 @@
-r"""Guides with a row of parameters for each point: q_i(t_i) is family(row i). They ignore x."""
+r"""Guides with a row of parameters for each point: q_i(t_i) = family(row i). They ignore x."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +17,15 @@ from .rows import Rows, RowsInFiles
 
 
 class Rowed(Guide):
-    r"""Creates a guide with a row for each of its ``num_points`` points, N."""
+    r"""The base of guides with a row for each of their N = ``num_points`` points."""
 
     per_point = True
     num_points: int
 
     def check_index(self, index: Tensor | None) -> None:
-        r"""Raises a `ValueError` unless ``index`` is a vector of whole numbers that name rows.
+        r"""Raises a `ValueError` unless ``index`` is a vector of row numbers.
 
-        Whether the rows are there is checked where Pyro's validation is on.
+        Whether these rows exist is checked if Pyro's validation is on.
         """
         name, N = type(self).__name__, self.num_points
         check_index(index)
@@ -49,29 +49,29 @@ class Rowed(Guide):
             )
 
     def data_plate(self, x, index, size):
-        r"""The plate over data; a guide with rows for N points refuses another ``size``."""
+        r"""Returns the plate over data; a ``size`` other than N is an error."""
         self.check_size(size)
         return super().data_plate(x, index, size)
 
 
 class PerPoint(Rowed):
-    r"""Creates ∏_i q_i(t_i), with q_i of one family and its own row of a table, i = 1..N.
+    r"""Creates ∏_i q_i(t_i), i = 1..N: one family for all q_i, and a row of parameters for each.
 
-    The table is made here, once, with N rows, and only the rows of a batch are read; under `svi.SVI` only they are
-    updated. ``index`` says which rows a batch wants, always: rows of training points must never reach test points.
+    The table has N rows from the start. A call reads only the rows of its batch, and `svi.SVI` updates only those.
+    ``index`` is always required, since the rows of training points must never be used for test points.
 
     Arguments:
         num_points: the number N of points.
         latent_dim: the number D of latents.
-        family: what makes the family of q for D latents; left out of a class that has one, as `MeanField`.
-        init_scale: the scale s of q at the start. The means start at random, as N(0, s²).
-        folder: where the table lies, for one that is larger than memory: in files, that are opened where they are there
-            (`rows.RowsInFiles`). By default it lies in memory.
-        block: points that are visited together where the table lies in files.
+        family: a function of D that makes the family of q; classes with a fixed family, such as `MeanField`, omit it.
+        init_scale: the initial scale s of q. The means start at random, as N(0, s²).
+        folder: where to keep the table in files if it is larger than memory; an existing table is opened
+            (`rows.RowsInFiles`). By default the table is in memory.
+        block: the number of points visited together if the table is in files.
         latent, plate: names of the model's latent site and plate.
 
     Raises:
-        ValueError: if N or D is less than 1, or the scale is not above 0.
+        ValueError: if N or D is less than 1, or the scale is not a finite number > 0.
     """
 
     family: families.Family
@@ -97,12 +97,12 @@ class PerPoint(Rowed):
         if folder is None:
             self.rows = Rows.filled(num_points, width, self._first_rows)
         else:
-            # One draw, whether there are rows in the folder or not: what is drawn after it does not depend on that.
+            # One draw in either case, so that later draws do not depend on whether the folder has rows already.
             with forked(int(torch.randint(2**62, (), device="cpu"))):
                 self.rows = RowsInFiles(folder, num_points, width, self._first_rows, block)
 
     def _first_rows(self, num: int) -> Tensor:
-        r"""Raw numbers (num, width) for a table at its start."""
+        r"""Returns initial raw numbers (num, width) for a table."""
         return self.family.start(self.init_scale * torch.randn(num, self.latent_dim), self._log_scale)
 
     @property
@@ -111,7 +111,7 @@ class PerPoint(Rowed):
         return self.family.has_density
 
     def posterior(self, x=None, index: Tensor | None = None, mask=None, given=None) -> dist.TorchDistribution:
-        r"""q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). All else is ignored.
+        r"""Returns q_i(t_i) for the rows ``index`` (B,): batch shape (B,), event shape (D,). Ignores all else.
 
         Raises:
             ValueError: if ``index`` is left out.
@@ -120,12 +120,12 @@ class PerPoint(Rowed):
         return self.family(self.rows(index))
 
     def start(self, points: Points) -> "PerPoint":
-        r"""Creates a guide of the same class with fresh rows for the points, on the same device, of the same dtype."""
+        r"""Creates a guide of the same class with fresh rows for the points, with the same device and dtype."""
         names = {"latent": self.latent, "plate": self.plate}
         return type(self)(len(points), self.latent_dim, init_scale=self.init_scale, **names).to(self.rows.weight)
 
     def set_rows(self, raw: Tensor) -> "PerPoint":
-        r"""Overwrites the table with raw numbers (N, width) of the family; returns the guide.
+        r"""Overwrites the table with raw numbers (N, width) of the family, and returns the guide.
 
         Raises:
             ValueError: if they have another shape.
@@ -138,7 +138,7 @@ class PerPoint(Rowed):
 
 
 class PointEstimate(PerPoint):
-    r"""Creates q_i = δ(t_i − m_i): hard EM. It has no density, hence no F(q); what is climbed is log p(x, t | w)."""
+    r"""Creates q_i = δ(t_i − m_i): hard EM. It has no density, hence no F(q); training ascends log p(x, t | w)."""
 
     family = families.point
 

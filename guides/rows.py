@@ -1,4 +1,4 @@
-r"""Tables with one row for each point, whose gradients may be sparse: in memory, or in files."""
+r"""Tables with one row for each point, in memory or in files; their gradients may be sparse."""
 
 import contextlib
 import contextvars
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..program import held
-from ..storage.row_files import BLOCK, RowFiles, opened
+from ..storage.opening import opened
+from ..storage.row_files import BLOCK, RowFiles
 
 _sparse = contextvars.ContextVar("sparse_gradients", default=False)
 _lookup = contextvars.ContextVar("lookup", default=None)
@@ -22,20 +23,20 @@ def sparse_gradients():
 
 
 def are_sparse() -> bool:
-    r"""Whether table lookups have sparse gradients now."""
+    r"""Returns whether table lookups have sparse gradients now."""
     return _sparse.get()
 
 
 def looked_up(by: Callable[["Rows", Tensor], Tensor]):
-    r"""Context manager: ``by(table, index)`` says the rows, in place of a table's own lookup."""
+    r"""Context manager: ``by(table, index)`` returns the rows, instead of a table's own lookup."""
     return held(_lookup, by)
 
 
 class Rows(nn.Module):
-    r"""Creates a table of N rows; ``rows(index)`` looks up the rows ``index`` (B,) and returns (B, width).
+    r"""Creates a table of N rows; ``rows(index)`` returns the rows ``index`` (B,), as (B, width).
 
     Arguments:
-        start: the table at the start, of shape (N, width).
+        start: the initial table, of shape (N, width).
     """
 
     def __init__(self, start: Tensor):
@@ -72,17 +73,17 @@ class Rows(nn.Module):
 
 
 class RowsInFiles(Rows):
-    r"""Creates a table of N rows in a folder, memory-mapped, for tables larger than memory; `RowFiles` says how.
+    r"""Creates a memory-mapped table of N rows in a folder, for tables larger than memory; `RowFiles` has the format.
 
-    Where the folder holds such a table, that one is opened. It is trained by `fit` and `svi.SVI` with `RowAdam`, whose
-    rows are in the folder as well. A state dict holds a reference in place of the table. It stays on the CPU, and
-    there are no copies of it.
+    If the folder holds such a table already, it is opened. `fit` and `svi.SVI` train it with `RowAdam`, whose own rows
+    are in the folder as well. A state dict holds a reference instead of the table. The table stays on the CPU and is
+    never copied.
 
     Arguments:
         folder: where the files are or will be.
         num_rows, width: the shape of the table, of the default dtype.
-        make: returns that many rows (n, width) of a new table.
-        block: rows that are visited together: `fit` shuffles blocks, and the points in a block.
+        make: returns n initial rows (n, width) for a new table.
+        block: the number of rows visited together: `fit` shuffles the blocks, and the points within each.
     """
 
     def __init__(
@@ -118,26 +119,26 @@ class RowsInFiles(Rows):
         moved = fn(row)
         if (moved.device, moved.dtype) != (row.device, row.dtype):
             raise TypeError(
-                f"the rows in {self.files.folder.path} are {row.dtype} on the {row.device}, and were to become "
-                f"{moved.dtype} on {moved.device}; expected rows in memory for that: leave folder= out, or set the "
-                "default dtype before they are made"
+                f"the rows in {self.files.folder.path} are {row.dtype} on the {row.device}, and cannot become "
+                f"{moved.dtype} on {moved.device}; expected rows in memory for that: leave out folder=, or set the "
+                "default dtype before making them"
             )
         return self
 
     def __reduce_ex__(self, protocol):
         raise TypeError(
             f"the rows in {self.files.folder.path} are not copied; expected a guide with another folder, or a copy of "
-            "the folder that is made while no process has it open. guide.state_dict() is a reference to them"
+            "the folder made while no process has it open. guide.state_dict() is a reference to them"
         )
 
 
 def files_of(weight: Tensor) -> RowFiles | None:
-    r"""The files that a table is in; `None` of one in memory."""
+    r"""Returns the files of a table; `None` for a table in memory."""
     return getattr(weight, "files", None)
 
 
 def in_files(*modules: nn.Module) -> list[RowsInFiles]:
-    r"""The tables in files below the modules."""
+    r"""Returns the tables in files that the modules contain."""
     return [
         m for module in modules if isinstance(module, nn.Module) for m in module.modules() if isinstance(m, RowsInFiles)
     ]
@@ -145,10 +146,10 @@ def in_files(*modules: nn.Module) -> list[RowsInFiles]:
 
 @contextlib.contextmanager
 def kept(tables: list[RowsInFiles], *, new: bool) -> Iterator[None]:
-    r"""Context manager: changes of tables in files can be taken back, for a training with checkpoints.
+    r"""Context manager: changes of tables in files can be undone, for a training with checkpoints.
 
     Arguments:
-        new: whether the training is a new one, which resumes none.
+        new: whether the training is new, rather than resumed.
     """
     try:
         for table in tables:

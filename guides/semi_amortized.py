@@ -9,33 +9,34 @@ from pyro.nn import pyro_method
 from torch import Tensor
 
 from ..points import Points
-from ..program import Shared, evaluating, unregistered
+from ..program import evaluating, unregistered
+from ..shared import Shared
 from .amortized import Amortized
 from .ascent import Bound, Refined, climb, noise
 from .base import Guide
 from .families import FullRankFamily, Gaussian
 from .per_point import PerPoint
 
-NUMBERS = 2**22  # of decoded x, at a time
+NUMBERS = 2**22  # numbers of decoded x to compute at a time
 
 
 class SemiAmortized(Guide):
-    r"""Creates q(t | x) = the q of an encoder after ``steps`` steps up F(q, w) for this x, w as it is.
+    r"""Creates q(t | x): the q of an encoder, refined by ``steps`` steps up F(q, w) for this x and the current w.
 
-    From the encoder's raw numbers λ_0 of x, natural-gradient steps climb
+    From the encoder's raw numbers λ_0 of x, natural-gradient steps ascend
 
         F̂(λ) = (1/S) Σ_k log p(x, m + L ε_k | w) + H(q_λ)
 
-    point by point, in the coordinates in which q is N(0, I): the mean moves by q's own covariance times the gradient. A
-    step that would let F̂ fall is not taken. The noise ε is fixed by ``seed`` and the same for each point, so that q is
-    a function of x, φ and w alone. With no steps it is the encoder's q.
+    separately for each point, in the coordinates in which q is N(0, I): the mean moves by q's covariance times the
+    gradient. A step that would lower F̂ is not taken. The noise ε is fixed by ``seed`` and the same for each point, so
+    that q is a function of x, φ and w alone. With 0 steps q is the encoder's.
 
-    How it is trained: with ``through=False`` q is a constant for the M-step, and the encoder ascends its own F̂(λ_0),
-    whose gradient is that of the first step and costs nothing (Krishnan et al.); it enters through a factor of the
-    guide, of value 0. With ``through=True`` F(λ_K) is differentiated through the steps, by φ and by w (Kim et al.),
-    which takes second derivatives of log p(x, t | w), and memory for all steps.
+    Training: with ``through=False`` q is a constant for the M-step, and the encoder ascends its own F̂(λ_0), whose
+    gradient is a by-product of the first step (Krishnan et al.) and enters through a factor of the guide, of value 0.
+    With ``through=True`` F(λ_K) is differentiated through the steps, by φ and by w (Kim et al.), which takes second
+    derivatives of log p(x, t | w), and memory for all steps.
 
-    The parameters are those of the encoder. The model is kept outside the module tree, as `Exact` keeps it.
+    The parameters are those of the encoder. The model is held outside the module tree, as in `Exact`.
 
     Arguments:
         model: a `DLGM`.
@@ -44,16 +45,16 @@ class SemiAmortized(Guide):
         num_samples: the number S of draws of ε, even. `None`: 2D, both signs of D orthogonal directions, with which F̂
             is F where log p(x, t | w) is quadratic in t. With fewer, q fits these draws more than the posterior.
         through: whether gradients go through the steps.
-        seed: of the noise.
+        seed: the seed of the noise.
 
     Attributes:
-        refined: what the last call found, an `ascent.Refined`, with F̂ ``before`` and ``after``, (B,); `None` if no step
-            was asked for.
+        refined: the result of the last call, an `ascent.Refined`, with F̂ ``before`` and ``after``, (B,); `None` with 0
+            steps.
         gradients: gradient evaluations of log p(x, t | w) so far.
 
     Raises:
         TypeError: if ``guide`` is not an `Amortized` guide of a Gaussian family.
-        ValueError: on numbers that make no sense, or too few samples for full rank.
+        ValueError: if a number is out of range, or there are too few samples for full rank.
 
     References:
         Kim, Wiseman, Miller, Sontag, Rush, "Semi-amortized variational autoencoders" (2018).
@@ -99,11 +100,11 @@ class SemiAmortized(Guide):
     def posterior(
         self, x: Tensor | None = None, index=None, mask: Tensor | None = None, given: Tensor | None = None
     ) -> dist.TorchDistribution:
-        r"""The refined q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
+        r"""Returns the refined q(t | x), of batch shape (B,) and event shape (D,). The index is ignored.
 
         Raises:
             ValueError: if x is left out.
-            RuntimeError: in inference mode, in which nothing can be climbed.
+            RuntimeError: in inference mode, which has no gradients.
         """
         return self.guide.family(self._raw(Points(x, None, mask, given))[0])
 
@@ -111,14 +112,14 @@ class SemiAmortized(Guide):
     def datum(
         self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None, *, given=None
     ) -> Tensor:
-        r"""Samples t from the refined q; in training mode with the factor that trains the encoder."""
+        r"""Samples t from the refined q; in training mode, adds the factor that trains the encoder."""
         raw, pull = self._raw(Points(x, None, mask, given))
         if self.training and pull is not None:
             pyro.factor(f"{self.latent}_encoder", pull.detach() - pull, has_rsample=True)
         return pyro.sample(self.latent, self.guide.family(raw), infer={"analytic_kl": self.analytic_kl})
 
     def cost(self, visits: int) -> int:
-        r"""Gradient evaluations over ``visits`` visits: of the steps, and one for each M-step."""
+        r"""Returns the gradient evaluations over ``visits`` visits: those of the steps, and one for each M-step."""
         return visits * (self._each() + 1)
 
     def prepare(self, look: Callable[[], Points]) -> None:
@@ -126,15 +127,15 @@ class SemiAmortized(Guide):
         self.guide.prepare(look)
 
     def start(self, points: Points) -> PerPoint:
-        r"""Creates the per-point guide of the family with the refined q for each of the points as its rows."""
+        r"""Creates the per-point guide of the same family, whose rows start at the refined q."""
         return self.guide.start(points).set_rows(self._raw(points)[0].detach())
 
     def _each(self) -> int:
-        r"""Gradient evaluations of one refinement of a point; a second derivative takes two."""
+        r"""Returns the gradient evaluations of refining one point; a second derivative counts as two."""
         return self.num_samples * (self.steps + 1 + (2 * self.steps if self.through else 0)) if self.steps else 0
 
     def _raw(self, points: Points) -> tuple[Tensor, Tensor | None]:
-        r"""Raw numbers of the refined q, (B, width); what has the gradient of the encoder's own F̂ (B,), or `None`."""
+        r"""Returns raw numbers of the refined q, (B, width), and None or a (B,) with the encoder's gradient of F̂."""
         if points.x is None:
             raise ValueError("SemiAmortized computes q from x and got none: call it with the data, guide(x)")
         first = self.guide.raw(points.x, points.mask, points.given)
@@ -147,11 +148,9 @@ class SemiAmortized(Guide):
         return found.raw.detach(), (found.by_raw * first).sum(-1)
 
     def _refine(self, points: Points, raw: Tensor) -> Refined:
-        r"""Climbs block by block. Modules of the model are in eval mode meanwhile, so that points are apart."""
+        r"""Ascends F̂ block by block, with the modules of the model in eval mode, so that points are independent."""
         if torch.is_inference_mode_enabled():
-            raise RuntimeError(
-                "SemiAmortized climbs by gradients and was called under inference_mode(); leave it first"
-            )
+            raise RuntimeError("SemiAmortized needs gradients and was called under inference_mode(); leave it first")
         model, family = self._model[0], self.guide.family
         epsilon = noise(self.num_samples, self.latent_dim, self.seed)
         rows = max(1, NUMBERS // (self.num_samples * points.x[0].numel()))
@@ -170,7 +169,7 @@ class SemiAmortized(Guide):
 def _check(guide, steps: int, num_samples: int | None) -> None:
     if not isinstance(guide, Amortized) or not isinstance(guide.family, Gaussian):
         what = guide.family.name if isinstance(guide, Amortized) else type(guide).__name__
-        raise TypeError(f"guide is {what}; expected guides.Amortized of a Gaussian family, whose q is to be refined")
+        raise TypeError(f"guide is {what}; expected guides.Amortized of a Gaussian family, whose q it refines")
     if not (steps >= 0 and steps == int(steps)):
         raise ValueError(f"steps is {steps}; expected a whole number, 0 for the encoder's q")
     if num_samples is None:

@@ -1,8 +1,8 @@
-r"""Deep latent Gaussian models on Pyro: one generative model, guides that swap.
+r"""Deep latent Gaussian models on Pyro: one generative model, interchangeable guides.
 
 p(x | w) = ∫ p(x | t, w) p(t) dt,    p(t) = N(0, I),    p(x | t, w) = N(μ(t, w), Σ(t, w)).
 
-A name is imported at its first use: ``import pyro_dlgm`` alone, and the command line's help, need no torch.
+Names are imported at first use: ``import pyro_dlgm`` alone, and the help of the command line, do not import torch.
 """
 
 from importlib import import_module

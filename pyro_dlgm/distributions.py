@@ -1,4 +1,4 @@
-r"""What is asked of distributions: draws, means and scales, Fisher information, the closed-form KL of Gaussians."""
+r"""Functions of distributions: draws, means and scales, Fisher information, the closed-form KL of Gaussians."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,9 +11,9 @@ SAMPLES = 1000
 
 
 def draws(d, num: int, batch: int) -> Tensor:
-    r"""``num`` draws for each of B points, (num, B, D), of a distribution of batch shape (B,) or () for all of them.
+    r"""Returns draws (num, B, D) for B points, of a distribution of batch shape (B,), or () for all of them.
 
-    Of the distribution it asks no more than Pyro does, to be called with a shape.
+    Like Pyro, it only needs a distribution that can be called with a shape.
     """
     shape = torch.Size((num,)) if len(d.batch_shape) else torch.Size((num, batch))
     with torch.no_grad():
@@ -21,17 +21,17 @@ def draws(d, num: int, batch: int) -> Tensor:
 
 
 def mean(d) -> Tensor:
-    r"""The mean, of batch and event shape; of 1,000 draws where the distribution has none in closed form."""
+    r"""Returns the mean, of batch and event shape; that of 1,000 draws if there is no closed form."""
     return _said(d, "mean", lambda t: t.mean(0))
 
 
 def stddev(d) -> Tensor:
-    r"""The standard deviations, as `mean`."""
+    r"""Returns the standard deviations; like `mean`."""
     return _said(d, "stddev", lambda t: t.std(0))
 
 
 def variance(d) -> Tensor:
-    r"""The variances, as `mean`."""
+    r"""Returns the variances; like `mean`."""
     return _said(d, "variance", lambda t: t.var(0))
 
 
@@ -44,26 +44,26 @@ def _said(d, name: str, estimate) -> Tensor:
 
 
 def averaged(d) -> Tensor:
-    r"""What is averaged over codes for a guess at x: the mean, or what the distribution says, class probabilities."""
+    r"""Returns what to average over codes for a guess at x: the mean, or class probabilities (``averaged``)."""
     own = unwrapped(d)
     return own.averaged if hasattr(own, "averaged") else mean(d)
 
 
 def guess(d, averages: Tensor) -> Tensor:
-    r"""The guess at x by averages of `averaged`: these themselves, or of classes the most probable one."""
+    r"""Returns the guess at x from averages of `averaged`: the averages themselves, or the most probable class."""
     own = unwrapped(d)
     return own.guess(averages) if hasattr(own, "guess") else averages
 
 
 def unwrapped(d):
-    r"""The distribution inside of what gives another one event axes or masks."""
+    r"""Returns the distribution inside wrappers that add event axes or masks."""
     while hasattr(d, "base_dist"):
         d = d.base_dist
     return d
 
 
 def kl(q, p) -> Tensor | None:
-    r"""KL(q ‖ p) in closed form if both are Gaussian with diagonal p, else `None`.
+    r"""Returns KL(q ‖ p) in closed form if both are Gaussian and p is diagonal, else `None`.
 
     For q = N(m, L Lᵀ) and p = N(a, diag b²):
 
@@ -74,7 +74,7 @@ def kl(q, p) -> Tensor | None:
         p: a distribution of event shape (D,).
 
     Returns:
-        Nats, of the broadcast batch shape, or `None`: then one samples it.
+        Nats, of the broadcast batch shape; `None` means that it has to be sampled.
     """
     if not diagonal(p):
         return None
@@ -88,12 +88,12 @@ def kl(q, p) -> Tensor | None:
 
 
 def diagonal(d) -> bool:
-    r"""Whether d is a diagonal Gaussian of event shape (D,)."""
+    r"""Returns whether d is a diagonal Gaussian of event shape (D,)."""
     return isinstance(d, Independent) and isinstance(d.base_dist, Normal) and d.reinterpreted_batch_ndims == 1
 
 
 class Fisher(NamedTuple):
-    r"""Parameters of pixels that are independent given t, and what is known of them.
+    r"""The parameters of pixels that are independent given t, and their Fisher information.
 
     Attributes:
         parameters: θ (..., *event, h), h numbers for each pixel.
@@ -105,10 +105,10 @@ class Fisher(NamedTuple):
 
 
 def fisher(p) -> Fisher | None:
-    r"""The Fisher information of p(x | t), of independent pixels, or `None` where it is not known.
+    r"""Returns the Fisher information of p(x | t) for independent pixels, or `None` if it is not known.
 
-    A distribution of pixels, as `Likelihood.pixels` returns it, says it by a method ``fisher()``; those of Pyro, which
-    have none, stand in a table here.
+    A distribution of pixels, as `Likelihood.pixels` returns it, has it as a method ``fisher()``; for Pyro's, which have
+    no such method, it is in a table here.
     """
     pixels = pixels_of(p)
     if hasattr(pixels, "fisher"):
@@ -117,14 +117,14 @@ def fisher(p) -> Fisher | None:
 
 
 def pixels_of(p):
-    r"""The distribution of single pixels in p(x | t), masks among them."""
+    r"""Returns the distribution of single pixels in p(x | t), masks included."""
     while isinstance(p, Independent):
         p = p.base_dist
     return p
 
 
 def apart(*pairs: tuple[Tensor, Tensor]) -> Fisher:
-    r"""Creates the information of parameters that say nothing of each other, from pairs (θ_k, I_kk) of one shape."""
+    r"""Creates the Fisher information of orthogonal parameters from pairs (θ_k, I_kk) of one shape."""
     parameters, information = zip(*pairs, strict=True)
     return Fisher(torch.stack(parameters, -1), torch.stack(information, -1).diag_embed())
 

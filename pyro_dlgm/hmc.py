@@ -1,10 +1,10 @@
-r"""Markov kernels on log-densities: Hamiltonian Monte Carlo, in which every point has its own acceptance.
+r"""Markov kernels on log-densities: Hamiltonian Monte Carlo with a separate acceptance for every point.
 
-It knows torch only. A state holds any number of points (and chains) side by side, each with its own target; the
-gradient of all of them is one backward pass, and they accept, reject, diverge and choose their step sizes apart.
+The module needs torch only. A state holds any number of points (and chains), each with its own target. One backward
+pass computes all gradients; acceptance, divergence and step size are separate for each.
 
-A target is a weighted sum of log-densities, Σ_i β_i log p_i(t). The state keeps each part and its gradient, so that a
-target whose β change, a tempered one, costs no evaluation.
+A target is a weighted sum of log-densities, Σ_i β_i log p_i(t). The state holds each part and its gradient, so that a
+change of β, as in tempering, costs no evaluation.
 
 References:
     Neal, "MCMC using Hamiltonian dynamics" (2011), sections 3 and 5. https://arxiv.org/abs/1206.1901
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 LogDensity = Callable[[Tensor], Tensor]
-DIVERGED = 1000.0  # an energy error, in nats, after which nothing comes back
+DIVERGED = 1000.0  # the energy error, in nats, beyond which a trajectory counts as divergent
 
 
 class State(NamedTuple):
-    r"""Where the chains are.
+    r"""The state of the chains.
 
     Attributes:
         t: positions (..., D).
@@ -35,11 +35,11 @@ class State(NamedTuple):
     grads: Tensor
 
     def log_density(self, weights: Tensor) -> Tensor:
-        r"""Σ_i β_i log p_i(t), of shape (...)."""
+        r"""Returns Σ_i β_i log p_i(t), of shape (...)."""
         return _weighted(weights, self.parts)
 
     def force(self, weights: Tensor) -> Tensor:
-        r"""The gradient of `log_density`, of shape (..., D)."""
+        r"""Returns the gradient of `log_density`, of shape (..., D)."""
         return _weighted(weights, self.grads)
 
 
@@ -47,8 +47,8 @@ class Info(NamedTuple):
     r"""Acceptance and divergence of one transition, for each point.
 
     Attributes:
-        acceptance: the probability with which the proposal was to be accepted, (...).
-        accepted: whether it was.
+        acceptance: the probability of accepting the proposal, (...).
+        accepted: whether it was accepted.
         diverged: whether the energy error was not finite or beyond 1,000 nats; such a proposal is rejected.
     """
 
@@ -58,10 +58,10 @@ class Info(NamedTuple):
 
 
 def start(parts: Sequence[LogDensity], t: Tensor) -> State:
-    r"""The state at t, with one forward and one backward pass for each part.
+    r"""Returns the state at t, for one forward and one backward pass per part.
 
     Arguments:
-        parts: functions (..., D) -> (...), each the sum of nothing but its own points' terms.
+        parts: functions (..., D) -> (...), in which each point's value depends on that point alone.
         t: positions (..., D).
     """
     values, grads = zip(*(_with_gradient(part, t) for part in parts), strict=True)
@@ -76,18 +76,18 @@ def hmc(
     weights: Tensor | None = None,
     num_leapfrog: int = 10,
 ) -> tuple[State, Info]:
-    r"""One transition, which leaves Σ_i β_i log p_i invariant: leapfrog from a fresh momentum, then Metropolis.
+    r"""Makes one transition that leaves Σ_i β_i log p_i invariant: leapfrog from a fresh momentum, then Metropolis.
 
     Arguments:
         parts: the parts of the target, as in `start`.
-        state: where the chains are.
-        step_size: ε, of a shape that broadcasts to (..., D): one for each point and dimension, if wanted. It must not
-            depend on the state.
+        state: the state of the chains.
+        step_size: ε, of a shape that broadcasts to (..., D), up to one for each point and dimension. It must not depend
+            on the state.
         weights: β_i of the parts, (n,); by default all 1.
-        num_leapfrog: leapfrog steps, each one gradient evaluation.
+        num_leapfrog: the number of leapfrog steps, each one gradient evaluation.
 
     Returns:
-        The next state and its `Info`. A proposal that diverged is rejected and changes no other point.
+        The next state and its `Info`. A proposal that diverged is rejected, and does not affect other points.
     """
     weights = state.parts.new_ones(len(state.parts)) if weights is None else weights
     momentum = torch.randn_like(state.t)
@@ -104,7 +104,7 @@ def hmc(
 def mala(
     parts: Sequence[LogDensity], state: State, step_size: Tensor, *, weights: Tensor | None = None
 ) -> tuple[State, Info]:
-    r"""The Metropolis-adjusted Langevin algorithm: `hmc` with one leapfrog step.
+    r"""Makes one transition of the Metropolis-adjusted Langevin algorithm: `hmc` with one leapfrog step.
 
     References:
         Roberts and Tweedie, "Exponential convergence of Langevin distributions and their discrete approximations"
@@ -116,12 +116,12 @@ def mala(
 def adapted_step(log_step: Tensor, acceptance: Tensor, *, target: float, rate: float) -> Tensor:
     r"""Returns log ε after one Robbins-Monro update toward the target acceptance.
 
-    The recursion of Robbins and Monro, for each point apart. Samples count from where it is no longer applied.
+    Each point is updated separately. Draws are valid samples only once the update is no longer applied.
 
     Arguments:
         log_step: log ε, (...).
-        acceptance: probabilities of acceptance, (...) or with more axes on the left (chains), which are averaged.
-        target: the acceptance to reach.
+        acceptance: probabilities of acceptance, (...) or with further axes on the left (chains), which are averaged.
+        target: the target acceptance.
         rate: the gain of the recursion.
 
     References:
@@ -133,9 +133,9 @@ def adapted_step(log_step: Tensor, acceptance: Tensor, *, target: float, rate: f
 
 
 def jittered(log_step: Tensor, state: State, width: float = 0.2) -> Tensor:
-    r"""Step sizes for one transition, within ± ``width`` of ε, drawn apart from the state: (...) for its chains.
+    r"""Draws step sizes (...) for one transition, within a factor 1 ± ``width`` of ε, independently of the state.
 
-    On a nearly Gaussian target trajectories of one length come back to where they began, in some dimension.
+    On a nearly Gaussian target, trajectories of a fixed length can return to their start in some dimension.
 
     References:
         Neal, "MCMC using Hamiltonian dynamics" (2011), section 3.2.
@@ -145,7 +145,7 @@ def jittered(log_step: Tensor, state: State, width: float = 0.2) -> Tensor:
 
 
 def first_step(dim: int) -> float:
-    r"""A step size to start from on a standard normal of that dimension: it scales as D^(−1/4)."""
+    r"""Returns an initial step size for a standard normal of that dimension: it scales as D^(−1/4)."""
     return dim**-0.25
 
 
@@ -163,10 +163,10 @@ def _with_gradient(log_density: LogDensity, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _metropolis(state: State, proposal: State, gain: Tensor) -> tuple[State, Info]:
-    # A gain that is not a number is an infinite loss.
+    # A gain of NaN counts as −∞.
     gain = gain.nan_to_num(nan=-math.inf, posinf=-math.inf)
     diverged = gain < -DIVERGED
-    # A uniform number is 0 now and then, and the logarithm of that is below any gain that is finite.
+    # A uniform draw can be 0, with log −∞: below any finite gain, hence the test for divergence.
     accepted = (torch.rand_like(gain).log() < gain) & ~diverged
     chosen = (
         torch.where(accepted.unsqueeze(-1), proposal.t, state.t),

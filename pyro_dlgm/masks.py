@@ -1,8 +1,8 @@
 r"""Masks of observed pixels.
 
-A mask m is boolean, ``True`` where x is observed, and has x's shape or, for whole points, the shape ``(B,)``.
-What stands under ``False`` (NaN, infinity, any number) reaches neither a value nor a gradient: it is replaced
-*before* the density is evaluated, because NaN · 0 is NaN, in the backward pass too.
+A mask m is boolean, ``True`` where x is observed, and has x's shape or, for whole points, the shape ``(B,)``. Entries
+under ``False`` (NaN, infinity, any number) affect neither values nor gradients: they are replaced *before* the density
+is evaluated, because NaN · 0 is NaN, also in the backward pass.
 """
 
 import torch
@@ -10,23 +10,18 @@ from torch import Tensor
 
 
 def pixelwise(mask: Tensor, ndim: int) -> Tensor:
-    r"""A mask of whole points ``(B,)`` with trailing axes for ``ndim`` in all; a mask of pixels unchanged."""
+    r"""Returns a mask of whole points ``(B,)`` with trailing axes, ``ndim`` in all; a mask of pixels unchanged."""
     if mask.dim() == 1 < ndim:
         return mask.reshape(-1, *[1] * (ndim - 1))
     return mask
 
 
-def dealt(mask: Tensor | None, num: int) -> Tensor | None:
-    r"""Returns masks for ``num`` simulated points: those of the points (B, ...), repeated in turn."""
-    return None if mask is None else mask[torch.arange(num, device=mask.device) % len(mask)]
-
-
 def observed(x: Tensor, mask: Tensor | None) -> Tensor:
-    r"""x with 0 in place of what is missing.
+    r"""Returns x with 0 for missing entries.
 
     Arguments:
         x: data of shape (B, ...).
-        mask: boolean, of x's shape or (B,); `None` means that all is observed.
+        mask: boolean, of x's shape or (B,); `None` means that everything is observed.
 
     Raises:
         ValueError: if the mask is not a boolean tensor or has neither shape.
@@ -38,9 +33,9 @@ def observed(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def filled(x: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    r"""Returns x with 0 for what is missing, and the mask in x's shape; (B,) masks whole points along x's first axis.
+    r"""Returns x with 0 for missing entries, and the mask in x's shape; (B,) masks whole points along x's first axis.
 
-    Arguments and errors as those of `observed`; without x or mask, both come back as they are.
+    Arguments and errors are those of `observed`; without x or mask, both are returned unchanged.
     """
     if x is None or mask is None:
         return x, mask

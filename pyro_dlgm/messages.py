@@ -9,14 +9,14 @@ LONGEST = 300  # characters of an error that is quoted
 
 
 def rows(indices: Sequence[int]) -> str:
-    r"""Names rows: "rows [1, 4]"; of more than ten, the first ten and how many more there are."""
+    r"""Names rows: "rows [1, 4]"; if there are more than ten, the first ten and the number of others."""
     more = len(indices) - MOST
     return f"rows {list(indices[:MOST])}" + (f" and {more} more" if more > 0 else "")
 
 
 @contextlib.contextmanager
 def only_warned(what: str, but: tuple[type[Exception], ...] = ()):
-    r"""Context manager: an error becomes a warning that ``what`` failed, except for those of the types in ``but``."""
+    r"""Context manager: turns an error into a warning that ``what`` failed, except for errors of type ``but``."""
     try:
         yield
     except but:
@@ -27,7 +27,7 @@ def only_warned(what: str, but: tuple[type[Exception], ...] = ()):
 
 
 def as_tensor(name: str, value) -> str:
-    r"""How to make a tensor of the argument ``name``: of a list, an array, a masked one, or a DataFrame."""
+    r"""Returns code that makes a tensor of the argument ``name``: a list, an array, a masked one, or a DataFrame."""
     if hasattr(value, "to_numpy"):
         return f"torch.as_tensor({name}.to_numpy())"
     if type(value).__name__ == "MaskedArray":
@@ -36,5 +36,5 @@ def as_tensor(name: str, value) -> str:
 
 
 def line(error: Exception) -> str:
-    r"""The text of an error, in one line."""
+    r"""Returns the text of an error in one line."""
     return " ".join(str(error).split())[:LONGEST]

@@ -9,14 +9,14 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from .latents.held import Emitting, Held
-from .likelihoods.support import supported
+from .likelihoods.support import of_points, supported
 from .masks import filled
 from .points import side
 from .priors.given import needs_given
 from .program import Program, unregistered
 from .seeding import forked
 
-FEW = 100  # points that a subclass is asked for
+FEW = 100  # points at which `datum` of a subclass is checked
 
 
 class DLGM(Program):
@@ -27,8 +27,7 @@ class DLGM(Program):
         likelihood: a module; ``likelihood(t, mask)`` returns p(x | t, w).
         latent, observed, plate: names of the two sites and of the plate over data.
 
-    Its parameters w are ``model.parameters()``. Its q is not here: any guide of `pyro_dlgm.guides`, any of Pyro's,
-    or one's own goes with it.
+    Its parameters w are ``model.parameters()``. For q, use any guide of `pyro_dlgm.guides`, one of Pyro's, or your own.
 
     References:
         Rezende, Mohamed, Wierstra, "Stochastic backpropagation and approximate inference in deep generative models"
@@ -72,16 +71,16 @@ class DLGM(Program):
     def datum(
         self, x: Tensor | None = None, mask: Tensor | None = None, *, given: Tensor | None = None, t=None
     ) -> Tensor:
-        r"""Samples t and x without the plate over data, for larger programs with other plates.
+        r"""Samples t and x without the plate over data, for larger programs with their own plates.
 
-        Under Pyro's SVI its parameters train, also where it is called by a plain function. A program whose w is
-        Bayesian enters `global_latents` before its plates.
+        Under Pyro's SVI its parameters train even if a plain function calls it. A program with a Bayesian w enters
+        `global_latents` before its plates.
 
         Arguments:
             x: observed data of the shape (..., *event), or `None` to generate.
             mask: boolean, of x's shape or (B,).
             given: what p(t) and p(x | t) are conditioned on, (..., C).
-            t: codes (..., D), where the larger program has drawn them: then only x is sampled, given those.
+            t: codes (..., D), if the larger program has drawn them: then only x is sampled, given t.
         """
         x, mask = filled(x, mask)
         with self.global_latents():
@@ -92,30 +91,31 @@ class DLGM(Program):
             return pyro.sample(self.observed, p, obs=None if x is None else supported(p, x, self.likelihood))
 
     def prior_of(self, given: Tensor | None = None):
-        r"""Returns p(t), or p(t | c) where something is given.
+        r"""Returns p(t), or p(t | c) if c is given.
 
         Raises:
-            ValueError: if the prior depends on what is given, and nothing is.
+            ValueError: if the prior depends on ``given`` and there is none.
         """
         if given is None and needs_given(self.prior):
             raise ValueError(
-                f"{type(self.prior).__name__} depends on what is given, and got none; expected given=, a row a point"
+                f"{type(self.prior).__name__} depends on what is given, and got none; expected given=, with a row for "
+                "each point"
             )
         return self.prior(**side(given))
 
     def check(self, x: Tensor, *, given: Tensor | None = None, first: int = 0) -> None:
-        r"""Raises a `ValueError` unless x (B, ...) has the likelihood's shape and the model's dtype, and lies in its
-        support; it names the rows that do not, counted from ``first``.
+        r"""Raises a `ValueError` unless x (B, ...) has the shape, dtype and support of the likelihood.
 
-        A subclass that overrides `datum` is asked through it, about the first points only.
+        The error names the rows outside the support, counted from ``first``. For a subclass that overrides `datum`,
+        the check runs `datum` on the first 100 points.
         """
         if type(self).datum is not DLGM.datum:
             return self._check_by_datum(x[:FEW], given)
         with pyro.validation_enabled(), torch.no_grad(), forked(), self.global_latents():
             one = {name: value[:1] for name, value in side(given).items()}
-            t = self.prior_of(one.get("given"))((1,))  # a draw: a prior need not know its mean
+            t = self.prior_of(one.get("given"))((1,))  # a draw: a prior may have no mean
             t = t.squeeze(0) if t.dim() > 2 else t
-            p = self.likelihood(t, **one)
+            p = of_points(self.likelihood(t, **one), self.likelihood)
             supported(p.expand((len(x),)) if len(x) else p, x, self.likelihood, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(
@@ -131,7 +131,7 @@ class DLGM(Program):
             self.datum(x, **some)
 
     def log_joint(self, x: Tensor, t: Tensor, mask: Tensor | None = None, *, given: Tensor | None = None) -> Tensor:
-        r"""log p(x, t | w) for each point, in nats: the log-density of `datum` with t held, all of its sites together.
+        r"""Returns log p(x, t | w) of each point, in nats: the log-density of all sites of `datum` with t fixed.
 
         Arguments:
             x: data (B, ...).
@@ -140,20 +140,20 @@ class DLGM(Program):
             given: what p(t) and p(x | t) are conditioned on, (B, C).
 
         Returns:
-            A tensor of shape (..., B), without scales: of the plate, of weights, of handlers.
+            A tensor of shape (..., B), without the scales of the plate, weights and handlers.
 
         Raises:
             ValueError: if `datum` samples a further latent, whose draw would be used silently.
         """
-        # Outside of a larger program its parameters are not asked for.
+        # Outside a larger program, nothing reads the parameters from Pyro's store.
         registering = contextlib.nullcontext() if am_i_wrapped() else unregistered()
         with registering, Held(self.latent, t) as held, self.global_latents():
-            held.sites.clear()  # what is known of a Bayesian w belongs to no point
+            held.sites.clear()  # the log-densities of a Bayesian w belong to no point
             self.datum(x, mask, **side(given))
         return held.log_joint(self.observed)
 
     def emission(self, t: Tensor, *, given: Tensor | None = None):
-        r"""Returns p(x | t, w) as `datum` tells it, with t held; no further latent is drawn.
+        r"""Returns p(x | t, w) as `datum` defines it, with t fixed; no further latent is drawn.
 
         Arguments:
             t: codes (..., D).
@@ -164,7 +164,7 @@ class DLGM(Program):
         return emitting.found
 
     def _code(self, t: Tensor, prior) -> Tensor:
-        r"""t, with its number of latents checked."""
+        r"""Returns t after checking its number of latents."""
         if t.shape[-1:] != prior.event_shape:
             (D,) = prior.event_shape
             raise ValueError(

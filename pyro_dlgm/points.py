@@ -1,4 +1,4 @@
-r"""`Points`: what is known of the points of a data set, as one value that is carried and sliced together."""
+r"""`Points`: the data of points with index, mask, ``given`` and weight, sliced together as one value."""
 
 from dataclasses import dataclass, replace
 
@@ -11,14 +11,14 @@ from . import masks, messages
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    r"""Creates points from their data and what comes with them; ``len(points)``, and ``points[rows]`` for some of them.
+    r"""Creates points from data and what belongs to it; ``len(points)``, and ``points[rows]`` for some of them.
 
     Attributes:
         x: data (B, ...).
         index: which points these are (B,), for guides with a row for each.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what p and q are conditioned on, labels, covariates or times: (B, C).
-        weight: factors (B,) >= 0 of the points' parts of the objective; evaluation is per point, and ignores it.
+        weight: factors (B,) >= 0 of the points' terms in the objective; evaluation, which is per point, ignores them.
     """
 
     x: Tensor
@@ -32,7 +32,7 @@ class Points:
         r"""Returns x if it is `Points`, else creates them.
 
         Raises:
-            ValueError: if x is `Points` and something is given beside it.
+            ValueError: if x is `Points` and other arguments are given as well.
         """
         if not isinstance(x, Points):
             return cls(x, index, mask, given, weight)
@@ -40,23 +40,23 @@ class Points:
         said = [name for name, value in beside.items() if value is not None]
         if said:
             raise ValueError(
-                f"x is Points and {', '.join(said)} came beside it; expected one of both: "
-                f"Points(x, {', '.join(f'{name}=' for name in said)}), or a tensor with keywords"
+                f"x is Points and {', '.join(said)} came with it; expected one or the other: Points(x, "
+                f"{', '.join(f'{name}=' for name in said)}), or a tensor with keywords"
             )
         return x
 
-    __iter__ = None  # points are taken by rows, as points[:5]; their parts by name
+    __iter__ = None  # select points by rows, points[:5], and their parts by name
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, rows: Tensor | slice) -> "Points":
         if isinstance(rows, int):
-            raise TypeError(f"points[{rows}] would be no batch; expected rows, points[{rows}:{rows + 1}]")
+            raise TypeError(f"points[{rows}] would not be a batch; expected rows, points[{rows}:{rows + 1}]")
         return self._each(lambda part: part[rows])
 
     def to(self, *args, **kwargs) -> "Points":
-        r"""The points elsewhere, arguments as those of a tensor's; a dtype is for the parts of a real type."""
+        r"""Returns the points converted as by `Tensor.to`, with its arguments; a dtype applies to real parts only."""
         device = torch.empty(0, device=self.x.device).to(*args, **kwargs).device
         return self._each(lambda part: part.to(*args, **kwargs) if part.is_floating_point() else part.to(device))
 
@@ -65,37 +65,35 @@ class Points:
 
     @property
     def seen(self) -> tuple:
-        r"""(x, index, mask), as a posterior takes them: ``guide.posterior(*points.seen, **points.side)``."""
+        r"""(x, index, mask), the arguments of a posterior: ``guide.posterior(*points.seen, **points.side)``."""
         return self.x, self.index, self.mask
 
     @property
     def side(self) -> dict:
-        r"""``given`` as a keyword, where there is one: ``prior``, ``likelihood`` and ``posterior`` get it only then."""
+        r"""``given`` as a keyword, if there is one: else ``prior``, ``likelihood`` and ``posterior`` do not get it."""
         return side(self.given)
 
     @property
     def keywords(self) -> dict:
-        r"""What a program gets beside x and index: ``program(points.x, points.index, **points.keywords)``."""
+        r"""The keyword arguments of a program: ``program(points.x, points.index, **points.keywords)``."""
         return {"mask": self.mask} | self.side | ({} if self.weight is None else {"weight": self.weight})
 
     def numbered(self) -> "Points":
-        r"""The points with the index 0..B−1, for a guide whose rows are theirs."""
+        r"""Returns the points with the index 0..B−1, for a guide with rows for just these points."""
         return replace(self, index=torch.arange(len(self.x), device=self.x.device))
 
     def observed(self) -> Tensor:
-        r"""x with 0 in place of what is missing."""
+        r"""Returns x with 0 for missing entries."""
         return masks.observed(self.x, self.mask)
 
     def dealt(self, x: Tensor) -> "Points":
-        r"""Simulated points x with the masks and the ``given`` of these, in turn."""
-        rows = torch.arange(len(x), device=x.device) % max(1, len(self.x))
-        mask, given = (None if part is None else part[rows] for part in (self.mask, self.given))
-        return Points(x, None, mask, given).numbered()
+        r"""Returns simulated points x with the masks and the ``given`` of these points, repeated."""
+        return Points(x, None, dealt(self.mask, len(x)), dealt(self.given, len(x))).numbered()
 
     def check(self) -> None:
-        r"""Raises a `ValueError` unless x holds points, with an index, mask, ``given`` and weight for each, if at all.
+        r"""Raises a `ValueError` unless x holds points, and index, mask, ``given`` and weight are left out or fit them.
 
-        Blocks of points slice all of them: a part of another length would go wrong without a word.
+        Blocks slice all parts of the points: a part of another length would go wrong silently.
         """
         x = self.x
         if not isinstance(x, Tensor):
@@ -116,12 +114,17 @@ class Points:
 
 
 def side(given: Tensor | None) -> dict:
-    r"""``given`` as a keyword, for what gets it only where there is something."""
+    r"""Returns ``given`` as a keyword, or no keyword if it is `None`."""
     return {} if given is None else {"given": given}
 
 
+def dealt(part: Tensor | None, num: int) -> Tensor | None:
+    r"""Returns masks or ``given`` for ``num`` simulated points: those of B points (B, ...), repeated in turn."""
+    return None if part is None else part[torch.arange(num, device=part.device) % len(part)]
+
+
 def joined(first: Tensor, second: Tensor) -> Tensor:
-    r"""[first | second] along the last axis, (..., A) and (..., B) -> (..., A + B); leading axes broadcast."""
+    r"""Returns [first | second], (..., A) and (..., B) -> (..., A + B); leading axes broadcast."""
     lead = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
     return torch.cat([v.expand(*lead, v.shape[-1]) for v in (first, second)], -1)
 
@@ -134,7 +137,7 @@ def check_index(index: Tensor | None) -> None:
             f"index has dtype {dtype}; expected torch.int64, one row for each point: use torch.as_tensor(index).long()"
         )
     if index is not None and index.dim() != 1:
-        raise ValueError(f"index has shape {tuple(index.shape)}; expected (B,), one row a point: use index.flatten()")
+        raise ValueError(f"index has shape {tuple(index.shape)}; expected (B,), one row per point: use index.flatten()")
 
 
 def check_given(given: Tensor | None, num: int) -> None:
@@ -158,8 +161,8 @@ def check_weight(weight: Tensor | None, num: int) -> None:
     if not isinstance(weight, Tensor) or weight.shape != (num,) or not weight.is_floating_point():
         what = f"{tuple(weight.shape)} of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
         raise ValueError(
-            f"weight is {what}; expected real numbers ({num},), one factor for each point; that of a whole loss is "
-            "SVI.step(factor=)"
+            f"weight is {what}; expected real numbers ({num},), one factor for each point; for a factor of the whole "
+            "loss use SVI.step(factor=)"
         )
     if is_validation_enabled() and not bool(((weight >= 0) & weight.isfinite()).all()):
         raise ValueError(f"weight goes from {weight.min():g} to {weight.max():g}; expected finite numbers >= 0")

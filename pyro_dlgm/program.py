@@ -3,7 +3,6 @@ r"""The base of models and guides as Pyro programs: unique names, and the plate 
 import contextlib
 import contextvars
 import itertools
-from collections.abc import Sequence
 
 import pyro
 import torch
@@ -14,14 +13,17 @@ from torch import Tensor
 
 from .points import check_given, check_index, check_weight
 
-PARTICLES = ("num_particles_vectorized", "_num_predictive_samples")  # plates of Pyro, of draws and not of points
+PARTICLES = (
+    "num_particles_vectorized",
+    "_num_predictive_samples",
+)  # Pyro's plates of draws, not of points
 _numbers = itertools.count(1)
 _registers = contextvars.ContextVar("registers", default=True)
 
 
 @contextlib.contextmanager
 def held(variable: contextvars.ContextVar, value):
-    r"""Context manager: the variable has that value inside."""
+    r"""Context manager: gives the variable this value."""
     token = variable.set(value)
     try:
         yield
@@ -32,14 +34,14 @@ def held(variable: contextvars.ContextVar, value):
 def unregistered():
     r"""Context manager: reading a network of a `Program` does not register its parameters in Pyro's parameter store.
 
-    Pyro registers all of them at each access, for its own optimizers; torch optimizers have no use for it.
+    Pyro registers all of them at each access, for its own optimizers; torch optimizers do not need that.
     """
     return held(_registers, False)
 
 
 @contextlib.contextmanager
 def evaluating(*programs):
-    r"""Context manager: the modules of programs are in eval mode, and afterwards as they were."""
+    r"""Context manager: puts the modules of programs in eval mode, and restores their flags afterwards."""
     modules = [m for program in programs if hasattr(program, "modules") for m in program.modules()]
     flags = [m.training for m in modules]
     try:
@@ -65,12 +67,12 @@ class Weighted(Messenger):
 class Relative(Messenger):
     r"""Creates the handler that takes the unique name of a program off the names of its sample sites.
 
-    A `PyroSample` is called after its root, "DLGM_5.likelihood.net.bias". The number is there for the parameter store;
-    in the name of a site it would give a copy other sites, to which posterior samples do not apply.
+    A `PyroSample` is named after its root, "DLGM_5.likelihood.net.bias". The number serves the parameter store; in the
+    name of a site, it would give a copy different sites, and posterior samples would not fit them.
 
     Arguments:
         root: the unique name.
-        place: what stands for it: where the program is in a larger one, "decoder.", or nothing.
+        place: the replacement: the place of the program in a larger one, such as "decoder.", or nothing.
     """
 
     def __init__(self, root: str, place: str):
@@ -90,35 +92,8 @@ class Relative(Messenger):
             )
 
 
-class Shared(Sequence):
-    r"""Holds a module (or `None`), as its one item, without registering it in the module tree.
-
-    A deep copy of both, in whatever order and in whatever holds them, holds the copy; one of the holder alone the
-    module itself. Which of the two it is, is known once the copying is over: it is asked at the first use.
-    """
-
-    def __init__(self, module: tuple):
-        (self._module,), self._copies = module, None
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, place):
-        if self._copies is not None:
-            self._module, self._copies = self._copies.get(id(self._module), self._module), None
-        return (self._module,)[place]
-
-    def __deepcopy__(self, memo):
-        copied = Shared((self[0],))
-        copied._copies = memo
-        return copied
-
-    def __reduce__(self):
-        return Shared, ((self[0],),)
-
-
 class Program(PyroModule):
-    r"""A root of Pyro parameters with the plate over data.
+    r"""The base of models and guides: a root of Pyro parameters, with the plate over data.
 
     Each instance takes a unique name ("DLGM_1", "MeanField_2", ...), and so does each copy. In Pyro's default mode
     two unnamed modules of one class share their entries of the parameter store: the second one silently trains the
@@ -140,14 +115,14 @@ class Program(PyroModule):
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        if self._pyro_name != self._root:  # in a larger program, whose sites keep their names
+        if self._pyro_name != self._root:  # inside a larger program, whose sites keep their names
             self._place = f"{self._pyro_name}."
         self._link(self._unique_name())
 
     def _link(self, root: str) -> None:
-        r"""Names each `PyroModule` below after its place, also inside of plain modules, where Pyro does not reach it.
+        r"""Names each `PyroModule` below after its place, also those inside plain modules, which Pyro does not reach.
 
-        As Pyro names children, but allowed on modules that have run: a copy of a trained model is one.
+        Pyro names children in the same way, but only if they have not run; a copy of a trained model has.
         """
         for path, module in self.named_modules():
             if isinstance(module, PyroModule):
@@ -156,13 +131,13 @@ class Program(PyroModule):
 
     def __getattr__(self, name: str):
         child = self.__dict__["_modules"].get(name)
-        # A PyroModule keeps Pyro's way: it may hold PyroSamples, which are sites.
+        # A PyroModule is left to Pyro: it may hold PyroSamples, which are sites.
         if child is None or isinstance(child, PyroModule):
             return super().__getattr__(name)
         if _registers.get() and self._pyro_context.active:
             return super().__getattr__(name)
         if _registers.get() and am_i_wrapped() and not pyro.settings.get("module_local_params"):
-            # ``model.likelihood(t)`` in a plain function under Pyro's SVI: it trains as it does inside of the program.
+            # ``model.likelihood(t)`` in a plain function under Pyro's SVI trains as it does inside the program.
             pyro.module(f"{self._pyro_name}.{name}", child)
         return child
 
@@ -174,9 +149,9 @@ class Program(PyroModule):
     def global_latents(self):
         r"""Context manager: draws each `PyroSample` of the program once, with its own shape and at scale 1.
 
-        `forward` does so before it opens its plate. A larger program with plates enters this first:
-        inside, `datum` has these values (a bare ``model.likelihood(t)`` outside of it draws by itself). Two programs
-        with such latents are children of one `PyroModule`, which tells their sites apart.
+        `forward` does so before it opens its plate. A larger program with plates enters this context first: inside it,
+        `datum` uses these values (a bare ``model.likelihood(t)`` outside makes new draws). Two programs with such
+        latents should be children of one `PyroModule`, which tells their sites apart.
 
         Raises:
             ValueError: if a plate over points is open already.
@@ -197,19 +172,19 @@ class Program(PyroModule):
 
     def _pyro_modules(self) -> list[PyroModule]:
         found = [self]
-        for module in found:  # it grows: what `modules` does, without names, since this runs at each call
+        for module in found:  # the list grows: as `modules`, but without names, since this runs at each call
             found.extend(child for child in module._modules.values() if child is not None)
         return [module for module in found if isinstance(module, PyroModule)]
 
     def data_plate(self, x: Tensor | None, index: Tensor | None, size: int | None):
-        r"""The plate over the points of a batch, at dimension −1 (``plate_dim``).
+        r"""Returns the plate over the points of a batch, at dimension −1 (``plate_dim``).
 
-        Without ``size`` it has the batch's length B and scale 1. With ``size=N`` it has N points, here those of
-        ``index``, and scale N/B; then ``index`` may be left out for any B points (only their number counts).
+        Without ``size`` it has the batch's length B and scale 1. With ``size=N`` it has N points, subsampled at
+        ``index``, and scale N/B; then ``index`` may be left out, since only the number of points matters.
 
         Raises:
-            ValueError: if neither x nor ``index`` nor ``size`` says how many points there are, or if x and
-                ``index`` disagree about it.
+            ValueError: if the number of points does not follow from x, ``index`` or ``size``, or x and ``index``
+                disagree.
         """
         batch = self._batch_length(x, index, size)
         if size is None or (index is None and batch == size):
@@ -223,10 +198,10 @@ class Program(PyroModule):
         return pyro.plate(self.plate, size, subsample=index, dim=self.plate_dim)
 
     def weighted(self, x: Tensor | None, index: Tensor | None, size: int | None, *, given=None, weight=None):
-        r"""Context manager: log-densities are scaled by the weights (B,) of the points, if there are any.
+        r"""Context manager: scales log-densities by the weights (B,) of the points, if there are any.
 
         Raises:
-            ValueError: if ``given`` or ``weight`` are not those of the points.
+            ValueError: if ``given`` or ``weight`` does not fit the points.
         """
         if given is None and weight is None:
             return contextlib.nullcontext()

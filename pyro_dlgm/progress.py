@@ -1,16 +1,16 @@
-r"""Progress on the terminal; apart from the command line, no other file shows anything."""
+r"""Progress bars on the terminal."""
 
 EVERY = 20
 
 
 class Bar:
-    r"""Creates a bar with loss and points per second, shown inside its context; not ``shown``, it does nothing.
+    r"""Creates a bar with loss and points per second, shown inside its context; with ``shown=False`` it does nothing.
 
     Arguments:
         total: the number of steps.
-        done: steps that were taken before.
+        done: the number of steps taken before.
         shown: whether to show it.
-        name: what runs.
+        name: the label.
     """
 
     def __init__(self, total: int, *, done: int = 0, shown: bool, name: str = "fit"):
@@ -28,12 +28,12 @@ class Bar:
             self.progress.stop()
 
     def tick(self) -> None:
-        r"""Counts one step of work that is no training."""
+        r"""Counts one step of work other than training."""
         if self.progress:
             self.progress.advance(self.task)
 
     def after(self, step, record: dict | None) -> None:
-        r"""Counts one step; reads the loss, which waits for the device, every now and then only."""
+        r"""Counts one training step; reads the loss, which waits for the device, only every 20 steps."""
         if not self.progress:
             return
         self.points += step.points

@@ -1,6 +1,6 @@
-r"""Generators forked, seeded and put back: those of the CPU and of every device that is in use.
+r"""Forks, seeds and restores random generators: those of the CPU and of every device in use.
 
-They are global, as are train/eval flags and Pyro's handlers, so one thread at a time has them: see `alone`.
+Generators, train/eval flags and Pyro's handlers are global, so only one thread at a time may use them: see `alone`.
 """
 
 import contextlib
@@ -10,27 +10,27 @@ import threading
 import torch
 
 _LOCK = threading.RLock()
-_training: list[int] = []  # the thread of the training that goes on
-LOOK = 0.1  # seconds between two looks whether one has begun
+_training: list[int] = []  # the thread of the training in progress
+LOOK = 0.1  # seconds between two checks whether a training has begun
 
 
 @contextlib.contextmanager
 def alone(*, training: bool = False):
-    r"""Context manager: this is the only thread that trains, evaluates or draws under a seed.
+    r"""Context manager: only this thread trains, evaluates or draws under a seed.
 
-    Others wait until it is over, but no one waits for a training.
+    Other threads wait until it is done, unless it is a training: then they get an error.
 
     Arguments:
         training: whether this is a training.
 
     Raises:
-        RuntimeError: if a training goes on in another thread.
+        RuntimeError: if a training is in progress in another thread.
     """
     while not _LOCK.acquire(timeout=LOOK):
         if _training and _training[0] != threading.get_ident():
             raise RuntimeError(
-                "a training goes on in another thread, and generators, train/eval flags and Pyro's handlers are one "
-                "for all threads; evaluate after it, in a listener of it (listeners=), or in another process"
+                "a training is in progress in another thread, and all threads share generators, train/eval flags and "
+                "Pyro's handlers; evaluate after it, in one of its listeners (listeners=), or in another process"
             )
     try:
         if training:
@@ -43,7 +43,7 @@ def alone(*, training: bool = False):
 
 
 def _free() -> None:
-    # Of a forked process only the thread goes on that forked it; what others held there is held by no one.
+    # In a forked process only the forking thread continues: locks of other threads have no owner there.
     global _LOCK
     if not _LOCK.acquire(blocking=False):
         _LOCK = threading.RLock()
@@ -58,9 +58,9 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def forked(seed: int | None = None):
-    r"""Context manager: the global generators are forked, and seeded if there is a seed; draws leave no trace.
+    r"""Context manager: forks the global generators, and seeds them if there is a seed; draws leave no trace.
 
-    Other threads wait meanwhile: `alone`.
+    Other threads wait until it is done: see `alone`.
     """
     with alone(), reseeded(seed):
         yield
@@ -68,7 +68,7 @@ def forked(seed: int | None = None):
 
 @contextlib.contextmanager
 def reseeded(seed: int | None = None):
-    r"""Context manager: as `forked`, for what is a part of a training: backward passes have threads of their own."""
+    r"""Context manager: like `forked`, without the lock, inside a training: backward passes have their own threads."""
     before = states()
     try:
         if seed is not None:
@@ -79,7 +79,7 @@ def reseeded(seed: int | None = None):
 
 
 def _sow(seed: int) -> None:
-    # torch.manual_seed would also seed the CUDA devices that are not in use, and hence not forked.
+    # torch.manual_seed would also seed CUDA devices that are not in use, and hence not forked.
     torch.default_generator.manual_seed(seed)
     if _cuda_in_use():
         torch.cuda.manual_seed_all(seed)
@@ -92,7 +92,7 @@ def _cuda_in_use() -> bool:
 
 
 def states() -> dict[str, torch.Tensor]:
-    r"""The states of the global generators by device: of the CPU, and of all others in use."""
+    r"""Returns the states of the global generators by device: the CPU, and all others in use."""
     found = {"cpu": torch.get_rng_state()}
     if _cuda_in_use():
         found |= {f"cuda:{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -102,7 +102,7 @@ def states() -> dict[str, torch.Tensor]:
 
 
 def restore(states: dict[str, torch.Tensor]) -> None:
-    r"""Restores what `states` returned, but for devices that are not there: another machine may have fewer."""
+    r"""Restores what `states` returned, except for devices that this machine does not have."""
     setters = {"cpu": lambda state, device: torch.set_rng_state(state)}
     if torch.cuda.is_available():
         numbers = range(torch.cuda.device_count())
@@ -114,6 +114,6 @@ def restore(states: dict[str, torch.Tensor]) -> None:
 
 
 def seeds(num: int, seed: int | None = None) -> list[int]:
-    r"""``num`` seeds for what must not share random numbers; they follow from one, or from the global generator."""
+    r"""Returns ``num`` seeds for independent random numbers, derived from ``seed`` or from the global generator."""
     with forked(seed):
         return torch.randint(2**31, (num,), device="cpu").tolist()

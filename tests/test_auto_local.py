@@ -399,5 +399,5 @@ def test_a_program_that_heeds_no_scale_is_refused_each_time(dim, settings, made_
     if made_before:
         guide.setup(x, torch.arange(N))
     for _ in range(2):
-        with pytest.raises(ValueError, match="is scaled otherwise in AutoPerPoint than in the model"):
+        with pytest.raises(ValueError, match="has another scale in AutoPerPoint than in the model"):
             fit(model, guide, x, steps=1, seed=0, **settings)

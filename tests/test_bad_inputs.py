@@ -2,6 +2,7 @@ r"""Bad inputs through the API and the command line: each message says what was 
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pyro
@@ -81,6 +82,26 @@ def blocked(folder):
     return folder / "file" / "run"
 
 
+class NoEvents(likelihoods.FixedNormal):
+    r"""A likelihood whose pixels count as points."""
+
+    def forward(self, t, mask=None, given=None):
+        return self.pixels(t)
+
+
+class Scalars(guides.Amortized):
+    r"""A guide whose latents count as points."""
+
+    def posterior(self, x=None, index=None, mask=None, given=None):
+        return super().posterior(x, index, mask, given).base_dist
+
+
+def forgotten(call, **parts):
+    r"""``call`` of a pair, one of whose parts forgets ``to_event``."""
+    model = DLGM(priors.StandardNormal(D), parts.get("likelihood", likelihoods.FixedNormal)(nets.MLP(D, SHAPE, (4,))))
+    return call(model, parts.get("guide", guides.Amortized)(encoder(model), D), rand(B, *SHAPE))
+
+
 # (what, call, what was given | what was expected | what to do)
 WRONG = [
     # The shape of x
@@ -97,6 +118,22 @@ WRONG = [
     ("encoder-shape", lambda: amortized(conv())(rand(B, 1, 8, 8)), "(4, 1, 8, 8) | (..., 1, 5, 7) | build"),
     ("ppca-one-column", lambda: ppca().log_prob(rand(B, 1)), "(4, 1) | expected (B, 6) | x.flatten(1)"),
     ("ppca-fit-images", lambda: PPCA.fit(rand(9, 1, 3, 3), 2), "(9, 1, 3, 3) | (N, P) | X.flatten(1)"),
+    # That of a distribution
+    (
+        "likelihood-no-events",
+        lambda: forgotten(partial(fit, steps=1), likelihood=NoEvents),
+        "NoEvents returned batch shape (1, 1, 5, 7) | expected batch shape (1,) | p.to_event(3)",
+    ),
+    (
+        "guide-no-events",
+        lambda: forgotten(partial(fit, steps=1), guide=Scalars),
+        "Scalars.posterior returned batch shape (4, 3) | expected (B,) and (D,) | q.to_event(1)",
+    ),
+    (
+        "guide-no-events-judged",
+        lambda: forgotten(evaluate.elbo, guide=Scalars),
+        "Scalars.posterior returned batch shape (4, 3) | expected (B,) and (D,) | q.to_event(1)",
+    ),
     # Its type
     ("fit-whole", lambda: train(torch.ones(N, *SHAPE).long()), "torch.int64 | real numbers | x.float()"),
     ("fit-bytes", lambda: train(torch.ones(N, *SHAPE).byte()), "torch.uint8 | real numbers | data.Grid"),

@@ -170,7 +170,7 @@ def test_a_long_training_takes_about_twenty_lines():
 
 WRONG = [
     (["fit", "--data", "letters"], "digits"),
-    (["fit", "--data", "mnist", "--out", "OUT"], "say where with --data-root"),
+    (["fit", "--data", "mnist", "--out", "OUT"], "give --data-root"),
     (["fit", "--data", "mnist", "--data-root", "/nowhere", "--out", "OUT"], "no MNIST under /nowhere"),
     (["fit", "--likelihood", "gauss"], "diagonal"),
     (["fit", "--likelihood", "bernoulli", "--out", "OUT"], "bernoulli does not fit digits"),
@@ -199,7 +199,7 @@ WRONG = [
     (["fit", "--workers", "0"], "0 is not in the range"),
     (["fit", "--size", "8", "--out", "OUT"], "--size: not for digits"),
     (["fit", "--layout", "HWC"], "NHWC"),
-    (["fit", "--data", "cifar10", "--out", "OUT"], "cifar10 lies in files"),
+    (["fit", "--data", "cifar10", "--out", "OUT"], "cifar10 is in files"),
     (["fit", "--data", "mnist", "--data-root", "/nowhere", "--num-test", "5", "--out", "OUT"], "not for mnist"),
     (["fit", "--config", "/nowhere"], "cannot read /nowhere"),
     (["fit", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_dlgm import DLGM, SVI, data, evaluate, fit, guides, likelihoods, nets, priors
@@ -121,8 +122,36 @@ def test_free_bits_need_independent_gaussians(x, which):
         model.prior = priors.MixtureOfNormals(2, 3)
     else:
         guide = {"full rank": guides.FullRank, "point": guides.PointEstimate}[which](N, 2)
-    with pytest.raises(TypeError, match="free bits are those of each latent"):
+    with pytest.raises(TypeError, match="free bits are charged per latent"):
         FreeBits(0.1).loss(model, guide, x, torch.arange(N))
+
+
+class Factors(PyroModule):
+    """Rows at dimension −2 with local latents z, columns at −1 with global ones g."""
+
+    plate = "rows"
+
+    def __init__(self, scale: float, observe: bool):
+        super().__init__()
+        self.scale, self.observe = scale, observe
+
+    def forward(self, x):
+        columns, rows = pyro.plate("columns", 3, dim=-1), pyro.plate("rows", 4, dim=-2)
+        with columns:
+            g = pyro.sample("g", dist.Normal(0.0, self.scale))
+        with rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(4, 1, 2), self.scale).to_event(1))
+        with columns, rows:
+            if self.observe:
+                pyro.sample("x", dist.Normal(g + z.sum(-1), 1.0), obs=x)
+
+
+def test_free_bits_are_those_of_the_plate_over_points_at_any_dimension():
+    x, free = torch.randn(4, 3), 5.0
+    p, q = Factors(1.0, True), Factors(0.5, False)
+    kl = float(torch.distributions.kl_divergence(torch.distributions.Normal(0, 0.5), torch.distributions.Normal(0, 1)))
+    plain, more = (loss(each, p, q, x) for each in (ELBO(max_plate_nesting=2), FreeBits(free, max_plate_nesting=2)))
+    assert more - plain == pytest.approx(4 * 2 * (free - kl), rel=1e-5)
 
 
 def test_free_bits_are_told_from_the_elbo_on_disk():
@@ -180,7 +209,7 @@ def test_a_training_with_them_resumes_bit_for_bit(x, tmp_path):
 
 
 def test_a_source_has_no_other_batches(x):
-    with pytest.raises(ValueError, match="e_steps is 'converged', which draws batches of any points, and x yields"):
+    with pytest.raises(ValueError, match="e_steps is 'converged', which draws batches of any points, but x yields"):
         fit(*pair(), iter([]), size=N, epochs=1, e_steps="converged")
     with pytest.raises(ValueError, match="e_steps is 'often'; expected a whole number, at least 1, or 'converged'"):
         fit(*pair(), x, epochs=1, e_steps="often")

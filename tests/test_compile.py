@@ -126,7 +126,7 @@ def test_fit_goes_the_same_way_with_schedules_warm_up_and_ragged_batches(rows, e
 
 def test_the_ragged_batch_is_named_once():
     model, guide = small()
-    with pytest.warns(UserWarning, match="the batch has 4 points, and those of 10 are compiled") as said:
+    with pytest.warns(UserWarning, match="the batch has 4 points, and only those of 10 are compiled") as said:
         fit(model, guide, torch.randn(24, 6), batch_size=10, epochs=3, compile="eager")
     assert len([w for w in said if "compile" in str(w.message)]) == 1
 

@@ -390,7 +390,7 @@ def test_a_streamed_file_that_is_no_image_any_more_is_named(many):
 
 def test_streamed_images_are_no_tensor_and_say_so(many):
     d = data.images(many, streamed=True, **SETTINGS)
-    with pytest.raises(TypeError, match="read them into memory, with streamed=False"):
+    with pytest.raises(TypeError, match="read them into memory with streamed=False"):
         torch.where(torch.tensor(True), d.train, torch.zeros(()))
 
 

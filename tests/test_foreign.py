@@ -182,7 +182,7 @@ class Triple(Pair):
     ("changes", "words"),
     [
         ({"decoder": lambda t: t}, "decoder is a function; expected a torch module"),
-        ({"decoder": nn.Linear(D, 15)}, r"makes \(8, 15\) of codes \(8, 2\).*16 numbers a code"),
+        ({"decoder": nn.Linear(D, 15)}, r"makes \(8, 15\) of codes \(8, 2\).*16 numbers per code"),
         ({"decoder": nn.Linear(3, 16)}, r"raised RuntimeError on codes \(8, 2\) of torch.float32"),
         ({"decoder": nn.Sequential(nn.Linear(D, 16), nn.Sigmoid())}, "outputs='probabilities'"),
         ({"outputs": "probabilities"}, "outputs='logits'"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from pyro_dlgm import DLGM, Points, compare, evaluate, fit, guides, likelihoods, load, nets, priors
 from pyro_dlgm.evaluate.snapshot import Snapshot
+from pyro_dlgm.latents import asked
 
 N, P, D, C = 40, 6, 2, 3
 
@@ -126,7 +127,7 @@ def test_every_guide_takes_what_is_given(points, name):
     result = fit(m, made, points, x_val=points, epochs=2, batch_size=16, seed=0)
     assert len(result.history) == 2
     blind = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, hidden=(8,)), 0.5))
-    with pytest.raises(ValueError, match=r"decodes 2 numbers and gets 2 latents with 3 that are given"):
+    with pytest.raises(ValueError, match=r"decodes 2 numbers and gets 2 latents and 3 given numbers"):
         fit(blind, guides.MeanField(N, D), points, epochs=1)
 
 
@@ -134,13 +135,13 @@ def test_what_is_missing_is_named(points):
     (m, guide), _ = pairs(points)
     with pytest.raises(ValueError, match=r"expected given of shape \(B, 3\)"):
         evaluate.elbo(m, guides.MeanField(N, D), points.x, torch.arange(N))
-    with pytest.raises(ValueError, match="given is None; this guide was made with given_dim=3"):
+    with pytest.raises(ValueError, match=r"given is None; expected \(B, C\) with C = 3"):
         guide.posterior(points.x)
     with pytest.raises(ValueError, match=r"given is \(40,\) of torch.int64; expected real numbers \(40, C\)"):
         evaluate.elbo(m, guide, points.x, given=torch.arange(N))
     with pytest.raises(ValueError, match="given has NaN"):
         evaluate.elbo(m, guide, points.x, given=points.given.log().log())
-    with pytest.raises(ValueError, match="x is Points and given came beside it"):
+    with pytest.raises(ValueError, match="x is Points and given came with it"):
         evaluate.elbo(m, guide, points, given=points.given)
 
 
@@ -169,6 +170,19 @@ def test_a_conditional_prior_goes_through_training_and_scores(points):
     assert chain.states.isfinite().all()
     d = evaluate.diagnose(m, guide, points, num_simulated=60, seed=0)
     torch.testing.assert_close(d.prior_mean, m.prior(points.given).mean.mean(0))
+
+
+def test_the_number_of_latents_is_that_of_prior_or_guide(points):
+    assert asked.latent_dim(model()) == D
+    conditional = model(prior=Conditional())
+    guide = guides.Amortized(encoder(), D, given_dim=C)
+    assert asked.latent_dim(conditional, guide) == D and guides.Hybrid(conditional, guide).start(points).latent_dim == D
+    with pytest.raises(ValueError, match=r"Conditional depends on what is given.* expected a prior with .* latent_dim"):
+        guides.Laplace(conditional).cost(1)
+    conditional.prior.latent_dim = D + 1  # the prior's own number comes first
+    assert asked.latent_dim(conditional, guide) == D + 1
+    with pytest.raises(ValueError, match=f"latent_dim is {D}; expected {D + 1}"):
+        guides.Chain(conditional, N, D)
 
 
 def test_simulated_points_get_theirs_from_the_data(points):

@@ -300,7 +300,7 @@ def test_intervals_are_central_and_their_error_is_over_points():
 def test_few_effective_proposals_are_warned_of():
     model, x, mask = ppca(4)
     far = rows(model, x, mask, 0.3, shift=6.0)
-    with pytest.warns(UserWarning, match=r"worth as few as .* raise num_proposals"):
+    with pytest.warns(UserWarning, match=r"an effective number as low as .* raise num_proposals"):
         evaluate.impute(model, far, x, torch.arange(4), 10, by="draws", mask=mask, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -289,7 +289,7 @@ def test_all_that_is_spent_is_counted(monkeypatch):
     [
         ({"tol": 0.0}, "tol is 0.0"),
         ({"budget": math.inf}, "budget is inf"),
-        ({"num_simulated": 0}, "num_simulated is 0; expected at least 2 points, by whose gap"),
+        ({"num_simulated": 0}, "num_simulated is 0; expected at least 2 points, whose gap"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(settings, said):

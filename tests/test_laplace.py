@@ -329,7 +329,7 @@ def test_numbers_that_make_no_sense_are_refused(settings, said):
 
 
 def test_a_start_with_rows_is_refused():
-    with pytest.raises(TypeError, match="start is a MeanField, which says no q for new points"):
+    with pytest.raises(TypeError, match="start is a MeanField, which has no q for new points"):
         guides.Laplace(cases.conv(), start=guides.MeanField(3, cases.D))
 
 

@@ -16,10 +16,11 @@ GUIDES = Path(pyro_dlgm.guides.__file__).parent
 # What each module imports lies on a lower layer, or in its own wing.
 LAYERS = [
     ("storage",),
-    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets"),
+    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "nets", "shared"),
     ("points",),
     ("program", "likelihoods", "objectives"),
-    ("latents", "priors"),
+    ("priors",),
+    ("latents",),
     ("modes",),
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),

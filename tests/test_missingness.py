@@ -1,4 +1,4 @@
-"""Values that hide themselves: p(x, m | t) against numerical integration, what follows from it, and what is refused."""
+"""Values missing not at random: p(x, m | t) against numerical integration, what follows from it, what is refused."""
 
 import math
 

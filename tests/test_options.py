@@ -58,7 +58,7 @@ def test_numbers_of_numpy_and_parts_of_an_epoch_are_numbers():
 
 
 def test_a_meaning_goes_on_over_lines_and_ends_before_the_next_one():
-    assert OPTIONS["patience"].meaning.endswith("and go back to the best epoch.")
+    assert OPTIONS["patience"].meaning.endswith("and restore the best epoch.")
     assert OPTIONS["epochs"].meaning == "Passes through the training points."
 
 

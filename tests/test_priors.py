@@ -197,7 +197,7 @@ def test_exact_is_refused_unless_the_prior_is_standard(x):
     ppca = PPCA(D, P)
     ppca.prior = priors.ScaledNormal(D)
     for call in (lambda: ppca.log_prob(x), lambda: guides.Exact(ppca)(x)):
-        with pytest.raises(TypeError, match="ScaledNormal, and its closed forms are those of N"):
+        with pytest.raises(TypeError, match="ScaledNormal, but the closed forms hold for N"):
             call()
     with pytest.raises(TypeError, match="no closed-form posterior"):
         guides.Exact(pair("mixture")[0])

@@ -423,7 +423,7 @@ def test_copies_are_refused_by_name(tmp_path):
     for moved in (lambda: guide.double(), lambda: guide.to("meta"), guide.half):
         with pytest.raises(TypeError, match="expected rows in memory for that"):
             moved()
-    with pytest.raises(ValueError, match="leave patience out, or folder="):
+    with pytest.raises(ValueError, match="leave out patience, or folder="):
         fit(model, guide, points(), epochs=2, x_val=points()[:5], patience=1)
     with pytest.raises(ValueError, match="block is 0"):
         MeanField(N, D, folder=tmp_path, block=0)

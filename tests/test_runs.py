@@ -163,7 +163,7 @@ def test_own_networks_load_into_a_given_pair(run):
 def test_weights_of_another_pair_are_refused_and_nothing_is_overwritten(other, run):
     model, _ = pair("mean_field")
     before = [p.detach().clone() for p in model.parameters()]
-    with pytest.raises(RunError, match=r"the guide of .* is another one than the \w+ given: rows.weight is \(60, 4\)"):
+    with pytest.raises(RunError, match=r"the guide of .* is not the \w+ given: rows.weight is \(60, 4\)"):
         load(run, model=model, guide=other)
     assert all(map(torch.equal, before, model.parameters()))
 

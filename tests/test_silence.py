@@ -111,7 +111,7 @@ def test_points_of_a_larger_story_are_not_simulated_by_half(x):
         lambda: evaluate.gaps(m, amortized(), x, given=y, num_simulated=4, num_samples=30),
         lambda: evaluate.diagnose(m, amortized(), x, given=y, num_simulated=60),
     ):
-        with pytest.raises(ValueError, match=r"the model observes 'y' beside 'x'.* can not be simulated"):
+        with pytest.raises(ValueError, match=r"the model observes 'y' beside 'x'.* cannot be simulated"):
             ask()
 
 
@@ -168,7 +168,7 @@ def test_a_q_of_a_bayesian_w_and_of_points_together_is_refused(x):
 
 
 def test_weights_that_a_guide_does_not_heed_are_refused(x):
-    with pytest.raises(ValueError, match=r"'t.*' is scaled otherwise in AutoNormal"):
+    with pytest.raises(ValueError, match=r"'t.*' has another scale in AutoNormal"):
         fit(m := model(), AutoNormal(m), Points(x, weight=torch.full((N,), 2.0)), epochs=1, batch_size=N)
     even = fit(m := model(), AutoNormal(m), Points(x, weight=torch.ones(N)), epochs=1, batch_size=N)
     assert len(even.history) == 1

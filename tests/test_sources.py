@@ -105,7 +105,7 @@ def test_a_folder_becomes_images_of_the_size(folder, likelihood, transform):
 
 
 def test_what_does_not_fit_a_folder_is_named(folder):
-    with pytest.raises(ValueError, match="say it with --size"):
+    with pytest.raises(ValueError, match="give it with --size"):
         datasets.dataset("folder", str(folder), "fixed")
     with pytest.raises(ValueError, match="bernoulli does not fit"):
         datasets.dataset("folder", str(folder), "bernoulli", size="5")

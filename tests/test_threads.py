@@ -89,7 +89,7 @@ def test_evaluation_beside_a_training_in_another_thread_is_an_error_and_changes_
         fit(model, guide, x, epochs=2, batch_size=6, seed=1, listeners=listeners)
         trained.append(cases.tensors(model, guide))
     assert cases.same(*trained)
-    assert len(said) == 8 and all("a training goes on in another thread" in words for words in said)
+    assert len(said) == 8 and all("a training is in progress in another thread" in words for words in said)
     assert evaluate.elbo(model, guide, x, num_samples=2).isfinite().all()  # it is over
 
 

@@ -20,7 +20,7 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _escape(line: str) -> str:
+def escape(line: str) -> str:
     r"""Bars and stars outside of literals, except the stars around *emphasis*, lose their meaning."""
     parts = LITERAL.split(line)
     for i in range(0, len(parts), 2):
@@ -51,7 +51,7 @@ def mark_up(lines: list[str]) -> list[str]:
             formula = _indent(line)
             out += [" " * _indent(last) + ".. code-block:: text", "", line]
         else:
-            line = _escape(line)
+            line = escape(line)
             if section in ("Returns", "Yields"):
                 line = line.replace(":", COLON)
             if section == "References" and _indent(line) > 0:
@@ -71,7 +71,7 @@ def before_napoleon(app, what, name, obj, options, lines):
 
 
 def after_napoleon(app, what, name, obj, options, lines):
-    lines[:] = [line.replace(COLON, ":") for line in lines]
+    lines[:] = [line.replace(COLON, ":").replace(":Parameters:", ":Arguments:") for line in lines]
 
 
 def resolve(app, env, node, contnode):

@@ -1,1 +1,1 @@
-r"""Guides whose q is the states of Markov chains."""
+r"""Guides whose q consists of the states of Markov chains."""

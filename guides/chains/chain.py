@@ -1,4 +1,4 @@
-r"""The Markov chain as a guide: Monte Carlo EM."""
+r"""Markov chains as a guide: Monte Carlo EM."""
 
 from functools import partial
 
@@ -7,52 +7,53 @@ import torch
 from torch import Tensor
 
 from ...distributions import draws, stddev
+from ...latents import asked
 from ...latents.asked import log_joint, prior
 from ...latents.local import LocalModel
 from ...points import Points
 from ...priors.given import needs_given
 from ...priors.normal import StandardNormal
-from ...program import Shared
-from ..base import Guide
+from ...shared import Shared
+from ..base import Guide, check_start
 from ..per_point import Rowed
 from .empirical import States
 from .kernel import KEPT, Kernel, Tuning, converged, rounds
 
-CHAINS = 4  # at least, where convergence is asked for: R-hat compares chains
+CHAINS = 4  # at least, where convergence is tested: R-hat compares chains
 
 
 class Chain(Rowed):
     r"""Creates M persistent states T_is of p(t | x_i, w) for each point, i = 1..N, s = 1..M: Monte Carlo EM.
 
-    In training mode `forward` is an E-step first: Hamiltonian Monte Carlo moves the M chains of each point of the batch
-    on log p(x_i, · | w), with w as it is now. Then it draws from the states, so that the M-step ascends the mean of
+    In training mode `forward` begins with an E-step: Hamiltonian Monte Carlo moves the M chains of each point of the
+    batch on log p(x_i, · | w) with the current w. Then it draws from the states, so that the M-step ascends the mean of
     log p(x_i, T_is | w). In eval mode nothing moves.
 
-    Each point has its own step sizes: ε follows its acceptance, with a gain that goes to 0, and each dimension has a
-    scale, renewed ever more rarely from the spread of the point's states. At its first visit a point makes ``burn_in``
-    more transitions.
+    Each point has its own step sizes: ε adapts to its acceptance, with a gain that goes to 0, and each dimension has a
+    scale that follows the spread of the point's states, updated ever more rarely. The first visit of a point begins
+    with ``burn_in`` further transitions.
 
-    States, step sizes and counts are buffers; there are no parameters. The model is kept outside the module tree:
-    ``.to()`` and ``state_dict`` skip it, and a deep copy of the guide alone shares it. So it is with ``start_from``.
+    States, step sizes and counts are buffers; there are no parameters. The model and ``start_from`` are held outside
+    the module tree: ``.to()`` and ``state_dict`` skip them, and a deep copy of the guide alone shares them.
 
     Arguments:
         model: a `DLGM`.
         num_points: the number N of points.
         latent_dim: the number D of latents.
         num_states: the number M of states of each point. A loss with M particles uses each of them in each step.
-        num_transitions: of each chain at each visit.
-        num_leapfrog: gradient evaluations of a transition; with 1 it is MALA.
-        burn_in: transitions at the first visit of a point, before those.
+        num_transitions: the number of transitions of each chain at each visit.
+        num_leapfrog: gradient evaluations per transition; with 1 the chain is MALA.
+        burn_in: the number of transitions before those, at the first visit of a point.
         target_acceptance: the acceptance to which step sizes adapt.
         start_from: an `Amortized` guide, trained or in training: the chains of a point start at draws of its q, with
             its scales. By default they start at draws of the prior.
 
     Attributes:
-        gradients: gradient evaluations of log p(x, t | w) by the chains since the guide was made.
+        gradients: gradient evaluations of log p(x, t | w) by the chains since the guide was created.
 
     Raises:
-        ValueError: on numbers that make no sense, or another D than the model's.
-        TypeError: if ``start_from`` is no guide, or has rows for its points.
+        ValueError: if a number is out of range, or D is not the model's.
+        TypeError: if ``start_from`` is not a guide, or has rows for its points.
 
     References:
         Wei and Tanner, "A Monte Carlo implementation of the EM algorithm and the poor man's data augmentation
@@ -80,15 +81,15 @@ class Chain(Rowed):
         counts = {"num_states": num_states, "num_transitions": num_transitions, "num_leapfrog": num_leapfrog}
         self.settings = {**counts, "burn_in": burn_in, "target_acceptance": target_acceptance}
         check_settings(num_points=num_points, latent_dim=latent_dim, **self.settings)
-        _check_start(start_from)
+        check_start("start_from", start_from, "the prior")
         self.num_points, self.latent_dim, self.gradients = num_points, latent_dim, 0
         self._model, self._start_from = Shared((model,)), Shared((start_from,))
+        if latent_dim != (expected := asked.latent_dim(model, self)):
+            raise ValueError(f"latent_dim is {latent_dim}; expected {expected}, the latents of this model")
         self._make_tables(_prior(model, latent_dim))
 
     def _make_tables(self, prior) -> None:
         N, D = self.num_points, self.latent_dim
-        if prior.event_shape != (D,):
-            raise ValueError(f"latent_dim is {D}; expected {prior.event_shape[0]}, the latents of this model")
         with torch.no_grad():
             self.register_buffer("states", prior((N, self.settings["num_states"])))
             tuning = Tuning.start(stddev(prior).expand(N, D))
@@ -97,23 +98,23 @@ class Chain(Rowed):
         self.register_buffer("draws", None, persistent=False)
 
     def posterior(self, x=None, index: Tensor | None = None, mask=None, given=None) -> States:
-        r"""The empirical distribution over the states of the rows ``index`` (B,): batch shape (B,), event shape (D,).
+        r"""Returns the empirical distribution of the states of the rows ``index``: batch shape (B,), event shape (D,).
 
-        All else is ignored: what the chains have seen of it is in the states.
+        It ignores the other arguments: the states contain what the chains have seen of them.
         """
         return States(self.samples(index))
 
     def samples(self, index: Tensor) -> Tensor:
-        r"""Draws of p(t | x_i, w), (S, B, D): of the run of `evaluate.infer` where there was one, else the states.
+        r"""Returns draws of p(t | x_i, w), (S, B, D): those of the run by `evaluate.infer`, if any, or the states.
 
-        S is 100 for each chain of that run, equally spaced along it, or M.
+        S is 100 per chain of that run, equally spaced along it, or M.
         """
         self.check_index(index)
         table = self.states if self.draws is None else self.draws
         return table.index_select(0, index).transpose(0, 1)
 
     def data_plate(self, x, index, size):
-        r"""The plate over data; a chain always wants an index."""
+        r"""Returns the plate over data; a chain always needs an index."""
         self.check_index(index)
         return super().data_plate(x, index, size)
 
@@ -121,26 +122,26 @@ class Chain(Rowed):
         r"""Moves the chains of the points, and initializes them at their first visit."""
         self.check_index(points.index)
         if points.x is None:
-            raise ValueError(f"{type(self).__name__} moves by p(x, t | w) and got no x: call it with the data")
+            raise ValueError(f"{type(self).__name__} moves on p(x, t | w) and got no x: call it with the data")
         self.draws = None
         self._begin(points)
         self._run(points, self.settings["num_transitions"])
 
     def start(self, points: Points) -> "Chain":
-        r"""Creates a guide of the same settings with fresh chains for the points, at least four for each."""
+        r"""Creates a guide with the same settings and fresh chains for the points, at least four for each."""
         settings = self.settings | {"num_states": max(CHAINS, self.settings["num_states"])}
         start_from = self._start_from[0]
         return Chain(self._model[0], len(points), self.latent_dim, **settings, start_from=start_from).to(self.states)
 
     def settle(self, points: Points, max_steps: int) -> tuple[Tensor, int]:
-        r"""Runs the chains of the points until they have converged, or made ``max_steps`` transitions.
+        r"""Runs the chains of the points until they have converged or made ``max_steps`` transitions.
 
-        It draws in rounds of 100, 200, 400, ... transitions, each after half as many for the step sizes; a point has
-        converged if the draws of its last round have, in the worst dimension, a split R-hat below 1.01 and a bulk ESS
-        above 400. `samples` gives 100 draws of each chain of that round.
+        It draws in rounds of 100, 200, 400, ... transitions, each preceded by half as many that adapt the step sizes. A
+        point has converged if the draws of its last round have, in the worst dimension, a split R-hat below 1.01 and a
+        bulk ESS above 400. `samples` returns 100 draws of each chain of that round.
 
         Returns:
-            Who converged, (B,), and gradient evaluations, all points together.
+            Which points converged, booleans (B,), and the number of gradient evaluations of all points together.
         """
         before = self.gradients
         if self.draws is None:
@@ -159,14 +160,14 @@ class Chain(Rowed):
         return ~late, self.gradients - before
 
     def cost(self, visits: int) -> int:
-        r"""Gradient evaluations over ``visits`` visits: chains with burn-in, and one for each M-step."""
+        r"""Returns the gradient evaluations over ``visits`` visits: chains with burn-in, and one for each M-step."""
         s = self.settings
         M, L = s["num_states"], s["num_leapfrog"]
         first = M * (1 + s["burn_in"] * L) if s["burn_in"] else 0
         return first + visits * (M * (1 + s["num_transitions"] * L) + 1)
 
     def _begin(self, points: Points) -> None:
-        r"""The first visit of the points that have had none."""
+        r"""Initializes the points that have not been visited yet."""
         new = points[(self.transitions[points.index] == 0).nonzero().squeeze(-1)]
         if len(new) == 0:
             return
@@ -179,14 +180,14 @@ class Chain(Rowed):
             self._run(new, self.settings["burn_in"])
 
     def _first_q(self, points: Points):
-        r"""Where the chains start, if it depends on the points: `None` where they are draws of p(t) already."""
+        r"""Returns the distribution of the starts if it depends on the points, else `None`: states start at p(t)."""
         if self._start_from[0] is not None:
             return self._start_from[0].posterior(points.x, None, points.mask, **points.side)
         fixed = not points.side and not isinstance(self._model[0], LocalModel)
         return None if fixed else prior(self._model[0], points)
 
     def _run(self, points: Points, learn: int, keep: int = 0) -> list[Tensor]:
-        r"""Moves the chains of the points by `Kernel.run`, keeps what was learned, and returns the draws."""
+        r"""Moves the chains of the points by `Kernel.run`, stores states and tuning, and returns the draws."""
         kernel, index = self._kernel(points), points.index
         with pyro.validation_enabled(False):
             state, kept = kernel.run(kernel.start(self.states[index].transpose(0, 1)), learn, keep)
@@ -206,25 +207,18 @@ class Chain(Rowed):
 
 
 def _prior(model, latent_dim: int):
-    r"""p(t), or N(0, I) for the time being where it depends on points: at their first visit, states are drawn anew."""
-    if isinstance(model, LocalModel):
-        return StandardNormal(model.latent_dim)()
-    return StandardNormal(latent_dim)() if needs_given(model.prior) else model.prior()
+    r"""Returns p(t), or N(0, I) if it depends on the points, whose states are then drawn again at their first visit."""
+    waits = isinstance(model, LocalModel) or needs_given(model.prior)
+    return StandardNormal(latent_dim)() if waits else model.prior()
 
 
 def check_settings(*, target_acceptance: float, **counts: int) -> None:
-    r"""Raises a `ValueError` unless all counts are at least 1, burn_in 0, and the acceptance between 0 and 1."""
+    r"""Raises a `ValueError` unless counts are at least 1 (burn_in 0) and the acceptance is between 0 and 1."""
     for name, count in counts.items():
         least = 0 if name == "burn_in" else 1
         if not (count >= least and count == int(count)):
             raise ValueError(f"{name} is {count}; expected a whole number, at least {least}")
     if not 0 < target_acceptance < 1:
-        raise ValueError(f"target_acceptance is {target_acceptance}; expected a probability between 0 and 1, 0.8 say")
-
-
-def _check_start(guide) -> None:
-    if guide is not None and (not hasattr(guide, "posterior") or getattr(guide, "per_point", False)):
-        raise TypeError(
-            f"start_from is a {type(guide).__name__}, which says no q for new points; expected an Amortized guide, or "
-            "None for the prior"
+        raise ValueError(
+            f"target_acceptance is {target_acceptance}; expected a probability between 0 and 1, such as 0.8"
         )

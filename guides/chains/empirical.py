@@ -1,4 +1,4 @@
-r"""The empirical distribution over states of a Markov chain."""
+r"""The empirical distribution over the states of a Markov chain."""
 
 from typing import ClassVar
 
@@ -11,9 +11,9 @@ from torch import Tensor
 class States(dist.TorchDistribution):
     r"""Creates (1/M) Σ_s δ(t − T_s) for each point of a batch: a draw is one of its M states.
 
-    K draws, of whatever shape, take the states in random order, again and again: each comes equally often if K is a
-    multiple of M. It has no density. As a point mass does, it says log q = 0 at a state and −∞ elsewhere, so that what
-    a loss climbs is the mean of log p(x, T_s | w). A draw is a constant: nothing is differentiated through it.
+    K draws, of whatever shape, cycle through the states in random order: each occurs equally often if K is a multiple
+    of M. It has no density. Like a point mass, it returns log q = 0 at a state and −∞ elsewhere, so that a loss ascends
+    the mean of log p(x, T_s | w). Draws are constants, without gradients.
 
     Arguments:
         states: T_s (M, B, D).
@@ -29,13 +29,13 @@ class States(dist.TorchDistribution):
         super().__init__(shape, self.states.shape[2:], validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> "States":
-        r"""Expands the batch shape on the left; a single point's states serve all points."""
+        r"""Expands the batch shape on the left; the states of a single point serve all points."""
         batch_shape = torch.Size(batch_shape)
         states = self.states.expand(-1, batch_shape[-1], -1)
         return States(states, batch_shape=batch_shape, validate_args=False)
 
     def rsample(self, sample_shape=()) -> Tensor:
-        r"""Draws of the shape ``sample_shape`` + batch shape + (D,)."""
+        r"""Returns draws of the shape ``sample_shape`` + batch shape + (D,)."""
         shape = self._extended_shape(torch.Size(sample_shape))
         M, B, D = self.states.shape
         K = shape[:-2].numel()
@@ -43,7 +43,7 @@ class States(dist.TorchDistribution):
         return self.states.gather(0, order.unsqueeze(-1).expand(K, B, D)).reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""0 at a state, −∞ elsewhere; of the value's shape without its last axis."""
+        r"""Returns 0 at a state and −∞ elsewhere, in the value's shape without its last axis."""
         at_one = (value.unsqueeze(-3) == self.states.movedim(0, -3)).all(-1).any(-2)
         return value.new_zeros(at_one.shape).masked_fill(~at_one, -torch.inf)
 

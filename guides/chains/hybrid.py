@@ -1,4 +1,4 @@
-r"""An encoder whose draws a few transitions of HMC improve: Hoffman's hybrid of variational and Monte Carlo EM."""
+r"""An encoder whose draws are improved by HMC: Hoffman's hybrid of variational and Monte Carlo EM."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,11 +10,9 @@ from torch import Tensor
 
 from ... import hmc
 from ...distributions import stddev
-from ...latents.asked import log_joint
-from ...latents.local import LocalModel
+from ...latents.asked import latent_dim, log_joint
 from ...points import Points, side
-from ...priors.given import needs_given
-from ...program import Shared
+from ...shared import Shared
 from ..base import Guide
 from .chain import Chain, check_settings
 from .empirical import States
@@ -22,32 +20,32 @@ from .kernel import DECAY, Kernel, Tuning
 
 
 class Hybrid(Guide):
-    r"""Creates a guide whose samples are draws of q(t | x) refined by a few transitions of HMC on log p(x, · | w).
+    r"""Creates a guide whose samples are draws of q(t | x), refined by a few transitions of HMC on log p(x, · | w).
 
-    The M-step ascends log p(x, t | w) at the chain's end. The encoder ascends its own ELBO: its gradient
+    The M-step ascends log p(x, t | w) at the end of the chain. The encoder ascends its own ELBO: the gradient
 
         ∇_φ E_q [log p(x, t | w) − log q(t | x)]
 
-    enters through a factor of the guide, with w held fixed, and costs no evaluation: the gradient of log p(x, t | w) at
-    the chain's beginning is what HMC asks for first. The factor adds 0 to the loss, whose value is −log p(x, t | w).
+    enters through a factor of the guide, with w held fixed, and costs no evaluation: HMC needs the gradient of log p(x,
+    t | w) at the start of the chain anyway. The factor adds 0 to the loss, whose value is −log p(x, t | w).
 
-    The parameters are those of the encoder. The end of the chain has no density that one could evaluate; the encoder's
-    own F is that of ``guide``. One step size, in units of q's scales, serves all points and follows their acceptance in
-    training mode. The model is kept outside the module tree, as `Exact` keeps it.
+    The parameters are those of the encoder. The distribution of the chain's end has no density that can be evaluated;
+    for the encoder's F, evaluate ``guide``. One step size, in units of q's scales, serves all points and adapts to
+    their acceptance in training mode. The model is held outside the module tree, as in `Exact`.
 
     Arguments:
         model: a `DLGM`.
         guide: an `Amortized` guide.
-        num_states: draws of q for each point, each the beginning of a chain.
-        num_transitions: of each chain.
-        num_leapfrog: gradient evaluations of a transition.
+        num_states: the number of draws of q for each point, each the start of a chain.
+        num_transitions: the number of transitions of each chain.
+        num_leapfrog: gradient evaluations per transition.
         target_acceptance: the acceptance to which the step size adapts.
 
     Attributes:
-        gradients: gradient evaluations of log p(x, t | w) since the guide was made.
+        gradients: gradient evaluations of log p(x, t | w) since the guide was created.
 
     Raises:
-        ValueError: on numbers that make no sense.
+        ValueError: if a number is out of range.
         TypeError: if ``guide`` has rows for its points, or no density.
 
     References:
@@ -79,14 +77,14 @@ class Hybrid(Guide):
         self.register_buffer("visits", torch.tensor(0))
 
     def posterior(self, x: Tensor | None = None, index=None, mask: Tensor | None = None, **side: Tensor) -> States:
-        r"""The empirical distribution over the ends of ``num_states`` new chains; the index is ignored."""
+        r"""Returns the empirical distribution over the ends of ``num_states`` new chains; the index is ignored."""
         return self._moved(x, mask, side)[0]
 
     @pyro_method
     def datum(
         self, x: Tensor | None = None, index: Tensor | None = None, mask: Tensor | None = None, *, given=None
     ) -> Tensor:
-        r"""Samples t at the end of the chains; in training mode with the factor that trains the encoder."""
+        r"""Samples t at the end of the chains; in training mode, adds the factor that trains the encoder."""
         ends, bound, acceptance = self._moved(x, mask, side(given))
         if self.training:
             self._adapt(acceptance)
@@ -94,7 +92,7 @@ class Hybrid(Guide):
         return pyro.sample(self.latent, ends, infer={"analytic_kl": False})
 
     def cost(self, visits: int) -> int:
-        r"""Gradient evaluations over ``visits`` visits: chains, from the encoder's gradient on, and M-steps."""
+        r"""Returns the gradient evaluations over ``visits`` visits: chains, the encoder's gradient, and M-steps."""
         return visits * (self.num_states * (1 + self.num_transitions * self.num_leapfrog) + 1)
 
     def prepare(self, look: Callable[[], Points]) -> None:
@@ -107,7 +105,7 @@ class Hybrid(Guide):
         return Chain(self._model[0], len(points), D, start_from=self.guide).to(self.log_step)
 
     def _moved(self, x: Tensor | None, mask: Tensor | None, side: dict) -> tuple[States, Tensor, Tensor]:
-        r"""The ends of the chains; a number (B,) with the gradient of the encoder's ELBO; the last acceptance (B,)."""
+        r"""Returns the ends of the chains, a (B,) with the gradient of the encoder's ELBO, and acceptances (B,)."""
         q = self.guide.posterior(x, None, mask, **side)
         t = q.rsample((self.num_states,))
         kernel = self._kernel(x, mask, side, q)
@@ -131,13 +129,6 @@ class Hybrid(Guide):
         self.visits = self.visits + 1
         rate = self.visits.to(self.log_step) ** -DECAY
         self.log_step = hmc.adapted_step(self.log_step, acceptance, target=self.target_acceptance, rate=rate)
-
-
-def latent_dim(model, guide: Guide) -> int:
-    r"""D, as the guide says it, or p(t)."""
-    if isinstance(model, LocalModel):
-        return model.latent_dim
-    return guide.latent_dim if needs_given(model.prior) else model.prior().event_shape[0]
 
 
 def _check(guide) -> None:

@@ -1,8 +1,9 @@
-r"""Hamiltonian Monte Carlo that learns the step sizes of each point, and runs until each point has converged.
+r"""Hamiltonian Monte Carlo that adapts the step sizes of each point, and tests each point for convergence.
 
 References:
     Andrieu and Thoms, "A tutorial on adaptive MCMC" (2008), section 4.2, on the step size.
-    Carpenter et al., "Stan: a probabilistic programming language" (2017), on scales from windows that double. Journal
+    Carpenter et al., "Stan: a probabilistic programming language" (2017), on scales from windows of doubling length.
+        Journal
     of Statistical Software 76(1).
     Vehtari, Gelman, Simpson, Carpenter, Bürkner, "Rank-normalization, folding, and localization: an improved R-hat for
     assessing convergence of MCMC" (2021), with both thresholds. https://arxiv.org/abs/1903.08008
@@ -18,9 +19,9 @@ from ... import hmc
 
 DECAY = 0.6  # of the gain n^(-DECAY) of the n-th transition, between ½ and 1
 WINDOW = 20  # transitions of the first window
-JITTER = 0.5  # of ε to both sides: with less, trajectories of some lengths come back in easy posteriors
-NARROWEST = 1e-4  # a scale; ε makes up for the rest
-R_HAT, ESS = 1.01, 400  # at most and at least, of chains that have converged
+JITTER = 0.5  # relative, of ε: with less, trajectories of some lengths return to their start in easy posteriors
+NARROWEST = 1e-4  # lower bound of a scale; ε makes up for the rest
+R_HAT, ESS = 1.01, 400  # bounds for chains that have converged: at most, at least
 KEPT = 100  # draws of each chain; the first round takes as many
 
 
@@ -28,18 +29,18 @@ KEPT = 100  # draws of each chain; the first round takes as many
 class Tuning:
     r"""Step sizes and running moments of B points, adapted from the history of their chains.
 
-    A step has the length ε · scale in each dimension. ε follows the acceptance at each transition, with a gain that
-    goes to 0. The scales must not follow so closely: a chain whose steps depend on where it just was is narrower than
-    its target, by tens of percent. They come from the states of windows of 20, 40, 80, ... transitions, and stay as
-    they are within a window.
+    A step has the length ε · scale in each dimension. ε adapts to the acceptance at each transition, with a gain that
+    goes to 0. The scales must adapt more slowly: a chain whose steps depend on where it just was is narrower than its
+    target, by tens of percent. They are computed from the states of windows of 20, 40, 80, ... transitions, and
+    constant within a window.
 
     Attributes:
         log_step: log ε, (B,).
         scale: (B, D).
-        mean, variance: of the states of the window so far, (B, D).
-        seen, window: how many transitions are in it, and how many it takes, (B,).
-        transitions: how many each chain has made, (B,).
-        diverged: how many proposals diverged, all chains together, (B,).
+        mean, variance: of the states in the current window, (B, D).
+        seen, window: the number of transitions in the window so far, and its length, (B,).
+        transitions: the number of transitions that each chain has made, (B,).
+        diverged: the number of proposals that diverged, over all chains of a point, (B,).
     """
 
     log_step: Tensor
@@ -53,7 +54,7 @@ class Tuning:
 
     @staticmethod
     def start(scale: Tensor) -> "Tuning":
-        r"""Creates the adaptation's start for states that were drawn with these scales (B, D)."""
+        r"""Creates the initial tuning for states drawn with these scales (B, D)."""
         B, D = scale.shape
         log_step = torch.full_like(scale[:, 0], hmc.first_step(D)).log()
         zero = torch.zeros(B, dtype=torch.long, device=scale.device)
@@ -70,7 +71,7 @@ class Tuning:
         variance, now = torch.var_mean(t, 0, correction=0)
         before, self.mean = self.mean, self.mean.lerp(now, part)
         self.variance = self.variance.lerp(variance + (now - before) * (now - self.mean), part)
-        # What a window saw gives the scales once it is full.
+        # A full window sets the scales.
         full = self.seen == self.window
         self.scale = torch.where(full.unsqueeze(-1), self.variance.sqrt().clamp_min(NARROWEST), self.scale)
         self.seen = self.seen.masked_fill(full, 0)
@@ -83,10 +84,10 @@ class Kernel:
 
     Attributes:
         log_joint: (M, B, D) -> (M, B).
-        tuning: of these points.
-        num_leapfrog: leapfrog steps of a transition.
+        tuning: the tuning of these points.
+        num_leapfrog: leapfrog steps per transition.
         target: the acceptance to which ε adapts.
-        gradients: gradient evaluations so far, all chains and points together.
+        gradients: gradient evaluations so far, over all chains and points.
     """
 
     log_joint: hmc.LogDensity
@@ -96,12 +97,12 @@ class Kernel:
     gradients: int = 0
 
     def start(self, t: Tensor) -> hmc.State:
-        r"""The state at t (M, B, D)."""
+        r"""Returns the state at t (M, B, D)."""
         self.gradients += t[..., 0].numel()
         return hmc.start([self.log_joint], t)
 
     def step(self, state: hmc.State) -> tuple[hmc.State, hmc.Info]:
-        r"""One transition of each chain, from which nothing is learned."""
+        r"""Makes one transition of each chain, without adaptation."""
         tuning = self.tuning
         step_size = hmc.jittered(tuning.log_step, state, JITTER).unsqueeze(-1) * tuning.scale
         state, info = hmc.hmc([self.log_joint], state, step_size, num_leapfrog=self.num_leapfrog)
@@ -111,10 +112,10 @@ class Kernel:
         return state, info
 
     def run(self, state: hmc.State, learn: int, keep: int = 0) -> tuple[hmc.State, list[Tensor]]:
-        r"""Runs ``learn`` + ``keep`` transitions: returns the last state, and the draws (M, B, D) of the last ``keep``.
+        r"""Runs ``learn`` + ``keep`` transitions; returns the last state, and the draws (M, B, D) of the last ``keep``.
 
-        The first ones adapt the step sizes, each for the next one. While draws are kept the kernel stays as it is: only
-        then they are those of a Markov chain.
+        The first ones adapt the step sizes. While draws are kept the kernel is constant: only then are they draws of a
+        Markov chain.
         """
         for _ in range(learn):
             state, info = self.step(state)
@@ -127,7 +128,7 @@ class Kernel:
 
 
 def rounds(max_transitions: int) -> Iterator[int]:
-    r"""Yields numbers of draws n = 100, 200, 400, ..., each after n / 2 transitions of adaptation, within a bound.
+    r"""Yields numbers of draws n = 100, 200, 400, ..., each preceded by n / 2 transitions of adaptation, up to a total.
 
     The first round is made in any case.
     """
@@ -139,7 +140,7 @@ def rounds(max_transitions: int) -> Iterator[int]:
 
 
 def converged(draws: Tensor) -> Tensor:
-    r"""Whether the worst dimension of each point has split R-hat < 1.01 and a bulk ESS > 400.
+    r"""Returns whether the worst dimension of each point has a split R-hat < 1.01 and a bulk ESS > 400.
 
     Arguments:
         draws: (S, M, B, D).
@@ -152,7 +153,7 @@ def converged(draws: Tensor) -> Tensor:
 
 
 def diagnostics(draws: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Rank-normalized split R-hat and bulk ESS of each point and dimension, (B, D), of draws (S, M, B, D)."""
+    r"""Returns rank-normalized split R-hat and bulk ESS of each point and dimension, (B, D), for draws (S, M, B, D)."""
     import arviz  # imported here: it is slow to import, and only chains need it
 
     table = arviz.convert_to_dataset({"t": draws.transpose(0, 1).cpu().double().numpy()})

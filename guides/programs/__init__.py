@@ -1,1 +1,1 @@
-r"""Guides of any Pyro program: rows or an encoder for the latents of points, a dense q for the others."""
+r"""Guides for any Pyro program: rows or an encoder for the latents of points, a dense q for the others."""

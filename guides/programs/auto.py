@@ -1,4 +1,4 @@
-r"""Rows, or an encoder, for the local latents of any Pyro program: `AutoPerPoint` and `AutoAmortized`."""
+r"""Rows or an encoder for the local latents of any Pyro program: `AutoPerPoint` and `AutoAmortized`."""
 
 import warnings
 from collections.abc import Callable
@@ -19,8 +19,8 @@ ROWS = {guide.family.name: guide for guide in (MeanField, FullRank, PointEstimat
 class AutoPerPoint(AutoLocal):
     r"""Creates q(globals) ∏_i q_i(u_i) with a row of parameters for each of N points of a Pyro program.
 
-    u_i are the latents of point i in the plate, of whatever supports, as one vector of unconstrained numbers. Only the
-    rows of a batch are read, and under `SVI` and `fit` only they are updated.
+    u_i are the latents of point i in the plate, on whatever supports, as one vector of unconstrained numbers. A call
+    reads only the rows of its batch, and `SVI` and `fit` update only those.
 
     Arguments:
         model: the program, as in `AutoLocal`.
@@ -28,11 +28,11 @@ class AutoPerPoint(AutoLocal):
         plate: the name of the program's plate over points.
         family: "mean_field", "full_rank", or "point" for an estimate without a density.
         globals, init: as in `AutoLocal`.
-        init_scale, folder, block: of the rows, as in `MeanField`: their scale at the start, and where they lie if they
-            are larger than memory.
+        init_scale, folder, block: as in `MeanField`: the initial scale of the rows, and where to keep a table larger
+            than memory.
 
     Raises:
-        ValueError: on an unknown family, or numbers that make no sense.
+        ValueError: on an unknown family, or if a number is out of range.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -62,7 +62,7 @@ class AutoPerPoint(AutoLocal):
         if init is not None and rows.get("folder") is not None:
             raise ValueError(
                 f"init and folder={str(rows['folder'])!r} were both given; expected one of them: rows in files start "
-                "at random, or are those that are there"
+                "at random, or are those in the folder"
             )
         if num_points < 1:
             raise ValueError(f"num_points is {num_points}; expected at least 1 point")
@@ -73,7 +73,7 @@ class AutoPerPoint(AutoLocal):
     per_point = True
 
     def forward(self, *args, **kwargs):
-        r"""Samples all latents; says once if a step would touch all rows."""
+        r"""Samples all latents; warns once if a step would touch all rows."""
         if self.training and torch.is_grad_enabled() and not are_sparse() and not self._said_dense:
             self._said_dense = True
             warnings.warn(

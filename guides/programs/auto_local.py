@@ -1,4 +1,4 @@
-r"""The guide of any program: a guide of this package for the latents of points, one of Pyro's for the others."""
+r"""The guide of any program: a guide of this package for the latents of points, an autoguide of Pyro for the others."""
 
 import contextlib
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ...latents.call import Call
 from ...latents.local import LocalModel
 from ...latents.look import few
 from ...points import Points, side
-from ...program import Shared
+from ...shared import Shared
 from ..base import Guide
 from .auxiliary import Auxiliary
 from .dense import dense
@@ -26,24 +26,24 @@ from .spread import spread
 class AutoLocal(Outer):
     r"""Creates the guide q(globals) ∏_i q_i(u_i) of a Pyro program, u_i the latents of point i as one vector.
 
-    The program is traced at the first call, with the points at hand, or by `setup`: its latents in the plate over
-    points become one unconstrained vector u of each (`latents.local`), whose q a guide of this package has; those
-    outside of the plate get one of Pyro's autoguides.
+    The program is traced at the first call, with the points at hand, or by `setup`. Its latents in the plate over
+    points become one unconstrained vector u per point (`latents.local`), for which a guide of this package is the q;
+    the latents outside the plate get one of Pyro's autoguides.
 
     Arguments:
-        model: the program, a `PyroModule` or a function of (x, index, *, mask, given, weight, size) or a part of it;
-            kept outside the module tree.
+        model: the program, a `PyroModule` or a function of (x, index, *, mask, given, weight, size) or a part of these;
+            held outside the module tree.
         make: ``make(local)`` returns the guide of u: with ``local.latent_dim`` latents, and ``latent=local.latent,
             plate=local.plate``; `Chain` takes ``local`` for its model.
         plate: the name of the program's plate over points.
-        globals: the q of all other latents: the name of one of Pyro's autoguides, "delta" for point estimates, or what
-            makes one, called as Pyro's are.
-        init: where the latents start, one of Pyro's ``init_to_...`` functions.
+        globals: the q of all other latents: the name of one of Pyro's autoguides, "delta" for point estimates, or a
+            class or function that is called like them.
+        init: the initial values of the latents, one of Pyro's ``init_to_...`` functions.
 
     Attributes:
         local: the `LocalModel` of the program, once it was traced.
         inner: the guide of u.
-        dense: the autoguide of the globals, `None` without any.
+        dense: the autoguide of the globals, or `None` if there are none.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class AutoLocal(Outer):
 
     @property
     def is_set_up(self) -> bool:
-        r"""Whether the program was traced, so that parameters exist."""
+        r"""Whether the program has been traced, so that parameters exist."""
         return self.inner is not None
 
     def check_found(self) -> None:
-        r"""Raises an error unless all parameters exist, and optimizers of torch find those of the program."""
+        r"""Raises an error unless all parameters exist and optimizers of torch can find those of the program."""
         if self._made().local.seen.loose:
             name = self.local.seen.loose[0]
             raise TypeError(
@@ -73,12 +73,12 @@ class AutoLocal(Outer):
     def setup(
         self, x: Tensor | Points, index: Tensor | None = None, *, size: int | None = None, **parts
     ) -> "AutoLocal":
-        r"""Traces the program on some points and makes all parameters; returns the guide. Later calls do nothing.
+        r"""Traces the program on some points, creates all parameters and returns the guide. Later calls do nothing.
 
         Arguments:
             x: data (B, ...), or `Points`.
             index: which points these are (B,).
-            size: the number N of all points, for a program that takes it.
+            size: the number N of all points, for a program that has this argument.
             parts: ``mask`` and ``given`` of the points.
         """
         if self.is_set_up:
@@ -109,16 +109,16 @@ class AutoLocal(Outer):
         return super().__call__(*args, **kwargs)
 
     def posterior(self, x=None, index=None, mask=None, given=None) -> dist.TorchDistribution:
-        r"""q(u | x) of the points, of batch shape (B,) and event shape (D,): of unconstrained numbers."""
+        r"""Returns q(u | x), a distribution of unconstrained numbers, of batch shape (B,) and event shape (D,)."""
         with self._made()._held():
             return self.inner.posterior(x, index, mask, **side(given))
 
     def named(self, u: Tensor) -> dict[str, Tensor]:
-        r"""Values of the local latents by name, in their supports, for u (B, D) or (S, B, D)."""
+        r"""Returns the values of the local latents by name, in their supports, for u (B, D) or (S, B, D)."""
         return self._made().local.named(u)
 
     def forward(self, x=None, index=None, *, mask=None, given=None, weight=None, size=None) -> dict[str, Tensor]:
-        r"""Samples all latents of the program, and returns them by name; arguments as those of the program."""
+        r"""Samples all latents of the program and returns them by name; takes the arguments of the program."""
         points = Points(x, index, mask, given)
         size = self._size(points, size)
         plate = self.data_plate(x, index, size)
@@ -132,7 +132,7 @@ class AutoLocal(Outer):
             return values | self._sample(points)
 
     def _size(self, points: Points, size: int | None) -> int | None:
-        r"""The number of all points, as the program's plate has it."""
+        r"""Returns the number of all points in the program's plate."""
         if self.local.takes_size:
             return size
         own, B = self.local.seen.plate_size, len(points.x if points.index is None else points.index)
@@ -145,38 +145,38 @@ class AutoLocal(Outer):
         return own
 
     def sample_globals(self) -> dict[str, Tensor]:
-        r"""Samples the global latents from their q, by name."""
+        r"""Samples the global latents from their q, and returns them by name."""
         guide = self._dense[0]
         return {} if guide is None else guide()
 
     def draw_globals(self, num: int) -> dict[str, Tensor]:
-        r"""Draws of the global latents from their q, by name, each (num, *shape)."""
+        r"""Returns ``num`` draws of the global latents from their q by name, each (num, *shape)."""
         self._made()
         with torch.no_grad(), poutine.block():
             drawn = [self.sample_globals() for _ in range(num)]
         return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
 
     def centre(self) -> dict[str, Tensor]:
-        r"""The global latents at the centre of their q, the mean in unconstrained coordinates (Pyro's median)."""
+        r"""Returns the global latents at the centre of their q: the mean in unconstrained numbers (Pyro's median)."""
         guide = self._made()._dense[0]
         if guide is None:
             return {}
-        with torch.no_grad(), poutine.block():  # that of a point estimate samples its sites
+        with torch.no_grad(), poutine.block():  # the median of a point estimate samples its sites
             try:
                 return {name: value.detach() for name, value in guide.median().items()}
             except NotImplementedError:
                 raise ValueError(
-                    f"{type(guide).__name__} has no median at which the global latents could be held; expected a draw, "
+                    f"{type(guide).__name__} has no median at which to hold the global latents; expected a draw, "
                     "evaluate.given_globals(model, guide, 'draw'), or another q, globals='AutoNormal'"
                 ) from None
 
     def given_globals(self, model, values: dict[str, Tensor], how: str = "as given") -> tuple:
-        r"""Returns the pair (model of u, guide of u), given values of the global latents, for all that scores points.
+        r"""Returns the pair (model of u, guide of u) given values of the global latents, for scoring points.
 
         Arguments:
             model: the program, or another one of the same kind.
-            values: of the global latents, by name.
-            how: what these are, in words.
+            values: the values of the global latents, by name.
+            how: a description of these values.
         """
         local = self._made().local.at(values, model, how)
         if local.layout.is_one_vector and not local.global_names and hasattr(model, "log_joint"):
@@ -184,12 +184,12 @@ class AutoLocal(Outer):
         return local, self.inner.on(local)
 
     def start(self, points: Points) -> "AutoLocal":
-        r"""Creates a guide with fresh rows for the points, and the same q of the globals, which it does not train."""
+        r"""Creates a guide with fresh rows for the points and the same q of the globals, which it does not train."""
         inner = self._made().inner.start(points)
         return self if inner is self.inner else self.with_inner(inner)
 
     def with_inner(self, inner: Guide) -> "AutoLocal":
-        r"""Creates the guide with another q of u; it shares the q of the globals, and does not train it."""
+        r"""Creates the guide with another q of u; it shares the q of the globals without training it."""
         made = AutoLocal(self._model[0], self._make, plate=self.plate, globals=self._globals)
         inner.latent = self.latent
         made.latent, made.plate_dim, made.local, made.inner = self.latent, self.plate_dim, self.local, inner
@@ -197,20 +197,20 @@ class AutoLocal(Outer):
         return made
 
     def owning(self) -> "AutoLocal":
-        r"""Returns the guide, of which the q of the globals is a part that trains again."""
+        r"""Returns the guide, with the q of the globals made trainable again."""
         return self.share_globals(self)
 
     def share_globals(self, other: "AutoLocal") -> "AutoLocal":
-        r"""Takes the q of the globals from another guide of the program, trains it, and returns the guide."""
+        r"""Takes over the q of the globals from another guide of the program, to train it, and returns the guide."""
         self._dense = Shared((other._dense[0],))
         if self._dense[0] is not None:
-            self._dense[0]._pyro_context.used = False  # it has run in the other one; this one adopts it as well
+            self._dense[0]._pyro_context.used = False  # it has run in the other guide; this one adopts it as well
             self._dense[0].create_plates = self._plates
             self.dense = self._dense[0]
         return self
 
     def data_plate(self, x, index, size):
-        r"""The plate over points, where the program has it; a q with rows refuses what are not its points."""
+        r"""Returns the plate over points at the program's dimension; a q with rows checks that they are its points."""
         if self.inner.per_point:
             self.inner.check_index(index)
             self.inner.check_size(size)
@@ -219,8 +219,8 @@ class AutoLocal(Outer):
     def _made(self) -> "AutoLocal":
         if not self.is_set_up:
             raise ValueError(
-                f"{type(self).__name__} has not seen the program run, and has no parameters yet; expected a call with "
-                "data before: guide.setup(x)"
+                f"{type(self).__name__} has not traced the program, and has no parameters yet; expected a call with "
+                "data first: guide.setup(x)"
             )
         return self
 
@@ -228,7 +228,7 @@ class AutoLocal(Outer):
         return list(self._open.values())
 
     def _held(self):
-        r"""Context manager: where q moves by the model, as a chain does, that is given the globals at their centre."""
+        r"""Context manager: for a q that depends on the model, such as a chain, holds the globals at their centre."""
         return self.local.given(self.centre()) if "_model" in vars(self.inner) else contextlib.nullcontext()
 
     def _sample(self, points: Points) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-r"""The site of u in the guide of a program: auxiliary, and with the axes of the program's plates."""
+r"""The site of u in the guide of a program: auxiliary, with axes for the program's plates."""
 
 from typing import ClassVar
 
@@ -8,10 +8,10 @@ from torch import Size, Tensor
 
 
 class Auxiliary(Messenger):
-    r"""Creates the handler that makes the sites below it auxiliary: the model has none of their names.
+    r"""Creates the handler that marks sites as auxiliary, since the model has no sites of their names.
 
     Arguments:
-        num: how many plates of the program lie to the right of that over points.
+        num: the number of plates of the program to the right of that over points.
     """
 
     def __init__(self, num: int):
@@ -31,7 +31,7 @@ class Unsqueezed(dist.TorchDistribution):
 
     Arguments:
         q: of batch shape (..., B).
-        num: how many axes of size 1.
+        num: the number of axes of size 1.
     """
 
     arg_constraints: ClassVar = {}
@@ -50,11 +50,11 @@ class Unsqueezed(dist.TorchDistribution):
         return Unsqueezed(self.q.expand(Size(batch_shape)[: -self.num]), self.num)
 
     def rsample(self, sample_shape=()) -> Tensor:
-        r"""Draws of the shape ``sample_shape`` + batch shape + event shape."""
+        r"""Returns draws of the shape ``sample_shape`` + batch shape + event shape."""
         return self.q.rsample(Size(sample_shape)).reshape(self._extended_shape(Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""The log-density of q, with its axes of size 1."""
+        r"""Returns the log-density of q, with the axes of size 1."""
         flat = value.reshape(value.shape[: -1 - self.num] + value.shape[-1:])
         log_prob = self.q.log_prob(flat)
         return log_prob.reshape(log_prob.shape + (1,) * self.num)

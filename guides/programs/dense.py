@@ -1,4 +1,4 @@
-r"""The dense part of the guide of a program: one of Pyro's autoguides for the latents that belong to no point."""
+r"""The dense part of the guide of a program: one of Pyro's autoguides, for the global latents."""
 
 from collections.abc import Callable
 
@@ -13,27 +13,27 @@ FLOWS = (autoguide.AutoIAFNormal, autoguide.AutoNormalizingFlow)
 
 
 def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None, create_plates: Callable):
-    r"""Creates the autoguide of the latents ``names``, with its parameters.
+    r"""Creates the autoguide of the latents ``names``, including its parameters.
 
     Arguments:
         kind: the name of one of Pyro's autoguides, "delta" for `AutoDelta`, or a class or function that makes one.
         call: runs the program.
-        names: of the latents.
-        init: where they start, one of Pyro's ``init_to_...``; by default the prior's median.
+        names: the names of the latents.
+        init: their initial values, one of Pyro's ``init_to_...``; by default the prior's median.
         create_plates: returns the plates of a call, which the local part enters as well.
 
     Raises:
         ValueError: if Pyro has no autoguide of that name.
     """
     make = _class(kind) if isinstance(kind, str) else kind
-    # A flow does not start at values.
+    # A flow has no initial values.
     start = {} if make in FLOWS else {"init_loc_fn": init or init_to_median}
     made = make(poutine.block(call, expose=list(names)), **start)
     made.create_plates = create_plates
-    # In a scope that leaves the global parameter store as it was.
+    # A scope leaves the global parameter store as it was.
     with torch.no_grad(), poutine.block(), pyro.get_param_store().scope():
         made()
-    made._pyro_context.used = False  # it has run, but under no name that matters: a larger module may adopt it
+    made._pyro_context.used = False  # that run used no name that matters: a larger module may adopt it
     return made
 
 

@@ -1,4 +1,4 @@
-r"""What a pair says of points given its global latents: the value at which they are held."""
+r"""The pair (model, guide) of points given the global latents, which are held at one value."""
 
 from torch import Tensor
 
@@ -11,18 +11,18 @@ AT = {"centre": "at the centre of q", "draw": "at a draw of q"}
 def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed: int | None = None) -> tuple:
     r"""Returns the pair (model, guide) of the unconstrained latents u of points, given the global latents.
 
-    Each function of `evaluate` takes the pair, and makes it at the centre of (program, `AutoLocal`). Of programs
-    without global latents, and of guides that are no `AutoLocal`, there is nothing to hold.
+    Each function of `evaluate` takes such a pair; from (program, `AutoLocal`) it makes the pair at the centre. For a
+    guide that is not an `AutoLocal` the arguments are returned as they are.
 
     Arguments:
         model: a program.
         guide: an `AutoPerPoint`, `AutoAmortized` or `AutoLocal`.
         at: "centre" of their q (Pyro's ``median``, the mean in unconstrained coordinates), "draw" for one of q, or
             values by name.
-        seed: of the draw.
+        seed: the seed of the draw.
 
     Raises:
-        ValueError: on another ``at``, or values of other latents.
+        ValueError: on an unknown ``at``, or values of other latents.
     """
     if not isinstance(guide, AutoLocal):
         return model, guide
@@ -33,7 +33,7 @@ def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed:
 
 
 def conditions(model) -> str:
-    r"""What the numbers of a model of points are conditioned on, in words: global latents, and where they are held."""
+    r"""Describes what the numbers of a model of points are conditioned on: global latents, and where they are held."""
     return getattr(model, "conditions", "")
 
 

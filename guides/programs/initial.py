@@ -1,4 +1,4 @@
-r"""Where rows start, by one of Pyro's ``init_to_...`` functions."""
+r"""Initial values of rows, by one of Pyro's ``init_to_...`` functions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +16,9 @@ from ..base import Guide
 
 
 def start_rows(inner: Guide, local: LocalModel, points: Points, init: Callable) -> None:
-    r"""Starts the means of rows where ``init`` puts the latents of each of the N points; nothing where there are none.
+    r"""Sets the means of rows to the values that ``init`` gives the latents of the N points; does nothing without rows.
 
-    The program runs once for all N, on the points at hand in turn: its prior does not depend on x.
+    The program runs once for all N, on the points at hand, repeated: its prior does not depend on x.
     """
     if not hasattr(inner, "set_rows"):
         return

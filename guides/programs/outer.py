@@ -1,4 +1,4 @@
-r"""What a guide of a program says as the guide of u inside of it says it."""
+r"""The base of guides of programs: attributes that come from the guide of u inside."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from ..base import Guide
 
 
 class Outer(Guide):
-    r"""Creates a guide around another one, ``inner``, which is there once the program was seen.
+    r"""Creates a guide around another one, ``inner``, which exists once the program was traced.
 
     Arguments:
-        latent, plate: names, as those of a `Guide`.
+        latent, plate: names, as in `Guide`.
 
     Attributes:
-        inner: the guide of u, or `None` before that.
-        local: the `LocalModel` of the program, or `None` before that.
+        inner: the guide of u, or `None` before then.
+        local: the `LocalModel` of the program, or `None` before then.
     """
 
     def __init__(self, **names: str):
@@ -31,12 +31,12 @@ class Outer(Guide):
 
     @property
     def program_depth(self) -> int:
-        r"""How many dimensions the plates of the program take, as far as it was seen."""
+        r"""The number of dimensions that the plates of the program take; 1 until it was traced."""
         return 1 if self.local is None else self.local.layout.depth
 
     @property
     def has_jacobians(self) -> bool:
-        r"""Whether a latent is not real, so that a log-Jacobian is a part of its q."""
+        r"""Whether some latent is constrained, so that a log-Jacobian is part of its q."""
         transforms = [site.transform for site in self._made().local.layout.sites]
         prototype = getattr(self._dense[0], "prototype_trace", None)
         if prototype is not None:
@@ -44,17 +44,17 @@ class Outer(Guide):
         return not all(map(is_identity, transforms))
 
     def cost(self, visits: int) -> int:
-        r"""Gradient evaluations over ``visits`` visits: those of the q of u."""
+        r"""Returns the gradient evaluations over ``visits`` visits: those of the q of u."""
         return visits if self.inner is None else self.inner.cost(visits)
 
     @property
     def gradients(self) -> int:
-        r"""Gradient evaluations that q has spent by itself, a chain's."""
+        r"""Gradient evaluations spent by q itself, such as those of a chain."""
         return 0 if self.inner is None else self.inner.gradients
 
     @property
     def moves(self) -> bool:
-        r"""Whether the q of u moves by itself."""
+        r"""Whether a call updates the q of u."""
         return self.inner is not None and self.inner.moves
 
     @property

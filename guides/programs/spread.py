@@ -1,4 +1,4 @@
-r"""The sites of a program at the values that one vector u of each point gives them."""
+r"""Samples the sites of a program at the values given by one vector u per point."""
 
 import contextlib
 
@@ -10,11 +10,11 @@ from ...latents.layout import Layout
 
 
 def spread(layout: Layout, u: Tensor, plates: dict) -> dict[str, Tensor]:
-    r"""Samples each site at its part of u, with the density that u's has there: log q(z) = log q(u) − log |det ∂z/∂u|.
+    r"""Samples each site at its part of u, with the density q(u) transforms to: log q(z) = log q(u) − log |det ∂z/∂u|.
 
     Arguments:
         layout: the order of the sites in u.
-        u: (..., D), with the axes of the plates that are open, those of particles to the left.
+        u: (..., D), with the axes of the open plates, those of particles on the left.
         plates: the other plates of the sites, by name.
     """
     lead = u.shape[: max(0, u.dim() - 1 - layout.depth)]

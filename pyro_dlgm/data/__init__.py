@@ -1,11 +1,11 @@
-r"""Data sets, what is drawn afresh at each access, and batches.
+r"""Data sets, random transforms of their values, and batches.
 
-A `Dataset` keeps raw values for training and, after one seeded draw of its transform, values to validate and to test
-on. The transforms are protocols: dynamically binarized, statically binarized, thresholded and dequantized images are
-different data sets, and no log-likelihood of one compares with that of another.
+A `Dataset` holds raw values for training and, after one seeded draw of its transform, values for validation and
+testing. The transforms are protocols: dynamically binarized, statically binarized, thresholded and dequantized images
+are different data sets, whose log-likelihoods cannot be compared.
 
-    dynamic     Binarize       1 with probability x, afresh at each access
-    static      one draw of it, kept
+    dynamic     Binarize       1 with probability x, drawn anew at each access
+    static      one draw of it, fixed
     threshold   Threshold      1 where x > ½
     none        Grid           k / (levels − 1), for `DiscretizedLogistic` and `ContinuousBernoulli`
                 Dequantize     (k + u) / levels, for densities

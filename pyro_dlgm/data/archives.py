@@ -1,4 +1,4 @@
-r"""Files of arrays: reads only the arrays asked for, and executes nothing in a file."""
+r"""Files of arrays: reads only the requested arrays, and never executes anything in a file."""
 
 import contextlib
 import zipfile
@@ -15,11 +15,11 @@ SHOWN = 20  # names that a message lists
 
 
 def take(path: Path, *keys: str | None) -> list:
-    r"""The arrays of these names in a file, in their order; `None` asks for the only one.
+    r"""Returns the arrays of these names in a file, in order; `None` stands for the only one.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        MemoryError: if there is not enough for an array.
+        MemoryError: if there is not enough memory for an array.
         ValueError: if the file cannot be read without executing it, or does not hold the key.
     """
     suffix = path.suffix.lower()
@@ -40,7 +40,7 @@ def _numpy(path: Path):
 
 
 def _torch(path: Path):
-    r"""What torch saved; of the present form, tensors are mapped and read where they are touched."""
+    r"""Returns what torch saved; in the current format, tensors are memory-mapped and read on access."""
     settings = {"map_location": "cpu", "weights_only": True}
     if not zipfile.is_zipfile(path):
         return torch.load(path, **settings)
@@ -55,7 +55,7 @@ READERS = {".npy": _numpy, ".npz": _numpy, ".pt": _torch}
 
 @contextlib.contextmanager
 def _legible(path: Path):
-    r"""Context manager: what a reader raises names the file, in one line."""
+    r"""Context manager: errors of a reader name the file, in one line."""
     try:
         yield
     except MemoryError as error:
@@ -63,7 +63,7 @@ def _legible(path: Path):
             f"{path} asks for more memory than there is ({line(error)}): repair it, or read parts of it by "
             "numpy.load(path, mmap_mode='r'), which fit takes"
         ) from error
-    except Exception as error:  # a reader raises whatever its format brings along
+    except Exception as error:  # readers raise all kinds of errors
         raise ValueError(
             f"{path} cannot be read as arrays alone ({line(error) or type(error).__name__}); expected numbers, no "
             "pickled objects: save it with numpy.save, numpy.savez or torch.save of tensors"
@@ -73,7 +73,7 @@ def _legible(path: Path):
 def _pick(path: Path, held, key: str | None):
     if not isinstance(held, Mapping):
         if key is not None:
-            raise ValueError(f"{path} holds one array without a name, and {key!r} was asked for: leave it out")
+            raise ValueError(f"{path} holds one array without a name, not {key!r}: leave the name out")
         return _own(held)
     names = list(held)
     if key is None and len(names) == 1:
@@ -87,5 +87,5 @@ def _pick(path: Path, held, key: str | None):
 
 
 def _own(array):
-    r"""A copy of what is mapped, since the file may change."""
+    r"""Returns a copy of a mapped tensor, since the file may change."""
     return array.clone() if isinstance(array, Tensor) else array

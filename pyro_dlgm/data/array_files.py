@@ -14,7 +14,7 @@ from .transforms import Transform
 
 LAYOUTS = ("NP", "NHW", "NCHW", "NHWC")  # a letter for each axis
 CHANNELS = (1, 3)
-NAMES = "US"  # kinds of NumPy: words, and words of bytes
+NAMES = "US"  # kinds of NumPy: strings, and byte strings
 
 
 def arrays(
@@ -30,31 +30,31 @@ def arrays(
     transform: Transform | None = None,
     name: str | None = None,
 ) -> Dataset:
-    r"""The data set in a file of arrays.
+    r"""Returns the data set in a file of arrays.
 
-    Whole numbers stay as they are in ``train`` with a transform, and become real numbers without one. NaN stays: it
-    counts as missing in `PPCA.fit`, and elsewhere a mask has to say so. Only the arrays asked for are read.
+    With a transform, whole numbers in ``train`` stay as they are; without one, they become real numbers. NaN is kept:
+    it means missing in `PPCA.fit`, and needs a mask elsewhere. Only the requested arrays are read.
 
     Arguments:
         path: ``.npy``, ``.npz``, or ``.pt`` with a tensor or a dictionary of tensors; never a pickle. NumPy saves a
-            masked array without its mask, unless as ``x.toflex()``, whose masked entries become NaN.
-        key: the name of the array in the file, where it holds several.
-        num_test, num_val: how many points test and validate.
-        seed: of the shuffle before the split; `None` keeps the order.
-        layout: axes of the array, "NCHW", "NHWC", "NHW" or "NP"; four axes need it unless just one of the second and
-            the last has the 1 or 3 entries of channels.
+            masked array without its mask, except as ``x.toflex()``, whose masked entries become NaN.
+        key: the name of the array, if the file holds several.
+        num_test, num_val: the numbers of test and validation points.
+        seed: the seed of the shuffle before the split; `None` keeps the order.
+        layout: axes of the array, "NCHW", "NHWC", "NHW" or "NP"; four axes need it unless exactly one of the second and
+            the last has 1 or 3 entries, as channels do.
         labels: the name of the array of labels (N,), if there is one: whole numbers, or names, which are numbered in
-            alphabetical order and kept as `Dataset.label_names`.
-        given: the name of the array of what the points are conditioned on: whole numbers or names (N,), which become
-            one-hot rows; or numbers (N,) or (N, C).
-        transform: what happens at each access: ``Grid(256)`` or ``Dequantize(256)`` for 8-bit images,
-            ``Dequantize(65536)`` for 16 bits.
-        name: of the data set, by default the file's.
+            alphabetical order and stored as `Dataset.label_names`.
+        given: the name of the array on which the points are conditioned: whole numbers or names (N,), which become
+            one-hot rows; or real numbers (N,) or (N, C).
+        transform: applied at each access: ``Grid(256)`` or ``Dequantize(256)`` for 8-bit images, ``Dequantize(65536)``
+            for 16 bits.
+        name: the name of the data set, by default that of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read without executing it, the key, layout or split does not fit, values are
-            no numbers, or infinite, or lose their content in the default dtype, or do not fit the transform.
+            not numbers, are infinite, lose their content in the default dtype, or do not fit the transform.
     """
     held = read(path, key, layout, labels, given)
     v = held.v if transform is not None else conversion.narrow(held.v, str(path))
@@ -64,14 +64,14 @@ def arrays(
 
 @dataclass(frozen=True)
 class Contents:
-    r"""What a file of arrays holds.
+    r"""The contents of a file of arrays.
 
     Attributes:
         v: the points (N, ...), images with their channels first.
         labels: whole numbers (N,), or `None`.
-        label_names: what they stand for, where the file holds names.
+        label_names: the names of the labels, if the file holds names.
         given: what the points are conditioned on (N, C), or `None`.
-        said: what a protocol says of it.
+        said: text for the protocol.
     """
 
     v: Tensor
@@ -84,9 +84,9 @@ class Contents:
 def read(
     path: str | Path, key: str | None, layout: str | None, labels: str | None = None, given: str | None = None
 ) -> Contents:
-    r"""The points of a file with their labels and what is given, if there are any.
+    r"""Returns the points of a file with labels and ``given``, if there are any.
 
-    Arguments and errors as of `arrays`.
+    Arguments and errors are those of `arrays`.
     """
     path = Path(path)
     beside = [name for name in (labels, given) if name is not None]
@@ -100,7 +100,7 @@ def read(
 
 
 def _points(path: Path, array) -> tuple[Tensor, str]:
-    r"""The points, and what a protocol says of real numbers that are rounded."""
+    r"""Returns the points, and text for the protocol if real numbers are rounded."""
     before = conversion.plain(array, str(path))
     if before.ndim < 2 or before.size == 0:
         raise ValueError(f"{path} holds shape {before.shape}; expected points (N, ...), at least one of them")
@@ -134,7 +134,7 @@ def _layout(v: Tensor) -> str:
 
 
 def _labels(path: Path, array, N: int) -> tuple[Tensor, tuple[str, ...] | None]:
-    r"""The labels (N,), numbered where they are names, and the names."""
+    r"""Returns the labels (N,), numbered if they are names, and the names."""
     whose = f"the labels in {path}"
     y = conversion.as_array(array, whose)
     if y.shape == (N,) and y.dtype.kind in NAMES:

@@ -1,4 +1,4 @@
-r"""Batches of data in memory, of a memory map, or of images that stay in their files."""
+r"""Batches of data in memory, in a memory map, or of images that stay in their files."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from .streamed_images import Streamed
 
 
 def transformed(points: Points, transform) -> Points:
-    r"""The points with their values as a model sees them; what is missing is 0 before the transform looks at it."""
+    r"""Returns the points after the transform; missing values are set to 0 before it."""
     return points if transform is None else replace(points, x=transform(points.observed()))
 
 
@@ -27,30 +27,30 @@ def _check_tensors(points: Points) -> None:
 
 
 class Batches:
-    r"""Creates the batches of data, `Points` with their index, shuffled anew at each pass.
+    r"""Creates batches of data, as `Points` with their index, shuffled anew in each pass.
 
-    A batch is one indexed tensor, no collection of items; those of `Streamed` images are read by processes that run
-    ahead. Generators are torch's global ones. A pass that was left half-way goes on with its remaining batches, in its
-    order. One batch of all points has them in their order. Beyond a million points, and of blocks, the order is worked
-    out on the way (`orders`), so that there is nothing in memory for each point.
+    A batch is one indexed tensor, rather than a collection of items; those of `Streamed` images are read by processes
+    that run ahead. Generators are torch's global ones. A pass that was left early continues with its remaining batches,
+    in its order. One batch of all points keeps their order. For more than a million points, and for blocks, the order
+    is computed on the fly (`orders`), so that it takes no memory per point.
 
     Arguments:
         x: data (N, ...), or `Points`.
-        batch_size: points in a batch; the last one may be shorter.
-        transform: drawn afresh on each batch, or `None`.
-        block: points in a block of neighbours; blocks are visited in shuffled order, and shuffled inside. `None`: all
-            points are shuffled.
+        batch_size: the number of points in a batch; the last one may be shorter.
+        transform: applied to each batch, or `None`.
+        block: the number of points in a block of neighbours; blocks are visited in shuffled order, and shuffled inside.
+            `None`: all points are shuffled.
         mask: boolean, of x's shape or (N,), or `None`.
         given: what the points are conditioned on, (N, C), or `None`.
-        weight: factors (N,) of the points' parts of the objective, or `None`.
+        weight: factors (N,) of the points' terms in the objective, or `None`.
 
     Attributes:
         epoch: the number of the pass, counted from 1.
-        ended: whether the last batch was the last one of its pass.
+        ended: whether the latest batch was the last one of its pass.
 
     Raises:
-        TypeError: if x or what comes with it is no tensor.
-        ValueError: if there are no points, or the size of a batch or the mask does not fit.
+        TypeError: if x or another argument is not a tensor.
+        ValueError: if there are no points, or the batch size or the mask does not fit.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Batches:
 
     @property
     def device(self) -> torch.device:
-        r"""Where the batches are."""
+        r"""The device of the batches."""
         return self.points.x.device
 
     @property
@@ -89,20 +89,20 @@ class Batches:
         return self._position >= len(self)
 
     def take(self, rows: Tensor) -> Points:
-        r"""These points with their index, before the transform."""
+        r"""Returns these points with their index, before the transform."""
         rows = rows.to(self.device)
         return replace(self.points[rows], index=rows)
 
     def drawn(self) -> Points:
-        r"""A batch of any points, beside the pass, as a model sees them."""
+        r"""Returns a batch of random points, independent of the pass, after the transform."""
         return transformed(self.take(torch.randperm(self.num_points)[: self.batch_size]), self.transform)
 
     def first(self, num: int) -> Points:
-        r"""The first points, as a model sees them after one draw of the transform; images in files are read."""
+        r"""Returns the first points, after one draw of the transform; reads images in files."""
         return transformed(self.take(torch.arange(min(num, self.num_points))), self.transform)
 
     def state_dict(self) -> dict:
-        r"""The number of this pass, its order (N,) or the seed of it, and how many of its batches are done."""
+        r"""Returns the number of this pass, its order (N,) or the seed of it, and how many of its batches are done."""
         return {"order": self._order, "position": self._position, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict) -> None:
@@ -119,7 +119,7 @@ class Batches:
             yield transformed(batch, self.transform)
 
     def _drawn(self) -> Tensor | int:
-        r"""The order of a new pass, or the seed of it."""
+        r"""Returns the order of a new pass, or the seed of it."""
         if self.batch_size == self.num_points:
             return torch.arange(self.num_points)
         if self.block is None and self.num_points <= WHOLE:
@@ -127,7 +127,7 @@ class Batches:
         return int(torch.randint(2**62, ()))
 
     def _left(self) -> Iterator[Tensor]:
-        r"""The points of each batch that is left of the pass."""
+        r"""Returns the rows of each remaining batch of the pass."""
         if isinstance(self._order, Tensor):
             return iter(self._order.split(self.batch_size)[self._position :])
         return order(self.num_points, self._order, self.block).batches(self.batch_size, self._position)

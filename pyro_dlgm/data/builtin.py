@@ -1,4 +1,4 @@
-r"""Published data sets: digits, MNIST, Fashion-MNIST and CIFAR-10."""
+r"""Built-in data sets: digits, MNIST, Fashion-MNIST and CIFAR-10."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ BINARIZATIONS = ("dynamic", "static", "threshold", None)
 
 
 def digits(dtype: torch.dtype | None = None) -> Dataset:
-    r"""The 1,797 handwritten digits of scikit-learn, 8x8, with values 0..16: needs no file.
+    r"""Returns the 1,797 handwritten digits of scikit-learn, 8x8, with values 0..16; needs no file.
 
-    Stratified split (seed 0): 397 to test, 200 of the others to validate, 1,200 to train. The values are dequantized,
-    x = (v + u) / 17; u is fresh at each access in training, or w would memorize it.
+    The split is stratified (seed 0): 397 test, 200 validation and 1,200 training points. Values are dequantized,
+    x = (v + u) / 17, with a new u at each access in training, since w would memorize a fixed one.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -36,19 +36,19 @@ def mnist(
     binarization: str | None = "dynamic",
     transform: Transform | None = None,
 ) -> Dataset:
-    r"""MNIST, 28x28, by default binarized dynamically: x_j ~ Bernoulli(grey value), afresh at each access in training.
+    r"""Returns MNIST, 28x28, by default binarized dynamically: x_j ~ Bernoulli(grey value), anew at each access.
 
     Arguments:
         root: the folder that holds ``MNIST/raw``.
-        num_val: how many of the 60,000 training images, the last ones, validate instead.
-        download: whether torchvision may fetch (or unpack) what is not there.
-        binarization: "dynamic"; "static", one seeded draw kept; "threshold", 1 where the grey value is above ½; or
+        num_val: the number of validation images, the last of the 60,000 training images.
+        download: whether torchvision may download or unpack missing files.
+        binarization: "dynamic"; "static", one fixed seeded draw; "threshold", 1 where the grey value is above ½; or
             `None` for 8-bit values v with ``transform``.
-        transform: where there is no binarization, `Grid` (the default) or `Dequantize`, of 256 levels.
+        transform: without binarization, `Grid` (the default) or `Dequantize`, with 256 levels.
 
     Raises:
-        FileNotFoundError: if the files are not there.
-        ValueError: on an unknown binarization, or too many points to validate.
+        FileNotFoundError: if the files are missing.
+        ValueError: on an unknown binarization, or too many validation points.
     """
     return _idx("MNIST", "mnist", root, num_val, download, binarization, transform)
 
@@ -61,24 +61,24 @@ def fashion_mnist(
     binarization: str | None = "dynamic",
     transform: Transform | None = None,
 ) -> Dataset:
-    r"""Fashion-MNIST, 28x28 pictures of clothes. Arguments and errors as those of `mnist`."""
+    r"""Returns Fashion-MNIST, 28x28 images of clothes. Arguments and errors are those of `mnist`."""
     return _idx("FashionMNIST", "fashion-mnist", root, num_val, download, binarization, transform)
 
 
 def cifar10(root: str, *, num_val: int = 0, download: bool = False, transform: Transform | None = None) -> Dataset:
-    r"""CIFAR-10, 32x32 in three colours, 8 bits.
+    r"""Returns CIFAR-10, 32x32 in three colours, 8 bits.
 
-    torchvision checks the md5 of the published files before it reads them: they are pickles.
+    The published files are pickles; torchvision checks their md5 before it reads them.
 
     Arguments:
         root: the folder that holds ``cifar-10-batches-py``.
-        num_val: how many of the 50,000 training images, the last ones, validate instead.
-        download: whether torchvision may fetch what is not there.
-        transform: `Grid` (the default) or `Dequantize`, of 256 levels.
+        num_val: the number of validation images, the last of the 50,000 training images.
+        download: whether torchvision may download missing files.
+        transform: `Grid` (the default) or `Dequantize`, with 256 levels.
 
     Raises:
-        FileNotFoundError: if the files are not there.
-        ValueError: on too many points to validate.
+        FileNotFoundError: if the files are missing.
+        ValueError: on too many validation points.
     """
     parts = _torchvision("CIFAR10", root, download)
     v = [torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
@@ -98,14 +98,14 @@ def _idx(folder: str, name: str, root: str, num_val: int, download: bool, binari
     if binarization == "threshold":
         return _official(name, [Threshold()(part) for part in grey], labels, num_val, None, f"{Threshold()}")
     if binarization == "static":
-        # The test set is the draw that it is under "dynamic": the two differ in what training sees.
+        # The test set is the same draw as for "dynamic": the two differ only in training.
         kept = [seeded(Binarize(), part, seed) for part, seed in zip(grey, (0, 2), strict=True)]
         return _official(name, kept, labels, num_val, None, "Binarize(), one draw kept")
     return _official(name, grey, labels, num_val, Binarize())
 
 
 def _torchvision(name: str, root: str, download: bool) -> list:
-    r"""The training and the test set of that class."""
+    r"""Returns the training and the test set of that class."""
     from torchvision import datasets
 
     try:
@@ -119,7 +119,7 @@ def _torchvision(name: str, root: str, download: bool) -> list:
 
 
 def _official(name: str, v: list[Tensor], labels: list[Tensor], num_val: int, transform, what: str = "") -> Dataset:
-    r"""The data set with the official test points, and the last of the training points to validate."""
+    r"""Returns the data set with the official test points, and the last training points for validation."""
     N, num_val = len(v[0]), whole("num_val", num_val)
     if not 0 <= num_val < N:
         raise ValueError(f"num_val is {num_val} of {N} training images; expected 0 <= num_val < {N}")

@@ -1,4 +1,4 @@
-r"""Numbers from elsewhere as tensors: of any byte order and width, and not damaged by the default dtype."""
+r"""Converts numbers of any byte order and width to tensors, and refuses those that the default dtype would damage."""
 
 import operator
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}  # torch computes with none of the first
-LOSS = 0.01  # of a column's standard deviation, as the root mean square of what rounding changes
-ROUNDED = 1e-13  # a standard deviation that is smaller, for values of at most 1, is rounding already in the file
-BLOCK = 2**22  # values that are compared at a time
+WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}  # torch does not compute with the former
+LOSS = 0.01  # largest root mean square change by rounding, relative to a column's standard deviation
+ROUNDED = 1e-13  # for values up to 1, a smaller standard deviation is rounding that is in the file already
+BLOCK = 2**22  # values to compare at a time
 MOST = 10  # columns that a message names
 
 
 def whole(name: str, value) -> int:
-    r"""The argument ``name`` as an `int`, whether it is Python's, NumPy's or a tensor of one.
+    r"""Returns the argument ``name`` as an `int`: from one of Python or NumPy, or a tensor with one number.
 
     Raises:
-        ValueError: if it is no whole number.
+        ValueError: if it is not a whole number.
     """
     try:
         return operator.index(value)
@@ -27,14 +27,14 @@ def whole(name: str, value) -> int:
 
 
 def tensor(array, whose: str) -> Tensor:
-    r"""The array as a tensor of whole numbers, or of real ones in the default dtype, where they keep their content.
+    r"""Returns the array as a tensor: of whole numbers, or of real ones in the default dtype if that keeps the content.
 
     Arguments:
-        array: an array of NumPy, a tensor or a list; NaN stands for what a mask of NumPy hides.
+        array: an array of NumPy, a tensor or a list; entries under a mask of NumPy become NaN.
         whose: what holds it, for an error.
 
     Raises:
-        ValueError: if it holds no real numbers, or ones that do not fit the dtype.
+        ValueError: if it does not hold real numbers, or they do not fit the dtype.
     """
     v = plain(array, whose)
     if v.dtype.kind in "iu":
@@ -43,9 +43,9 @@ def tensor(array, whose: str) -> Tensor:
 
 
 def plain(array, whose: str) -> np.ndarray:
-    r"""The real numbers of an array, in this machine's byte order and a width that torch computes with.
+    r"""Returns the real numbers of an array, in native byte order and a width that torch computes with.
 
-    Arguments and errors as of `tensor`.
+    Arguments and errors are those of `tensor`.
     """
     v = _unmasked(as_array(array, whose))
     if v.dtype.kind not in "biuf":
@@ -58,11 +58,11 @@ def plain(array, whose: str) -> np.ndarray:
 
 
 def narrow(v: Tensor | np.ndarray, whose: str) -> Tensor:
-    r"""Numbers (N, ...) in the default dtype.
+    r"""Returns numbers (N, ...) in the default dtype.
 
     Raises:
-        ValueError: if a column would lose its content there: it spreads less than the dtype resolves at its values
-            (seconds since 1970, say), or lies beyond the largest number.
+        ValueError: if a column would lose its content: its spread is below the resolution of the dtype at its values,
+            as for seconds since 1970, or it exceeds the largest number.
     """
     v, dtype = np.asarray(v), torch.get_default_dtype()
     exact = v.astype(np.float64) if v.dtype == np.longdouble else v
@@ -75,10 +75,10 @@ def narrow(v: Tensor | np.ndarray, whose: str) -> Tensor:
 
 
 def as_array(array, whose: str) -> np.ndarray:
-    r"""A tensor, a list or an array as an array of NumPy.
+    r"""Returns a tensor, a list or an array as an array of NumPy.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is none of these.
     """
     if isinstance(array, Tensor):
         if array.is_complex() or array.layout != torch.strided or array.is_quantized:
@@ -92,7 +92,7 @@ def as_array(array, whose: str) -> np.ndarray:
 
 
 def _unmasked(v: np.ndarray) -> np.ndarray:
-    r"""NaN in place of what a mask hides; ``MaskedArray.toflex`` is the form in which NumPy saves a mask."""
+    r"""Returns the array with NaN for masked entries; NumPy saves a mask in the form of ``MaskedArray.toflex``."""
     if v.dtype.names == ("_data", "_mask"):
         v = np.ma.masked_array(v["_data"], v["_mask"])
     if not np.ma.isMaskedArray(v):
@@ -103,7 +103,7 @@ def _unmasked(v: np.ndarray) -> np.ndarray:
 
 
 def _columns(v: np.ndarray, after: Tensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    r"""The numbers before and after, some columns at a time, with the number of the first of them."""
+    r"""Yields the numbers before and after, some columns at a time, with the index of the first column."""
     v, after = v.reshape(len(v), -1), after.reshape(len(v), -1)
     size = max(1, BLOCK // len(v))
     for first in range(0, v.shape[1], size):

@@ -1,4 +1,4 @@
-r"""Images (or rows) in three parts."""
+r"""Data sets of images or rows, in three parts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ class Dataset:
     r"""A data set in three parts: points for training, validation and testing.
 
     Attributes:
-        name: what it is.
-        train: raw values (N, C, H, W) or (N, P), before ``transform``; `Streamed` images where they stay in files.
-        val, test: values after one seeded draw of ``transform``, the same for all who compare.
-        transform: what is drawn afresh at each access in training, or `None`.
-        train_labels, test_labels: whole numbers (N,), where there are any.
-        train_given, val_given, test_given: what the points are conditioned on, (N, C), where there is something.
-        protocol: what was done to the values, and how they were split: a table of log-likelihoods has to say it.
-        label_names: what the labels stand for, by their number, where they came as names: of folders, say.
+        name: the name of the data set.
+        train: raw values (N, C, H, W) or (N, P), before ``transform``; `Streamed` if images stay in files.
+        val, test: values after one seeded draw of ``transform``, the same in every comparison.
+        transform: applied at each access in training, or `None`.
+        train_labels, test_labels: whole numbers (N,), if there are any.
+        train_given, val_given, test_given: what the points are conditioned on, (N, C), if anything.
+        protocol: how the values were processed and split, which belongs in every table of log-likelihoods.
+        label_names: the names of the labels, by number, if they came as names, such as those of folders.
     """
 
     name: str
@@ -42,22 +42,22 @@ class Dataset:
 
     @property
     def train_points(self) -> Points:
-        r"""The training points, before the transform, with what is given."""
+        r"""The training points, before the transform, with ``given``."""
         return Points(self.train, given=self.train_given)
 
     @property
     def val_points(self) -> Points:
-        r"""The validation points with what is given."""
+        r"""The validation points, with ``given``."""
         return Points(self.val, given=self.val_given)
 
     @property
     def test_points(self) -> Points:
-        r"""The test points with what is given."""
+        r"""The test points, with ``given``."""
         return Points(self.test, given=self.test_given)
 
     @property
     def given_dim(self) -> int:
-        r"""The number C of what is given beside each point; 0 for nothing."""
+        r"""The number C of columns of ``given``; 0 without it."""
         return 0 if self.train_given is None else self.train_given.shape[1]
 
     @property
@@ -66,7 +66,7 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     def seen(self, num: int) -> Points:
-        r"""The first training points, as a model sees them after one seeded draw of the transform."""
+        r"""Returns the first training points, after one seeded draw of the transform."""
         return Points(
             seen(self.train, self.transform, num), given=None if self.train_given is None else self.train_given[:num]
         )
@@ -88,18 +88,18 @@ def split(
     r"""Shuffles v (N, ...) under the seed and splits it into training, validation and test points.
 
     Arguments:
-        name: of the data set.
-        v: raw values (N, ...); of `Streamed` images those that train stay in their files.
+        name: the name of the data set.
+        v: raw values (N, ...); `Streamed` training images stay in their files.
         labels: whole numbers (N,), or `None`.
         given: what the points are conditioned on, (N, C), or `None`.
-        label_names: what the labels stand for, or `None`.
-        num_val, num_test: how many points validate and test; the others train.
-        seed: of the shuffle; `None` keeps the order, for points that follow each other in time, say.
-        transform: what is drawn afresh at each access, or `None`.
-        protocol: what was done to the values before.
+        label_names: the names of the labels, or `None`.
+        num_val, num_test: the numbers of validation and test points; the others are training points.
+        seed: the seed of the shuffle; `None` keeps the order, for example of a time series.
+        transform: applied at each access, or `None`.
+        protocol: how the values were processed before.
 
     Raises:
-        ValueError: if no point is left to train or to test on, or the values do not fit the transform.
+        ValueError: if no training or test point is left, or the values do not fit the transform.
     """
     N, num_val, num_test = len(v), whole("num_val", num_val), whole("num_test", num_test)
     seed = None if seed is None else whole("seed", seed)
@@ -127,15 +127,15 @@ def split(
 
 
 def divided(name: str, parts: Iterable[Tensor], labels, transform: Transform | None, how: str, what: str = ""):
-    r"""Creates the data set of three parts, with one seeded draw of the transform for those that validate and test.
+    r"""Creates the data set of three parts, with one seeded draw of the transform for validation and test points.
 
     Arguments:
-        name: of the data set.
-        parts: raw values that train, validate and test.
-        labels: of those that train and test, or (None, None).
-        transform: what is drawn afresh at each access, or `None`.
+        name: the name of the data set.
+        parts: raw values for training, validation and testing.
+        labels: those of training and test points, or (None, None).
+        transform: applied at each access, or `None`.
         how: how the points were divided, for the protocol.
-        what: what was done to the values, by default the transform.
+        what: how the values were processed, by default the transform.
     """
     train, val, test = parts
     said = f"{what or transform}; {len(train)} / {len(val)} / {len(test)} points, {how}"

@@ -1,4 +1,4 @@
-r"""One image of a file: upright, over white, 8 bits a channel, of one size. Nothing in a file is ever executed."""
+r"""Reads an image file: upright, over white, 8 bits per channel, scaled to one size. It never executes anything."""
 
 from pathlib import Path
 
@@ -8,25 +8,25 @@ from torch import Tensor
 from ..messages import line
 
 MODES = {1: "L", 3: "RGB"}
-# Of the formats that Pillow knows, those that are only decoded: PostScript, say, is a program.
+# The formats of Pillow that are only decoded; PostScript, for example, is a program.
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "PPM", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000", "TGA")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
 SUFFIXES += (".tif", ".tiff", ".webp", ".gif", ".avif", ".avifs", ".tga")
 SUFFIXES += (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")
-LARGEST = 2**26  # pixels that are decoded, 4 bytes each
+LARGEST = 2**26  # pixels to decode at most, 4 bytes each
 ORIENTATION, BITS, PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 258, 262, 0  # tags of EXIF and TIFF, and a value
 SAID = "upright by EXIF, over white where transparent, first frame of several, 16 bits scaled to 8"
 
 
 class Unfit(ValueError):
-    r"""Why a file cannot be read right, and what to do."""
+    r"""The reason why a file cannot be read correctly, and what to do."""
 
 
 def read(path: Path, size: tuple[int, int], channels: int) -> Tensor:
-    r"""The image of a file as bytes (C, H, W), scaled to cover the size and cropped to the middle.
+    r"""Returns the image of a file as bytes (C, H, W), scaled to cover the size and cropped to the middle.
 
-    It is turned as its EXIF says, and put over white where it is transparent. Grey values of 16 bits are scaled to 8,
-    0..65535 to 0..255. Of several frames the first is read. A large JPEG is decoded at a lower resolution.
+    It is rotated by its EXIF orientation, and put over white where it is transparent. Grey values of 16 bits are scaled
+    to 8, 0..65535 to 0..255. Only the first frame is read. A large JPEG is decoded at a lower resolution.
 
     Arguments:
         path: the file.
@@ -34,7 +34,7 @@ def read(path: Path, size: tuple[int, int], channels: int) -> Tensor:
         channels: 1 for grey, 3 for colours.
 
     Raises:
-        ValueError: if the file is no image, or its values have no range, or it has more than 2**26 pixels.
+        ValueError: if the file is not an image, its values have no known range, or it has more than 2**26 pixels.
     """
     from PIL import Image, ImageOps
     from torchvision.transforms.functional import pil_to_tensor
@@ -49,7 +49,7 @@ def read(path: Path, size: tuple[int, int], channels: int) -> Tensor:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} cannot be read as an image ({line(error)}): save it smaller") from None
-    except Exception as error:  # a decoder raises whatever its format brings along
+    except Exception as error:  # decoders raise all kinds of errors
         reason = f"{path} cannot be read as an image ({line(error) or type(error).__name__})"
         raise ValueError(f"{reason}: repair it, save it as PNG, or remove it") from error
     return pil_to_tensor(fitted)
@@ -59,11 +59,11 @@ def _formats() -> list[str]:
     from PIL import Image
 
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]  # how Pillow was built decides on some of them
+    return [name for name in FORMATS if name in Image.OPEN]  # some depend on how Pillow was built
 
 
 def _reduce(image, size: tuple[int, int]) -> None:
-    r"""Has a decoder that can do so decode a large image at a lower resolution, of twice the size at least."""
+    r"""Makes a decoder that supports it decode a large image at a lower resolution, at least twice the size."""
     width, height = image.size
     if width * height > LARGEST:
         image.draft(None, (2 * max(size), 2 * max(size)))
@@ -75,7 +75,7 @@ def _reduce(image, size: tuple[int, int]) -> None:
 
 
 def _plain(image, mode: str):
-    r"""The image in this mode: upright, of 8 bits, opaque."""
+    r"""Returns the image in this mode: upright, with 8 bits, opaque."""
     image.load()
     turn = _turn(image)
     image = _opaque(_bytes(image))
@@ -84,19 +84,19 @@ def _plain(image, mode: str):
 
 
 def _turn(image):
-    r"""How to transpose the image to have it upright, or `None`; the TIFF decoder has done so where it can."""
+    r"""Returns how to transpose the image to make it upright, or `None`; the TIFF decoder does so itself if it can."""
     from PIL import Image
 
     T = Image.Transpose
     turns = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)
     try:
         return dict(enumerate(turns, start=2)).get(image.getexif().get(ORIENTATION))
-    except Exception:  # a damaged EXIF says nothing, and the pixels are there
+    except Exception:  # a damaged EXIF is ignored; the pixels are fine
         return None
 
 
 def _bytes(image):
-    r"""The image with 8 bits a channel."""
+    r"""Returns the image with 8 bits per channel."""
     from PIL import Image
 
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
@@ -105,7 +105,7 @@ def _bytes(image):
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         kind = "real numbers" if image.mode == "F" else "whole numbers of 32 bits, or below 0"
         raise Unfit(
-            f"it holds {kind} ({v.min():g} to {v.max():g}), whose black and white no rule tells; save it with 8 or 16 "
+            f"it holds {kind} ({v.min():g} to {v.max():g}), whose black and white are unknown; save it with 8 or 16 "
             "bits, or all images as one array for data.arrays"
         )
     top = 2 ** int(tags.get(BITS, (16,))[0]) - 1
@@ -118,7 +118,7 @@ def _bytes(image):
 
 
 def _opaque(image):
-    r"""The image over white; what stands under alpha 0 is no colour that anybody sees."""
+    r"""Returns the image over white: colours under alpha 0 are invisible."""
     from PIL import Image
 
     if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:

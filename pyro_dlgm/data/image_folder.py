@@ -15,10 +15,10 @@ from .streamed_images import Files, Streamed
 from .transforms import Grid, Transform
 
 SYSTEM = ("__MACOSX", "@eaDir")  # folders that archives and file servers leave behind
-# Images that are not read; other files that are none are left out, and the protocol counts them.
+# Image formats that are not supported; files that are not images are skipped, and the protocol counts them.
 FOREIGN = (".heic", ".heif", ".hif", ".jxl", ".exr", ".pfm", ".dcm")
 FOREIGN += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
-MOST = 5  # kinds of files that a protocol counts
+MOST = 5  # kinds of skipped files that a protocol lists
 
 
 def images(
@@ -34,33 +34,34 @@ def images(
     streamed: bool = False,
     progress: bool = False,
 ) -> Dataset:
-    r"""The images below a folder, 8 bits a channel.
+    r"""Returns the data set of the images in a folder and its subfolders, with 8 bits per channel.
 
-    Files are taken in the natural order of their paths: frame2 before frame10. If all of them lie in subfolders, the
-    first subfolder is the label, numbered in alphabetical order, as in torchvision's ``ImageFolder``, with its name in
+    Files are in the natural order of their paths: frame2 before frame10. If all of them are in subfolders, the first
+    subfolder is the label, numbered in alphabetical order, as in torchvision's ``ImageFolder``, with its name in
     `Dataset.label_names`. Links to folders are followed. Hidden files and folders, and those of the system
-    (``__MACOSX``), are no data; the protocol counts what else is left out.
+    (``__MACOSX``), are ignored; the protocol counts the other files that are skipped.
 
-    Images are turned as their EXIF says, and put over white where they are transparent. Grey values of 16 bits are
-    scaled to 8; to keep 16, save the images as an array for `arrays`, with ``Dequantize(65536)``. Of several frames
-    the first is read.
+    Images are rotated by their EXIF orientation, and put over white where they are transparent. Grey values of 16 bits
+    are scaled to 8; to keep 16, save the images as an array for `arrays`, with ``Dequantize(65536)``. Only the first
+    frame is read.
 
     Arguments:
-        folder: what holds the images, with or without subfolders.
-        size: (H, W), or one number for both. Each image is scaled to cover it and cropped to its middle.
-        num_test, num_val: how many images test and validate.
-        seed: of the shuffle before the split; `None` keeps the order.
+        folder: the folder of the images, with or without subfolders.
+        size: (H, W), or one number for both. Each image is scaled to cover it and cropped to the middle.
+        num_test, num_val: the numbers of test and validation images.
+        seed: the seed of the shuffle before the split; `None` keeps the order.
         channels: 3 for colours, 1 for grey.
-        transform: `Grid` (the default) or `Dequantize`, of 256 levels.
-        num_workers: processes that read.
-        streamed: whether the training images stay in their files and are read batch by batch in each epoch, where
-            they do not fit into memory; `fit` takes them as they are. Those that validate and test are in memory.
+        transform: `Grid` (the default) or `Dequantize`, with 256 levels.
+        num_workers: the number of processes that read images.
+        streamed: whether training images stay in their files and are read batch by batch in each epoch, for data that
+            does not fit into memory; `fit` takes them like a tensor. Validation and test images are in memory.
         progress: whether to show a bar.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if size, channels, workers or split make no sense, or a file is no image, or one that is not read:
-            of 32 bits or real numbers, of a format unknown to Pillow, or of more than 2**26 pixels (but for JPEG).
+        ValueError: if size, channels, workers or split are invalid, or a file is not an image, or one that is not
+            supported: of 32 bits or real numbers, of a format unknown to Pillow, or of more than 2**26 pixels (except
+            JPEG).
     """
     size = _size(size)
     channels, num_workers = whole("channels", channels), whole("num_workers", num_workers)
@@ -101,17 +102,17 @@ def _check(size: tuple[int, ...], channels: int, num_workers: int) -> None:
 
 
 def paths(folder: Path) -> list[Path]:
-    r"""The images below a folder, in the natural order of their paths.
+    r"""Returns the images in a folder and its subfolders, in the natural order of their paths.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if there is an image that is not read, a link to nothing, or a link that leads back.
+        ValueError: if there is an image of an unsupported format, a broken link, or a link that leads back.
     """
     return _found(folder)[0]
 
 
 def _found(folder: Path) -> tuple[list[Path], Counter]:
-    r"""The images, and how many other files there are of each suffix."""
+    r"""Returns the images, and the number of other files by suffix."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; expected one with images in it")
     found, others = [], Counter()
@@ -124,7 +125,7 @@ def _found(folder: Path) -> tuple[list[Path], Counter]:
         elif path.is_file():
             found.append(path)
         else:
-            raise ValueError(f"{path} is no file, or a link to nothing: mend or remove it")
+            raise ValueError(f"{path} is not a file, or a broken link: repair or remove it")
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no image; expected files that end with {', '.join(SUFFIXES)} ({_said(others) or 'empty'})"
@@ -133,7 +134,7 @@ def _found(folder: Path) -> tuple[list[Path], Counter]:
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    r"""The files below a folder, but for what is hidden or the system's; links to folders are followed."""
+    r"""Yields the files in a folder and its subfolders, except hidden ones and those of the system; follows links."""
     above = (*above, folder.resolve())
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name in SYSTEM:
@@ -147,13 +148,13 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def _natural(path: Path) -> tuple:
-    r"""A key by which frame2 comes before frame10, and within a name letters and numbers are compared in turn."""
+    r"""Returns a sorting key by which frame2 comes before frame10: letters and numbers are compared in turn."""
     cut = [re.split(r"([0-9]+)", part) for part in path.parts]
     return [[int(s) if i % 2 else s for i, s in enumerate(part)] for part in cut], path.parts
 
 
 def _said(others: Counter) -> str:
-    r"""What a protocol says of files that are left out."""
+    r"""Returns the text of a protocol on skipped files."""
     kinds = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
     more = f" and {len(kinds) - MOST} more kinds" if len(kinds) > MOST else ""
     return f"left out: {', '.join(kinds[:MOST])}{more}; " if kinds else ""

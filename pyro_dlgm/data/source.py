@@ -1,4 +1,4 @@
-r"""Batches of a source that yields them: a loader, a generator for each epoch, data larger than memory."""
+r"""Batches from a source, such as a loader or a generator for each epoch, for data larger than memory."""
 
 import contextlib
 import inspect
@@ -15,28 +15,28 @@ from .batches import transformed
 from .conversion import whole
 
 UNSOUGHT = (
-    "the source cannot be sought: {} batches of this epoch are drawn again and skipped, and what comes next is what "
-    "would have come only if the source repeats itself. For an exact resume give a function (epoch, start) that yields "
-    "the batches of an epoch from one on, a list of batches, or a DataLoader of a dataset with indices"
+    "the source cannot be sought: {} batches of this epoch are drawn again and skipped, so the next ones are right "
+    "only if the source repeats itself. For an exact resume give a function (epoch, start) that yields the batches of "
+    "an epoch from one on, a list of batches, or a DataLoader of a dataset with indices"
 )
 
 
 class Source:
-    r"""Creates the batches of a source, each a `Points`; a pass through it is an epoch.
+    r"""Creates the batches of a source, as `Points`; a pass through it is an epoch.
 
-    An epoch has ended after ``len(source)`` batches or, where there is no length, after N points.
+    An epoch ends after ``len(source)`` batches or, if it has no length, after N points.
 
     Arguments:
-        source: what yields `Points`: an iterable, with an epoch for each pass (a DataLoader, say); an iterator that
-            goes on for ever; or a function that returns an iterator for an epoch, of no argument, of (epoch), from 0
-            on, or of (epoch, start), to begin with the batch ``start`` of the epoch.
+        source: yields `Points`: an iterable with an epoch per pass, such as a DataLoader; an endless iterator; or a
+            function that returns an iterator for an epoch, of no argument, of (epoch), from 0, or of (epoch, start), to
+            begin with the batch ``start`` of the epoch.
         size: the number N of all points.
-        transform: drawn afresh on each batch, or `None`.
-        device: where batches go, or `None` where they are.
+        transform: applied to each batch, or `None`.
+        device: where to move batches, or `None`.
 
     Attributes:
         epoch: the number of the pass, counted from 1.
-        ended: whether the last batch was the last one of its pass.
+        ended: whether the latest batch was the last one of its pass.
     """
 
     def __init__(self, source: Iterable | Callable, size: int, *, transform=None, device=None):
@@ -50,12 +50,12 @@ class Source:
     def __len__(self) -> int:
         if self.length is None:
             raise TypeError(
-                f"{type(self.source).__name__} has no length, so epochs cannot be counted before: give steps="
+                f"{type(self.source).__name__} has no length, so epochs cannot be counted in advance: give steps="
             )
         return self.length
 
     def peek(self) -> Points:
-        r"""The first batch of a pass, before the transform; an iterator keeps its place."""
+        r"""Returns the first batch of a pass, before the transform; an iterator keeps its position."""
         if self._first is None:
             with forked(), _kept(getattr(self.source, "generator", None)):
                 batches = self._begin(0, 0)
@@ -65,11 +65,11 @@ class Source:
         return self._first
 
     def first(self, num: int) -> Points:
-        r"""The first points of a pass (of one batch, at most), as a model sees them after one draw of the transform."""
+        r"""Returns the first points of a pass (from one batch at most), after one draw of the transform."""
         return transformed(self.peek()[:num], self.transform)
 
     def state_dict(self) -> dict:
-        r"""The number of this pass, how far it is, and the generator at its beginning."""
+        r"""Returns the number of this pass, its progress, and the state of the generator at its beginning."""
         place = {"epoch": self.epoch, "done": self._done, "seen": self._seen, "ended": self.ended}
         return place | {"generator": self._state}
 
@@ -92,13 +92,13 @@ class Source:
             yield transformed(batch, self.transform)
 
     def _begin(self, epoch: int, start: int) -> Iterator[Points]:
-        r"""The batches of an epoch, from ``start`` on where the source can be asked for that."""
+        r"""Returns the batches of an epoch, from ``start`` if the source supports that."""
         if not callable(self.source):
             return iter(self.source)
         return iter(self.source(*(epoch, start)[: self._arguments()]))
 
     def _arguments(self) -> int:
-        r"""How many of (epoch, start) the source asks for; 0 of what is no function."""
+        r"""Returns how many of (epoch, start) the source takes; 0 if it is not a function."""
         if not callable(self.source):
             return 0
         asked = inspect.signature(self.source).parameters.values()
@@ -106,14 +106,14 @@ class Source:
         return min(2, sum(p.kind in positional and p.default is p.empty for p in asked))
 
     def _sought(self) -> Iterator[Points]:
-        r"""What is left of a pass after a resume."""
+        r"""Returns the rest of a pass after a resume."""
         if self._arguments() == 2:
             return self._begin(self.epoch - 1, self._done)
         if isinstance(self.source, Sequence):
             return iter(self.source[self._done :])
         if self._done and not _is_ordered(self.source) and self._arguments() == 0:
             warnings.warn(UNSOUGHT.format(self._done), stacklevel=2)
-        # A loader draws its order when a pass begins: from the generator as it was then, it is the same order.
+        # A loader draws its order when a pass begins; with the generator's state of then, it draws the same order.
         with forked():
             torch.set_rng_state(self._state)
             left = self._begin(self.epoch - 1, 0)
@@ -129,7 +129,7 @@ class Source:
             )
         if not isinstance(batch, Points):
             raise TypeError(f"the source yields a {type(batch).__name__}; expected Points(x, index), a batch each")
-        batch.check()  # before it goes to a device, which would wait
+        batch.check()  # before it is moved to a device, where checks would wait
         batch = batch if self._to is None else batch.to(self._to)
         if self._seen + len(batch) > self.num_points and self.length is None:
             raise ValueError(
@@ -142,12 +142,12 @@ class Source:
 def _length(source) -> int | None:
     try:
         return len(source)
-    except TypeError:  # a loader of what has no length says so only when it is asked
+    except TypeError:  # a loader of a dataset without length raises here
         return None
 
 
 def _is_ordered(source) -> bool:
-    r"""Whether the order of a pass follows from torch's generator at its beginning: of an ordinary DataLoader."""
+    r"""Returns whether torch's generator determines the order of a pass, as for an ordinary DataLoader."""
     if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
         return False
     plain = isinstance(source.sampler, SequentialSampler | RandomSampler) and type(source.batch_sampler) is BatchSampler
@@ -156,7 +156,7 @@ def _is_ordered(source) -> bool:
 
 @contextlib.contextmanager
 def _kept(generator: torch.Generator | None):
-    r"""Context manager: the generator, if there is one, is put back."""
+    r"""Context manager: restores the generator, if there is one."""
     state = None if generator is None else generator.get_state()
     try:
         yield

@@ -1,4 +1,4 @@
-r"""Images in files, read one at a time, or batch by batch by processes that run ahead of the training."""
+r"""Images in files, read one at a time, or in batches by processes that run ahead of the training."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from ..progress import Bar
 from . import image_file
 from .conversion import whole
 
-READ = 64  # images that are read at a time where all are
+READ = 64  # images per batch when reading all
 
 
 class Files(torch.utils.data.Dataset):
-    r"""Creates the images of a folder as bytes (C, H, W), each of them that of `image_file.read`.
+    r"""Creates the data set of image files as bytes (C, H, W), each read by `image_file.read`.
 
     Arguments:
         paths: the files.
@@ -31,36 +31,35 @@ class Files(torch.utils.data.Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Tensor | str:
-        r"""The image, or why there is none: an error in a worker would arrive with the worker's traceback."""
+        r"""Returns the image, or an error as text: an exception in a worker would carry the worker's traceback."""
         try:
             return image_file.read(self.paths[i], self.size, self.channels)
         except ValueError as error:
             return str(error)
 
     def part(self, index: Tensor) -> "Files":
-        r"""The images of these rows alone."""
+        r"""Returns the images of these rows."""
         return Files([self.paths[i] for i in index.tolist()], self.size, self.channels)
 
 
 class Streamed:
-    r"""Creates a view like a tensor (N, C, H, W) of bytes, of images that stay in their files.
+    r"""Creates a tensor-like view (N, C, H, W), in bytes, of images that stay in their files.
 
-    What `Batches` and `fit` ask of their data is here, and nothing else: it is read by index. The order is drawn
-    outside, and the processes that read draw nothing, so a training on it is bit for bit that on the tensor.
+    It supports what `Batches` and `fit` need, which is reading by index. The order is drawn outside, and the reading
+    processes draw no random numbers, so that training on it is bit for bit the same as on the tensor.
 
     Arguments:
         files: the images.
-        num_workers: processes that read; 0 reads in this one.
-        device: where batches go.
+        num_workers: the number of reading processes; 0 reads in this one.
+        device: the device of the batches.
     """
 
     dtype = torch.uint8
-    extremes = torch.tensor([0, 255], dtype=torch.uint8)  # what values may be, for a transform to check
+    extremes = torch.tensor([0, 255], dtype=torch.uint8)  # the range of values, for a transform to check
 
     def __init__(self, files: Files, num_workers: int = 0, device: str | torch.device = "cpu"):
         self.files, self.device = files, torch.device(device)
         self.num_workers = whole("num_workers", num_workers)
-        self.is_cuda = self.device.type == "cuda"
         self.shape = torch.Size((len(files), files.channels, *files.size))
 
     def __len__(self) -> int:
@@ -70,12 +69,12 @@ class Streamed:
         return next(self.batches([index]))
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
-        r"""The images of each index (B,) in turn, while those of the next ones are being read.
+        r"""Yields the images of each index (B,) in turn, while the next ones are being read.
 
         Raises:
-            ValueError: if a file is no image.
+            ValueError: if a file is not an image.
         """
-        # Another generator, since a loader draws from the global one even where nothing is shuffled.
+        # A separate generator, since a loader draws from the global one even if nothing is shuffled.
         loader = DataLoader(
             self.files,
             batch_sampler=[index.tolist() for index in indices],
@@ -89,36 +88,37 @@ class Streamed:
             yield batch.to(self.device)
 
     def part(self, index: Tensor) -> "Streamed":
-        r"""The images of these rows, still in their files."""
+        r"""Returns the images of these rows, still in their files."""
         return Streamed(self.files.part(index), self.num_workers, self.device)
 
     def to(self, device: str | torch.device) -> "Streamed":
-        r"""The same images, with batches that go to the device."""
+        r"""Returns the same images, with batches on the device."""
         return Streamed(self.files, self.num_workers, device)
 
     def dim(self) -> int:
-        r"""The number of axes, 4."""
+        r"""Returns the number of axes, 4."""
         return len(self.shape)
 
     def is_floating_point(self) -> bool:
-        r"""False: they are bytes."""
+        r"""Returns False: values are bytes."""
         return False
 
     def nansum(self, dtype: torch.dtype | None = None) -> Tensor:
-        r"""The sum of all values, by which runs of earlier versions know their data. It reads each image once."""
+        r"""Returns the sum of all values, which identifies the data of older runs; reads each image once."""
         sums = [batch.sum(dtype=dtype) for batch in self.batches(self._rows())]
         return torch.stack(sums).sum()
 
     def identity(self) -> Iterator[bytes]:
-        r"""What `fit` recognizes its data by on resume, without reading them: where each file is below the folder of
-        all, how long it is, and what becomes of it."""
+        r"""Yields what identifies the data on resume, without reading images.
+
+        For each file, that is its path relative to the common folder, its size in bytes, and the shape of the image."""
         folder = os.path.commonpath([Path(path).absolute().parent for path in self.files.paths])
         for path in self.files.paths:
             place = Path(os.path.relpath(path, folder)).as_posix()
             yield f"{place}\0{os.stat(path).st_size}\0{tuple(self.shape[1:])}\n".encode()
 
     def read(self, progress: bool = False) -> Tensor:
-        r"""All images, (N, C, H, W), in memory; with ``progress``, a bar shows how many are."""
+        r"""Reads all images into memory, (N, C, H, W); ``progress`` shows a bar."""
         v, done, rows = torch.empty(self.shape, dtype=self.dtype, device=self.device), 0, self._rows()
         with Bar(len(rows), shown=progress, name="read images") as bar:
             for batch in self.batches(rows):
@@ -133,8 +133,8 @@ class Streamed:
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         raise TypeError(
-            f"{function.__name__} was called on streamed images, which are read batch by batch and are never a tensor: "
-            "read them into memory, with streamed=False"
+            f"{function.__name__} was called on streamed images, which are read batch by batch and are not a tensor: "
+            "read them into memory with streamed=False"
         )
 
 

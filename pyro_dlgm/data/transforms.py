@@ -1,4 +1,4 @@
-r"""Transforms of raw values, drawn afresh at each access."""
+r"""Transforms of raw values, with new random numbers at each access."""
 
 import math
 from collections.abc import Callable
@@ -14,15 +14,15 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def real(v: Tensor) -> Tensor:
-    r"""Converts whole numbers to the default dtype (8-bit images are kept as bytes); real ones stay as they are."""
+    r"""Returns whole numbers, such as bytes, in the default dtype; real ones stay as they are."""
     return v if v.is_floating_point() else v.to(torch.get_default_dtype())
 
 
 def _check_known(v: Tensor, transform) -> None:
     if v.is_floating_point() and bool(v.isnan().any()):
         raise ValueError(
-            f"values have NaN; {transform} expects numbers: read them with transform=None, and mask them where the "
-            f"transform is drawn: fit(x, mask=~x.isnan(), transform={transform})"
+            f"values have NaN; {transform} expects numbers: read them with transform=None, and pass mask and transform "
+            f"to fit: fit(x, mask=~x.isnan(), transform={transform})"
         )
 
 
@@ -31,7 +31,7 @@ class _Levels:
     r"""Creates a map of whole numbers v in 0..levels−1.
 
     Raises:
-        ValueError: if there are fewer than 2 levels, or they are no whole number.
+        ValueError: if ``levels`` is not a whole number >= 2.
     """
 
     levels: int
@@ -45,7 +45,7 @@ class _Levels:
         r"""Raises a `ValueError` unless v holds whole numbers in 0..levels−1."""
         _check_known(v, self)
         whole = not v.is_floating_point() or bool((v == v.round()).all())
-        lowest, highest = float(v.min()), float(v.max())  # as floats, since bytes compared with a 256 wrap round
+        lowest, highest = float(v.min()), float(v.max())  # as floats, since bytes compared with 256 overflow
         if not whole or not 0 <= lowest <= highest < self.levels:
             raise ValueError(
                 f"values go from {lowest:g} to {highest:g} ({'' if whole else 'not '}whole numbers); "
@@ -57,25 +57,25 @@ class _Levels:
 class Dequantize(_Levels):
     r"""Creates the map v -> (v + u) / levels with u ~ U(0, 1), for whole numbers v in 0..levels−1.
 
-    A density of x then bounds a probability of v; bits per dimension follow by `bits_per_dim`.
+    A density of x then bounds a probability of v; `bits_per_dim` converts it to bits per dimension.
     """
 
     def __call__(self, v: Tensor) -> Tensor:
         v = real(v)
-        below = (v + 1) * (1 - torch.finfo(v.dtype).eps / 2)  # of 16 bits, v + u rounds up to v + 1 once in 512 draws
+        below = (v + 1) * (1 - torch.finfo(v.dtype).eps / 2)  # with 16 bits, v + u rounds up to v + 1 once in 512 draws
         return torch.minimum(v + torch.rand_like(v), below) / self.levels
 
     def bits_per_dim(self, log_p: float, num_pixels: int) -> float:
-        r"""(P ln levels − log p(x)) / (P ln 2), for log p(x) in nats per point."""
+        r"""Returns (P ln levels − log p(x)) / (P ln 2), for log p(x) in nats per point."""
         return (num_pixels * math.log(self.levels) - log_p) / (num_pixels * math.log(2))
 
 
 @dataclass(frozen=True)
 class Grid(_Levels):
-    r"""Creates the map v -> v / (levels − 1), for whole numbers v in 0..levels−1: nothing is drawn.
+    r"""Creates the map v -> v / (levels − 1), for whole numbers v in 0..levels−1; it is not random.
 
-    What `likelihoods.DiscretizedLogistic` takes, whose log p(x) is that of a probability of v. A density of these
-    values bounds no probability: for densities there is `Dequantize`.
+    `likelihoods.DiscretizedLogistic` takes such values, and its log p(x) is that of a probability of v. A density of
+    these values does not bound a probability: for densities use `Dequantize`.
     """
 
     levels: int = 256
@@ -111,17 +111,17 @@ class Threshold:
         return (x > self.at).to(real(x).dtype)
 
     def check(self, x: Tensor) -> None:
-        r"""Raises a `ValueError` on NaN, which is neither above nor below."""
+        r"""Raises a `ValueError` on NaN, which is neither above nor below the threshold."""
         _check_known(x, self)
 
 
 def seen(v: Tensor, transform: Transform | None, num: int) -> Tensor:
-    r"""The first ``num`` points of v, as a model sees them after one seeded draw of the transform."""
-    v = v[torch.arange(min(num, len(v)), device=v.device)]  # images that stay in files are read by index
+    r"""Returns the first ``num`` points of v, after one seeded draw of the transform."""
+    v = v[torch.arange(min(num, len(v)), device=v.device)]  # images in files are read by index
     return v if transform is None else seeded(transform, v, 0)
 
 
 def seeded(transform: Transform, x: Tensor, seed: int) -> Tensor:
-    r"""One draw of ``transform`` under a seed, with the global generator left as it was."""
+    r"""Returns one draw of ``transform`` under a seed; the global generator is left unchanged."""
     with forked(seed):
         return transform(x)

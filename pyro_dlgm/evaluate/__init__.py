@@ -1,4 +1,4 @@
-r"""What judges a pair (model, guide): bounds on log p(x | w), the E-step alone, diagnostics, predictions."""
+r"""Evaluation of a pair (model, guide): bounds on log p(x | w), the E-step alone, diagnostics, predictions."""
 
 from ..guides.programs.given import given_globals
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights

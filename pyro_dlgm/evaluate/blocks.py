@@ -1,4 +1,4 @@
-r"""Points of an evaluation in blocks, and checked, with the q that is asked about them."""
+r"""Splits the points of an evaluation into blocks, and checks them with model and guide."""
 
 from collections.abc import Iterator
 
@@ -17,19 +17,22 @@ from ..points import Points, side
 from ..seeding import forked
 from .quiet import quiet
 
-AXES = ((2, 3), (3, 2))  # on the left of codes; a layer that takes the second one for channels fits one of them at most
+AXES = (
+    (2, 3),
+    (3, 2),
+)  # leading axes of codes; a layer that takes the second for channels fits at most one of them
 FIT_ONE = "fit one to this w first: evaluate.infer(model, guides.FullRank(len(x), D), x)"
 
 
 def blocks(points: Points, num_samples: int, budget: int = 2**19) -> Iterator[tuple[Points, list[int]]]:
-    r"""Points and sample counts block by block: at most about ``budget`` numbers of x · samples at a time."""
+    r"""Yields blocks of points with sample counts: at most about ``budget`` numbers of x · samples at a time."""
     rows = max(1, budget // max(1, points.x[0].numel()))
     for here, counts in chunks(len(points.x), num_samples, rows):
         yield points[here], counts
 
 
 def chunks(num_points: int, num_samples: int, rows: int) -> Iterator[tuple[slice, list[int]]]:
-    r"""Slices of points, each with the numbers of samples (or chains) that go together: at most ``rows`` at a time."""
+    r"""Yields slices of points, each with numbers of samples (or chains), such that points · samples <= ``rows``."""
     samples = max(1, min(num_samples, rows))
     size = max(1, rows // samples)
     counts = [min(samples, num_samples - k) for k in range(0, num_samples, samples)]
@@ -38,19 +41,19 @@ def chunks(num_points: int, num_samples: int, rows: int) -> Iterator[tuple[slice
 
 
 def check_pair(model, guide, points: Points) -> None:
-    r"""Raises a `ValueError` unless the likelihood takes the points and, where the guide has rows, each has one."""
+    r"""Raises a `ValueError` unless the likelihood accepts the points and, if the guide has rows, each has one."""
     check_points(model, points)
     if hasattr(model, "check"):
         with quiet(model):
             model.check(points.observed(), **points.side)
     if adapted(guide).per_point:
-        # Later, nothing is validated.
+        # Later, validation is off.
         with quiet(guide):
             posterior(guide, points)
 
 
 def check_points(model, points: Points) -> None:
-    r"""Raises a `ValueError` unless the points are points, and the model takes codes with axes on the left."""
+    r"""Raises a `ValueError` unless the points are valid and the model accepts codes with leading axes."""
     points.check()
     if isinstance(model, LocalModel):
         return model.check_axes(points)
@@ -58,13 +61,13 @@ def check_points(model, points: Points) -> None:
 
 
 def check_axes(model, given: Tensor | None = None) -> None:
-    r"""Raises a `ValueError` unless the model says the same of codes (K, B, D) as of (K*B, D).
+    r"""Raises a `ValueError` unless the model has the same densities for codes (K, B, D) as for (K*B, D).
 
-    Particles, samples and chains put axes on the left. A plain convolution does not take them, and a `BatchNorm1d`
-    takes the points for its channels, where their number allows it. Six draws are decoded, in eval mode.
+    Particles, samples and chains add leading axes. A plain convolution does not accept them, and a `BatchNorm1d` takes
+    the points for its channels if their number fits. The check decodes six draws, in eval mode.
 
     Arguments:
-        model: a `DLGM`; of other programs nothing is asked.
+        model: a `DLGM`; other programs are not checked.
         given: what points are conditioned on, (B, C).
     """
     if not isinstance(model, DLGM):
@@ -73,12 +76,12 @@ def check_axes(model, given: Tensor | None = None) -> None:
         one = None if given is None else given[:1]
         try:
             t, x, expected = _asked(model, one)
-        except Exception:  # what it cannot do at all, it says where that is asked of it
+        except Exception:  # errors at codes (B, D) are reported where the model is used
             return
         for lead in AXES:
             try:
                 found = _log_density(model, x.unflatten(0, lead), t.unflatten(0, lead), one)
-                wrong = None if _equal(found, expected.unflatten(0, lead)) else "its densities are others there"
+                wrong = None if _equal(found, expected.unflatten(0, lead)) else "its densities differ there"
             except Exception as error:
                 wrong = f"{type(error).__name__}: {messages.line(error)}"
             if wrong is not None:
@@ -86,7 +89,7 @@ def check_axes(model, given: Tensor | None = None) -> None:
 
 
 def _asked(model, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Six codes (6, D), points made from them, and log p(x, t) or log p(x | t)."""
+    r"""Returns six codes (6, D), points drawn from them, and log p(x, t) or log p(x | t)."""
     num = AXES[0][0] * AXES[0][1]
     rows = _rows(given, num)
     t = draws(model.prior(**rows), 1, num).squeeze(0)
@@ -102,7 +105,7 @@ def _log_density(model, x: Tensor, t: Tensor, given: Tensor | None) -> Tensor:
     given = _rows(given, t.shape[-2])
     with forked(0):
         if _is_plain(model):
-            return model.likelihood.forward(t, **given).log_prob(x)  # no hook of a user's is called
+            return model.likelihood.forward(t, **given).log_prob(x)  # this calls no hooks of the user
         return model.log_joint(x, t, **given)
 
 
@@ -120,12 +123,18 @@ def _advice(model, D: int, shape: torch.Size, wrong: str) -> str:
     return (
         f"{type(net).__name__} decodes codes (B, {D}), but not (K, B, {D}), K samples or chains of each ({wrong}); "
         f"expected a network that takes axes on the left: wrap it in nets.Net({D}, {tuple(shape)}, network), which "
-        "flattens them and restores them after it"
+        "flattens these axes and restores them afterwards"
     )
 
 
+def check_posterior(guide) -> None:
+    r"""Raises a `TypeError` unless the guide has a `posterior`."""
+    if adapted(guide).posterior is None:
+        raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
+
+
 def check_density(guide, instead: str) -> None:
-    r"""Raises a `TypeError` unless q can be drawn from and evaluated anywhere.
+    r"""Raises a `TypeError` unless q can be sampled, and its density evaluated anywhere.
 
     Arguments:
         guide: a guide.

@@ -29,7 +29,7 @@ from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import quiet
 from .traces import global_draws, traced_log_weights
 
-NEGLIGIBLE = 0.05  # the share of points with heavy tails up to which there is no warning
+NEGLIGIBLE = 0.05  # no warning up to this share of points with heavy tails
 
 
 def log_weights(
@@ -43,10 +43,10 @@ def log_weights(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""log p(x, t_k | w) − log q(t_k | x) for samples t_k of q, k = 1..K.
+    r"""Returns log p(x, t_k | w) − log q(t_k | x) for samples t_k of q, k = 1..K.
 
-    Global latents, a Bayesian w, are drawn from the guide, once for each k and for all points; the weights are then
-    those given w_k, and IWAE-K is a bound on the log-density of x under the mixture of models that q(w) makes.
+    Global latents, such as a Bayesian w, are drawn from the guide once for each k, for all points. The weights are then
+    conditional on w_k, and IWAE-K bounds the log-density of x under the mixture of models given by q(w).
 
     Arguments:
         model: a `DLGM`.
@@ -56,16 +56,16 @@ def log_weights(
         num_samples: the number K of samples.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
-        seed: seed of the samples. Without one they start at the state of the global generator, which stays as it was.
+        seed: seed of the samples. Without one they start at the state of the global generator, which is left unchanged.
 
     Returns:
-        A tensor (K, B), in nats, without gradients. Nothing else changes: no parameter, generator or train/eval flag.
-        Points where a Gaussian q is too ill-conditioned for its precision are counted in a warning.
+        A tensor (K, B), in nats, without gradients. Nothing else changes: no parameter, generator or train/eval flag. A
+        warning names the points at which a Gaussian q is too ill-conditioned for its dtype.
 
     Raises:
         TypeError: if q has no density (a point mass), so that there are no weights.
-        ValueError: if x, index, mask, given or the number of samples makes no sense, or a draw of a latent would be
-            used silently: of one that the guide does not sample, or that neither is t nor lies outside the plate.
+        ValueError: if x, index, mask, given or the number of samples is invalid, or a prior draw of a latent would
+            silently be used: of one that the guide does not sample, or that is neither t nor outside the plate.
     """
     return _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed)
 
@@ -81,7 +81,7 @@ def elbo(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""The ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
+    r"""Returns the ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
     return _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed).mean(0)
 
 
@@ -96,9 +96,10 @@ def iwae(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""The IWAE-K bound of each point, (B,), in nats: the log-mean-exp of K log-weights. Arguments as in `log_weights`.
+    r"""Returns the IWAE-K bound of each point, (B,), in nats: the log-mean-exp of K log-weights.
 
-    It is a bound in expectation, and loose where the weights are heavy-tailed: read `ess` and `pareto_k` with it.
+    Arguments as in `log_weights`. It is a bound in expectation, and loose if the weights are heavy-tailed: check `ess`
+    and `pareto_k` as well.
     From K = 25 on it warns where k̂ > 0.7 at more than a twentieth of the points.
     """
     table = _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed)
@@ -106,7 +107,7 @@ def iwae(
     if heavy > NEGLIGIBLE * len(x):
         warnings.warn(
             f"IWAE is not to be trusted at {heavy} of {len(x)} points, where Pareto k-hat is above {UNRELIABLE}: "
-            "q is too narrow there, and more samples hardly help; use evaluate.ais, or a better q",
+            "q is too narrow there, and more samples hardly help; use evaluate.ais or a better q",
             stacklevel=2,
         )
     return log_mean_exp(table)
@@ -123,14 +124,14 @@ def log_joint(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""E_q log p(x, t | w) of each point, (B,), in nats: what hard EM climbs. It is no bound on log p(x | w)."""
+    r"""Returns E_q log p(x, t | w) of each point, (B,), in nats: the objective of hard EM, no bound on log p(x | w)."""
     points = Points.of(x, index, mask=mask, given=given)
     _check(model, guide, points)
     return weigh(model, guide, points, num_samples, seed, with_q=False)[0].mean(0)
 
 
 def log_mean_exp(table: Tensor) -> Tensor:
-    r"""log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,)."""
+    r"""Returns log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,)."""
     return table.logsumexp(0) - math.log(len(table))
 
 
@@ -139,7 +140,7 @@ def _check(model, guide, points: Points) -> None:
 
 
 def _weights(model, guide, points: Points, num_samples: int, seed: int | None) -> Tensor:
-    r"""Computes `log_weights` for the functions that users call, so that a warning names the line of their call."""
+    r"""Computes `log_weights` for the public functions, so that a warning names the line of the user's call."""
     if not adapted(guide).has_density:
         raise TypeError(
             f"{type(guide).__name__} is a point mass, or draws of a chain: it has no density, so there is no F(q). "
@@ -181,7 +182,7 @@ def _weighed(model, guide, points: Points, num_samples: int):
 
 
 def _per_draw(model, guide: AutoLocal, num_samples: int):
-    r"""Weights of the local latents of a program, given a draw of its global ones for each sample; as `_said`."""
+    r"""Returns a function like `_said` for the local latents of a program, given a draw of its global ones."""
     drawn = guide.draw_globals(num_samples)
 
     def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
@@ -195,7 +196,7 @@ def _per_draw(model, guide: AutoLocal, num_samples: int):
 
 
 def _said(model, guide, target=None):
-    r"""Weights from a posterior and a log-joint: a function of (block, first sample, number of samples, with q)."""
+    r"""Returns a function (block, first sample, number of samples, with_q) of weights from posterior and log-joint."""
     target = partial(joint, model) if target is None else target
 
     def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
@@ -211,7 +212,7 @@ def _said(model, guide, target=None):
 
 
 def _traced(model, guide, points: Points, num_samples: int):
-    r"""Weights from the traces of two programs, with their global latents drawn once for all points; as `_said`."""
+    r"""Returns a function like `_said` from traces of two programs, with global latents drawn once for all points."""
     held = global_draws(model, guide, next(blocks(points, num_samples))[0], num_samples)
 
     def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:

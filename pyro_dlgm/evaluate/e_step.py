@@ -1,8 +1,8 @@
-r"""`infer`: the E-step alone. w is frozen and F(q, w) is climbed over q for the points at hand.
+r"""`infer`: the E-step alone, which maximizes F(q, w) over q at the given points, with w frozen.
 
-It climbs in two parts. Far from the optimum KL(q ‖ p) in closed form is the quieter estimator. Near it the path
-derivative is: log q enters with its parameters held fixed, so that the noise of the gradient goes to zero with the
-distance of q from the posterior.
+It has two phases. Far from the optimum, KL(q ‖ p) in closed form gives the gradient with less noise. Near it, the path
+derivative does: log q enters with its parameters held fixed, so that the noise of the gradient vanishes as q approaches
+the posterior.
 
 References:
     Roeder, Wu, Duvenaud, "Sticking the landing: simple, lower-variance gradient estimators for variational
@@ -29,18 +29,18 @@ from .blocks import check_points
 from .bounds import weigh
 from .quiet import quiet
 
-# Learning rates, in parts of the first: each is used until it brings nothing more.
+# Learning rates relative to the first: each is used until it gains nothing more.
 FAR, NEAR = (1.0, 0.3, 0.1), (0.1, 0.03, 0.01)
-NEAR_PARTICLES = 4  # samples a step near the optimum, in parts of those far from it
+NEAR_PARTICLES = 4  # samples per step near the optimum, relative to those far from it
 CHECK_SAMPLES = 16
 
 
 @dataclass(frozen=True)
 class Convergence:
-    r"""How an E-step ended.
+    r"""The outcome of an E-step.
 
     Attributes:
-        converged: boolean (N,): whether the last window of steps left a point's F where it was; of a chain, whether
+        converged: boolean (N,): whether a point's F did not change in the last window of steps; for chains, whether
             split R-hat and bulk ESS are good.
         gradients_per_point: gradient evaluations of log p(x, t) per point, on average.
     """
@@ -51,7 +51,7 @@ class Convergence:
 
 @dataclass(frozen=True)
 class Pace:
-    r"""How an E-step climbs; the arguments of `infer` of the same names.
+    r"""The settings of the optimization: the arguments of `infer` of the same names.
 
     Raises:
         ValueError: unless all of them are finite and above 0.
@@ -85,15 +85,15 @@ def infer(
     batch_size: int = Pace.batch_size,
     seed: int | None = None,
 ):
-    r"""Fits q to the points x with w frozen: q*, the best of the guide's family.
+    r"""Fits q to the points x with w frozen, and returns q*, the best of the guide's family.
 
-    A per-point guide gives fresh rows for x (training points never lend theirs), an amortized one the per-point guide
-    of its family with the encoder's q as its rows, an exact one itself. A chain runs until split R-hat and bulk ESS of
-    each point are good, or ``max_steps`` transitions (`guides.Chain.settle`). All else is climbed in blocks of points
-    by Adam, in windows of steps. A window that brings less than ``tol`` nats per point lowers the learning rate, until
-    at the last rate the block is done. A point has converged if its block got that far and its own F changed in the
-    last window by no more than ``tol`` and four standard errors of that change (common random numbers). On PPCA with 16
-    latents, where q* is known, the defaults end 0.01 nats below it.
+    A per-point guide starts from fresh rows for x (never from those of training points), an amortized one from the
+    encoder's q as rows of the per-point guide of its family; an exact one is returned unchanged. Chains run until split
+    R-hat and bulk ESS of each point are good, or for ``max_steps`` transitions (`guides.Chain.settle`). Other guides
+    are optimized by Adam in blocks of points, in windows of steps. A window that gains less than ``tol`` nats per point
+    lowers the learning rate; at the last rate it ends the block. A point has converged if its block reached that end
+    and its own F changed in the last window by at most ``tol`` plus four standard errors of the change (common random
+    numbers). On PPCA with 16 latents, where q* is known, the defaults end 0.01 nats below it.
 
     Arguments:
         model: a `DLGM`.
@@ -103,15 +103,15 @@ def infer(
         given: what the points are conditioned on, (N, C).
         lr: the first learning rate.
         tol: nats per point and window.
-        window: steps in a window.
-        max_steps: bound on the steps of a block.
+        window: the number of steps in a window.
+        max_steps: the largest number of steps of a block.
         num_particles: samples of t per point and step; near the optimum four times as many.
-        batch_size: points in a block.
-        seed: seed of all that is random here. The global generator stays as it was in any case.
+        batch_size: the number of points in a block.
+        seed: seed of all random numbers here. The global generator is left unchanged in any case.
 
     Returns:
-        The fitted guide, with rows for x in their order (index 0..N−1) and an attribute ``convergence``. Points that
-        did not converge are counted in a warning. A guide with nothing to fit (`Exact`) is returned as it is.
+        The fitted guide, with rows for x in their order (index 0..N−1) and an attribute ``convergence``. A warning
+        names the points that did not converge. A guide with nothing to fit (`Exact`) is returned as it is.
     """
     points = Points.of(x, mask=mask, given=given)
     _check(model, guide, points)
@@ -136,7 +136,7 @@ def infer(
 
 
 def _wrapped(guide: AutoLocal, inner) -> AutoLocal:
-    r"""The guide of the program with a q of u that was fitted to the points."""
+    r"""Returns the guide of the program, with a q of u that was fitted to the points."""
     if inner is guide.inner:
         return guide
     made = guide.with_inner(inner)
@@ -145,7 +145,7 @@ def _wrapped(guide: AutoLocal, inner) -> AutoLocal:
 
 
 def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
-    r"""Climbs F over a guide with a row for each of the numbered points, from where the rows are."""
+    r"""Maximizes F over the rows of a guide, one for each of the numbered points, from their current values."""
     ends = []
     for here in points.index.split(pace.batch_size):
         block = points[here]
@@ -159,17 +159,17 @@ def _check(model, guide, points: Points) -> None:
         raise RuntimeError("infer needs gradients and was called under torch.inference_mode(); leave it first")
     if adapted(guide).start is None:
         raise TypeError(
-            f"{type(guide).__name__} does not say where q starts; use a guide of this package, guides.MeanField"
+            f"{type(guide).__name__} does not say where q starts; use a guide of this package, such as guides.MeanField"
         )
     if not isinstance(guide, AutoLocal):
         check_points(model, points)
 
 
 class PathBound(ELBO):
-    r"""Creates the loss −F, per point, whose gradient is the path derivative; arguments as those of `ELBO`."""
+    r"""Creates the loss −F per point, whose gradient is the path derivative; arguments are those of `ELBO`."""
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
-        r"""The loss as a scalar tensor, in nats, with its graph."""
+        r"""Returns the loss as a scalar tensor, in nats, with its graph."""
         points = Points(*args, **kwargs)
         t = posterior(guide, points).rsample((self.num_particles,))
         bound = log_joint(model, points, t)
@@ -181,20 +181,20 @@ class PathBound(ELBO):
 
 
 def _climb_block(model, guide, points: Points, pace: Pace) -> tuple[Tensor, int]:
-    r"""Climbs over one block until nothing more comes or the steps are spent.
+    r"""Maximizes F over one block until it gains nothing more or the steps are used up.
 
     Returns:
-        Which points converged, (B,), and gradient evaluations, all points together.
+        Which points converged, (B,), and the number of gradient evaluations of all points together.
     """
     args, kwargs = (points.x, points.index), {"mask": points.mask} | points.side
     far = [(ELBO(pace.num_particles), 1 / len(points), rate * pace.lr) for rate in FAR]
     near = [(PathBound(NEAR_PARTICLES * pace.num_particles), 1.0, rate * pace.lr) for rate in NEAR]
-    # F of each point under the same seed each time, (K, B): common random numbers.
+    # F of each point, (K, B), with one seed each time: common random numbers.
     bounds = partial(weigh, model, guide, points, CHECK_SAMPLES, seed=0, with_q=guide.has_density)
     steps, gradients, before = 0, 0, bounds()[0]
     for objective, factor, lr in far + near:
-        # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude on the way, and Adam
-        # divides by what it remembers. Rows of other blocks, without momentum, stay in place.
+        # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude, and Adam divides by
+        # their average. Rows of other blocks, which have no momentum, stay in place.
         svi = SVI(model, guide, adam(guide, lr=lr, row_lr=lr, betas=(0.9, 0.99)), objective)
         gain = math.inf
         while gain > pace.tol and steps < pace.max_steps:
@@ -204,7 +204,7 @@ def _climb_block(model, guide, points: Points, pace: Pace) -> tuple[Tensor, int]
             steps, gradients = steps + window, gradients + window * objective.num_particles * len(points)
             now = bounds()[0]
             change, before = now - before, now
-            # A window that was cut short brings little wherever q is.
+            # A window that was cut short gains little anywhere.
             gain = float(change.mean()) if window == pace.window else math.inf
     same = change.mean(0).abs() <= pace.tol + 4 * change.std(0) / CHECK_SAMPLES**0.5
     return same & (gain <= pace.tol), gradients

@@ -15,7 +15,7 @@ class Mean(NamedTuple):
 
     Attributes:
         mean: in the units of the values.
-        standard_error: of the mean, over points; `None` for a single one.
+        standard_error: of the mean, over points; `None` for a single point.
     """
 
     mean: float
@@ -29,9 +29,9 @@ class Mean(NamedTuple):
 
 
 def log_mean_exp_error(table: Tensor) -> Tensor:
-    r"""The standard error of log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,), in nats.
+    r"""Returns the standard error of log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,), in nats.
 
-    By the delta method, sd(w) / (√K mean(w)): too small where few weights carry everything, NaN for a single one.
+    It is sd(w) / (√K mean(w)), by the delta method: too small if few weights dominate, NaN for a single weight.
     """
     relative = (table - log_mean_exp(table)).exp()
     return relative.std(0) / len(table) ** 0.5 if len(table) > 1 else torch.full_like(relative[0], torch.nan)
@@ -51,20 +51,20 @@ class Estimate:
 
     @classmethod
     def mean(cls, table: Tensor) -> "Estimate":
-        r"""Creates the mean over the first axis of (K, B): of log-weights, the ELBO."""
+        r"""Creates the mean over the first axis of (K, B); for log-weights, this is the ELBO."""
         return cls(table.mean(0), table.std(0) / len(table) ** 0.5)
 
     @classmethod
     def log_mean_exp(cls, table: Tensor) -> "Estimate":
-        r"""Creates the log-mean-exp over the first axis of (K, B): of log-weights, IWAE-K."""
+        r"""Creates the log-mean-exp over the first axis of (K, B); for log-weights, this is IWAE-K."""
         return cls(log_mean_exp(table), log_mean_exp_error(table))
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        r"""The difference from an estimate with independent random numbers."""
+        r"""Returns the difference from an estimate with independent random numbers."""
         return Estimate(self.value - other.value, torch.hypot(self.stderr, other.stderr))
 
     def summary(self) -> dict[str, float | None]:
-        r"""The mean over points, its standard error over points, and the Monte Carlo part of it; `None`: not known."""
+        r"""Returns the mean over points, its standard error over points, and the Monte Carlo error; `None`: unknown."""
         monte_carlo = float(self.stderr.square().sum().sqrt()) / len(self.value)
         known = monte_carlo if math.isfinite(monte_carlo) else None
         return Mean.of(self.value)._asdict() | {"monte_carlo_error": known}

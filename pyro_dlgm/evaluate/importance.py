@@ -1,9 +1,8 @@
-r"""What log-weights are worth: effective sample size, Pareto k̂, and the rounding error of log q.
+r"""Diagnostics of log-weights: effective sample size, Pareto k̂, and the rounding error of log q.
 
-At draws of q the mean of log q is −H(q), which is known where q is Gaussian. For q = N(m, L Lᵀ) and a draw
-t = m + L ε, log q(t) + H(q) = ½ (D − |ε|²). From t, ε comes back by solving with L, and L's condition number magnifies
-the rounding of t. Where that leaves nothing of ε, log q(t) is too low by any amount, and F(q) and log p(x) are too high
-by as much.
+The mean of log q over its draws is −H(q), which is known if q is Gaussian. For q = N(m, L Lᵀ) and a draw t = m + L ε,
+log q(t) + H(q) = ½ (D − |ε|²). ε is recovered from t by solving with L, whose condition number magnifies the rounding
+of t. If no digit of ε is left, log q(t) is too low by any amount, and F(q) and log p(x) are too high by as much.
 
 References:
     Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling" (2024). https://arxiv.org/abs/1507.02646
@@ -19,32 +18,31 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from .. import distributions, messages
 
-FEWEST = 25  # weights that make a tail of 5
-UNRELIABLE = 0.7  # the k̂ above which an average is
+FEWEST = 25  # weights for a tail of 5
+UNRELIABLE = 0.7  # the k̂ above which an average is unreliable
+CHANCE = 25.0  # nats: −log of the probability of a false alarm, per point and side
 # Log-weights within this of each other are equal up to rounding.
-CHANCE = 25.0  # nats: −log of the probability of an alarm by chance, of each point and on each side
 SPREAD = {torch.float16: 1e-1, torch.bfloat16: 1e-1, torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 def ess(log_weights: Tensor) -> Tensor:
-    r"""The effective sample size (Σ_k w_k)² / Σ_k w_k² of each point: (K, B) -> (B,), between 1 and K.
+    r"""Returns the effective sample size (Σ_k w_k)² / Σ_k w_k² of each point: (K, B) -> (B,), between 1 and K.
 
-    It is 0 where all weights are 0 (log-weights −∞): no draw is worth anything. It is NaN where a log-weight is NaN or
-    +∞.
+    It is 0 if all weights are 0 (log-weights −∞), and NaN if a log-weight is NaN or +∞.
     """
     largest = log_weights.amax(0)
-    w = (log_weights - largest).exp()  # the largest is 1, so that both sums are, whatever the units of w
+    w = (log_weights - largest).exp()  # the largest is 1, so that both sums are finite and at least 1
     found = (w.sum(0).square() / w.square().sum(0)).clamp(1, len(w))
     return torch.where(largest == -math.inf, 0.0, found)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
-    r"""The shape k̂ of a generalized Pareto fitted to the largest weights of each point: (K, B) -> (B,).
+    r"""Returns the shape k̂ of a generalized Pareto fitted to the largest weights of each point: (K, B) -> (B,).
 
-    Weights have moments up to order 1/k: above 0.5 the variance is infinite, above 0.7 the average is unreliable at
-    any practical K, above 1 the mean does not exist. Weights that are all equal have k̂ = −∞; if four or fewer carry
-    everything there is no tail to fit, and k̂ = ∞. The tail is the min(K/5, 3 √K) largest weights; the estimate is
-    Zhang and Stephens's, with the weak prior of Vehtari et al. (ten observations at 0.5).
+    Weights have moments up to order 1/k: above 0.5 the variance is infinite, above 0.7 the average is unreliable at any
+    practical K, above 1 the mean does not exist. Weights that are all equal have k̂ = −∞; if four or fewer weights
+    dominate, there is no tail to fit, and k̂ = ∞. The tail is the min(K/5, 3 √K) largest weights; the estimate is Zhang
+    and Stephens's, with the weak prior of Vehtari et al. (ten observations at 0.5).
 
     Raises:
         ValueError: if K is less than 25, which leaves fewer than 5 weights in the tail.
@@ -56,7 +54,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     log_w = (log_weights - log_weights.amax(0)).double().sort(0).values
     cutoff = log_w[-tail - 1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
     above = log_w[-tail:] > cutoff
-    k = torch.full_like(cutoff, math.inf)  # four weights or fewer stand out: no tail to fit, the worst case
+    k = torch.full_like(cutoff, math.inf)  # four weights or fewer dominate: no tail to fit, the worst case
     for length in range(5, tail + 1):
         # Points with the same length of tail are fitted together; nearly all have the full one.
         here = above.sum(0) == length
@@ -68,7 +66,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
 
 def _generalized_pareto_shape(y: Tensor) -> Tensor:
-    r"""Zhang and Stephens's posterior mean of the shape k for sorted exceedances y (n, B) -> (B,)."""
+    r"""Returns Zhang and Stephens's posterior mean of the shape k for sorted exceedances y (n, B) -> (B,)."""
     n, prior_theta = len(y), 3
     m = 30 + int(math.sqrt(n))
     quartile = y[int(n / 4 + 0.5) - 1]
@@ -82,20 +80,20 @@ def _generalized_pareto_shape(y: Tensor) -> Tensor:
 
 
 def strays(q, log_q: Tensor) -> Tensor:
-    r"""Returns how far the mean of log q over its draws is from −H(q); 0 where chance or harmless rounding explains it.
+    r"""Returns how far the mean of log q over its draws is from −H(q); 0 if chance or harmless rounding explains it.
 
     mean_k log q(t_k) + H(q) is (n − χ²_n) / 2K with n = K D, which for any K and D is within
 
         √(D c / K) + c / K
 
-    of 0 with a probability of at least 1 − 2 e⁻ᶜ. Besides, half of the digits of each of D terms may go in rounding.
+    of 0 with a probability of at least 1 − 2 e⁻ᶜ. In addition, each of D terms may lose half of its digits to rounding.
 
     Arguments:
         q: of batch shape (B,) and event shape (D,).
         log_q: at K draws of it, (K, B).
 
     Returns:
-        Nats (B,); 0 where nothing is wrong, and where q is not Gaussian.
+        Nats (B,); 0 if nothing is wrong or q is not Gaussian.
 
     References:
         Laurent and Massart, "Adaptive estimation of a quadratic functional by model selection" (2000), lemma 1.
@@ -109,7 +107,7 @@ def strays(q, log_q: Tensor) -> Tensor:
 
 
 def report(off: Tensor, stacklevel: int) -> None:
-    r"""Warns of the points whose log q strays, ``off`` (B,) from `strays`."""
+    r"""Warns about the points whose log q is wrong, with ``off`` (B,) from `strays`."""
     strayed = off.nonzero().flatten().tolist()
     if strayed:
         warnings.warn(

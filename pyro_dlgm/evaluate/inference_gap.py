@@ -1,10 +1,10 @@
-r"""The inference gap, taken apart: how far q is from the posterior, and why.
+r"""The inference gap and its decomposition: how far q is from the posterior, and why.
 
     log p(x) − F(q) = [log p(x) − F(q*)]  +  [F(q*) − F(q)]
                        approximation gap      amortization gap
 
-with q* the best q of the guide's own family for this point and this w: what its family cannot do, and what its
-parameters (an encoder, rows that have not converged) do not reach of it.
+with q* the best q of the guide's family for this point and this w. The first gap is due to the family, the second to
+its parameters: an encoder, or rows that have not converged.
 
 References:
     Cremer, Li, Duvenaud, "Inference suboptimality in variational autoencoders" (2018), equation 5.
@@ -34,21 +34,21 @@ from .marginal.evidence import BUDGET, STREAMS, Asked, Evidence, estimated
 from .quiet import quiet
 
 MIXES = (
-    "q was trained on {objective}, not on the ELBO: what is called amortization gap mixes what the guide's parameters "
-    "do not reach with what the objective did not ask of them"
+    "q was trained on {objective}, not on the ELBO: the amortization gap then mixes what the guide's parameters miss "
+    "with what the objective did not ask of them"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaps(Evidence):
-    r"""log p(x) − F(q), taken apart; all of it per point, in nats. What `Evidence` holds comes first.
+    r"""The decomposition of log p(x) − F(q) per point, in nats, in addition to the fields of `Evidence`.
 
     Attributes:
         reached: F(q).
-        families: F(q*) for each family that was fitted, the guide's own among them.
+        families: F(q*) for each fitted family, including the guide's own.
         own: the name of the guide's own family.
         amortization: F(q*) − F(q), by common random numbers.
-        kept: where climbing brought nothing, so that q* is q, (B,).
+        kept: where optimization gained nothing, so that q* is q, (B,).
         converged: whether all E-steps had converged, (B,).
         objective: what the guide was trained on.
     """
@@ -63,7 +63,7 @@ class Gaps(Evidence):
 
     @property
     def approximation(self) -> Estimate:
-        r"""log p(x) − F(q*): what the best q of the family leaves."""
+        r"""log p(x) − F(q*): the gap of the best q of the family."""
         return self.log_px - self.families[self.own]
 
     @property
@@ -78,7 +78,7 @@ class Gaps(Evidence):
 
     @property
     def notes(self) -> list[str]:
-        r"""Remarks on the numbers: the objective, points that did not converge, what is not certified."""
+        r"""Notes on the numbers: the objective, points that did not converge, what is not certified."""
         notes = [] if self.objective == "ELBO" else [MIXES.format(objective=self.objective)]
         if self.late:
             late = f"{len(self.late)} of {len(self.converged)} points"
@@ -89,12 +89,12 @@ class Gaps(Evidence):
 
     @property
     def verdicts(self) -> list[str]:
-        r"""Which part of the gap is the larger, or that log p(x) is not certified for saying so."""
+        r"""Which part of the gap is larger, or that log p(x) is not certified well enough to tell."""
         found = self._numbers()
         return verdicts(found, found.get("bdmc"))
 
     def summary(self) -> dict:
-        r"""Means over the points with standard errors, as plain values."""
+        r"""Returns means over the points with standard errors, as plain values."""
         result = self._numbers() | {"objective": self.objective, "notes": self.notes}
         return result | {"kept": int(self.kept.sum()), "unconverged": len(self.late), "late": self.late}
 
@@ -128,12 +128,12 @@ def gaps(
     seed: int | None = None,
     progress: bool = False,
 ) -> Gaps:
-    r"""Decomposes log p(x) − F(q) into approximation and amortization gap for each point, with w as it is.
+    r"""Decomposes log p(x) − F(q) into approximation and amortization gap for each point, with the current w.
 
-    log p(x) is that of `evidence`, from starts that know nothing of the guide: AIS or IWAE, whichever has the larger
-    mean over points, since both are lower bounds in expectation, or within errors the smaller error. `bdmc` with the
-    same settings says what it is worth at this model. q* is climbed from q itself; where that brings nothing, q is
-    kept. F(q) and F(q*) use the same random numbers, which are not those of climbing and choosing.
+    log p(x) is that of `evidence`, from starts that do not depend on the guide: AIS or IWAE, whichever has the larger
+    mean over points, since both are lower bounds in expectation; within errors, the one with the smaller error. `bdmc`
+    with the same settings certifies it for this model. q* is optimized from q itself; where that gains nothing, q is
+    kept. F(q) and F(q*) use the same random numbers, which differ from those of optimizing and choosing.
 
     Arguments:
         model: a `DLGM`.
@@ -141,25 +141,25 @@ def gaps(
         x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
         families: further families to fit to these points, "mean_field" and "full_rank".
-        judge: a guide with rows for x, from which log p(x) is estimated instead.
+        judge: a guide with rows for x, from which to estimate log p(x) instead.
         num_samples: the number K of samples of each F and of IWAE-K.
         num_chains, num_temperatures, tol, budget: as in `evidence`.
-        num_simulated: points of `bdmc`; 0 leaves it out, and needs ``num_temperatures``.
-        objective: what the guide was trained on. For anything but the ELBO the amortization gap mixes what the
-            encoder cannot do with what it was never asked to do, and says so.
-        fitted: the ``convergence`` of a guide that `infer` returned for these points and this w. Its q is q*: the
+        num_simulated: the number of points of `bdmc`; 0 omits it, and then ``num_temperatures`` is required.
+        objective: what the guide was trained on. Unless it is the ELBO, the amortization gap mixes what the encoder
+            cannot do with what the objective did not ask of it, and a note says so.
+        fitted: the ``convergence`` of a guide that `infer` returned for these points and this w. Its q is q*, so the
             E-step is not repeated, and the amortization gap is 0.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C); simulated points take its rows in turn.
-        seed: seed of all that is random. The global generator stays as it was in any case.
+        seed: seed of all random numbers. The global generator is left unchanged in any case.
         progress: whether annealing shows a bar.
 
     Returns:
-        A `Gaps`; per point and in nats, with standard errors, and with the points that did not converge.
+        A `Gaps`, per point and in nats, with standard errors and the points that did not converge.
 
     Raises:
-        TypeError: if the guide has no `posterior`, one without a density, or one that is not Gaussian.
-        ValueError: on an unknown family, numbers that make no sense, or if x, index, mask or given does not fit.
+        TypeError: if the guide has no `posterior`, or one that has no density or is not Gaussian.
+        ValueError: on an unknown family, numbers out of range, or if x, index, mask or given does not fit.
     """
     for name in families:
         if name not in FAMILIES:
@@ -182,7 +182,7 @@ def gaps(
     reached = weigh(guide, asked, reported)
     if fitted is None:
         best[own] = _best(model, q, own, points, climbed)
-        # Other random numbers choose between q and q*: under the same ones a choice would flatter what it chooses.
+        # Separate random numbers choose between q and q*: with the same ones, the choice would be biased upwards.
         kept = weigh(guide, asked, chosen).mean(0) >= weigh(best[own], points, chosen).mean(0)
         best[own].set_rows(torch.where(kept.unsqueeze(1), FAMILIES[own].of(q), best[own].rows.weight.detach()))
         ended = []
@@ -204,7 +204,7 @@ def gaps(
 
 
 def _best(model, q, family: str, points: Points, seed: int) -> PerPoint:
-    r"""q* of a family for the numbered points, climbed from the member nearest to q."""
+    r"""Returns q* of a family for the numbered points, optimized from the member nearest to q."""
     with quiet(model, seed=seed), torch.enable_grad():
         guide = PER_POINT[family](*q.mean.shape, latent=model.latent, plate=model.plate)
         guide = guide.to(q.mean).set_rows(FAMILIES[family].of(q))
@@ -213,7 +213,7 @@ def _best(model, q, family: str, points: Points, seed: int) -> PerPoint:
 
 
 def family_of(q) -> str | None:
-    r"""The name of the family of Gaussians that q is a member of, `None` of what is no Gaussian."""
+    r"""Returns the name of the Gaussian family of q, or `None` if q is not Gaussian."""
     if isinstance(q, MultivariateNormal):
         return "full_rank"
     return "mean_field" if distributions.diagonal(q) else None
@@ -224,6 +224,6 @@ def _family(guide, q) -> str:
     if own is not None:
         return own
     raise TypeError(
-        f"q of {type(guide).__name__} is a {type(q).__name__}; expected a Gaussian, whose family has a best member: "
+        f"q of {type(guide).__name__} is a {type(q).__name__}; expected a Gaussian, for whose family q* can be fitted: "
         "for others take log p(x) from evaluate.ais and F(q) from evaluate.elbo"
     )

@@ -1,4 +1,4 @@
-r"""What a model makes of x: reconstructions, and new points."""
+r"""Predictions of a model: reconstructions, and simulated points."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,14 +8,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ..distributions import averaged, draws, guess, mean, unwrapped
-from ..guides.base import adapted
 from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
 from ..latents.local import LocalModel
 from ..likelihoods.base import Conditional
 from ..objectives.sites import is_drawn
-from ..points import Points, side
-from .blocks import blocks, check_points
+from ..points import Points, dealt, side
+from .blocks import blocks, check_points, check_posterior
 from .quiet import quiet
 
 
@@ -30,35 +29,34 @@ def reconstruct(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""The mean of p(x | t, w) at the mean of q, or averaged over samples of q: of x's shape.
+    r"""Returns the mean of p(x | t, w) at the mean of q, or averaged over samples of q, in x's shape.
 
-    Classes (`likelihoods.Categorical`) have no mean: of them it is the most probable one.
+    Classes (`likelihoods.Categorical`) have no mean: for them it is the most probable class.
 
     Arguments:
         model: a `DLGM`.
         guide: a guide with a `posterior`.
         x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
-        num_samples: how many samples of q to average over; `None` takes the mean of q alone.
+        num_samples: the number of samples of q to average over; `None` takes the mean of q alone.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
         seed: seed of the samples.
 
     Raises:
-        ValueError: if x, index, mask, given or the number of samples makes no sense, or the likelihood has no mean.
+        ValueError: if x, index, mask, given or the number of samples is invalid, or the likelihood has no mean.
         TypeError: if the guide has no `posterior`.
     """
     return predicted(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed, emission)
 
 
 def predicted(model, guide, points: Points, num_samples: int | None, seed: int | None, says: Callable) -> Tensor:
-    r"""The guess at x by what ``says``, `emission` or `completion`, gives for codes of q: see `reconstruct`."""
+    r"""Returns the guess at x from ``says`` (`emission` or `completion`) for codes of q: see `reconstruct`."""
     model, guide = given_globals(model, guide)
     check_points(model, points)
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample, or None for the mean of q")
-    if adapted(guide).posterior is None:
-        raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
+    check_posterior(guide)
     K = num_samples or 1
     with quiet(model, guide, seed=seed):
         parts = []
@@ -68,25 +66,25 @@ def predicted(model, guide, points: Points, num_samples: int | None, seed: int |
             parts.append(_guessed(model, block, codes, K, says))
         made = torch.cat(parts)
     if made.shape != points.x.shape:
-        # A guide that ignores x would not notice.
+        # A guide that ignores x would not notice the wrong shape.
         raise ValueError(
-            f"x has shape {tuple(points.x.shape)}; expected {tuple(made.shape)}, as the model makes it: reshape x"
+            f"x has shape {tuple(points.x.shape)}; expected {tuple(made.shape)}, the shape of the model: reshape x"
         )
     return made
 
 
 def decoded(model, points: Points, t: Tensor) -> Tensor:
-    r"""The mean of p(x | t, w) for codes t (..., D) of the points; of draws, where it has no closed form.
+    r"""Returns the mean of p(x | t, w) for codes t (..., D) of the points, or that of draws if it has no closed form.
 
     Raises:
-        ValueError: if there is none: of a `Categorical` or a `Cauchy`.
+        ValueError: if there is no mean, as for a `Categorical` or a `Cauchy`.
     """
     p = emission(model, points, t)
     return _there(mean(p), model, p, len(t))
 
 
 def _guessed(model, points: Points, codes: Iterable[Tensor], K: int, says: Callable) -> Tensor:
-    r"""The guess at x (B, ...) by what p(x | t, w) says on average over K codes, which come as (k, B, D)."""
+    r"""Returns the guess at x (B, ...), an average of p(x | t, w) over K codes, which come as (k, B, D)."""
     total = 0
     for t in codes:
         p = says(model, points, t)
@@ -98,29 +96,28 @@ def _there(made: Tensor, model, p, batch: int) -> Tensor:
     if made.isnan().any() and not draws(p, 1, batch).isnan().any():
         name = type(getattr(model, "likelihood", model)).__name__
         raise ValueError(
-            f"{name} returns a {type(unwrapped(p)).__name__}, which has no mean; expected a "
-            "likelihood that has one: draw x with model.likelihood(t).sample() instead, for codes t of "
-            "guide.posterior(x)"
+            f"{name} returns a {type(unwrapped(p)).__name__}, which has no mean; expected a likelihood that has one: "
+            "draw x with model.likelihood(t).sample() instead, for codes t of guide.posterior(x)"
         )
     return made
 
 
 def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None) -> tuple[Points, Tensor]:
-    r"""Draws t ~ p(t | c) and x ~ p(x | t, c) by `DLGM.datum`: M points with the index 0..M−1, and their codes (M, D).
+    r"""Draws t ~ p(t | c) and x ~ p(x | t, c) by `DLGM.datum`; returns M points, index 0..M−1, and codes (M, D).
 
     Arguments:
         model: a `DLGM`.
-        num_points: M.
+        num_points: the number M.
         mask: boolean, True where observed, of the points' shape or (M,).
-        given: what p is conditioned on, (B, C); its rows are dealt to the simulated points in turn.
+        given: what p is conditioned on, (B, C); the simulated points take its rows in turn.
 
     Raises:
-        ValueError: if the model observes something beside x, which is then no draw of the same story, or samples a
-            further latent; if the mask does not fit.
+        ValueError: if the model observes another site than x, or samples another latent than t, or the mask does not
+            fit.
     """
     if isinstance(model, LocalModel):
         return model.simulated(num_points, mask, given)
-    rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
+    rows = dealt(given, num_points)
     with model.global_latents(), pyro.plate(model.plate, num_points, dim=-1), poutine.trace() as tracer:
         x = model.datum(**side(rows))
     drawn = {name: site for name, site in tracer.trace.nodes.items() if is_drawn(site)}
@@ -128,8 +125,8 @@ def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None)
         if name not in (model.latent, model.observed) and not site["infer"].get("_deterministic"):
             kind = "observes" if site["is_observed"] else "samples"
             raise ValueError(
-                f"the model {kind} {name!r} beside {model.observed!r}, so that its points can not be simulated; "
-                f"expected {model.latent!r} and {model.observed!r} alone: leave out what simulates, as num_simulated=0"
+                f"the model {kind} {name!r} besides {model.observed!r}, so its points cannot be simulated; expected "
+                f"{model.latent!r} and {model.observed!r} alone: leave out the simulation, num_simulated=0"
             )
     if mask is not None and isinstance(model.likelihood, Conditional):
         mask = model.likelihood.drawn_mask(x.detach(), mask)

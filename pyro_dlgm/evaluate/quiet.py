@@ -1,4 +1,4 @@
-r"""Evaluation without side effects: generators, train/eval flags and the parameter store stay as they were."""
+r"""Evaluation without side effects: generators, train/eval flags and the parameter store are restored."""
 
 import contextlib
 
@@ -11,13 +11,13 @@ from ..seeding import forked
 
 @contextlib.contextmanager
 def quiet(*programs, seed: int | None = None):
-    r"""Context manager of evaluation: eval mode, no gradients, generators forked (and seeded, if asked).
+    r"""Context manager for evaluation: eval mode, no gradients, generators forked, and seeded if there is a seed.
 
-    What needs gradients enables them inside. All of it is global, so that another thread that comes here waits
-    (`seeding.alone`); beside a training it gets an error.
+    Code that needs gradients enables them inside. These states are global, so that another thread waits here
+    (`seeding.alone`), or gets an error during a training.
     """
     store = pyro.get_param_store()
-    # A scope that starts from what the store holds, so that tables made inside do not outlive it there.
-    # The flags are read last, once no other thread is in here.
+    # The scope starts from the store's content, and drops tables made inside. Flags are read last, when no other thread
+    # is in here.
     with forked(seed), store.scope(store.get_state()), unregistered(), torch.no_grad(), evaluating(*programs):
         yield

@@ -14,15 +14,15 @@ from .blocks import blocks
 from .bounds import log_joint, log_mean_exp, log_weights
 from .importance import FEWEST, ess, pareto_k
 
-SAMPLES = 10  # of t, where a training is watched
+SAMPLES = 10  # of t, during a training
 
 
 def point_scores(model, guide, points: Points, num_samples: int, seed: int | None = None) -> dict[str, Tensor]:
-    r"""Computes the scores of each point, in nats; arguments as those of `log_weights`.
+    r"""Returns the scores of each point, in nats; arguments are those of `log_weights`.
 
     Returns:
-        ``elbo`` and ``iwae``, from K = 25 samples on also ``ess`` and ``pareto_k``, each (B,); ``log_joint`` alone
-        where q has no density, from at most 10 samples.
+        ``elbo`` and ``iwae``, and from K = 25 samples on ``ess`` and ``pareto_k``, each (B,). If q has no density, only
+        ``log_joint``, from at most 10 samples.
     """
     if not adapted(guide).has_density:
         return {"log_joint": log_joint(model, guide, points, None, min(num_samples, SAMPLES), seed=seed)}
@@ -32,11 +32,11 @@ def point_scores(model, guide, points: Points, num_samples: int, seed: int | Non
 
 
 def mean_scores(model, guide, points: Points, seed: int | None = None) -> dict[str, float]:
-    r"""Computes means over points from 10 samples of t, in nats per point.
+    r"""Returns means over points from 10 samples of t, in nats per point.
 
     Returns:
-        ``elbo`` and ``iwae_10``; where the pair says q and p(t), ``rate``, KL(q ‖ p), with ``distortion``,
-        −E_q log p(x given t): elbo = −(distortion + rate). ``log_joint`` alone where q has no density.
+        ``elbo`` and ``iwae_10``; if the pair has a posterior and a prior, also ``rate``, KL(q ‖ p), and ``distortion``,
+        −E_q log p(x given t): elbo = −(distortion + rate). If q has no density, only ``log_joint``.
     """
     found = {name: float(v.mean()) for name, v in point_scores(model, guide, points, SAMPLES, seed).items()}
     if "iwae" not in found:
@@ -50,9 +50,9 @@ def mean_scores(model, guide, points: Points, seed: int | None = None) -> dict[s
 
 @torch.no_grad()
 def rate(model, guide, points: Points) -> Tensor | None:
-    r"""Computes KL(q ‖ p) of each point, (B,), in nats: in closed form where there is one, else from 10 samples.
+    r"""Returns KL(q ‖ p) of each point, (B,), in nats: in closed form if there is one, else from 10 samples.
 
-    `None` where the guide does not say its posterior, or the model its prior.
+    It is `None` if the guide has no posterior, or the model no prior.
     """
     model, guide = given_globals(model, guide)
     if adapted(guide).posterior is None or not (hasattr(model, "prior") or isinstance(model, LocalModel)):

@@ -21,7 +21,7 @@ from .predict import decoded, reconstruct
 from .quiet import quiet
 from .scores import SAMPLES, mean_scores
 
-REACH = 3.0  # standard deviations of the prior, to both sides
+REACH = 3.0  # standard deviations of the prior, on both sides
 
 
 def _quietly(method):
@@ -34,7 +34,7 @@ def _quietly(method):
 
 
 class Snapshot:
-    r"""Creates a snapshot of model and guide at points x; neither they nor a generator change.
+    r"""Creates a snapshot of model and guide at points x; it changes neither them nor a generator.
 
     Arguments:
         model, guide: the pair, on the device of x.
@@ -46,9 +46,10 @@ class Snapshot:
 
     Attributes:
         has_density: whether q has a density.
-        has_posterior: whether the guide says q, and the model its two halves: without them there is only a loss.
-        image_shape: (C, H, W) of a point that is an image of one or three channels, else `None`; also where p(x | t)
-            has no mean, as a `Categorical`.
+        has_posterior: whether the guide has a posterior, and the model prior and likelihood; else there are only
+            bounds.
+        image_shape: (C, H, W) if points are images of one or three channels, else `None`; `None` also if p(x | t) has
+            no mean, as for a `Categorical`.
     """
 
     def __init__(self, model, guide, x, index: Tensor | None = None, *, mask=None, given=None, labels=None):
@@ -66,7 +67,7 @@ class Snapshot:
         self.x = self.points.x
 
     def _as_taken(self, points: Points) -> Tensor:
-        r"""x in the shape and dtype of the model: a linear one takes images as rows."""
+        r"""Returns x in the shape and dtype of the model: a linear one takes images as rows."""
         with quiet(self.model):
             one = points[:1]
             t = draws(prior(self.model, one), 1, 1)
@@ -74,7 +75,7 @@ class Snapshot:
         return points.x.reshape(len(points), *p.event_shape).to(t.dtype)
 
     def _has_mean(self) -> bool:
-        r"""Whether p(x | t) has a mean to be looked at."""
+        r"""Returns whether p(x | t) has a mean."""
         with quiet(self.model, seed=0):
             one = self.points[:1]
             try:
@@ -88,7 +89,7 @@ class Snapshot:
 
     @_quietly
     def bounds(self) -> dict[str, float]:
-        r"""Computes `mean_scores` at the points, and ``log_px``, exact, where the model is `PPCA`; nats per point."""
+        r"""Returns `mean_scores` at the points, and the exact ``log_px`` if the model is `PPCA`; nats per point."""
         scores = mean_scores(self.model, self.guide, self.points, seed=0)
         if not isinstance(self.model, PPCA):
             return scores
@@ -96,24 +97,24 @@ class Snapshot:
 
     @_quietly
     def means(self) -> Tensor:
-        r"""The means of q, (B, D)."""
+        r"""Returns the means of q, (B, D)."""
         return mean(self._posterior())
 
     @_quietly
     def nats(self) -> Tensor:
-        r"""How much q uses each latent, (D,), a mean over the points, in nats.
+        r"""Returns how much q uses each latent, (D,), a mean over the points, in nats.
 
-        It is the KL of the marginals, or where q has no density what the prior `charged` for its mean. A single state
-        of a chain says nothing of that: NaN.
+        It is the KL of the marginals; if q has no density, the cost of its mean under the prior (`charged`), or NaN for
+        a single state of a chain.
         """
         p = prior(self.model, self.points)
         return marginal_kl(self._posterior(), p).mean(0) if self.has_density else charged(self._two_means(), p)
 
     @_quietly
     def active(self) -> float:
-        r"""How many latents have a posterior mean whose variance over the points exceeds 0.01 and sampling noise.
+        r"""Returns how many latents have a posterior mean with a variance over points above 0.01 and noise.
 
-        NaN where q is a single state of a chain.
+        It is NaN if q is a single state of a chain.
         """
         if len(self.x) == 1:
             return 0
@@ -123,29 +124,29 @@ class Snapshot:
         return int(is_active(mean_variance(means), mean_variance_error(means)).sum())
 
     def _two_means(self) -> Tensor:
-        r"""`two_means` of q; where it gives a few states that are new at each call, of at least ten of them."""
+        r"""Returns `two_means` of q; for a q of few states that are new at each call, from at least ten states."""
         q = self._posterior()
         if isinstance(q, States):
             states = [q.states]
             while len(q.states) * len(states) < SAMPLES:
                 more = self._posterior().states
-                if torch.equal(more, q.states):  # they stay where they are
+                if torch.equal(more, q.states):  # the states do not change
                     break
                 states.append(more)
             q = States(torch.cat(states))
         return two_means(q, SAMPLES)
 
     def data(self, num: int) -> Tensor:
-        r"""The first points as images (num, C, H, W)."""
+        r"""Returns the first points as images (num, C, H, W)."""
         return self._as_images(self.x[:num])
 
     def reconstructions(self, num: int) -> Tensor:
-        r"""Reconstructions of the first points, as images."""
+        r"""Returns reconstructions of the first points, as images."""
         return self._as_images(reconstruct(self.model, self.guide, self.points[:num], seed=0))
 
     @_quietly
     def samples(self, num: int, seed: int = 0) -> Tensor:
-        r"""The mean of p(x | t) for draws of t from the prior, as images: the same t for all models of D latents."""
+        r"""Returns the mean of p(x | t) for draws of t from the prior, as images; t depends on D and the seed alone."""
         here = self.points.dealt(self.x.new_empty(num, 0))
         with forked(seed):
             t = draws(prior(self.model, here), 1, num).squeeze(0)
@@ -153,7 +154,7 @@ class Snapshot:
 
     @_quietly
     def traversals(self, num: int, steps: int) -> tuple[list[int], Tensor]:
-        r"""The most used latents, and for each, images (num, steps, C, H, W) around the posterior mean of point 0."""
+        r"""Returns the most used latents, and images (num, steps, C, H, W) along each, around point 0's mean of q."""
         most = self.nats().argsort(descending=True, stable=True)[:num].tolist()
         x = traversal(self.model, mean(self._posterior())[0], most, steps, self.points[:1])
         return most, self._as_images(x.flatten(0, 1)).unflatten(0, (len(most), steps))
@@ -163,14 +164,14 @@ class Snapshot:
 
 
 def traversal(model, t: Tensor, latents: list[int], steps: int, point: Points) -> Tensor:
-    r"""The mean of p(x | t) while one latent after the other goes from −3 to 3 deviations of the prior.
+    r"""Returns the mean of p(x | t) as one latent at a time goes from −3 to 3 standard deviations of the prior.
 
     Arguments:
         model: a `DLGM`.
-        t: the code (D,) at which the other latents stay.
-        latents: which ones go, n of them.
-        steps: where each stops on its way, S places.
-        point: the point of the code, for what is given.
+        t: the code (D,) of the other latents.
+        latents: the n latents to move.
+        steps: the number S of values of each.
+        point: the point of the code, for its ``given``.
 
     Returns:
         A tensor of shape (n, S, ...).
@@ -189,7 +190,7 @@ class Plane(NamedTuple):
 
     Attributes:
         points: (N, 2).
-        axes: what the two axes are.
+        axes: the labels of the two axes.
     """
 
     points: Tensor
@@ -197,7 +198,7 @@ class Plane(NamedTuple):
 
 
 def plane(means: Tensor) -> Plane:
-    r"""Codes (N, D) in the plane: two latents as they are, one with 0 for the other axis, more by PCA."""
+    r"""Projects codes (N, D) to the plane: two latents as they are, one with 0 for the other axis, more by PCA."""
     D = means.shape[1]
     if D <= 2:
         points = pad(means, (0, 2 - D))

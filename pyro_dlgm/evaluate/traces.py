@@ -1,4 +1,4 @@
-r"""Log-weights of any pair of Pyro programs, from their traces: for guides that do not say their posterior."""
+r"""Log-weights of any pair of Pyro programs, from their traces: for guides without a `posterior`."""
 
 import pyro
 from pyro import poutine
@@ -6,17 +6,17 @@ from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ..objectives.sites import check_latents, is_drawn
+from ..objectives.sites import check_latents, is_drawn, point_frame
 from ..points import Points
 from ..seeding import forked
 
 
 def global_draws(model, guide, points: Points, num_samples: int) -> dict[str, Tensor]:
-    r"""Draws the latents outside of the plate over data from the guide, by name: (K, 1, ...) each; a Bayesian w.
+    r"""Draws the latents outside the plate over data, such as a Bayesian w, from the guide, by name: (K, 1, ...) each.
 
     Arguments:
         model, guide: Pyro programs.
-        points: a block of points, on which it runs.
+        points: a block of points on which to run the programs.
         num_samples: the number K of draws.
     """
     with forked():
@@ -31,7 +31,9 @@ def global_draws(model, guide, points: Points, num_samples: int) -> dict[str, Te
 
 def _global_sites(trace) -> set[str]:
     sites = trace.nodes.items()
-    return {name for name, site in sites if is_drawn(site) and not site["is_observed"] and not _is_local(site)}
+    return {
+        name for name, site in sites if is_drawn(site) and not site["is_observed"] and point_frame(site, None) is None
+    }
 
 
 def _check_in_model(model_trace, guide_trace) -> None:
@@ -39,14 +41,14 @@ def _check_in_model(model_trace, guide_trace) -> None:
         drawn = is_drawn(site) and not site["is_observed"] and not site["infer"].get("is_auxiliary")
         if drawn and model_trace.nodes.get(name, {"is_observed": True})["is_observed"]:
             raise ValueError(
-                f"the guide samples {name!r}, which the model does not: its log q would count alone; expected the "
+                f"the guide samples {name!r}, which the model does not: so only its log q would count; expected the "
                 f"latents of the model: hold it in both, poutine.condition(guide, data={{{name!r}: ...}})"
             )
 
 
 def _check_auxiliary(trace, extra: set[str], batch: int) -> None:
-    r"""Raises a `ValueError` if latents of points are functions of auxiliary sites that belong to no point."""
-    local = [site for site in trace.nodes.values() if is_drawn(site) and _is_local(site)]
+    r"""Raises a `ValueError` if latents of points are functions of global auxiliary sites."""
+    local = [site for site in trace.nodes.values() if is_drawn(site) and point_frame(site, None) is not None]
     fixed = sum(isinstance(site["fn"], Delta) for site in local)
     own = sum(bool(site["infer"].get("is_auxiliary")) for site in local)
     if extra and fixed > own:
@@ -55,14 +57,14 @@ def _check_auxiliary(trace, extra: set[str], batch: int) -> None:
 
 
 def traced_log_weights(model, guide, points: Points, num_samples: int, with_q: bool, held: dict[str, Tensor]) -> Tensor:
-    r"""Computes unscaled log-weights (K, B); auxiliary sites of the guide are summed. Without q, log p(x, t_k | w).
+    r"""Returns unscaled log-weights (K, B), auxiliary sites of the guide included, or log p(x, t_k | w) without q.
 
     Arguments:
-        held: draws of the global latents by name, (K, 1, ...) each, whose densities belong to no point.
+        held: draws of the global latents by name, (K, 1, ...) each, whose densities are left out.
 
     Raises:
-        ValueError: if one of both has a latent that the other does not sample, auxiliary ones left out, or another site
-            has no log-weight for each point.
+        ValueError: if one program has a latent that the other does not sample (auxiliary ones excepted), or another
+            site does not have a log-weight for each point.
     """
     guide_trace = _trace(poutine.condition(guide, data=held), points, num_samples)
     replayed = poutine.replay(poutine.condition(model, data=held), trace=guide_trace)
@@ -83,13 +85,9 @@ def _trace(program, points: Points, num_samples: int):
         return poutine.trace(program).get_trace(points.x, points.index, mask=points.mask, **points.side)
 
 
-def _is_local(site: dict) -> bool:
-    return any(f.dim == -1 for f in site["cond_indep_stack"])
-
-
 def _per_point(name: str, site: dict, batch: int) -> Tensor:
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    if not _is_local(site) or log_prob.dim() > 2 or log_prob.shape[-1:] != (batch,):
+    if point_frame(site, None) is None or log_prob.dim() > 2 or log_prob.shape[-1:] != (batch,):
         raise ValueError(_belongs_to_none(name, log_prob.shape, batch))
     return log_prob
 

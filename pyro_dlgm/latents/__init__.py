@@ -1,1 +1,1 @@
-r"""The local latents of any Pyro program: found in a trace, laid out as one vector u for each point."""
+r"""The local latents of any Pyro program: found in a trace, and laid out as one vector u per point."""

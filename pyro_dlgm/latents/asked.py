@@ -1,9 +1,10 @@
-r"""What is asked of a guide and of a model of points, a `DLGM` or a `LocalModel`."""
+r"""Functions of a guide and a model of points, which may be a `DLGM` or a `LocalModel`."""
 
 from torch import Tensor
 
 from ..likelihoods.base import Conditional
 from ..points import Points
+from ..priors.given import needs_given
 from .held import Refusing
 from .local import LocalModel
 
@@ -14,7 +15,7 @@ def posterior(guide, points: Points):
 
 
 def prior(model, points: Points):
-    r"""Returns p(t) of the points, by its density: of batch shape (), or (B,) where it depends on the points.
+    r"""Returns p(t) of the points, of batch shape (), or (B,) if it depends on the points.
 
     Raises:
         ValueError: if the prior samples a further site, whose draw would be used silently.
@@ -25,6 +26,27 @@ def prior(model, points: Points):
         return model.prior_of(points.given) if hasattr(model, "prior_of") else model.prior(**points.side)
 
 
+def latent_dim(model, guide=None) -> int:
+    r"""Returns the number D of latents of a point.
+
+    Where p(t) depends on ``given``, it is the ``latent_dim`` of the prior, or else that of the guide.
+
+    Raises:
+        ValueError: if neither of them has one.
+    """
+    if isinstance(model, LocalModel):
+        return model.latent_dim
+    if not needs_given(model.prior):
+        return model.prior().event_shape[0]
+    for part in (model.prior, guide):
+        if hasattr(part, "latent_dim"):
+            return part.latent_dim
+    raise ValueError(
+        f"{type(model.prior).__name__} depends on what is given, which leaves the number of latents unknown; expected "
+        "a prior with an attribute latent_dim"
+    )
+
+
 def emission(model, points: Points, t: Tensor):
     r"""Returns p(x | t, w) for codes t (..., B, D) of the points."""
     if isinstance(model, LocalModel):
@@ -33,7 +55,7 @@ def emission(model, points: Points, t: Tensor):
 
 
 def completion(model, points: Points, t: Tensor):
-    r"""Returns p(x | t, x_o, m) for codes t (..., B, D): p(x | t), unless the likelihood says what hides values."""
+    r"""Returns p(x | t, x_o, m) for codes t (..., B, D): p(x | t), unless the likelihood models missingness."""
     p, likelihood = emission(model, points, t), getattr(model, "likelihood", None)
     if points.mask is None or not isinstance(likelihood, Conditional):
         return p

@@ -1,4 +1,4 @@
-r"""How a program is called: with (x, index, *, mask, given, weight, size), or the part of it that it takes."""
+r"""Calls a program with (x, index, *, mask, given, weight, size), or those of them that it takes."""
 
 import inspect
 from collections.abc import Callable
@@ -13,7 +13,7 @@ KEYWORDS = ("mask", "given", "weight", "size")
 
 
 class Call:
-    r"""Calls a program with what it takes of a batch of points; what it does not take must not be there.
+    r"""Calls a program with the parts of a batch of points that it takes; other parts must be absent.
 
     Its first argument is x, whatever its name. The second one is the index, if it has that name or no default; the
     keywords go by name.
@@ -23,10 +23,10 @@ class Call:
 
     Attributes:
         takes: the names among x, index, mask, given, weight and size that the program takes.
-        generates: whether it may be called without x, for a number of points: ``program(size=n)``.
+        generates: whether it can be called without x, for a number of points: ``program(size=n)``.
 
     Raises:
-        TypeError: if the program wants further arguments.
+        TypeError: if the program needs further arguments.
     """
 
     def __init__(self, program: Callable):
@@ -36,7 +36,7 @@ class Call:
         places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         places = [p for p in places if p.name not in KEYWORDS]
         if len(places) > 1 and places[1].name != "index" and places[1].default is not places[1].empty:
-            places = places[:1]  # an option of the program's own keeps its default
+            places = places[:1]  # another option of the program, which keeps its default
         known = {p.name for p in parameters if p.name in KEYWORDS}
         self.num_places = 2 if any(p.kind == p.VAR_POSITIONAL for p in parameters) else min(2, len(places))
         if any(p.kind == p.VAR_KEYWORD for p in parameters):
@@ -46,19 +46,19 @@ class Call:
         _check_others(inner, [*places[2:], *(p for p in parameters if p.kind == p.KEYWORD_ONLY)])
 
     def __call__(self, *args, **kwargs):
-        r"""Calls the program; arguments as those of a model, of which it gets what it takes.
+        r"""Calls the program with those of the arguments, which are those of a model, that it takes.
 
         Raises:
-            ValueError: if a mask, what is given, or weights came, and the program takes none.
+            ValueError: if there is a mask, ``given`` or a weight that the program does not take.
         """
         for name in ("mask", "given", "weight"):
             if kwargs.get(name) is not None and name not in self.takes:
                 raise ValueError(
                     f"{name} was given, and {_name(self.program)} takes no {name}; expected a program with the keyword "
-                    f"{name}= that heeds it, or points without it"
+                    f"{name}=, or points without it"
                 )
         kept = {name: value for name, value in kwargs.items() if name not in KEYWORDS or name in self.takes}
-        if args and args[0] is not None:  # what is missing is 0 before the program sees it
+        if args and args[0] is not None:  # missing values become 0 before the program sees them
             args = (masks.observed(args[0], kwargs.get("mask")), *args[1:])
         return self.program(*args[: self.num_places], **kept)
 
@@ -68,17 +68,17 @@ class Call:
 
 
 def accepting(program: Callable) -> Callable:
-    r"""Returns a model that scores points itself, which takes all there is, and of any other program its `Call`."""
+    r"""Returns the program itself if it has a ``log_joint``, since then it takes all arguments, else its `Call`."""
     return program if hasattr(program, "log_joint") else Call(program)
 
 
 def as_module(program: Callable) -> nn.Module:
-    r"""Returns the program, or where it is a function a module without parameters, which can be saved."""
+    r"""Returns the program, or for a function a module without parameters, which can be saved."""
     return program if isinstance(program, nn.Module) else Function(program)
 
 
 class Function(nn.Module):
-    r"""Creates a module without parameters of a function, as a program that is trained and saved."""
+    r"""Creates a module without parameters from a function, as a program that can be trained and saved."""
 
     def __init__(self, function: Callable):
         super().__init__()
@@ -89,9 +89,8 @@ def _check_others(program, others) -> None:
     wanted = [p.name for p in others if p.default is p.empty and p.name not in KEYWORDS]
     if wanted:
         raise TypeError(
-            f"{_name(program)} wants {', '.join(map(repr, wanted))} as well; expected a program of (x, index, *, mask, "
-            "given, weight, size) or a part of it: bind the rest, functools.partial(program, "
-            f"{wanted[0]}=...)"
+            f"{_name(program)} needs {', '.join(map(repr, wanted))} as well; expected a program of (x, index, *, mask, "
+            f"given, weight, size) or a part of it: bind the rest, functools.partial(program, {wanted[0]}=...)"
         )
 
 

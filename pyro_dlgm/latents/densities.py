@@ -1,4 +1,4 @@
-r"""Densities of u that a program tells: its prior, and the joint one with what it observes."""
+r"""Densities of u from a program: its prior, and the joint density with the observed sites."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from ..points import Points
 from . import independence
 from .look import FEW
 
-NUMBERS = 2**22  # of x times draws, at a time
+NUMBERS = 2**22  # numbers of x times draws to compute at a time
 
 
 class Prior(dist.TorchDistribution):
@@ -19,7 +19,7 @@ class Prior(dist.TorchDistribution):
 
     Arguments:
         local: a `LocalModel`.
-        points: B of them: what p may depend on, never x.
+        points: the B points, of which p may depend on anything but x.
         batch_shape: (..., B).
     """
 
@@ -31,11 +31,11 @@ class Prior(dist.TorchDistribution):
         super().__init__(batch_shape, Size((local.latent_dim,)), validate_args=False)
 
     def expand(self, batch_shape, _instance=None):
-        r"""The same distribution with more batch axes on the left."""
+        r"""Returns the same distribution with more batch axes on the left."""
         return type(self)(self.local, self.points, Size(batch_shape))
 
     def sample(self, sample_shape=()) -> Tensor:
-        r"""Draws of the shape ``sample_shape`` + batch shape + (D,)."""
+        r"""Returns draws of the shape ``sample_shape`` + batch shape + (D,)."""
         shape = self._extended_shape(Size(sample_shape))
         rows = max(1, NUMBERS // max(1, self.points.x.numel()))
         num = Size(shape[:-2]).numel()
@@ -43,25 +43,25 @@ class Prior(dist.TorchDistribution):
         return torch.cat(parts).reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log p(u | globals, w), of the value's shape without its last axis."""
+        r"""Returns log p(u | globals, w), of the value's shape without its last axis."""
         return self.local.log_prior(self.points, value)
 
 
 class Joint(Prior):
-    r"""Creates the density p(x, u | globals, w) of u, which is that of the posterior up to a constant."""
+    r"""Creates the density p(x, u | globals, w) of u, the posterior up to a constant."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log p(x, u | globals, w), of the value's shape without its last axis."""
+        r"""Returns log p(x, u | globals, w), of the value's shape without its last axis."""
         return self.local.log_joint(self.points, value)
 
 
 class Emission(dist.TorchDistribution):
-    r"""Creates p(x | u) of batch shape (..., B) from the distribution of a site, whose plates have more axes than that.
+    r"""Creates p(x | u) of batch shape (..., B) from the distribution of a site whose plates have further axes.
 
     Arguments:
-        fn: of the site.
+        fn: the distribution of the site.
         batch_shape: (..., B).
-        event_shape: of a point's x.
+        event_shape: the shape of x in one point.
     """
 
     arg_constraints: ClassVar = {}
@@ -76,7 +76,7 @@ class Emission(dist.TorchDistribution):
         return self.fn.support
 
     def sample(self, sample_shape=()) -> Tensor:
-        r"""Draws of the shape ``sample_shape`` + batch shape + event shape."""
+        r"""Returns draws of the shape ``sample_shape`` + batch shape + event shape."""
         return self.fn.sample(Size(sample_shape)).reshape(self._extended_shape(Size(sample_shape)))
 
     @property
@@ -86,19 +86,19 @@ class Emission(dist.TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        r"""The variance of x, number by number."""
+        r"""The variance of x, elementwise."""
         return self.fn.variance.reshape(self._extended_shape())
 
 
 def log_joint_each(local, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-    r"""log p(x, u_k | globals_k, w) of samples, each given its own draw of the global latents: (K, B).
+    r"""Returns log p(x, u_k | globals_k, w) for samples, each with its own draw of the global latents: (K, B).
 
-    All at once, where the program says so of few points what it says one by one, else one by one.
-    Globals with an axis to the left of the plates do not fit each program: z @ W would have one more.
+    The samples are computed at once if for a few points this agrees with one by one, else one by one. Globals with an
+    axis to the left of the plates do not fit every program: z @ W would have one axis too many.
 
     Arguments:
         local: a `LocalModel`.
-        points: B of them.
+        points: the B points.
         u: samples (K, B, D).
         drawn: draws of the globals by name, (K, *shape).
     """
@@ -111,7 +111,7 @@ def log_joint_each(local, points: Points, u: Tensor, drawn: dict[str, Tensor]) -
 def _broadcasts(local, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> bool:
     try:
         return independence.close(_stacked(local, points, u, drawn), _one_by_one(local, points, u, drawn))
-    except (ValueError, RuntimeError, IndexError):  # shapes that do not go together
+    except (ValueError, RuntimeError, IndexError):  # shapes that do not match
         return False
 
 

@@ -1,4 +1,4 @@
-r"""Handlers that hold the latent t of a model, and refuse to draw a further one."""
+r"""Handlers that fix the latent t of a model, and refuse to draw another one."""
 
 import torch
 from pyro import poutine
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class Refusing(Messenger):
-    r"""Creates the handler that refuses to draw: each site below it is observed, or known to a handler around it.
+    r"""Creates the handler that refuses draws: each site has to be observed, or set by a handler around this one.
 
     Arguments:
-        beside: the latent that is known, for the error.
+        beside: the latent that is fixed, for the error.
     """
 
     def __init__(self, beside: str = ""):
@@ -20,16 +20,16 @@ class Refusing(Messenger):
 
     def _pyro_post_sample(self, msg) -> None:
         if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):
-            beside = f" beside {self.beside!r}" if self.beside else ""
+            beside = f" besides {self.beside!r}" if self.beside else ""
             raise ValueError(
                 f"the program samples {msg['name']!r}{beside}, and a draw of it would be used silently; expected no "
-                f"further latent: sum it out, make it a part of the one there is, or hold it, with "
+                "further latent: sum it out, make it part of the existing one, or hold it, with "
                 f"poutine.condition(data={{{msg['name']!r}: ...}}) around the call"
             )
 
 
 class Held(Refusing):
-    r"""Creates the handler that holds the latent t at a value, keeps sites from other handlers, and adds them up.
+    r"""Creates the handler that fixes the latent t, hides sites from other handlers, and sums their log-densities.
 
     Attributes:
         sites: the messages of the sites so far, by name.
@@ -42,7 +42,7 @@ class Held(Refusing):
     def _pyro_sample(self, msg) -> None:
         if msg["name"] == self.latent:
             msg["value"], msg["is_observed"] = self.t, True
-        # What is not known here may be known to a handler around it: ``poutine.condition`` of a Bayesian w.
+        # Other values may come from a handler around this one, such as ``poutine.condition`` for a Bayesian w.
         msg["stop"] = msg["is_observed"] or poutine.util.site_is_subsample(msg)
 
     def _pyro_post_sample(self, msg) -> None:
@@ -51,7 +51,7 @@ class Held(Refusing):
             self.sites[msg["name"]] = msg
 
     def log_joint(self, observed: str) -> Tensor:
-        r"""The sum of the log-densities of the sites, (..., B), of the shape of the site ``observed`` with t."""
+        r"""Returns the sum of the log-densities of the sites, (..., B), in the joint shape of ``observed`` and t."""
         terms = {name: _log_prob(msg) for name, msg in self.sites.items()}
         shape = torch.broadcast_shapes(self.t.shape[:-1], terms[observed].shape)
         for name, term in terms.items():
@@ -65,14 +65,14 @@ class Held(Refusing):
 
 
 def _log_prob(msg) -> Tensor:
-    r"""The log-density of a site, with the axes of plates to the left of the points summed."""
+    r"""Returns the log-density of a site, summed over the axes of plates to the left of the points."""
     log_prob = scale_and_mask(msg["fn"].log_prob(msg["value"]), mask=msg["mask"])
     inner = [f.dim for f in msg["cond_indep_stack"] if f.vectorized and f.dim < -1]
     return log_prob.sum(inner) if inner else log_prob
 
 
 class Emitting(Held):
-    r"""Creates the handler that holds t and stops at the site of x: its distribution is p(x | t, w)."""
+    r"""Creates the handler that fixes t and stops at the site of x, whose distribution is p(x | t, w)."""
 
     def __init__(self, latent: str, t: Tensor, observed: str):
         super().__init__(latent, t)

@@ -1,4 +1,4 @@
-r"""Whether points are independent given the globals: what is said of one must not change with another's latents."""
+r"""Checks that points are independent given the globals: no density of one depends on the latents of another."""
 
 from collections.abc import Iterator
 
@@ -9,11 +9,11 @@ from ..points import Points
 
 
 def check(local, points: Points) -> None:
-    r"""Raises a `ValueError` if the log-density of a point, or of a site of no point, changes with another's latents.
+    r"""Raises a `ValueError` if the log-density of a point, or of a global site, changes with another point's latents.
 
     Arguments:
         local: a `LocalModel` with values of its globals.
-        points: some of them; a single one tells nothing.
+        points: some points; with a single one there is no check.
     """
     if len(points) < 2:
         return
@@ -23,7 +23,7 @@ def check(local, points: Points) -> None:
         for moved in _parts(len(points), u.device):
             second = local.log_joint(points, torch.where(moved.unsqueeze(-1), u[1], u[0]))
             if not close(first[~moved], second[~moved]):
-                raise ValueError(_dependent(local.plate, "what the program says of a point"))
+                raise ValueError(_dependent(local.plate, "the log-density of a point"))
         outside = [_outside(local, points, each) for each in u]
     for name in outside[0]:
         if not close(outside[0][name], outside[1][name]):
@@ -31,7 +31,7 @@ def check(local, points: Points) -> None:
 
 
 def _parts(num: int, device) -> Iterator[Tensor]:
-    r"""Yields booleans (B,) such that for any two points one of them is in a part without the other, both ways."""
+    r"""Yields booleans (B,) that separate any two points, in both directions."""
     rows = torch.arange(num, device=device)
     for bit in range((num - 1).bit_length()):
         part = (rows >> bit) % 2 == 1
@@ -39,7 +39,7 @@ def _parts(num: int, device) -> Iterator[Tensor]:
 
 
 def _outside(local, points: Points, u: Tensor) -> dict[str, Tensor]:
-    r"""The log-densities of the sites outside of the plate."""
+    r"""Returns the log-densities of the sites outside the plate."""
     trace = local._run(points, local.named(u), enumerated=local.seen.discrete)
     sites = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["infer"].get("_deterministic")]
     outside = [s for s in sites if all(f.name != local.plate for f in s["cond_indep_stack"])]
@@ -47,7 +47,7 @@ def _outside(local, points: Points, u: Tensor) -> dict[str, Tensor]:
 
 
 def close(one: Tensor, two: Tensor) -> bool:
-    r"""Whether log-densities are equal up to rounding."""
+    r"""Returns whether log-densities are equal up to rounding."""
     if one.shape != two.shape:
         return False
     tol = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0

@@ -1,6 +1,6 @@
-r"""The layout of a point's latents: sites side by side in one unconstrained vector u, with their log-Jacobians.
+r"""The layout of a point's latents: sites concatenated to one unconstrained vector u, with their log-Jacobians.
 
-A value of site s is T_s(u_s), and
+The value of site s is T_s(u_s), and
 
     log p(u) = Σ_s [ log p(T_s(u_s)) + log |det ∂T_s / ∂u_s| ] .
 """
@@ -19,9 +19,9 @@ class Layout:
     r"""The order of the sites in u.
 
     Attributes:
-        sites: of a point.
-        dim: of the plate over points, negative.
-        depth: how many axes all plates take.
+        sites: the sites of a point.
+        dim: the dimension of the plate over points, negative.
+        depth: the number of axes that all plates take.
     """
 
     sites: tuple[Site, ...]
@@ -30,7 +30,7 @@ class Layout:
 
     @property
     def width(self) -> int:
-        r"""The number D of unconstrained numbers of a point."""
+        r"""The number D of unconstrained numbers per point."""
         return sum(site.width for site in self.sites)
 
     @property
@@ -40,7 +40,7 @@ class Layout:
 
     @property
     def is_one_vector(self) -> bool:
-        r"""Whether u is the value of the one latent there is: a vector of real numbers."""
+        r"""Whether u is the value of the only latent, a vector of real numbers."""
         first = self.sites[0]
         plain = len(self.sites) == 1 and len(first.event_shape) == 1 and not first.others and self.dim == -1
         return plain and is_identity(first.transform)
@@ -49,7 +49,7 @@ class Layout:
         r"""Returns constrained values and log-Jacobians by site, with the axes of the program.
 
         Arguments:
-            u: (B, D), or (S, B, D) for samples, whose axis comes to the left of all plates.
+            u: (B, D), or (S, B, D) for samples, whose axis is to the left of all plates.
         """
         values, jacobians = {}, {}
         for site, part in zip(self.sites, u.split([site.width for site in self.sites], -1), strict=True):
@@ -61,7 +61,7 @@ class Layout:
         return values, jacobians
 
     def vector(self, values: dict[str, Tensor]) -> Tensor:
-        r"""Returns u, (B, D) or (S, B, D), of constrained values with the axes of the program."""
+        r"""Returns u, (B, D) or (S, B, D), for constrained values with the axes of the program."""
         parts = []
         for site in self.sites:
             value = self._taken(values[site.name], site)
@@ -71,11 +71,11 @@ class Layout:
         return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], -1)
 
     def _axes(self, site: Site) -> list[int]:
-        r"""The dimensions of the plates of a site, that of the points first."""
+        r"""Returns the dimensions of the plates of a site, that of the points first."""
         return [self.dim, *(f.dim for f in site.others)]
 
     def _placed(self, value: Tensor, site: Site, lead: int) -> Tensor:
-        r"""(S?, B, others..., event...) -> (S?, axes of all plates..., event...), those of no plate of size 1."""
+        r"""Reshapes (S?, B, others..., event...) -> (S?, axes of all plates..., event...); unused axes have size 1."""
         dims = self._axes(site)
         depth = self.depth if lead else max(-d for d in dims)
         event = value.shape[lead + len(dims) :]
@@ -85,7 +85,7 @@ class Layout:
         return moved.reshape(*value.shape[:lead], *(sizes.get(d, 1) for d in range(-depth, 0)), *event)
 
     def _taken(self, value: Tensor, site: Site) -> Tensor:
-        r"""The reverse of `_placed`."""
+        r"""Inverts `_placed`."""
         dims, events = self._axes(site), len(site.event_shape)
         batch = value.dim() - events
         lead = list(range(batch - self.depth))

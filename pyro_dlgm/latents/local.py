@@ -1,4 +1,4 @@
-r"""What a program says of its points one by one: log p(x, u | globals, w), with u their unconstrained latents."""
+r"""The model of single points in a program: log p(x, u | globals, w), with u their unconstrained latents."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import messages
-from ..points import Points
-from ..program import Shared, evaluating
+from ..points import Points, dealt
+from ..program import evaluating
 from ..seeding import forked
+from ..shared import Shared
 from . import independence, run
 from .call import Call
 from .densities import Emission, Joint, Prior, log_joint_each
@@ -20,9 +21,9 @@ from .look import FEW, SEEDS, few, look
 
 
 class LocalModel:
-    r"""Creates the model of a point that a program tells, with its local latents as one vector u: p(x, u | globals, w).
+    r"""Creates the model of a point in a program, with its local latents as one vector u: p(x, u | globals, w).
 
-    It takes the place of a `DLGM` with t = u wherever points are scored one by one. The program is traced once.
+    It replaces a `DLGM` with t = u wherever points are scored separately. The program is traced once.
 
     Arguments:
         program: a Pyro module or a function of (x, index, *, mask, given, weight, size), or a part of it.
@@ -31,12 +32,12 @@ class LocalModel:
         size: the number N of all points, for a program that takes it.
 
     Attributes:
-        layout: how sites lie in u.
-        seen: what was seen of the program, a `Look`.
+        layout: the layout of the sites in u.
+        seen: the result of tracing the program, a `Look`.
         latent_dim: the number D of unconstrained latents of a point.
-        global_names: the latents that belong to no point.
-        globals: their values; what is said of points is given these.
-        conditions: which they are and where they are held, in words; empty without any.
+        global_names: the names of the global latents.
+        globals: their values, on which densities of points are conditional.
+        conditions: a description of them and their values; empty without any.
 
     Raises:
         ValueError: if the plate is unknown or holds no latent, points depend on each other, a support is not constant,
@@ -64,7 +65,7 @@ class LocalModel:
 
     @property
     def takes_size(self) -> bool:
-        r"""Whether the program is told the number of all points."""
+        r"""Whether the program takes the number of all points."""
         return "size" in self._call.takes
 
     @property
@@ -73,10 +74,10 @@ class LocalModel:
         return self.layout.width
 
     def at(self, values: dict[str, Tensor], program=None, how: str = "as given") -> "LocalModel":
-        r"""Returns the model given values of the global latents, by name; of another program, if one is given.
+        r"""Returns the model given values of the global latents, by name; optionally for another program.
 
         Raises:
-            ValueError: unless there is one for each of them.
+            ValueError: unless there is a value for each of them.
         """
         if set(values) != set(self.global_names):
             raise ValueError(f"globals are {sorted(values)}; expected values of {sorted(self.global_names)}")
@@ -88,7 +89,7 @@ class LocalModel:
 
     @contextlib.contextmanager
     def given(self, values: dict[str, Tensor]):
-        r"""Context manager: what is said of points is given these values of the global latents."""
+        r"""Context manager: densities of points are conditional on these values of the global latents."""
         before, self.globals = self.globals, self.at(values).globals
         try:
             yield
@@ -96,10 +97,10 @@ class LocalModel:
             self.globals = before
 
     def log_joint(self, points: Points, u: Tensor) -> Tensor:
-        r"""log p(x, u | globals, w) of each point, in nats, log-Jacobians included; discrete latents are summed out.
+        r"""Returns log p(x, u | globals, w) of each point, in nats, with log-Jacobians; sums out discrete latents.
 
         Arguments:
-            points: B of them.
+            points: the B points.
             u: unconstrained latents (..., B, D).
 
         Returns:
@@ -108,28 +109,28 @@ class LocalModel:
         return self._summed(points, u, lambda name, site: True)
 
     def check_axes(self, points: Points) -> None:
-        r"""Raises a `ValueError` unless the program takes samples, along an axis to the left of its plates."""
+        r"""Raises a `ValueError` unless the program accepts samples along an axis to the left of its plates."""
         few = points[:FEW]
         with torch.no_grad(), forked(0), evaluating(self.program):
             u = torch.randn(2, len(few), self.latent_dim, device=few.x.device, dtype=self.seen.dtype)
             apart = torch.stack([self.log_joint(few, each) for each in u])
             try:
-                wrong = None if independence.close(self.log_joint(few, u), apart) else "its densities are others there"
+                wrong = None if independence.close(self.log_joint(few, u), apart) else "its densities differ there"
             except Exception as error:
                 wrong = f"{type(error).__name__}: {messages.line(error)}"
         if wrong is not None:
             raise ValueError(
-                f"the program says something of latents of its points, but not of samples of them, with an axis to the "
-                f"left of its plates ({wrong}); expected a program whose operations broadcast: count axes from the "
-                "right, and wrap networks in nets.Net"
+                "the program accepts latents of its points, but not samples of them, with an axis to the left of its "
+                f"plates ({wrong}); expected a program whose operations broadcast: count axes from the right, and wrap "
+                "networks in nets.Net"
             )
 
     def log_joint_each(self, points: Points, u: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        r"""log p(x, u_k | globals_k, w), (K, B), of samples u (K, B, D), each given its draw of the globals."""
+        r"""Returns log p(x, u_k | globals_k, w), (K, B), for samples u (K, B, D), each with its draw of the globals."""
         return self.log_joint(points, u) if not drawn else log_joint_each(self, points, u, drawn)
 
     def log_prior(self, points: Points, u: Tensor) -> Tensor:
-        r"""log p(u | globals, w) of each point, (..., B), in nats; as `log_joint`, without what is observed."""
+        r"""Returns log p(u | globals, w) of each point, (..., B), in nats: `log_joint` without observed sites."""
         return self._summed(points, u, lambda name, site: name in self.sites or name in self.seen.discrete)
 
     @property
@@ -138,11 +139,11 @@ class LocalModel:
         return self.layout.names
 
     def prior_at(self, points: Points) -> Prior:
-        r"""p(u | globals, w) of the points, of batch shape (B,) and event shape (D,)."""
+        r"""Returns p(u | globals, w) of the points, of batch shape (B,) and event shape (D,)."""
         return Prior(self, points, torch.Size((len(points),)))
 
     def named(self, u: Tensor) -> dict[str, Tensor]:
-        r"""Constrained values of the latents of points by name, for u (B, D) or (S, B, D)."""
+        r"""Returns constrained values of the latents of points by name, for u (B, D) or (S, B, D)."""
         return self.layout.values(u)[0]
 
     def draw_prior(self, points: Points, num: int) -> Tensor:
@@ -153,10 +154,10 @@ class LocalModel:
         return u.expand(num, len(points), self.latent_dim)
 
     def emission_at(self, points: Points, u: Tensor):
-        r"""p(x | u, globals, w) at u (..., B, D), as the program's site of x has it.
+        r"""Returns p(x | u, globals, w) at u (..., B, D), from the program's site of x.
 
         Raises:
-            ValueError: if x depends on discrete latents, or on no single site.
+            ValueError: if x depends on discrete latents, or is not a single site.
         """
         lead, held, _ = self._held(u)
         if self.seen.discrete or self.seen.observed is None:
@@ -167,14 +168,14 @@ class LocalModel:
         return Emission(fn, torch.Size((*lead, len(points))), self.seen.event_shape)
 
     def simulated(self, num_points: int, mask: Tensor | None = None, given: Tensor | None = None):
-        r"""Draws x and u from the program given the globals: points with the index 0..M−1, and u (M, D).
+        r"""Draws x and u from the program given the globals; returns points, index 0..M−1, and u (M, D).
 
         Raises:
-            ValueError: if the program cannot be called without x, or observes something else.
+            ValueError: if the program cannot be called without x, or observes other sites.
         """
         if not self._call.generates or self.seen.observed is None:
             raise ValueError(_no_simulation(self))
-        rows = None if given is None else given[torch.arange(num_points, device=given.device) % len(given)]
+        rows = dealt(given, num_points)
         call = partial(self._call, None, None, size=num_points, given=rows)
         with torch.no_grad():
             trace = run.execute(call, self.globals, self.layout.depth)
@@ -185,7 +186,7 @@ class LocalModel:
         return Points(x, None, mask, rows).numbered(), u
 
     def __call__(self, x=None, index=None, *, mask=None, given=None, weight=None, size=None) -> Tensor:
-        r"""Samples u in a plate over points, as a program whose one site has the density p(x, u | globals, w)."""
+        r"""Samples u in a plate over points, at a site with the density p(x, u | globals, w)."""
         points = Points(x, index, mask, given)
         with pyro.plate(self.plate, len(x), dim=-1):
             return pyro.sample(self.latent, Joint(self, points, torch.Size((len(x),))))
@@ -206,7 +207,8 @@ class LocalModel:
         for name in terms:
             if name not in known and not trace.nodes[name]["is_observed"]:
                 raise ValueError(
-                    f"the program sampled {name!r}, which it did not when it was traced; expected one story"
+                    f"the program sampled {name!r}, which it did not when it was traced; expected the same sites in "
+                    "each run"
                 )
         sums = [run.summed(v, self._others(v)) for v in jacobians.values()]
         num = lead.numel() if lead else None
@@ -226,8 +228,8 @@ class LocalModel:
         missing = [name for name in self.global_names if name not in self.globals]
         if missing:
             raise ValueError(
-                f"the program has the global latents {', '.join(map(repr, missing))}, and what it says of a point is "
-                "given these; expected values: evaluate.given_globals(model, guide), or .at({name: value})"
+                f"the program has the global latents {', '.join(map(repr, missing))}, on which the density of a point "
+                "depends; expected values: evaluate.given_globals(model, guide), or .at({name: value})"
             )
         points = points if points.index is not None else points.numbered()
         call = partial(self._call.of, replace(points, weight=None))
@@ -244,5 +246,5 @@ def _no_emission(local: LocalModel) -> str:
 def _no_simulation(local: LocalModel) -> str:
     return (
         "the program cannot simulate points; expected one that is called as program(size=n) and then samples x at one "
-        f"site in {local.plate!r}: leave out what simulates, num_simulated=0"
+        f"site in {local.plate!r}: leave out the simulation, num_simulated=0"
     )

@@ -1,4 +1,4 @@
-r"""The first look at a program: what its traces on a few points say of its latents, once and for all."""
+r"""Traces a program once, on a few points, to find its latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ from .call import Call
 from .layout import Layout
 from .sites import found
 
-FEW = 8  # points on which a program is looked at
+FEW = 8  # points on which a program is traced
 SEEDS = (1, 2)
 
 
 @dataclass(frozen=True)
 class Look:
-    r"""What is known of a program.
+    r"""The result of tracing a program.
 
     Attributes:
-        layout: how the continuous latents of a point lie in u.
+        layout: the layout of the continuous latents of a point in u.
         discrete: the names of the latents of a point that are summed out.
-        globals: draws of the latents that belong to no point, by name.
-        global_events: how many axes an event of theirs has, by name.
-        observed: the name of the one observed site of points, if its value is x, else `None`.
-        event_shape: of x in one point.
-        loose: the names of parameters that a function has in Pyro's store alone.
-        plate_size: the number of points that the program's plate has by itself; `None` if that is the batch's.
-        dtype: of u.
+        globals: draws of the global latents, by name.
+        global_events: the numbers of their event axes, by name.
+        observed: the name of the only observed site of points, if its value is x, else `None`.
+        event_shape: the shape of x in one point.
+        loose: the names of a function's parameters, which are in Pyro's store alone.
+        plate_size: the number of points that the program itself gives its plate; `None` if it is that of the batch.
+        dtype: the dtype of u.
     """
 
     layout: Layout
@@ -49,15 +49,15 @@ class Look:
 
 
 def few(points: Points) -> Points:
-    r"""A few of the points, from all over them, with an index."""
+    r"""Returns a few points from all over the data, with an index."""
     rows = torch.linspace(0, len(points) - 1, min(FEW, len(points))).long()
     points = points[rows.to(points.x.device)]
     return points if points.index is not None else points.numbered()
 
 
 def look(program: Callable, plate: str, points: Points, size: int | None) -> Look:
-    r"""Looks at a program on a few points; errors as those of `sites.found`."""
-    # Parameters that a first run makes follow the caller's seed, in a stream of their own.
+    r"""Traces a program on a few points; errors are those of `sites.found`."""
+    # Parameters created by the first run follow the caller's seed, in a separate stream.
     with evaluating(program), torch.no_grad(), forked(*seeds(1)):
         run.execute(partial(Call(program).of, points, size), {}, 0)
     with forked(), evaluating(program):
@@ -102,7 +102,7 @@ def _observed(trace, plate: str, points: Points) -> str | None:
 
 
 def _is_x(value: Tensor, points: Points) -> bool:
-    r"""Whether a value is x wherever x is observed: neither a function of it, nor x with other axes."""
+    r"""Returns whether a value equals x, in its shape, wherever x is observed."""
     if value.shape != points.x.shape:
         return False
     missing = torch.zeros_like(value, dtype=torch.bool)

@@ -1,4 +1,4 @@
-r"""One run of a program with some of its sites held, and what its trace says of each point."""
+r"""Runs a program with some sites fixed, and sums the log-densities of its trace for each point."""
 
 import contextlib
 from collections.abc import Callable
@@ -23,14 +23,14 @@ def execute(
     enumerated: tuple[str, ...] = (),
     around=None,
 ):
-    r"""Runs a program and returns its trace; nothing around it sees or changes its sites.
+    r"""Runs a program and returns its trace, hidden from all handlers around it.
 
     Arguments:
         call: runs the program.
         held: values of latents, by name.
-        depth: how many axes its plates take.
-        num: of draws, in a plate to the left of all others.
-        enumerated: names of discrete latents, each of which gets an axis with all of its values, further to the left.
+        depth: the number of axes that its plates take.
+        num: the number of draws, in a plate to the left of all others.
+        enumerated: the names of discrete latents to enumerate, each along an axis further to the left.
         around: a handler around the program, or `None`.
     """
     marked = lambda site: {"enumerate": "parallel"} if site["name"] in enumerated else {}  # noqa: E731
@@ -51,7 +51,7 @@ def execute(
 
 @contextlib.contextmanager
 def _apart():
-    r"""Context manager: plates that are open outside do not take dimensions and names from those of the program."""
+    r"""Context manager: plates that are open outside do not reserve dimensions and names that the program needs."""
     outside, _DIM_ALLOCATOR._stack = _DIM_ALLOCATOR._stack, []
     try:
         yield
@@ -60,9 +60,9 @@ def _apart():
 
 
 def log_probs(trace, plate: str, dim: int, names: Callable[[str, dict], bool]) -> dict[str, Tensor]:
-    r"""The unscaled log-densities of the sites of points that ``names`` picks; axes of other plates are summed.
+    r"""Returns unscaled log-densities of the sites of points that ``names`` selects, summed over other plates.
 
-    Each keeps as many axes as it had: the plate's is the only one among those of plates that is not of size 1.
+    The number of axes is kept: of the axes of plates, only that of the points may have a size other than 1.
     """
     found = {}
     for name, site in trace.nodes.items():
@@ -77,7 +77,7 @@ def log_probs(trace, plate: str, dim: int, names: Callable[[str, dict], bool]) -
 
 
 def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None, enumerated: int = 0) -> Tensor:
-    r"""The sum over sites, summed in its turn over the values of discrete latents: (B,), or (S, B) with samples.
+    r"""Returns the sum over sites, with discrete latents summed out: (B,), or (S, B) with samples.
 
     Raises:
         ValueError: if a term has another number of points.
@@ -102,7 +102,7 @@ def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None
 
 
 def drawn_apart(call: Callable, seed: int):
-    r"""The trace of a program under a seed, with gradients, which show what depends on parameters."""
+    r"""Returns the trace of a program under a seed, with gradients, which show the dependence on parameters."""
     torch.manual_seed(seed)
     with torch.enable_grad():
         return execute(call, {}, 0)

@@ -1,4 +1,4 @@
-r"""The latent sites of a program, as a trace shows them: those of a point, those of none, and what is refused."""
+r"""Finds the latent sites of a program in its traces: local and global ones, and those that are not supported."""
 
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ class Site:
     r"""A latent site of each point.
 
     Attributes:
-        name: of the site.
-        event_shape: of a value.
-        others: the plates around it beside that of the points, from the left.
-        transform: from unconstrained numbers to the support.
+        name: the name of the site.
+        event_shape: the event shape of its values.
+        others: the plates around it other than that of the points, from the left.
+        transform: the transform from unconstrained numbers to the support.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Site:
 
     @property
     def inner_shape(self) -> Size:
-        r"""The shape of its unconstrained numbers in one point: axes of the other plates, then of the event."""
+        r"""The shape of its unconstrained numbers in one point: axes of other plates, then of the event."""
         return Size(frame.size for frame in self.others) + self.transform.inverse_shape(self.event_shape)
 
     @property
     def width(self) -> int:
-        r"""How many unconstrained numbers it has in one point."""
+        r"""The number of its unconstrained numbers in one point."""
         return self.inner_shape.numel()
 
 
@@ -43,11 +43,11 @@ class Latents:
     r"""The latents of a program.
 
     Attributes:
-        sites: the continuous ones of a point, in the order of the program.
-        discrete: the names of those to be summed out.
-        globals: the names of those that belong to no point.
-        dim: of the plate over points, negative.
-        depth: how many axes all plates take.
+        sites: the continuous latents of a point, in the order of the program.
+        discrete: the names of the discrete ones, to be summed out.
+        globals: the names of the global latents.
+        dim: the dimension of the plate over points, negative.
+        depth: the number of axes that all plates take.
     """
 
     sites: tuple[Site, ...]
@@ -58,7 +58,7 @@ class Latents:
 
 
 def found(trace, other, plate: str) -> Latents:
-    r"""Finds the latents in two traces of a program on the same points, drawn apart.
+    r"""Returns the latents, from two traces of a program on the same points with different seeds.
 
     Raises:
         ValueError: on an unknown plate, one without latents, a plate that is sequential or subsampled within a point, a
@@ -93,7 +93,7 @@ def _check_plate(drawn: list[dict], local: dict, plate: str) -> None:
     if plate not in plates:
         raise ValueError(f"plate is {plate!r}; expected one of the program's: {', '.join(map(repr, plates)) or 'none'}")
     if not local:
-        raise ValueError(f"the plate {plate!r} holds no latent; expected the plate over points, in which latents are")
+        raise ValueError(f"the plate {plate!r} holds no latent; expected the plate over points, which contains latents")
     inside = [site for site in drawn if _frame(site, plate) is not None]
     for site in inside:
         name = site["name"]

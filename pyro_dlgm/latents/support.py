@@ -1,4 +1,4 @@
-r"""Supports of latent sites as constants: transforms from unconstrained numbers that hold for each point."""
+r"""Constant supports of latent sites, whose transforms from unconstrained numbers are the same for each point."""
 
 import copy
 
@@ -9,11 +9,11 @@ from torch.distributions import biject_to
 
 
 def constant(support, batch_dim: int):
-    r"""Returns a support with bounds that have no batch axes; `None` if they differ between points, or may be trained.
+    r"""Returns a support with bounds without batch axes; `None` if they differ between points or need gradients.
 
     Arguments:
         support: a constraint of torch.
-        batch_dim: how many batch axes the site has.
+        batch_dim: the number of batch axes of the site.
     """
     base = getattr(support, "base_constraint", None)
     if base is not None:
@@ -37,7 +37,7 @@ def _one(bound: Tensor, batch_dim: int) -> Tensor | None:
 
 
 def same(one, two) -> bool:
-    r"""Whether two supports, as `constant` returns them, are equal."""
+    r"""Returns whether two supports, as returned by `constant`, are equal."""
     if type(one) is not type(two) or vars(one).keys() != vars(two).keys():
         return False
     return all(_equal(a, vars(two)[name]) for name, a in vars(one).items())
@@ -52,7 +52,7 @@ def _equal(a, b) -> bool:
 
 
 def is_identity(transform) -> bool:
-    r"""Whether a transform of `biject_to` leaves its numbers as they are: that of a real support."""
+    r"""Returns whether a transform of `biject_to` is the identity, as for a real support."""
     while hasattr(transform, "base_transform"):
         transform = transform.base_transform
     return transform == biject_to(constraints.real)

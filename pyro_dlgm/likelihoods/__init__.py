@@ -1,21 +1,21 @@
 r"""Likelihoods p(x | t, w): modules whose call maps a code t to a distribution of x.
 
-A likelihood holds networks and knows no guide; a network knows no probability. What goes in is any code vector
-t of shape (..., D) with any leading shape; what comes out has batch shape (...) and x's shape as event shape.
+A likelihood holds networks, which are plain functions of t. The input is a code vector t of shape (..., D) with any
+leading shape; the distribution returned has batch shape (...) and x's shape as event shape.
 
-Which one fits which x:
+Which likelihood fits which x:
 
     real numbers (dequantized images too)   FixedNormal, DiagonalNormal, LowRankNormal
     0 or 1                                  Bernoulli
     [0, 1]                                  ContinuousBernoulli, a density
-    k / (levels − 1), 8-bit images say      DiscretizedLogistic, a probability: bits per dimension mean something
+    k / (levels − 1), as 8-bit images       DiscretizedLogistic, a probability, which gives bits per dimension
     real numbers with outliers              StudentT
     counts 0, 1, 2, ...                     Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial
     classes 0, ..., K − 1                   Categorical
     a table of several of these             Columns
-    real numbers that hide themselves       Missingness, around a Gaussian one
+    real numbers missing not at random      Missingness, around a Gaussian likelihood
 
-Where Pyro's validation is on, a model refuses x outside the support of its likelihood.
+If Pyro's validation is on, x outside the support of the likelihood is an error.
 """
 
 from .base import Likelihood

@@ -7,37 +7,37 @@ from torch.nn.functional import softplus
 from ..masks import pixelwise
 from ..points import joined
 
-MEAN, PAIR = (1, "one, for μ"), (2, "two, for μ and σ")  # heads, and what they are
+MEAN, PAIR = (1, "one, for μ"), (2, "two, for μ and σ")  # the number of heads, in words
 
 
 class Conditional(nn.Module):
-    r"""The base of likelihoods: the vector that their network decodes, and how many axes a point has."""
+    r"""The base of likelihoods: the vector that the network decodes, and the number of axes of a point."""
 
-    event_dim: int | None = None  # axes of a point; by default those that the network says, as its ``out_shape``
-    heads = 1  # outputs of a network that is built for the class by name
-    takes = ""  # what x may be and what to do, for the error on values outside of the support
+    event_dim: int | None = None  # axes of a point; by default those of the network's ``out_shape``
+    heads = 1  # the number of outputs if the network is built by name
+    takes = ""  # expected values and what to do, for the error on x outside the support
 
     def code(self, t: Tensor, given: Tensor | None) -> Tensor:
-        r"""[t | c], what the network decodes: t (..., D), then what is given, (..., C); leading axes broadcast.
+        r"""Returns [t | c], the input of the network: t (..., D), then ``given`` (..., C); leading axes broadcast.
 
         Raises:
-            ValueError: if the network wants more numbers than these, or fewer.
+            ValueError: if the network expects another number of inputs.
         """
         code = t if given is None else joined(t, given)
         wanted = getattr(self._net(), "in_shape", code.shape[-1:])
         if code.shape[-1:] != wanted and (given is not None or t.shape[-1:] < wanted):
             C = 0 if given is None else given.shape[-1]
             raise ValueError(
-                f"the network decodes {wanted[0]} numbers and gets {t.shape[-1]} latents with {C} that are given; "
+                f"the network decodes {wanted[0]} numbers and gets {t.shape[-1]} latents and {C} given numbers; "
                 f"expected given of shape (B, {max(0, wanted[0] - t.shape[-1])}), or a network of {code.shape[-1]} "
                 "numbers (a likelihood that sees t alone overrides forward(t, mask, given))"
             )
         return code
 
     def axes(self, p_dim: int, code: Tensor) -> int:
-        r"""The number of axes of a point, for arrays of ``p_dim`` axes that were decoded from the code (..., D).
+        r"""Returns the number of axes of a point, for arrays of ``p_dim`` axes decoded from the code (..., D).
 
-        The network says it, or the class; a network that says nothing keeps the leading axes of its code.
+        It is ``event_dim``, or that of the network's ``out_shape``; other networks keep the leading axes of the code.
         """
         if self.event_dim is not None:
             return self.event_dim
@@ -45,14 +45,14 @@ class Conditional(nn.Module):
         return p_dim - (code.dim() - 1) if out_shape is None else len(out_shape)
 
     def completed(self, p, x: Tensor, mask: Tensor):
-        r"""p(x | t, x_o, m), for a p(x | t) of this likelihood: what is missing given what is observed and the mask.
+        r"""Returns p(x | t, x_o, m): missing values given the observed ones and the mask, from this p(x | t).
 
-        Where values are missing at random, and pixels independent given t, it is p(x | t).
+        If values are missing at random and pixels are independent given t, it is p(x | t).
         """
         return p
 
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
-        r"""Which values of simulated x are observed: at random as in the mask; drawn, if p says what hides them."""
+        r"""Returns a mask for simulated x: the given mask if values are missing at random, else a draw of p(m | x)."""
         return mask
 
     def _net(self) -> nn.Module | None:
@@ -62,14 +62,14 @@ class Conditional(nn.Module):
 class Likelihood(Conditional):
     r"""Creates p(x | t, w) = ∏_j p(x_j | t, w), independent over the pixels j given t.
 
-    A subclass says `pixels`, the distribution of single pixels; masks, event dimensions and what is given beside t are
-    written here.
+    A subclass defines `pixels`, the distribution of single pixels; masks, event dimensions and ``given`` are handled
+    here.
     """
 
     def pixels(self, t: Tensor) -> dist.TorchDistribution:
-        r"""The distribution of each pixel given t: its batch shape ends with x's shape, its event shape is ().
+        r"""Returns the distribution of each pixel given t: its batch shape ends with x's shape, its event shape is ().
 
-        Where side information c is given, what comes as t is [t | c].
+        With side information c, the argument t is [t | c].
         """
         raise NotImplementedError
 
@@ -78,8 +78,8 @@ class Likelihood(Conditional):
 
         Arguments:
             t: codes of shape (..., D).
-            mask: boolean, True where observed, of x's shape or (B,). Missing pixels add nothing to the log-density,
-                which is exact marginalization since pixels are independent given t.
+            mask: boolean, True where observed, of x's shape or (B,). Missing pixels add nothing to the log-density;
+                since pixels are independent given t, this marginalizes them exactly.
             given: side information (..., C): the network decodes [t | c].
         """
         code = self.code(t, given)
@@ -95,7 +95,7 @@ class LocationScale(Likelihood):
 
     Arguments:
         net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.
-        scale_net: the network of r, if it is another one.
+        scale_net: the network of r, if it is a separate one.
         floor: lower bound of the scale, in the units of x.
     """
 
@@ -107,18 +107,18 @@ class LocationScale(Likelihood):
         self.net, self.scale_net, self.floor = net, scale_net, floor
 
     def location_scale(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        r"""μ and the scale, each of shape (..., *event)."""
+        r"""Returns μ and the scale, each of shape (..., *event)."""
         mu, r = heads(self.net(t), *PAIR) if self.scale_net is None else (self.net(t), self.scale_net(t))
         return mu, self.floor + softplus(r)
 
 
 def check_heads(net: nn.Module, count: int, what: str) -> None:
-    r"""Raises a `ValueError` if the network says that it returns another number of tensors than ``count``."""
+    r"""Raises a `ValueError` if the network declares another number of heads than ``count``."""
     _check(getattr(net, "heads", count), count, what)
 
 
 def heads(y: Tensor | tuple[Tensor, ...], count: int, what: str) -> tuple[Tensor, ...]:
-    r"""Returns a network's output as ``count`` tensors; a `ValueError` if there are more or fewer."""
+    r"""Returns a network's output as ``count`` tensors; raises a `ValueError` if there are more or fewer."""
     y = (y,) if isinstance(y, Tensor) else y
     _check(len(y), count, what)
     return y

@@ -36,10 +36,10 @@ class Bernoulli(_Logits):
         return dist.Bernoulli(logits=self.net(t))
 
     def table(self, x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""log p(x_b | t_c, w) for all pairs of a point and a code, by matrix products.
+        r"""Returns log p(x_b | t_c, w) for all pairs of a point and a code, by matrix products.
 
-        log p(x | t) = Σ_j x_j l_j − log(1 + e^{l_j}) is linear in x: each code is decoded once for all points. x is
-        taken as it is; `DLGM.check` says whether it is one for this likelihood.
+        log p(x | t) = Σ_j x_j l_j − log(1 + e^{l_j}) is linear in x, so each code is decoded once for all points. x is
+        not checked here; `DLGM.check` does that.
 
         Arguments:
             x: data (B, ...).
@@ -57,11 +57,11 @@ class Bernoulli(_Logits):
         return linear + nn.functional.logsigmoid(-logits) @ mask.double().reshape(len(x), -1).mT
 
 
-FACTORS = 16  # in [1, 2], for one logarithm
+FACTORS = 16  # in [1, 2], multiplied for one logarithm
 
 
 def _softplus_sum(l: Tensor) -> Tensor:
-    r"""Σ_j log(1 + e^{l_j}) = Σ_j max(l_j, 0) + Σ log ∏ (1 + e^{−|l_j|}), (C, 1)."""
+    r"""Returns Σ_j log(1 + e^{l_j}) = Σ_j max(l_j, 0) + Σ log ∏ (1 + e^{−|l_j|}), (C, 1)."""
     factors = (-l.abs()).exp() + 1
     if short := -l.shape[1] % FACTORS:
         factors = nn.functional.pad(factors, (0, short), value=1.0)
@@ -72,8 +72,8 @@ def _softplus_sum(l: Tensor) -> Tensor:
 class ContinuousBernoulli(_Logits):
     r"""Creates p(x | t, w) = ∏_j C(l_j) e^{l_j x_j}, l = l(t, w), a density on [0, 1]: for grey pixels.
 
-    The Bernoulli formula for grey pixels with the constant C(l) = l / (e^l − 1) that makes it a density. A nat more
-    or less here is one of a density on [0, 1]: it compares with other densities of the same x, with no probability.
+    This is the Bernoulli formula with the constant C(l) = l / (e^l − 1) that makes it a density of grey pixels. Its
+    log-density can be compared with other densities of the same x on [0, 1], but not with probabilities.
 
     Arguments:
         net: the network of the logits l, from t (..., D) to x's shape.
@@ -90,8 +90,9 @@ class ContinuousBernoulli(_Logits):
 class ContinuousBernoulliPixels(dist.TorchDistribution):
     r"""Creates the density p(x) = e^{l (x − ½)} a / sinh a on [0, 1], with a = l/2, of batch shape l's.
 
-    torch's own goes through probabilities: in float32 its log-normalizer is off by 1e-4 near l = 0 and wrong beyond
-    |l| = 16, where they are clamped. Here all is a function of l, with series where |a| is small.
+    torch's ContinuousBernoulli computes probabilities first: in float32 its log-normalizer is off by 1e-4 near l = 0,
+    and wrong beyond |l| = 16, where they are clamped. Here everything is a function of l, with series where |a| is
+    small.
 
     Arguments:
         logits: l, of any shape.
@@ -106,11 +107,11 @@ class ContinuousBernoulliPixels(dist.TorchDistribution):
         super().__init__(logits.shape, validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> "ContinuousBernoulliPixels":
-        r"""The same density with batch axes added on the left."""
+        r"""Returns the same density with batch axes added on the left."""
         return type(self)(self.logits.expand(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""l (x − ½) − log(sinh a / a)."""
+        r"""Returns l (x − ½) − log(sinh a / a)."""
         if self._validate_args:
             self._validate_sample(value)
         return self.logits * (value - 0.5) - _log_sinhc(self.logits / 2)
@@ -131,11 +132,11 @@ class ContinuousBernoulliPixels(dist.TorchDistribution):
         return 0.25 * torch.where(small, _polynomial(self.logits / 2, SPREAD), a**-2 - inverse**2)
 
     def fisher(self) -> Fisher:
-        r"""The Fisher information of l, which is the variance of x."""
+        r"""Returns the Fisher information of l, which is the variance of x."""
         return apart((self.logits, self.variance))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""x = log(1 + u (e^l − 1)) / l with u ~ U(0, 1), the inverse of the distribution function."""
+        r"""Draws x = log(1 + u (e^l − 1)) / l with u ~ U(0, 1), the inverse of the distribution function."""
         l = self.logits.expand(self._extended_shape(sample_shape))
         u = torch.rand_like(l)
         flat = l.abs() < 1e-6  # the uniform density, to rounding
@@ -152,20 +153,20 @@ SPREAD = tuple((2 * n + 1) * c for n, c in enumerate(LANGEVIN))
 
 
 def _log_sinhc(a: Tensor) -> Tensor:
-    r"""log(sinh a / a), even in a, ½ l at the far ends."""
+    r"""Returns log(sinh a / a), which is even in a and tends to |a|."""
     small, b = _split(a)
     b = b.abs()
     return torch.where(small, a**2 * _polynomial(a, LOG_SINHC), b + (-(-2 * b).expm1()).log() - (2 * b).log())
 
 
 def _split(a: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Where |a| is small, and a with 1 there: a branch that is not taken must also have a finite gradient."""
+    r"""Returns where |a| is small, and a with 1 there, so that the branch not taken has a finite gradient as well."""
     small = a.abs() < SMALL
     return small, torch.where(small, 1.0, a)
 
 
 def _polynomial(a: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    r"""Σ_n c_n a²ⁿ where |a| is small, a constant elsewhere."""
+    r"""Returns Σ_n c_n a²ⁿ where |a| is small, a constant elsewhere."""
     square, value = a.clamp(-SMALL, SMALL).square(), torch.zeros_like(a)
     for c in reversed(coefficients):
         value = c + square * value

@@ -13,7 +13,7 @@ from .base import Likelihood, check_heads, heads
 class Categorical(Likelihood):
     r"""Creates p(x | t, w) = ∏_j softmax(l_j1(t, w), ..., l_jK(t, w))_{x_j}, for classes x_j in 0, ..., K − 1.
 
-    Classes have no order and no mean: `evaluate.reconstruct` and `evaluate.impute` give the most probable one.
+    Classes have no order and no mean: `evaluate.reconstruct` and `evaluate.impute` return the most probable one.
 
     Arguments:
         net: a network with K heads, each of x's shape: the logits of the classes.
@@ -45,7 +45,7 @@ class Categorical(Likelihood):
 
 
 class CategoricalPixels(dist.TorchDistribution):
-    r"""Creates the distribution over classes with the probabilities softmax(l), as numbers of the type of l.
+    r"""Creates the distribution over classes, as numbers of the type of l, with the probabilities softmax(l).
 
     Arguments:
         logits: l, (..., K).
@@ -63,11 +63,11 @@ class CategoricalPixels(dist.TorchDistribution):
         return constraints.integer_interval(0, self.logits.shape[-1] - 1)
 
     def expand(self, batch_shape, _instance=None) -> "CategoricalPixels":
-        r"""The same distribution with batch axes added on the left."""
+        r"""Returns the same distribution with batch axes added on the left."""
         return type(self)(self.logits.expand(*batch_shape, -1), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""The logarithm of the probability of each class; −∞ of what is none, NaN included."""
+        r"""Returns the log-probability of each class; −∞ for any other value, NaN included."""
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
@@ -77,24 +77,24 @@ class CategoricalPixels(dist.TorchDistribution):
         return torch.where(known == value, found, -torch.inf)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""Draws classes: the largest of l and Gumbel noise."""
+        r"""Draws classes: the argmax of l plus Gumbel noise."""
         with torch.no_grad():
             l = self.logits.expand(*self._extended_shape(sample_shape), -1)
             return (l - torch.empty_like(l).exponential_().log()).argmax(-1).to(l.dtype)
 
     @property
     def mean(self) -> Tensor:
-        r"""NaN: classes have none."""
+        r"""NaN: classes have no mean."""
         return self.logits.new_full(self.batch_shape, torch.nan)
 
     variance = mean
 
     @property
     def averaged(self) -> Tensor:
-        r"""What is averaged over t for a guess at x, the probabilities (..., K)."""
+        r"""What to average over t for a guess at x: the probabilities (..., K)."""
         return self.logits.softmax(-1)
 
     @staticmethod
     def guess(averaged: Tensor) -> Tensor:
-        r"""The most probable class, by averaged probabilities (..., K)."""
+        r"""Returns the most probable class, from averaged probabilities (..., K)."""
         return averaged.argmax(-1).to(averaged.dtype)

@@ -1,7 +1,7 @@
-r"""Distributions of whole numbers 0, 1, 2, ... whose log-probabilities keep their digits at large counts.
+r"""Distributions of counts 0, 1, 2, ... whose log-probabilities stay accurate at large counts.
 
-Written out, log p(x) is a difference of terms of about x log x: at x = 10⁶ float32 loses a nat in it. Here it is a sum
-of a deviance, which is small where the fit is good, and of
+The direct formula for log p(x) is a difference of terms of about x log x: at x = 10⁶, float32 loses a nat. Here it is
+the sum of a deviance, which is small where the fit is good, and
 
     S(z) = log Γ(z + 1) − z log z + z ≈ ½ log 2πz .
 
@@ -21,11 +21,11 @@ from torch.nn.functional import logsigmoid
 LARGE = 16.0  # from here on four terms of Stirling's series give S(z) to 1e-11
 STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680)
 REACH = 80.0  # e^l beyond it overflows in float32
-SPREAD = 40.0  # of log r, to both sides: beyond lie Poisson's distribution and, to all digits, that of zeros alone
+SPREAD = 40.0  # bound of |log r|: beyond it lie the Poisson distribution and, to all digits, the one at 0
 
 
 class CountPixels(dist.TorchDistribution):
-    r"""The base of distributions of counts; their parameters broadcast."""
+    r"""The base of distributions of counts; the parameters broadcast."""
 
     support = constraints.nonnegative_integer
 
@@ -35,12 +35,12 @@ class CountPixels(dist.TorchDistribution):
         super().__init__(torch.broadcast_shapes(*(v.shape for v in parameters)), validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> "CountPixels":
-        r"""The same distribution with batch axes added on the left."""
+        r"""Returns the same distribution with batch axes added on the left."""
         parameters = (getattr(self, name).expand(batch_shape) for name in self.arg_constraints)
         return type(self)(*parameters, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""The log-probability of each count, whole or real numbers; without gradients in them."""
+        r"""Returns the log-probability of each count, whole or real numbers; it has no gradient in the counts."""
         if self._validate_args:
             self._validate_sample(value)
         return self._log_prob(value.to(next(iter(vars(self).values())).dtype))
@@ -56,7 +56,7 @@ class PoissonPixels(CountPixels):
     arg_constraints: ClassVar = {"log_rate": constraints.real}
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        r"""log p(x) = −D(x, l) − S(x), with the `deviance` D."""
+        r"""Returns log p(x) = −D(x, l) − S(x), with the `deviance` D."""
         return -deviance(x, self.log_rate) - stirling(x)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -73,17 +73,17 @@ class PoissonPixels(CountPixels):
 
 
 class NegativeBinomialPixels(CountPixels):
-    r"""Creates the distribution of counts of mean μ = e^m and variance μ + μ²/r: a Poisson one of a Gamma rate.
+    r"""Creates the distribution of counts with mean μ = e^m and variance μ + μ²/r: Poisson with a Gamma rate.
 
     Arguments:
         log_mean: m, of any shape.
-        log_r: the logarithm of the inverse dispersion r; large r is Poisson.
+        log_r: the logarithm of the inverse dispersion r; for large r the distribution is Poisson.
     """
 
     arg_constraints: ClassVar = {"log_mean": constraints.real, "log_r": constraints.real}
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        r"""The log-probability with n = x + r and a = log (r + μ)/(r + x), which cancels to first order:
+        r"""Returns the log-probability, with n = x + r and a = log (r + μ)/(r + x), which cancels to first order:
 
         log p(x) = log r/n + S(n) − S(r) − S(x) − D(x, m − a) − r (e^{−a} − 1 + a) .
         """
@@ -119,10 +119,10 @@ class NegativeBinomialPixels(CountPixels):
 
 
 class ZeroInflatedPixels(CountPixels):
-    r"""Creates the mixture of 0, with the probability π = 1/(1 + e^{−g}), and of negative binomial counts.
+    r"""Creates the mixture of 0, with probability π = 1/(1 + e^{−g}), and negative binomial counts.
 
     Arguments:
-        log_mean, log_r: as of `NegativeBinomialPixels`.
+        log_mean, log_r: as in `NegativeBinomialPixels`.
         gate: g, of any shape.
     """
 
@@ -134,7 +134,7 @@ class ZeroInflatedPixels(CountPixels):
         return NegativeBinomialPixels(self.log_mean, self.log_r, validate_args=False)
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        r"""log (1 − π) p(x), and of 0 log (π + (1 − π) p(0))."""
+        r"""Returns log (1 − π) p(x), and log (π + (1 − π) p(0)) at 0."""
         here = logsigmoid(-self.gate) + self.counts._log_prob(x)
         return torch.where(x == 0, torch.logaddexp(logsigmoid(self.gate), here), here)
 
@@ -158,14 +158,14 @@ class ZeroInflatedPixels(CountPixels):
 
 
 def deviance(x: Tensor, l: Tensor) -> Tensor:
-    r"""D(x, l) = x log x − x l − x + e^l >= 0, half the deviance of a Poisson count x from the rate e^l."""
+    r"""Returns D(x, l) = x log x − x l − x + e^l >= 0, half the deviance of a Poisson count x from the rate e^l."""
     some = x > 0
     d = l - torch.where(some, x, 1.0).log()
     return torch.where(some, x * (d.expm1() - d), d.exp())
 
 
 def stirling(z: Tensor) -> Tensor:
-    r"""S(z) = log Γ(z + 1) − z log z + z, for z >= 0."""
+    r"""Returns S(z) = log Γ(z + 1) − z log z + z, for z >= 0."""
     small, large = z.clamp(max=LARGE), z.clamp(min=LARGE)
     direct = torch.lgamma(small + 1) - torch.xlogy(small, small) + small
     series = sum(c * large ** -(2 * n + 1) for n, c in enumerate(STIRLING))

@@ -1,4 +1,4 @@
-r"""Counts 0, 1, 2, ...: Poisson, negative binomial, and negative binomial with more zeros."""
+r"""Counts 0, 1, 2, ...: Poisson, negative binomial, and zero-inflated negative binomial."""
 
 from typing import ClassVar
 
@@ -11,13 +11,13 @@ from .count_pixels import CountPixels, NegativeBinomialPixels, PoissonPixels, Ze
 
 
 class Counts(Likelihood):
-    r"""The base of likelihoods of counts: a network of logarithms, and what a point is exposed to.
+    r"""The base of likelihoods of counts: a network for the logarithm of the mean, and an exposure.
 
     Arguments:
-        net: the network of the logarithm of the mean, and of what else a subclass says in ``outputs``.
-        exposure: whether the first column of ``given`` is an exposure s > 0 of the point, the depth of sequencing or
-            the length of an interval, say: then means are s times what the network says, which decodes t with the other
-            columns. A guide that is not to see s is made with ``given_dim`` less one, or without ``given``.
+        net: the network of the logarithm of the mean, and of the further ``outputs`` of a subclass.
+        exposure: whether the first column of ``given`` is an exposure s > 0 of the point, such as sequencing depth or
+            the length of an interval: then means are s times the output of the network, which decodes t with the other
+            columns. A guide with ``given_dim=0`` does not see s.
 
     Raises:
         ValueError: if the network has another number of heads; on a call, if an exposure is missing or not above 0.
@@ -32,7 +32,7 @@ class Counts(Likelihood):
         self.net, self.exposure = net, exposure
 
     def code(self, t: Tensor, given: Tensor | None) -> Tensor:
-        r"""[t | c], and with an exposure [t | the other columns of c | log s]."""
+        r"""Returns [t | c], or with an exposure [t | the other columns of c | log s]."""
         if not self.exposure:
             return super().code(t, given)
         if given is None or not bool((given[..., :1] > 0).all()):
@@ -42,7 +42,7 @@ class Counts(Likelihood):
         return joined(code, given[..., :1].log())
 
     def decoded(self, code: Tensor) -> tuple[Tensor, ...]:
-        r"""The heads of the network, with the logarithm of the exposure on the first."""
+        r"""Returns the heads of the network, with the logarithm of the exposure added to the first."""
         log_s = code[..., -1] if self.exposure else None
         y = self.net(code[..., :-1] if self.exposure else code)
         first, *others = (y,) if isinstance(y, Tensor) else y
@@ -52,7 +52,7 @@ class Counts(Likelihood):
 
 
 class Poisson(Counts):
-    r"""Creates p(x | t, w) = ∏_j Poisson(x_j; e^{l_j(t, w)}), for counts whose variance is their mean.
+    r"""Creates p(x | t, w) = ∏_j Poisson(x_j; e^{l_j(t, w)}), for counts whose variance equals their mean.
 
     Arguments:
         net: the network of the logarithms l of the rates, from t (..., D) to x's shape.
@@ -70,20 +70,20 @@ class Poisson(Counts):
 
 
 class NegativeBinomial(Counts):
-    r"""Creates p(x | t, w) = ∏_j NB(x_j; μ_j, r_j), of mean μ = e^{m(t, w)} and variance μ + μ²/r.
+    r"""Creates p(x | t, w) = ∏_j NB(x_j; μ_j, r_j), with mean μ = e^{m(t, w)} and variance μ + μ²/r.
 
-    r_j > 0 is the inverse dispersion of the feature j, the same for every t; its logarithm `u` is a part of w. With
-    growing r this becomes `Poisson`.
+    r_j > 0 is the inverse dispersion of the feature j, the same for every t; its logarithm `u` is part of w. As r
+    grows, this becomes `Poisson`.
 
     Arguments:
         net: the network of the logarithms m of the means, from t (..., D) to x's shape.
-        inverse_dispersion: r at the start, a number for all features or a tensor of x's shape. Each feature has its own
-            where the network says x's shape, as ``out_shape``, or the tensor has it; else there is one for all.
+        inverse_dispersion: the initial r, a number or a tensor of x's shape. Each feature has its own r if the network
+            has an ``out_shape`` or a tensor is given; else one r serves all.
         learn: whether r is part of w.
         exposure: whether the means are e^m times an exposure, the first column of ``given``.
 
     Raises:
-        ValueError: if an inverse dispersion is not above 0.
+        ValueError: if an inverse dispersion is not a finite number > 0.
 
     References:
         Lopez, Regier, Cole, Jordan, Yosef, "Deep generative modeling for single-cell transcriptomics" (2018).
@@ -96,7 +96,7 @@ class NegativeBinomial(Counts):
         super().__init__(net, exposure=exposure)
         u = torch.as_tensor(inverse_dispersion, dtype=torch.get_default_dtype()).log()
         if not bool(u.isfinite().all()):
-            raise ValueError(f"inverse_dispersion is {inverse_dispersion}; expected numbers > 0, and 1 to start with")
+            raise ValueError(f"inverse_dispersion is {inverse_dispersion}; expected finite numbers > 0, such as 1")
         u = u.expand(getattr(net, "out_shape", u.shape) if u.dim() == 0 else u.shape).clone()
         if learn:
             self.u = nn.Parameter(u)
@@ -113,15 +113,15 @@ class NegativeBinomial(Counts):
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
-    r"""Creates p(x | t, w) = ∏_j [π_j 1(x_j = 0) + (1 − π_j) NB(x_j; μ_j, r_j)], π = 1/(1 + e^{−g}), for further zeros.
+    r"""Creates p(x | t, w) = ∏_j [π_j 1(x_j = 0) + (1 − π_j) NB(x_j; μ_j, r_j)], π = 1/(1 + e^{−g}), for extra zeros.
 
     Arguments:
         net: a network with two heads: the logarithms m of the means μ, and g.
-        inverse_dispersion, learn, exposure: as of `NegativeBinomial`; an exposure multiplies μ.
+        inverse_dispersion, learn, exposure: as in `NegativeBinomial`; an exposure multiplies μ.
     """
 
     heads = 2
-    outputs: ClassVar = (2, "two, for the logarithm of the mean and the logit of a further zero")
+    outputs: ClassVar = (2, "two, for the logarithm of the mean and the logit of an extra zero")
 
     def pixels(self, t: Tensor) -> ZeroInflatedPixels:
         m, g = self.decoded(t)

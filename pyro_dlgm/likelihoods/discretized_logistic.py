@@ -1,4 +1,4 @@
-r"""Pixels on a grid: a logistic density, summed over the bin of each level."""
+r"""Pixels on a grid: a logistic density, integrated over the bin of each level."""
 
 import math
 from typing import ClassVar
@@ -14,20 +14,20 @@ from .base import LocationScale
 
 
 class DiscretizedLogistic(LocationScale):
-    r"""Creates p(x | t, w) = ∏_j P(x_j; μ_j(t, w), s_j(t, w)), probabilities of the levels of images.
+    r"""Creates p(x | t, w) = ∏_j P(x_j; μ_j(t, w), s_j(t, w)), with probabilities of grey levels.
 
-    x = k / (levels − 1) with whole k, as `data.Grid` makes it of k. With half a bin h = ½ / (levels − 1),
+    x = k / (levels − 1) with whole k, as computed by `data.Grid`. With half a bin h = ½ / (levels − 1),
 
         P(x) = σ((x + h − μ) / s) − σ((x − h − μ) / s),
 
-    and the levels 0 and 1 take the tails. s = floor + softplus(r(t, w)). Since this is a probability, its negative
-    logarithm is a number of bits that a code needs: see `bits_per_dim`.
+    and the levels 0 and 1 include the tails. s = floor + softplus(r(t, w)). Since this is a probability, its negative
+    logarithm is a code length: see `bits_per_dim`.
 
     Arguments:
         net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.
-        scale_net: the network of r, if it is another one.
+        scale_net: the network of r, if it is a separate one.
         levels: the number of levels, 256 for 8-bit images.
-        floor: lower bound of s, in the units of x; P is bounded without it, its gradient is not.
+        floor: lower bound of s, in the units of x. It bounds the gradient of P; P itself is bounded without it.
 
     Raises:
         ValueError: if there are fewer than two levels or the floor is not above 0.
@@ -39,7 +39,7 @@ class DiscretizedLogistic(LocationScale):
 
     def __init__(self, net: nn.Module, scale_net: nn.Module | None = None, *, levels: int = 256, floor: float = 5e-4):
         if levels < 2:
-            raise ValueError(f"levels is {levels}; expected at least 2, and 256 for 8-bit images")
+            raise ValueError(f"levels is {levels}; expected at least 2, 256 for 8-bit images")
         if not floor > 0:
             raise ValueError(f"floor is {floor:g}; expected a number > 0, in the units of x")
         super().__init__(net, scale_net, floor)
@@ -50,12 +50,12 @@ class DiscretizedLogistic(LocationScale):
 
     @staticmethod
     def bits_per_dim(log_p: float, num_pixels: int) -> float:
-        r"""−log p(x) / (P ln 2), for log p(x) (or a bound of it) in nats per point and P pixels times channels."""
+        r"""Returns −log p(x) / (P ln 2), for log p(x) (or a bound) in nats per point and P = pixels · channels."""
         return -log_p / (num_pixels * math.log(2))
 
 
 class Levels(constraints.Constraint):
-    r"""Creates the support {0, 1/(levels − 1), ..., 1}, to a hundredth of a bin."""
+    r"""Creates the support {0, 1/(levels − 1), ..., 1}, with a tolerance of a hundredth of a bin."""
 
     is_discrete = True
 
@@ -64,7 +64,7 @@ class Levels(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        r"""Where the value is a level; nowhere if it is of a whole type, bytes say, in which k would wrap round."""
+        r"""Returns where the value is a level; nowhere for integer types such as bytes, in which k would overflow."""
         if not value.is_floating_point():
             return torch.zeros_like(value, dtype=torch.bool)
         k = value * (self.levels - 1)
@@ -93,14 +93,14 @@ class DiscretizedLogisticPixels(dist.TorchDistribution):
         return Levels(self.levels)
 
     def expand(self, batch_shape, _instance=None) -> "DiscretizedLogisticPixels":
-        r"""The same distribution with batch axes added on the left."""
+        r"""Returns the same distribution with batch axes added on the left."""
         return type(self)(self.mu.expand(batch_shape), self.scale.expand(batch_shape), self.levels, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""Computes the log-probability of each pixel's level, exact to rounding in both tails.
+        r"""Returns the log-probability of each pixel's level, exact to rounding in both tails.
 
-        With b − a = 1 / ((levels − 1) s): log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − e^{a − b}). No difference
-        of nearly equal numbers is taken. At an edge, one of the first two terms alone.
+        With b − a = 1 / ((levels − 1) s): log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − e^{a − b}). This avoids
+        differences of nearly equal numbers. At an edge it is one of the first two terms alone.
         """
         if self._validate_args:
             self._validate_sample(value)
@@ -112,7 +112,7 @@ class DiscretizedLogisticPixels(dist.TorchDistribution):
         return torch.where(lowest, below, torch.where(highest, above, below + above + bin))
 
     def fisher(self) -> Fisher:
-        r"""The Fisher information of (μ, s): Σ_k ∂P_k ∂P_kᵀ / P_k, by a sum over the levels."""
+        r"""Returns the Fisher information of (μ, s), a sum over the levels: Σ_k ∂P_k ∂P_kᵀ / P_k."""
         s, last, found = self.scale, self.levels - 1, 0.0
         bin, slope, left = -(-1 / last / s).expm1(), torch.zeros(2, *s.shape).to(s), torch.ones_like(s)
         for k in range(self.levels):
@@ -127,7 +127,7 @@ class DiscretizedLogisticPixels(dist.TorchDistribution):
         return Fisher(torch.stack([self.mu, s], -1), information)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""μ + s logit(u) with u ~ U(0, 1), clamped and rounded."""
+        r"""Draws μ + s logit(u) with u ~ U(0, 1), clamped and rounded."""
         with torch.no_grad():
             mu = self.mu.expand(self._extended_shape(sample_shape))
             x = (mu + self.scale * torch.rand_like(mu).logit()).clamp(0, 1)
@@ -140,7 +140,7 @@ class DiscretizedLogisticPixels(dist.TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        r"""The variance, by a sum over the levels; E x = Σ_k P(x > x_k) / (levels − 1), and E x² alike."""
+        r"""The variance, from sums over the levels: E x = Σ_k P(x > x_k) / (levels − 1), and E x² likewise."""
         step = 1 / (self.levels - 1)
         first, second = torch.zeros_like(self.mu), torch.zeros_like(self.mu)
         for k in range(self.levels - 1):

@@ -1,4 +1,4 @@
-r"""Gaussian pixels that go together: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ."""
+r"""Correlated Gaussian pixels: Σ(t) = diag σ²(t) + F(t) F(t)ᵀ."""
 
 import math
 from typing import ClassVar
@@ -16,9 +16,9 @@ from .base import Conditional, check_heads, heads
 class LowRankNormal(Conditional):
     r"""Creates p(x | t, w) = N(μ(t, w), Σ(t, w)) with Σ = diag σ²(t, w) + F(t, w) F(t, w)ᵀ, F of shape (P, R).
 
-    The general Σ(t) made practical: R directions in which the pixels vary together given t, at a cost of O(P R²) a
-    point. σ = floor + softplus(r(t, w)), as in `DiagonalNormal`. Missing pixels are marginalized exactly: their rows
-    are taken out of F and σ².
+    A practical form of a general Σ(t): R directions in which the pixels vary together given t, at a cost of O(P R²) per
+    point. σ = floor + softplus(r(t, w)), as in `DiagonalNormal`. Missing pixels are marginalized exactly, by dropping
+    their rows from F and σ².
 
     Arguments:
         net: a network with 2 + R heads that returns (μ, r, F_1, ..., F_R), each of x's shape.
@@ -36,8 +36,8 @@ class LowRankNormal(Conditional):
         (torch.Size([7, 1, 4, 4]), torch.Size([7]))
 
     References:
-        Dorta, Vicente, Agapito, Campbell, Simpson, "Structured uncertainty prediction networks" (2018), on why the
-        pixels left over should vary together. https://arxiv.org/abs/1802.07079
+        Dorta, Vicente, Agapito, Campbell, Simpson, "Structured uncertainty prediction networks" (2018), on why
+            residuals of pixels should be correlated. https://arxiv.org/abs/1802.07079
     """
 
     def __init__(self, net: nn.Module, rank: int, *, floor: float = 1e-3):
@@ -67,13 +67,13 @@ class LowRankNormal(Conditional):
 
 
 class LowRankPixels(dist.TorchDistribution):
-    r"""Creates N(μ, diag σ² + F Fᵀ) over arrays of pixels, with what is missing integrated out.
+    r"""Creates N(μ, diag σ² + F Fᵀ) over arrays of pixels, with missing pixels integrated out.
 
     With u = (x − μ) / σ and U = F / σ, rows of missing pixels set to 0, and the capacitance C = I + UᵀU (R x R),
 
         log p = −½ (|u|² − uᵀU C⁻¹ Uᵀu + log det C) − Σ_j log σ_j − ½ n log 2π,
 
-    where j runs over the n observed pixels (Woodbury, and the matrix determinant lemma): no P x P matrix is built.
+    where j runs over the n observed pixels (Woodbury and the matrix determinant lemma): no P x P matrix is built.
 
     Arguments:
         mu: μ of shape (..., *event).
@@ -97,7 +97,7 @@ class LowRankPixels(dist.TorchDistribution):
         return constraints.independent(constraints.real, self.event_dim)
 
     def expand(self, batch_shape, _instance=None) -> "LowRankPixels":
-        r"""The same density with batch axes added on the left."""
+        r"""Returns the same density with batch axes added on the left."""
         shape = torch.Size(batch_shape) + self.event_shape
         factor = self.factor.expand(shape + self.factor.shape[-1:])
         arrays = self.mu.expand(shape), self.scale.expand(shape), factor
@@ -114,7 +114,7 @@ class LowRankPixels(dist.TorchDistribution):
         return self.scale.square() + self.factor.square().sum(-1)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""μ + σ ε + F η with ε (P,) and η (R,) standard normal."""
+        r"""Draws μ + σ ε + F η with ε (P,) and η (R,) standard normal."""
         shape = self._extended_shape(sample_shape)
         epsilon = torch.randn(shape, dtype=self.mu.dtype, device=self.mu.device)
         lead = shape[: len(shape) - self.event_dim]
@@ -122,10 +122,10 @@ class LowRankPixels(dist.TorchDistribution):
         return self.mu + self.scale * epsilon + (self.factor * eta).sum(-1)
 
     def completed(self, x: Tensor, mask: Tensor) -> Tensor:
-        r"""A draw of all pixels given those of x where the mask is True, of batch and event shape.
+        r"""Draws all pixels given those of x where the mask is True, of batch and event shape.
 
-        With a draw s of all, and u, U of x − s + μ, it is s + F C⁻¹ Uᵀ u, whose missing pixels have the conditional
-        mean and covariance (Matheron's rule); the observed ones of it are to be those of x.
+        With a draw s of all pixels, and u, U of x − s + μ, it is s + F C⁻¹ Uᵀ u, whose missing pixels have the
+        conditional mean and covariance (Matheron's rule). The caller replaces the observed ones by those of x.
         """
         with torch.no_grad():
             s = self.rsample()
@@ -138,24 +138,25 @@ class LowRankPixels(dist.TorchDistribution):
             return s + (self.factor * eta).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log p of the observed pixels, in nats."""
+        r"""Returns log p of the observed pixels, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         u, U, log_scale, count = self._standardized(value)
-        # In double: C has eigenvalues from 1 to |F|²/σ², which floats do not tell apart where σ is small.
+        # In double: C has eigenvalues from 1 to |F|²/σ², too wide a range for floats where σ is small.
         u, U = u.double(), U.double()
         C = U.mT @ U + torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
-        L = torch.linalg.cholesky_ex(C).L  # cannot fail on numbers; NaN goes through, for the loop to name
+        # It cannot fail on finite numbers; NaN passes through, and the training loop reports it.
+        L = torch.linalg.cholesky_ex(C).L
         z = torch.linalg.solve_triangular(L, U.mT @ u.unsqueeze(-1), upper=False).squeeze(-1)
         square = u.square().sum(-1) - z.square().sum(-1)
         log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 2 * log_scale.double().sum(-1)
         return (-0.5 * (square + log_det + count * math.log(2 * math.pi))).to(value.dtype)
 
     def _standardized(self, value: Tensor):
-        r"""u (..., P), U (..., P, R), log σ (..., P) and n, with 0 where a pixel is missing."""
+        r"""Returns u (..., P), U (..., P, R), log σ (..., P) and n, with 0 for missing pixels."""
         residual, F, log_scale, count = value - self.mu, self.factor, self.scale.log(), math.prod(self.event_shape)
         if self.observed is not None:
-            # Before the division, so that neither a value nor a gradient sees what is missing.
+            # Before the division, so that missing pixels affect neither values nor gradients.
             residual = torch.where(self.observed, residual, 0.0)
             F = torch.where(self.observed.unsqueeze(-1), F, 0.0)
             log_scale = torch.where(self.observed, log_scale, 0.0)

@@ -1,4 +1,4 @@
-r"""Gaussian pixels: a Σ0 that is the same for every t, and diag σ²(t)."""
+r"""Gaussian pixels: with a Σ0 that is the same for every t, and with diag σ²(t)."""
 
 import pyro.distributions as dist
 import torch
@@ -10,13 +10,13 @@ from .base import MEAN, Likelihood, LocationScale, check_heads
 class FixedNormal(Likelihood):
     r"""Creates p(x | t, w) = N(μ(t, w), Σ0), with Σ0 = diag σ² the same for every t.
 
-    σ = floor + exp(u), and u is a parameter if ``learn``, a buffer otherwise. The floor bounds the likelihood:
-    pixels that a network reproduces exactly (constant ones, say) drive σ to 0 and log p to infinity, and then there
-    is no maximum to find.
+    σ = floor + exp(u), where u is a parameter if ``learn``, a buffer otherwise. The floor bounds the likelihood: pixels
+    that a network reproduces exactly, such as constant ones, would drive σ to 0 and log p to infinity, and there would
+    be no maximum.
 
     Arguments:
         net: the network of μ, from t (..., D) to x's shape.
-        scale: σ at the start, one number, or a tensor of x's shape for one σ for each pixel.
+        scale: the initial σ, one number, or a tensor of x's shape for one σ per pixel.
         learn: whether σ is part of w.
         floor: lower bound of σ, in the units of x.
 
@@ -50,7 +50,7 @@ class FixedNormal(Likelihood):
 
 
 def _check_shape(scale: Tensor, shape: tuple[int, ...] | None) -> None:
-    # From the right: axes on the left would be those of points.
+    # Compared from the right: further axes on the left would be taken for points.
     fits = shape is None or (
         scale.dim() <= len(shape) and all(a in (1, b) for a, b in zip(scale.shape[::-1], shape[::-1], strict=False))
     )
@@ -64,12 +64,12 @@ def _check_shape(scale: Tensor, shape: tuple[int, ...] | None) -> None:
 class DiagonalNormal(LocationScale):
     r"""Creates p(x | t, w) = N(μ(t, w), diag σ²(t, w)).
 
-    σ = floor + softplus(r(t, w)): bounded from below for the reason given at `FixedNormal`, and linear rather than
-    exponential in r above, so that one bad step does not overflow.
+    σ = floor + softplus(r(t, w)): bounded from below for the reason given in `FixedNormal`, and linear rather than
+    exponential in large r, so that one bad step does not overflow.
 
     Arguments:
         net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.
-        scale_net: the network of r (CNN_2), if it is another one than that of μ (CNN_1).
+        scale_net: the network of r (CNN_2), if it is separate from that of μ (CNN_1).
         floor: lower bound of σ, in the units of x.
 
     References:

@@ -1,4 +1,4 @@
-r"""Real numbers with heavy tails: Student's t, which outliers do not carry away."""
+r"""Real numbers with heavy tails: Student's t, which is robust to outliers."""
 
 import math
 
@@ -10,7 +10,7 @@ from .base import LocationScale
 
 LARGE = 16.0  # from here on five terms of the series give the logarithm of a ratio of Γ to 1e-12
 SERIES = (-1 / 8, 1 / 192, -1 / 640, 17 / 14336, -31 / 18432)
-MOST = 14.0  # of u: a Gaussian, to all digits of float32
+MOST = 14.0  # largest u: a Gaussian, to all digits of float32
 
 
 class StudentT(LocationScale):
@@ -19,12 +19,12 @@ class StudentT(LocationScale):
         St(x) = Γ((ν + 1)/2) / (Γ(ν/2) √(πν) s) · (1 + ((x − μ)/s)²/ν)^{−(ν + 1)/2} .
 
     s = floor + softplus(r(t, w)) as in `DiagonalNormal`. ν = 1 + e^u > 1, so that there is a mean; the variance is
-    finite from ν > 2 on. ν is the same for every t, one for all features or one for each.
+    finite from ν > 2 on. ν is the same for every t, with one value for all features or one for each.
 
     Arguments:
         net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.
-        scale_net: the network of r, if it is another one.
-        df: ν at the start, one number, or a tensor of x's shape for one for each feature.
+        scale_net: the network of r, if it is a separate one.
+        df: the initial ν, one number, or a tensor of x's shape for one per feature.
         learn: whether ν is part of w.
         floor: lower bound of s, in the units of x.
 
@@ -67,14 +67,14 @@ class StudentT(LocationScale):
 
 
 class StudentTPixels(dist.StudentT):
-    r"""Creates Student's t distribution; torch's own loses digits of its density where ν is large.
+    r"""Creates Student's t distribution, with a density that stays accurate for large ν, unlike torch's.
 
     Arguments:
         df, loc, scale: ν, μ and s, which broadcast.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""The logarithm of the density."""
+        r"""Returns the logarithm of the density."""
         if self._validate_args:
             self._validate_sample(value)
         y, half = (value - self.loc) / self.scale, self.df / 2
@@ -83,7 +83,7 @@ class StudentTPixels(dist.StudentT):
 
 
 def _log_ratio(z: Tensor) -> Tensor:
-    r"""log Γ(z + ½) / Γ(z), which is about ½ log z."""
+    r"""Returns log Γ(z + ½) / Γ(z), which is about ½ log z."""
     small, large = z.clamp(max=LARGE), z.clamp(min=LARGE)
     direct = torch.lgamma(small + 0.5) - torch.lgamma(small)
     series = 0.5 * large.log() + sum(c * large ** -(2 * n + 1) for n, c in enumerate(SERIES))

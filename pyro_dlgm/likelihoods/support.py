@@ -1,4 +1,4 @@
-r"""Whether x is one for a likelihood: its shape, its type, its values."""
+r"""Checks that x has the shape, type and support of a likelihood."""
 
 import torch
 from pyro.distributions import constraints
@@ -11,22 +11,34 @@ GREY = "binarize x (data.Binarize), put it on the grid of the likelihood (data.G
 OF_GREY, OTHERS = "FixedNormal, ContinuousBernoulli, DiscretizedLogistic", "FixedNormal or StudentT for real ones"
 
 
+def of_points(p, likelihood: nn.Module):
+    r"""Returns p(x | t) of one code; a `ValueError` if its axes count as points."""
+    if len(p.batch_shape) > 1:
+        name, axes = type(likelihood).__name__, len(p.batch_shape) - 1
+        raise ValueError(
+            f"{name} returned batch shape {tuple(p.batch_shape)} and event shape {tuple(p.event_shape)} for one code; "
+            f"expected batch shape (1,), an entry for each point: return p.to_event({axes}), or write pixels of a "
+            "likelihoods.Likelihood, whose forward does so"
+        )
+    return p
+
+
 def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
-    r"""Returns x, with its shape checked, and its support where Pyro's validation is on.
+    r"""Returns x after checking its shape and, if Pyro's validation is on, its support.
 
     Arguments:
         p: p(x | t) of the points.
         x: data (..., *event).
-        likelihood: whose p it is, for the error.
+        likelihood: the likelihood of p, for the error.
         first: the number of the first row, for the error.
 
     Raises:
-        ValueError: if x has another shape or type than p, or lies outside of its support; it names the rows.
+        ValueError: if x has another shape or type than p, or lies outside its support; the error names the rows.
     """
     if x.dim() and len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: there are no points; expected at least one")
     batch = x.dim() - len(p.event_shape)
-    # x may lack leading axes of t (particles), but not its last one, and it has none that multiplies the points.
+    # x may lack leading axes of t (particles), but not its last one, and may not add axes that multiply the points.
     fits = batch >= min(1, len(p.batch_shape)) and x.shape[batch:] == p.event_shape
     if not (fits and x.shape[:batch] == p.batch_shape[len(p.batch_shape) - batch :]):
         raise ValueError(
@@ -60,7 +72,7 @@ def _check_support(p, x: Tensor, likelihood: nn.Module, first: int, where: str) 
 
 
 def _check_type(p, x: Tensor) -> None:
-    r"""Raises a `ValueError` unless x has a real type; a whole one only where p is one of counts."""
+    r"""Raises a `ValueError` unless x has a real type, or an integer type if p is a distribution of counts."""
     support = p.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -70,5 +82,5 @@ def _check_type(p, x: Tensor) -> None:
 
 
 def _rows(bad: Tensor, first: int) -> str:
-    r"""Names the points, along the last axis, that are bad; the first of them has the number ``first``."""
+    r"""Names the bad points along the last axis, whose numbers start at ``first``."""
     return messages.rows((bad.nonzero()[:, -1].unique() + first).tolist() if bad.dim() else [])

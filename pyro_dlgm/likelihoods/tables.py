@@ -19,13 +19,13 @@ class Columns(Conditional):
     r"""Creates p(x | t, w) = ∏_k p_k(x_{columns k} | t, w), for rows (P,) whose columns are of different types.
 
     Arguments:
-        parts: for the columns of each group, their likelihood: a mapping, or pairs (columns, likelihood). Columns are a
-            number, a range, a tuple, or in pairs also a slice or a list; each of the P columns is in one group. A
-            likelihood of n columns returns events of shape (n,).
-        net: a network from t (..., D), or [t | c], to features (..., H) that all likelihoods decode; each has so many
-            outputs as its own network says. Without it each decodes t, with what is given, by itself.
+        parts: a mapping {columns: likelihood}, or pairs (columns, likelihood). Columns are a number, range or tuple, or
+            in pairs also a slice or a list; each of the P columns is in one group. A likelihood of n columns returns
+            events of shape (n,).
+        net: a network from t (..., D), or [t | c], to features (..., H), which all likelihoods decode. Without it, each
+            decodes t, or [t | c], itself.
 
-    x is one tensor (..., P): classes and counts are whole numbers in it, of a real type where another column is real.
+    x is one tensor (..., P), in which classes and counts are whole numbers, of a real type if another column is real.
     Masks are per entry, or of whole rows.
 
     Raises:
@@ -59,7 +59,7 @@ class Columns(Conditional):
             _check_part(numbers, likelihood)
 
     def forward(self, t: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> "Rows":
-        r"""Returns p(x | t, w); arguments as of `Likelihood.forward`."""
+        r"""Returns p(x | t, w); arguments are those of `Likelihood.forward`."""
         side = {} if given is None or self.net is not None else {"given": given}
         v = t if self.net is None else self.net(self.code(t, given))
         whole = mask is None or mask.dim() == 1 < t.dim()
@@ -68,13 +68,13 @@ class Columns(Conditional):
         return Rows(list(zip(self.columns, found, self.parts, strict=True)))
 
     def completed(self, p: "Rows", x: Tensor, mask: Tensor) -> "Rows":
-        r"""p(x | t, x_o, m) of each part; of parts that are no likelihoods of this package p(x | t)."""
+        r"""Returns p(x | t, x_o, m) of each part; for likelihoods from outside this package, p(x | t)."""
         mask = pixelwise(mask, x.dim()).expand_as(x)
         ask = lambda part, p, n: part.completed(p, x[..., n], mask[..., n]) if isinstance(part, Conditional) else p  # noqa: E731
         return Rows([(numbers, ask(part, q, _index(numbers)), part) for numbers, q, part in p.parts])
 
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
-        r"""That of each part."""
+        r"""Returns the masks for simulated x, joined from those of the parts."""
         drawn = pixelwise(mask, x.dim()).expand_as(x).clone()
         for numbers, part in zip(self.columns, self.parts, strict=True):
             if isinstance(part, Conditional):
@@ -86,7 +86,7 @@ class Rows(dist.TorchDistribution):
     r"""Creates the distribution of rows (P,) whose groups of columns are independent.
 
     Arguments:
-        parts: triples of column numbers, their distribution of event shape (n,), and whose it is.
+        parts: triples of column numbers, their distribution of event shape (n,), and its likelihood.
     """
 
     arg_constraints = {}  # noqa: RUF012
@@ -104,11 +104,11 @@ class Rows(dist.TorchDistribution):
         return RowSupport([(numbers, p.support) for numbers, p, _ in self.parts])
 
     def expand(self, batch_shape, _instance=None) -> "Rows":
-        r"""The same distribution with batch axes added on the left."""
+        r"""Returns the same distribution with batch axes added on the left."""
         return Rows([(numbers, p.expand(batch_shape), whose) for numbers, p, whose in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""The sum over the groups."""
+        r"""Returns the log-density of rows, the sum over the groups."""
         return sum(p.log_prob(value[..., _index(numbers)]) for numbers, p, _ in self.parts)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -128,12 +128,12 @@ class Rows(dist.TorchDistribution):
 
     @property
     def averaged(self) -> Tensor:
-        r"""What is averaged over t for a guess at x, (..., numbers): means, and probabilities of classes."""
+        r"""What to average over t for a guess at x, (..., numbers): means, and probabilities of classes."""
         parts = (averaged(p) for _, p, _ in self.parts)
         return torch.cat([v.flatten(len(p.batch_shape)) for v, (_, p, _) in zip(parts, self.parts, strict=True)], -1)
 
     def guess(self, averages: Tensor) -> Tensor:
-        r"""Means, and the most probable classes, (..., P)."""
+        r"""Returns means, and the most probable classes, (..., P)."""
         shapes = [averaged(p).shape[len(p.batch_shape) :] for _, p, _ in self.parts]
         found = averages.split([prod(shape) for shape in shapes], -1)
         triples = zip(found, shapes, self.parts, strict=True)
@@ -145,7 +145,7 @@ class Rows(dist.TorchDistribution):
 
 
 class RowSupport(constraints.Constraint):
-    r"""Creates the set of rows whose groups of columns lie in their supports.
+    r"""Creates the support of rows: each group of columns lies in its own support.
 
     Arguments:
         parts: pairs of column numbers and the support of their events.
@@ -159,22 +159,22 @@ class RowSupport(constraints.Constraint):
 
     @property
     def is_discrete(self) -> bool:
-        r"""Whether all columns are."""
+        r"""Whether all columns are discrete."""
         return all(support.is_discrete for _, support in self.parts)
 
     def check(self, value: Tensor) -> Tensor:
-        r"""Which rows (..., P) lie in it."""
+        r"""Returns which rows (..., P) lie in the support."""
         return torch.stack([support.check(value[..., _index(n)]) for n, support in self.parts]).all(0)
 
 
 def _index(numbers: list[int]) -> slice | list[int]:
-    r"""Columns as a slice where they follow each other: a view of them is taken then."""
+    r"""Returns consecutive columns as a slice, which gives a view."""
     first, last = numbers[0], numbers[-1] + 1
     return slice(first, last) if numbers == list(range(first, last)) else numbers
 
 
 def _width(which: Which, likelihood: nn.Module) -> int:
-    r"""How many columns a group has; where a slice leaves it open, the network says it."""
+    r"""Returns the number of columns of a group; for an open slice, that of the network's ``out_shape``."""
     if isinstance(which, int):
         return 1
     if not isinstance(which, slice):
@@ -183,7 +183,7 @@ def _width(which: Which, likelihood: nn.Module) -> int:
         return len(range(which.stop)[which])
     shape = getattr(getattr(likelihood, "net", None), "out_shape", None)
     if shape is None:
-        raise ValueError(f"columns {which} are open, and the network says no out_shape; expected slice(first, stop)")
+        raise ValueError(f"columns {which} are open, and the network has no out_shape; expected slice(first, stop)")
     return prod(shape)
 
 

@@ -1,7 +1,7 @@
-r"""Curvatures of log-densities by forward-mode derivatives, one tangent for each latent.
+r"""Curvatures of log-densities by forward-mode derivatives, with one tangent per latent.
 
-Of the latents, all are asked at once (`torch.func.vmap`); rows of a batch are points that know nothing of each other,
-so that one tangent serves all of them.
+The tangents are vectorized (`torch.func.vmap`). Rows of a batch are independent points, so one tangent serves all of
+them.
 """
 
 import functools
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-FLAT = 0.1  # the least curvature that is taken as it is, in units of the prior's
+FLAT = 0.1  # the smallest curvature that is not repaired, in units of the prior's
 
 
 def jacobian(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    r"""∂ function(t)_b / ∂ t_b for the rows b of a batch: (B, D) -> (B, ...) has (D, B, ...)."""
+    r"""Returns ∂ function(t)_b / ∂ t_b for the rows b of a batch: (D, B, ...) for a function (B, D) -> (B, ...)."""
 
     def along(tangent: Tensor) -> Tensor:
         return jvp(function, (t,), (tangent.expand_as(t),))[1]
@@ -28,24 +28,24 @@ def jacobian(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 @functools.cache
 def _load() -> None:
-    r"""Lets torch load its rules for tangents, once, without what it then warns of itself."""
+    r"""Makes torch load its rules for tangents, once, without its own warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         vmap(lambda v: jvp(torch.sin, (v,), (v,)))(torch.zeros(1))
 
 
 def hessian(log_density: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    r"""∂² log_density(t)_b / ∂ t_b², (B, D, D), of a function (B, D) -> (B,) of rows apart."""
-    # `grad` records parameters whatever `no_grad` says.
+    r"""Returns ∂² log_density(t)_b / ∂ t_b², (B, D, D), for a function (B, D) -> (B,) of independent rows."""
+    # `grad` records parameters even under `no_grad`.
     H = jacobian(grad(lambda t: log_density(t).sum()), t).movedim(0, -1).detach()
     return 0.5 * (H + H.mT)
 
 
 def gauss_newton(J: Tensor, information: Tensor) -> Tensor:
-    r"""Jᵀ I J of each row, summed over pixels, in float64.
+    r"""Returns Jᵀ I J for each row, summed over pixels, in float64.
 
     Arguments:
-        J: of h parameters of each of P pixels by D latents, (D, B, P, h).
+        J: the derivatives of h parameters of each of P pixels by D latents, (D, B, P, h).
         information: the Fisher information I of these parameters, (B, P, h, h).
 
     Returns:
@@ -62,10 +62,10 @@ def gauss_newton(J: Tensor, information: Tensor) -> Tensor:
 
 
 def repaired(C: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    r"""C (n, D, D) with eigenvalues of at least `FLAT`, and which of them had to be changed, (n,).
+    r"""Returns C (n, D, D) with eigenvalues of at least `FLAT`, and which matrices had to be changed, (n,).
 
-    Eigenvalues are in units of the prior's, of standard deviations ``scale`` (n, D): those of S C S, S = diag(scale).
-    Each becomes its absolute value, or `FLAT` if that is more: steps lead away from where the function is convex.
+    Eigenvalues are those of S C S, S = diag(scale), with the prior's standard deviations ``scale`` (n, D). Each becomes
+    its absolute value, or `FLAT` if that is larger, so that steps lead away from convex regions.
 
     References:
         Dauphin et al., "Identifying and attacking the saddle point problem" (2014), section 4.
@@ -84,9 +84,9 @@ def repaired(C: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_factor(C: Tensor) -> Tensor:
-    r"""The lower triangular T with T Tᵀ = C⁻¹, (n, D, D); NaN where C is not positive definite."""
+    r"""Returns the lower triangular T with T Tᵀ = C⁻¹, (..., D, D); NaN where C is not positive definite."""
     # From the last row up: an upper triangular U with U Uᵀ = C, and T = U⁻ᵀ is lower triangular.
     U, failed = torch.linalg.cholesky_ex(C.flip(-2, -1))
     eye = torch.eye(C.shape[-1], dtype=C.dtype, device=C.device)
     T = torch.linalg.solve_triangular(U.flip(-2, -1).mT, eye.expand_as(C), upper=False)
-    return torch.where((failed == 0).view(-1, 1, 1), T, torch.nan)
+    return torch.where((failed == 0).unsqueeze(-1).unsqueeze(-1), T, torch.nan)

@@ -1,6 +1,6 @@
 r"""log p(x, t | w) of points as functions of t, for Newton steps: values, gradients, curvatures.
 
-The model is asked as `latents.asked` asks it, so that it may be a `LocalModel`: then t are its unconstrained latents u.
+The functions of `latents.asked` serve any model; for a `LocalModel`, t are its unconstrained latents u.
 """
 
 import pyro
@@ -17,32 +17,32 @@ from .newton import Look
 
 
 def emitted(model, points: Points, t: Tensor):
-    r"""p(x | t, w) for codes t (..., B, D); `None` of a program that does not say it."""
+    r"""Returns p(x | t, w) for codes t (..., B, D); `None` for programs without it."""
     if isinstance(model, LocalModel) or not hasattr(model, "emission"):
         return None
     return emission(model, points, t)
 
 
 def spread(p) -> Tensor:
-    r"""The standard deviations of p(t), with 1 for those that are not finite, of heavy tails."""
+    r"""Returns the standard deviations of p(t), with 1 for those that are not finite, as with heavy tails."""
     scale = stddev(p)
     return torch.where(scale.isfinite(), scale, 1.0)
 
 
 class Joint:
-    r"""Creates the functions t -> log p(x_b, t | w) of B points, each of them R times in a row: r B + b is of point b.
+    r"""Creates the functions t -> log p(x_b, t | w) of B points, repeated R times: the function r B + b is of point b.
 
     The curvature is that of Gauss and Newton, −∂² log p(t) + Σ_j J_jᵀ I_j J_j, with the Jacobian J of the pixels'
-    parameters and their Fisher information I, if p(x | t) says it and all of log p(x, t | w) is log p(t) and that.
-    Elsewhere it is −∂² log p(x, t | w). Either way, eigenvalues that are negative or next to nothing are repaired.
+    parameters and their Fisher information I, if p(x | t) has one and log p(x, t | w) is log p(t) + log p(x | t).
+    Otherwise it is −∂² log p(x, t | w). In both cases, eigenvalues that are negative or close to 0 are repaired.
 
     Arguments:
         model: a `DLGM`.
-        points: B of them.
+        points: the B points.
 
     Attributes:
         scale: the `spread` of p(t), (B, D).
-        gradients: gradient evaluations so far, all points together. A value counts as one; so does a tangent of a
+        gradients: gradient evaluations so far, of all points together. A value counts as one; so does a tangent of a
             network, and each of the two passes of a second derivative.
     """
 
@@ -54,13 +54,13 @@ class Joint:
             self.scale = spread(p).expand(len(points), D)
 
     def value(self, t: Tensor, rows: Tensor) -> Tensor:
-        r"""log p(x, t | w) (n,) of the functions ``rows`` (n,) at t (n, D)."""
+        r"""Returns log p(x, t | w) (n,) of the functions ``rows`` (n,) at t (n, D)."""
         self.gradients += len(rows)
         with torch.no_grad():
             return log_joint(self.model, self._of(rows), t)
 
     def look(self, t: Tensor, rows: Tensor) -> Look:
-        r"""Value, gradient and curvature there."""
+        r"""Returns value, gradient and curvature of the functions ``rows`` (n,) at t (n, D)."""
         points = self._of(rows)
         value, gradient = self._gradient(points, t)
         C = self._curvature(points, t, value)
@@ -86,7 +86,7 @@ class Joint:
         return -curvature.hessian(lambda t: log_joint(self.model, points, t), t)
 
     def _fisher(self, points: Points, t: Tensor, value: Tensor) -> Tensor | None:
-        r"""Gauss and Newton's curvature, (n, D, D), where there is one."""
+        r"""Returns Gauss and Newton's curvature, (n, D, D), or `None` if it does not apply."""
         with torch.no_grad():
             p = emitted(self.model, points, t)
             known = None if p is None else fisher(p)
@@ -100,7 +100,7 @@ class Joint:
         return curvature.gauss_newton(J, information) - of_prior.double()
 
     def _is_all(self, points: Points, t: Tensor, p, value: Tensor) -> bool:
-        r"""Whether log p(x, t | w) is the sum of log p(t) and log p(x | t), and no further site has a part in it."""
+        r"""Returns whether log p(x, t | w) is log p(t) + log p(x | t), without further sites."""
         log_p = pixels_of(p).log_prob(points.observed())
         if points.mask is not None:
             log_p = torch.where(pixelwise(points.mask, log_p.dim()), log_p, 0.0)
@@ -110,7 +110,7 @@ class Joint:
 
 
 def _seen(information: Tensor, points: Points) -> Tensor:
-    r"""The information (n, *event, h, h) with 0 for what is missing."""
+    r"""Returns the information (n, *event, h, h) with 0 for missing pixels."""
     if points.mask is None:
         return information
     seen = pixelwise(points.mask, information.dim() - 2)
@@ -118,5 +118,5 @@ def _seen(information: Tensor, points: Points) -> Tensor:
 
 
 def quietly():
-    r"""Context manager: Pyro validates nothing, which would ask tangents for their values."""
+    r"""Context manager: turns off Pyro's validation, which would need the values of tangents."""
     return pyro.validation_enabled(False)

@@ -1,12 +1,12 @@
-r"""Damped Newton steps up many functions at once, each with its own damping and its own end.
+r"""Damped Newton steps up many functions at once, each with its own damping and end.
 
 With the gradient g and the curvature C, a positive definite stand-in for −∂²f, a step solves
 
     (C + λ diag C) s = g,
 
-and is taken where it climbs. Then λ shrinks if f rose as its quadratic model said; where f fell, λ grows and the step
-is tried anew (Levenberg-Marquardt). The function has arrived where the undamped step promises no more than a tolerance,
-½ gᵀ C⁻¹ g, or than the rounding of f. That last step is taken without a look.
+and is taken if f increases. λ shrinks if f rose as much as its quadratic model predicts; if f fell, λ grows and the
+step is tried again (Levenberg-Marquardt). A function has converged when the undamped step predicts a gain, ½ gᵀ C⁻¹ g,
+of at most a tolerance or the rounding of f. That last step is taken without evaluating f.
 
 References:
     Marquardt, "An algorithm for least-squares estimation of nonlinear parameters" (1963). SIAM Journal 11(2).
@@ -19,15 +19,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-DAMPING = 1e-2  # at the start
-LEAST, MOST = 1e-9, 1e9  # damping; beyond the second no step is left that could climb
-EASED, RAISED = 0.1, 8.0  # factors of the damping after a good step, and after one that falls
-GOOD, POOR = 0.5, 0.1  # shares of the promised gain
+DAMPING = 1e-2  # initially
+LEAST, MOST = 1e-9, 1e9  # bounds of the damping; at the upper one no step can increase f
+EASED, RAISED = 0.1, 8.0  # factors of the damping after a good step, and after a poor one
+GOOD, POOR = 0.5, 0.1  # shares of the predicted gain
 ROUNDING = 8.0  # of a value of f, in units of its last digit
 
 
 class Look(NamedTuple):
-    r"""What is known of n functions at their places.
+    r"""The values and derivatives of n functions at their positions.
 
     Attributes:
         value: f (n,).
@@ -43,25 +43,25 @@ class Look(NamedTuple):
 
 
 class Function(Protocol):
-    r"""n functions of D numbers, some of which are asked at a time."""
+    r"""The protocol of n functions of D numbers, evaluated for some of them at a time."""
 
     def value(self, t: Tensor, rows: Tensor) -> Tensor:
-        r"""f (m,) of the functions ``rows`` (m,) at t (m, D)."""
+        r"""Returns f (m,) of the functions ``rows`` (m,) at t (m, D)."""
         ...
 
     def look(self, t: Tensor, rows: Tensor) -> Look:
-        r"""What is known of them there."""
+        r"""Returns values and derivatives of the functions ``rows`` at t."""
         ...
 
 
 class Top(NamedTuple):
-    r"""Where the climb ended.
+    r"""The end of the ascent.
 
     Attributes:
-        t: places (n, D).
-        value: f there, as its quadratic model says, (n,), in float64.
-        last: what was known one step before them.
-        converged: whether no more than the tolerance was to be gained there, (n,).
+        t: positions (n, D).
+        value: f there, by its quadratic model, (n,), in float64.
+        last: values and derivatives one step before.
+        converged: whether the predicted gain was within the tolerance, (n,).
     """
 
     t: Tensor
@@ -71,12 +71,12 @@ class Top(NamedTuple):
 
 
 def climb(function: Function, t: Tensor, *, max_steps: int, tol: float) -> Top:
-    r"""Climbs from t (n, D) until no more than ``tol`` is to be gained, or ``max_steps`` steps have been tried.
+    r"""Ascends from t (n, D) until the predicted gain is at most ``tol``, or ``max_steps`` steps have been tried.
 
     Arguments:
         function: the n functions.
-        t: where each starts.
-        max_steps: bound on the steps of each.
+        t: the starts.
+        max_steps: the largest number of steps of each.
         tol: in the units of the functions, nats.
     """
     t, rows = t.clone(), torch.arange(len(t), device=t.device)
@@ -93,7 +93,7 @@ def climb(function: Function, t: Tensor, *, max_steps: int, tol: float) -> Top:
 
 
 def _try(function: Function, t: Tensor, here: Look, damping: Tensor, rows: Tensor) -> None:
-    r"""One step of the functions ``rows``: t, what is known, and the damping change in place."""
+    r"""Tries a step of the functions ``rows``; updates t, the values and derivatives, and the damping in place."""
     look = _of(here, rows)
     step, promised = _step(look, damping[rows])
     there = t[rows] + step
@@ -114,7 +114,7 @@ def _of(look: Look, rows: Tensor) -> Look:
 
 
 def _arrived(here: Look, tol: float) -> Tensor:
-    r"""Whether the undamped step promises no more than ``tol``, or than the rounding of f; not where that is NaN."""
+    r"""Returns whether the undamped step predicts a gain of at most ``tol`` or the rounding of f; false for NaN."""
     _, promised = _step(here, torch.zeros_like(here.value, dtype=torch.float64))
     return promised <= _rounding(here.value).clamp_min(tol)
 
@@ -124,7 +124,7 @@ def _rounding(value: Tensor) -> Tensor:
 
 
 def _step(look: Look, damping: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The step (n, D), in the dtype of the gradient, and what f gains by its quadratic model, (n,), in float64."""
+    r"""Returns the step (n, D), in the dtype of the gradient, and its predicted gain, (n,), in float64."""
     C, g = look.curvature.double(), look.gradient.double()
     damped = C + (damping.unsqueeze(-1) * C.diagonal(dim1=-2, dim2=-1)).diag_embed()
     L, failed = torch.linalg.cholesky_ex(damped)

@@ -1,4 +1,4 @@
-r"""The search for modes: Newton steps from several starts for a block of points, of which the best mode is kept."""
+r"""The search for modes: Newton steps from several starts for blocks of points, keeping the best mode."""
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from .curvature import inverse_factor
 from .joint import Joint, quietly
 from .newton import climb
 
-NUMBERS = 2**22  # of Jacobians, at a time
+NUMBERS = 2**22  # numbers of Jacobians to compute at a time
 
 
 class Modes(NamedTuple):
@@ -22,7 +22,7 @@ class Modes(NamedTuple):
         mean: the modes t̂, (B, D).
         scale_tril: L, lower triangular, with L Lᵀ = C⁻¹, the inverse of the curvature there, (B, D, D).
         log_px: Laplace's estimate of log p(x | w), log p(x, t̂ | w) + ½ log det 2πC⁻¹, (B,), in nats: no bound.
-        converged: whether the steps had arrived, (B,).
+        converged: whether the steps converged, (B,).
         repaired: whether eigenvalues of the curvature there were changed, (B,).
     """
 
@@ -34,18 +34,18 @@ class Modes(NamedTuple):
 
 
 def search(model, points: Points, starts: Tensor, *, max_steps: int, tol: float) -> tuple[Modes, int]:
-    r"""Climbs from the starts (S, B, D) and keeps the mode with the largest mass of each point.
+    r"""Returns the mode of largest mass for each point, by Newton steps from the starts (S, B, D).
 
-    Neither model nor generator changes; modules are in eval mode meanwhile, so that points know nothing of each other.
+    Model and generators are left unchanged; modules are in eval mode meanwhile, so that points are independent.
 
     Arguments:
         model: a `DLGM`.
-        points: B of them.
+        points: the B points.
         starts: S codes for each.
         max_steps, tol: as in `newton.climb`.
 
     Returns:
-        The `Modes`, and gradient evaluations of log p(x, t | w), all points together.
+        The `Modes`, and the gradient evaluations of log p(x, t | w) of all points together.
     """
     S, B, D = starts.shape
     rows = max(1, NUMBERS // (S * D * points.x[0].numel()))
@@ -60,7 +60,7 @@ def search(model, points: Points, starts: Tensor, *, max_steps: int, tol: float)
 
 
 def _best(top, S: int) -> Modes:
-    r"""Of the tops of S starts for each point, (S * B), the one with the largest mass; any number beats none."""
+    r"""Returns the mode of largest mass of the S starts of each point, (S * B); NaN counts as the smallest."""
     T = inverse_factor(top.last.curvature)
     mass = top.value + T.diagonal(dim1=-2, dim2=-1).log().sum(-1) + _half_log_2pi(T.shape[-1])
     all_of = Modes(top.t, T.to(top.t), mass.to(top.t), top.converged, top.last.repaired)

@@ -1,7 +1,7 @@
-r"""Convolutional encoders and decoders for images of any size from 4x4 up, odd sizes too.
+r"""Convolutional encoders and decoders for images of any size from 4x4 up, including odd sizes.
 
-The encoder halves the sides, rounding up, until the shorter one is 4 or less; the decoder goes back through the same
-sizes. 28x28: 28, 14, 7, 4. Frey faces, 28x20: 28x20, 14x10, 7x5, 4x3.
+The encoder halves the sides, rounding up, until the shorter one is 4 or less; the decoder reverses these sizes. 28x28:
+28, 14, 7, 4. Frey faces, 28x20: 28x20, 14x10, 7x5, 4x3.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ WIDTHS = (16, 32, 64, 64)
 
 
 def sizes(image_shape: Sequence[int], stages: int) -> list[tuple[int, int]]:
-    r"""The sides at the input and after each stage; a stage with unchanged sides has stride 1."""
+    r"""Returns the sides at the input and after each stage; a stage with unchanged sides has stride 1."""
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape is {tuple(image_shape)}; expected (C, H, W): grey images have C = 1")
     if stages < 1:
@@ -34,13 +34,13 @@ def sizes(image_shape: Sequence[int], stages: int) -> list[tuple[int, int]]:
 
 
 def _norm(channels: int, norm: bool) -> list[nn.Module]:
-    # The largest group count up to 8 that divides: GroupNorm, so that no point sees its batch.
+    # GroupNorm, which keeps points independent, with the largest number of groups up to 8 that divides.
     groups = next(g for g in range(min(8, channels), 0, -1) if channels % g == 0)
     return [nn.GroupNorm(groups, channels)] if norm else []
 
 
 class Residual(nn.Module):
-    r"""Creates v -> v + f(v), with f two 3x3 convolutions."""
+    r"""Creates v -> v + f(v), where f has two 3x3 convolutions."""
 
     def __init__(self, channels: int, norm: bool, activation):
         super().__init__()
@@ -91,10 +91,10 @@ class ConvEncoder(Net):
 
 
 class ConvDecoder(Net):
-    r"""Creates a convolutional network from codes (..., D) to images (..., C, H, W), `ConvEncoder` turned round.
+    r"""Creates a convolutional network from codes (..., D) to images (..., C, H, W), `ConvEncoder` reversed.
 
     Arguments:
-        latent_dim: the number D of latents (of all that the code vector holds).
+        latent_dim: the number D of entries of the code vector.
         image_shape: (C, H, W), with H and W at least 4.
         widths: channels of the stages, the one next to the image first, by default (16, 32, 64, 64), as in the encoder.
         norm: whether to put a GroupNorm after each convolution.
@@ -128,9 +128,9 @@ class ConvDecoder(Net):
 
 
 def _up(before: int, after: int, small: tuple[int, int], large: tuple[int, int]) -> nn.Module:
-    r"""The convolution from sides ``small`` to ``large`` = 2·small or 2·small − 1 (or the same)."""
+    r"""Returns the convolution from sides ``small`` to ``large`` = 2·small or 2·small − 1 (or the same)."""
     if small == large:
         return nn.Conv2d(before, after, 3, padding=1)
-    # A kernel of 4 doubles a side exactly, one of 3 falls one short: no cropping, no output padding.
+    # A kernel of 4 doubles a side exactly, one of 3 gives one less: no cropping or output padding is needed.
     kernel = tuple(4 if big % 2 == 0 else 3 for big in large)
     return nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1)

@@ -1,8 +1,8 @@
-r"""Networks of any leading shape, with no probability in them: what they share, linear ones, perceptrons.
+r"""Deterministic networks for any leading shape: their base, linear networks, and perceptrons.
 
 Each maps points of shape ``in_shape`` to points of shape ``out_shape``: (..., *in_shape) -> (..., *out_shape). All
-leading axes are flattened for the body and restored after it, so that particles, chains and enumeration, which put
-axes on the left, need no other network. With ``heads=k`` the call returns a tuple of k tensors of ``out_shape``.
+leading axes are flattened for the body and restored afterwards, so that networks also work for particles, chains and
+enumeration, which add axes on the left. With ``heads=k`` the call returns a tuple of k tensors of ``out_shape``.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Shape = int | Sequence[int]
 
 
 def as_shape(shape: Shape) -> tuple[int, ...]:
-    r"""A shape as a tuple: 5 -> (5,)."""
+    r"""Returns a shape as a tuple: 5 -> (5,)."""
     return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
@@ -28,7 +28,7 @@ class Net(nn.Module):
         heads: the number of outputs of ``out_shape``.
 
     Raises:
-        ValueError: if a side or the number of heads is below 1; on a call, if points have another shape or dtype.
+        ValueError: if a side or the number of heads is below 1; in a call, if points have another shape or dtype.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, body: nn.Module, heads: int = 1):
@@ -40,7 +40,7 @@ class Net(nn.Module):
                 "expected sides, channels and heads of at least 1"
             )
         self.body = body
-        self.out_features = prod(self.out_shape)  # the number of values of one output, as guides ask for it
+        self.out_features = prod(self.out_shape)  # the number of values of one output, which guides need
 
     def forward(self, v: Tensor):
         lead = v.shape[: v.dim() - len(self.in_shape)]
@@ -55,7 +55,7 @@ class Net(nn.Module):
         return self._headed(self._run(v.reshape(-1, *self.in_shape)), lead, 1)
 
     def _headed(self, y: Tensor, lead: Sequence[int], dim: int):
-        r"""The outputs of the body, heads side by side along ``dim``, as tensors (*lead, *out_shape)."""
+        r"""Returns the outputs of the body, with heads concatenated along ``dim``, as tensors (*lead, *out_shape)."""
         if self.heads == 1:
             return y.reshape(*lead, *self.out_shape)
         return tuple(h.reshape(*lead, *self.out_shape) for h in y.chunk(self.heads, dim=dim))
@@ -64,13 +64,13 @@ class Net(nn.Module):
         try:
             return self.body(v)
         except RuntimeError as error:
-            # Asked only now: under autocast, other types are right.
+            # Checked only after an error, since other dtypes are valid under autocast.
             weight = next(self.parameters(), v)
             if (v.dtype, v.device) == (weight.dtype, weight.device):
                 raise
             raise ValueError(
-                f"{type(self).__name__} got {v.dtype} on {v.device}; expected {weight.dtype} on {weight.device}, "
-                f"as its weights are: use .to({weight.device}, {weight.dtype}) on what goes in, or move the network"
+                f"{type(self).__name__} got {v.dtype} on {v.device}; expected {weight.dtype} on {weight.device}, as "
+                f"its weights are: use .to({weight.device}, {weight.dtype}) on the input, or move the network"
             ) from error
 
 
@@ -93,7 +93,7 @@ class MLP(Net):
         super().__init__(in_shape, out_shape, nn.Sequential(*layers, last), heads)
 
     def _body(self, v: Tensor, lead: Sequence[int]):
-        # With its leading axes: those of sampled weights come on the left of them.
+        # Leading axes are kept: those of sampled weights are added on their left.
         y = self._run(v)
         return self._headed(y, y.shape[:-1], -1)
 
@@ -101,7 +101,7 @@ class MLP(Net):
 class Affine(nn.Linear):
     r"""Creates v -> W v + b that also takes sampled weights, W (..., out, in) and b (..., out): leading axes broadcast.
 
-    A Bayesian W that was drawn for P particles is (P, 1, out, in), and v (..., B, in) then becomes (P, B, out).
+    A Bayesian W drawn for P particles has the shape (P, 1, out, in), and v (..., B, in) becomes (P, B, out).
     """
 
     def forward(self, v: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Linear(MLP):
 
 
 class Log1p(nn.Module):
-    r"""Creates v -> log(1 + v), in which an encoder takes counts."""
+    r"""Creates v -> log(1 + v), the input of an encoder of counts."""
 
     def forward(self, v: Tensor) -> Tensor:
         return v.clamp_min(0).log1p()

@@ -1,4 +1,4 @@
-r"""What is climbed, as losses for Pyro's SVI: −F(q, w), tempered or not, and bounds from importance weights.
+r"""Objectives, as losses for Pyro's SVI: −F(q, w), tempered or not, and bounds from importance weights.
 
 A loss is summed over the plate with its scale, so that with ``size=N`` it estimates the loss of all N points.
 """

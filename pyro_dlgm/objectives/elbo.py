@@ -12,24 +12,24 @@ from torch import Tensor
 
 from .. import distributions
 from .loss import Loss
-from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn
+from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn, plate_of
 from .tempered import Tempered, weight
 
 
 class ELBO(Loss):
     r"""Creates the loss −F(q, w) for reparametrized guides, with KL(q ‖ p) in closed form where both are Gaussian.
 
-    Where it is not (a point mass, an autoguide), where the guide's site says ``infer={"analytic_kl": False}``
-    (`Exact`), or where p(t) may depend on a latent that the guide draws later, log p(t) − log q(t) is sampled. The step
-    never waits for the device: the loss stays a tensor. For guides without reparametrized samples use Pyro's
+    log p(t) − log q(t) is sampled instead if one of them is not (a point mass, an autoguide), if the guide's site has
+    ``infer={"analytic_kl": False}`` (`Exact`), or if p(t) may depend on a latent that the guide draws later. The loss
+    stays a tensor, so that a step never waits for the device. For guides without reparametrized samples use Pyro's
     `Trace_ELBO`.
 
     Arguments:
         num_particles: samples of t per point.
         analytic_kl: whether to use the closed form.
-        beta: weight β of the KL term, on both sides; an attribute, which a warm-up may set between steps.
-        max_plate_nesting: how many dimensions the plates of the program take; 1 is the plate over data alone. A guide
-            that has seen its program run, an `AutoPerPoint`, knows of more.
+        beta: the weight β of the KL term, in model and guide; an attribute, which a warm-up may change between steps.
+        max_plate_nesting: the number of dimensions that the plates of the program take, 1 for the plate over data
+            alone. A guide that has traced its program, an `AutoPerPoint`, can raise it.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class ELBO(Loss):
         self.analytic_kl, self.beta = analytic_kl, weight(beta)
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
-        r"""The loss as a scalar tensor, in nats, with its graph."""
+        r"""Returns the loss as a scalar tensor, in nats, with its graph."""
         program, q = poutine.unwrap(model), poutine.unwrap(guide)
-        plate = getattr(program, "plate", getattr(q, "program_plate", None))
+        plate = plate_of(program, q)
         self.max_plate_nesting = max(self.max_plate_nesting, getattr(q, "program_depth", 1))
         known = not isinstance(self.beta, Tensor)
         with contextlib.nullcontext() if known and self.beta == 1.0 else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
-        return -sum(self._bound(*pair) for pair in traces) / self.num_particles
+        return -sum(self._bound(*pair, plate) for pair in traces) / self.num_particles
 
-    def _bound(self, model_trace, guide_trace) -> Tensor:
-        closed = self._closed_form(model_trace, guide_trace) if self.analytic_kl else {}
+    def _bound(self, model_trace, guide_trace, plate: str | None) -> Tensor:
+        closed = self._closed_form(model_trace, guide_trace, plate) if self.analytic_kl else {}
         total = -sum(closed.values())
         for trace, sign in ((model_trace, 1), (guide_trace, -1)):
             drawn = [name for name, site in trace.nodes.items() if is_drawn(site) and name not in closed]
@@ -60,10 +60,10 @@ class ELBO(Loss):
                 total = total + sign * trace.nodes[name]["log_prob_sum"]
         return total
 
-    def _closed_form(self, model_trace, guide_trace) -> dict[str, Tensor]:
-        r"""KL(q ‖ p), scaled and summed, for each latent site where it is known, and stands for an expectation over q.
+    def _closed_form(self, model_trace, guide_trace, plate: str | None) -> dict[str, Tensor]:
+        r"""Returns KL(q ‖ p), scaled and summed, for each latent site where the closed form exists and may be used.
 
-        It does if all that p may depend on, the latents before the site in the model, comes before it in the guide.
+        It may be used if the latents before the site in the model, on which p may depend, come before it in the guide.
         """
         closed, before = {}, set()
         parents = _latents_before(model_trace)
@@ -85,12 +85,12 @@ class ELBO(Loss):
             check_broadcast(model_trace)
             check_reparametrized(guide_trace)
             return model_trace, guide_trace
-        # The same without checks and score parts: `_bound` asks for the log-densities that it needs, and no others.
+        # The same without checks and score parts: `_bound` computes only the log-densities that it needs.
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
 
 def _latents_before(trace) -> dict[str, set[str]]:
-    r"""For each latent site of a model, the latent sites that come before it."""
+    r"""Returns, for each latent site of a model, the latent sites before it."""
     names = [name for name, site in trace.nodes.items() if is_drawn(site) and not site["is_observed"]]
     return {name: set(names[:place]) for place, name in enumerate(names)}

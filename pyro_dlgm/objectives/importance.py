@@ -1,14 +1,14 @@
 r"""Bounds from K importance weights of each point, as losses: w_k = p(x, t_k | w) / q(t_k | x), t_k ~ q.
 
-The log-mean-exp is taken over the samples of each point, and the scale N/B comes after it:
+The log-mean-exp is taken over the samples of each point, and then scaled by N/B:
 
     IWAE-K = (N/B) Σ_i log (1/K) Σ_k w_ik  <=  Σ_i log p(x_i | w)   (in expectation).
 
-Its gradient is Σ_k w̃_k ∇ log w_k, w̃ the normalized weights. Chunks of samples are kept as log-weights alone, and
-computed a second time, with the same noise, in the backward pass, where w̃ is known: memory does not grow with K.
+Its gradient is Σ_k w̃_k ∇ log w_k, w̃ the normalized weights. Of each chunk of samples only the log-weights are stored;
+the backward pass, in which w̃ is known, computes it a second time with the same noise. So memory does not grow with K.
 
-Latents outside of the plate over data, a Bayesian w, are drawn once for all samples and points. With g ~ q(g), their
-log p(g) − log q(g) and factors outside of the plate are added after log-mean-exp, so that all of it bounds log p(X).
+Latents outside the plate over data, such as a Bayesian w, are drawn once for all samples and points. With g ~ q(g), log
+p(g) − log q(g) and factors outside the plate are added after the log-mean-exp, so that the total bounds log p(X).
 
 References:
     Burda, Grosse, Salakhutdinov, "Importance weighted autoencoders" (2016). https://arxiv.org/abs/1509.00519
@@ -28,26 +28,26 @@ from .log_weights import Weights, log_weights
 from .loss import Loss
 from .pair import Doubly, Pair
 
-NUMBERS = 2**23  # numbers of x times samples that are computed together
+NUMBERS = 2**23  # numbers of x times samples to compute together
 
 
 class IWAE(Loss):
     r"""Creates the loss −IWAE-K for reparametrized guides with a density, in nats, summed over points.
 
-    The larger K, the smaller is the signal of the guide's gradient against its noise, by 1/√K: `DReG` mends it.
+    The signal-to-noise ratio of the guide's gradient falls with K, as 1/√K; `DReG` corrects this.
 
     Arguments:
         num_samples: the number K of samples of each point.
-        chunk_size: samples that are computed together; by default as many as make about eight million numbers of x.
-            With 1 there is no axis of samples: for programs that take none.
-        plate: the name of the plate over data; by default what model or guide says, else any plate at dimension −1.
-        max_plate_nesting: how many dimensions the plates of the program take.
+        chunk_size: the number of samples computed together; by default as many as make about eight million numbers of
+            x. With 1 there is no axis of samples, for programs that cannot take one.
+        plate: the name of the plate over data; by default that of model or guide, else any plate at dimension −1.
+        max_plate_nesting: the number of dimensions that the plates of the program take.
 
     Attributes:
-        bound: what the history of `fit` calls it, "iwae_50" for K = 50.
+        bound: the name in the history of `fit`, "iwae_50" for K = 50.
 
     Raises:
-        ValueError: if a number makes no sense.
+        ValueError: if a number is out of range.
 
     Example:
         >>> from pyro_dlgm import PPCA, guides
@@ -69,12 +69,12 @@ class IWAE(Loss):
         self.chunk_size, self.plate, self.bound = chunk_size, plate, f"iwae_{num_samples}"
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
-        r"""The loss as a scalar tensor, in nats, with its graph.
+        r"""Returns the loss as a scalar tensor, in nats, with its graph.
 
         Raises:
             TypeError: if the guide has no density.
-            ValueError: if sites of a point have different scales, or a factor outside of the plate depends on latents
-                of points.
+            ValueError: if sites of a point have different scales, or a factor outside the plate depends on latents of
+                points.
         """
         pair = self._pair(model, guide, args, kwargs)
         parts = list(self._parts(pair))
@@ -101,7 +101,7 @@ class IWAE(Loss):
             if len(chunks) == 1:
                 yield compute(rows, *pair.args, **pair.kwargs)
                 continue
-            # Stopping early would leave plates and handlers of the program half done.
+            # Early stopping would leave plates and handlers of the program open.
             with set_checkpoint_early_stop(False):
                 yield checkpoint(compute, rows, *pair.args, use_reentrant=False, **pair.kwargs)
 
@@ -111,7 +111,7 @@ class IWAE(Loss):
         return [slice(k, min(k + size, K)) for k in range(0, K, size)]
 
     def _get_traces(self, model, guide, args, kwargs):
-        r"""The traces chunk by chunk, where `SVI` looks for what is not finite."""
+        r"""Yields the traces chunk by chunk, in which `SVI` looks for values that are not finite."""
         pair = self._pair(model, guide, args, kwargs)
         for rows in self._chunks(pair):
             yield pair.traces(rows, args, kwargs)
@@ -120,14 +120,14 @@ class IWAE(Loss):
 class DReG(IWAE):
     r"""Creates the loss −IWAE-K with the doubly reparametrized gradient of the guide.
 
-    The loss is that of `IWAE`. Its gradient by w is Σ_k w̃_k ∂ log w_k. That by the parameters of the guide goes
-    through the samples alone, with those in log q held:
+    The loss is that of `IWAE`. Its gradient by w is Σ_k w̃_k ∂ log w_k. The gradient by the guide's parameters flows
+    through the samples alone, with the parameters fixed in log q:
 
         Σ_k w̃_k² (∂ log w_k / ∂ t_k) (∂ t_k / ∂ φ),
 
-    which has the same expectation, and a signal against its noise that grows with K, by √K. The guide is called twice.
+    which has the same expectation and a signal-to-noise ratio that grows as √K. The guide is called twice.
 
-    Arguments and errors as those of `IWAE`. A q of local latents that depends on global ones is held in those as well.
+    Arguments and errors are those of `IWAE`. If q of local latents depends on global ones, these are fixed as well.
 
     References:
         Tucker, Lawson, Gu, Maddison, "Doubly reparameterized gradient estimators for Monte Carlo objectives" (2019).

@@ -6,8 +6,7 @@ import torch
 from pyro.distributions.util import is_validation_enabled, scale_and_mask
 from torch import Tensor
 
-from .once import point_frame
-from .sites import DRAWS, is_drawn, summed
+from .sites import DRAWS, is_drawn, point_frame, summed
 
 
 class Weights(NamedTuple):
@@ -16,8 +15,8 @@ class Weights(NamedTuple):
     Attributes:
         table: log w_k of each point, (K, B), unscaled, in nats.
         scale: the factor of each point, N/B times its weight: a number, or (B,).
-        outside: what belongs to no point, log p(g) − log q(g) of global latents and factors outside of the plate: a
-            scalar, with its scale.
+        outside: the terms that belong to no point, log p(g) − log q(g) of global latents and factors outside the plate:
+            a scalar, scaled.
     """
 
     table: Tensor
@@ -26,12 +25,12 @@ class Weights(NamedTuple):
 
 
 def log_weights(model_trace, guide_trace, plate: str | None, num: int) -> Weights:
-    r"""Adds up the sites of both traces point by point.
+    r"""Returns the log-weights: the log-densities of the sites of both traces, summed for each point.
 
     Arguments:
         model_trace, guide_trace: of programs with ``num`` samples of the latents of points.
         plate: the name of the plate over data; `None`: any plate at dimension −1.
-        num: of samples.
+        num: the number of samples.
 
     Raises:
         ValueError: if no site is in the plate, or sites of a point have different scales.
@@ -58,21 +57,21 @@ def _log_prob(site: dict) -> Tensor:
 
 
 def _of_points(site: dict, frame, num: int) -> Tensor:
-    r"""The log-density of a site, (K, B): axes of other plates are summed."""
+    r"""Returns the log-density of a site, (K, B), summed over the axes of other plates."""
     frames = site["cond_indep_stack"]
     others = [f.dim for f in frames if f.vectorized and f.dim != frame.dim and f.name != DRAWS]
     return summed(_log_prob(site), others).reshape(num, frame.size)
 
 
 def _common(scales: dict[str, Tensor | float]) -> Tensor | float:
-    r"""The one scale of all sites of a point; tensors are compared where Pyro validates."""
+    r"""Returns the common scale of all sites of a point; tensors are compared only if Pyro's validation is on."""
     (first, scale), *others = scales.items()
     for name, other in others:
         if not _equal(scale, other):
             raise ValueError(
-                f"{name!r} has another scale than {first!r}; expected one for all sites of a point, since inside of "
-                "log-mean-exp a factor of single ones (poutine.scale, Tempered, a subsampled plate in that of the "
-                "points) leaves no bound: scale model and guide as a whole, or use objectives.ELBO(beta=)"
+                f"{name!r} has another scale than {first!r}; expected one for all sites of a point, since inside "
+                "log-mean-exp a factor of single sites (poutine.scale, Tempered, a subsampled plate within that of "
+                "the points) leaves no bound: scale model and guide as a whole, or use objectives.ELBO(beta=)"
             )
     return scale.reshape(-1) if isinstance(scale, Tensor) else scale
 

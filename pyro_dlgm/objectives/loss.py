@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 class Loss(Trace_ELBO):
-    r"""Creates a loss of Pyro's SVI; a subclass says `differentiable_loss`."""
+    r"""The base of losses for Pyro's SVI; a subclass defines `differentiable_loss`."""
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
-        r"""The loss as a scalar tensor, in nats, with its graph."""
+        r"""Returns the loss as a scalar tensor, in nats, with its graph."""
         raise NotImplementedError
 
     def loss(self, model, guide, *args, **kwargs) -> float:
-        r"""The loss as a number, without gradients."""
+        r"""Returns the loss as a number, without gradients."""
         with torch.no_grad():
             return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model, guide, *args, **kwargs) -> Tensor:
-        r"""The loss as a detached scalar tensor; its gradients are added to those of the parameters."""
+        r"""Returns the loss as a detached scalar tensor, and adds its gradients to those of the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()

@@ -1,4 +1,4 @@
-r"""Samples of the latents of points, with one draw of what belongs to no point."""
+r"""Several samples of the latents of points, with a single draw of global latents."""
 
 import contextlib
 
@@ -7,17 +7,17 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from .sites import DRAWS
+from .sites import DRAWS, point_frame
 
 
 class Once(Messenger):
-    r"""Creates the handler that draws what lies outside of the plate over data once, whatever plates are around it.
+    r"""Creates the handler that draws latents outside the plate over data once, whatever plates are around it.
 
-    Such sites do not reach the handlers around this one, the plate of samples above all.
+    Such sites do not reach the handlers around this one, in particular the plate of samples.
 
     Arguments:
         plate: the name of the plate over data; `None`: any plate at dimension −1.
-        values: of latents and of subsamples that are drawn already, by name.
+        values: latents and subsamples that are drawn already, by name.
     """
 
     def __init__(self, plate: str | None, values: dict[str, Tensor]):
@@ -32,28 +32,22 @@ class Once(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-def point_frame(site: dict, plate: str | None):
-    r"""The frame of the plate over data in which a site is, or `None`."""
-    frames = site["cond_indep_stack"]
-    return next((f for f in frames if (f.dim == -1 if plate is None else f.name == plate)), None)
-
-
 def outside(trace, plate: str | None) -> dict[str, Tensor]:
-    r"""Values of the latents and subsamples of a trace outside of the plate over data, by name."""
+    r"""Returns the values of latents and subsamples outside the plate over data, by name."""
     sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
     return {n: s["value"] for n, s in sites.items() if not s["is_observed"] and point_frame(s, plate) is None}
 
 
 @contextlib.contextmanager
 def samples(num: int, depth: int, plate: str | None, values: dict[str, Tensor]):
-    r"""Context manager: programs draw ``num`` samples of the latents of each point, and one of all others.
+    r"""Context manager: programs draw ``num`` samples of the latents of each point, and one of all other latents.
 
-    A single sample has no axis to the left of the plates: programs that take none run with it.
+    With a single sample there is no axis to the left of the plates, for programs that do not take one.
 
     Arguments:
-        num: of samples.
-        depth: how many dimensions the plates of the program take.
-        plate, values: as those of `Once`.
+        num: the number of samples.
+        depth: the number of dimensions that the plates of the program take.
+        plate, values: as in `Once`.
     """
     axis = contextlib.nullcontext() if num == 1 else pyro.plate(DRAWS, num, dim=-1 - depth)
     with axis, Once(plate, values):

@@ -1,4 +1,4 @@
-r"""A model and a guide with their arguments, and the traces from which log-weights are made."""
+r"""A model and a guide with their arguments, and the traces from which log-weights are computed."""
 
 import contextlib
 import warnings
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..seeding import reseeded
 from .log_weights import log_weights
-from .once import outside, point_frame, samples
-from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn
+from .once import outside, samples
+from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn, plate_of, point_frame
 
 
 class Pair:
@@ -20,13 +20,13 @@ class Pair:
 
     Arguments:
         model, guide: Pyro programs.
-        args, kwargs: those of both.
-        plate: the name of the plate over data, or `None` for what the programs say.
-        depth: how many dimensions plates take at least.
+        args, kwargs: the arguments of both.
+        plate: the name of the plate over data; `None`: that of the programs.
+        depth: the least number of dimensions that plates take.
 
     Attributes:
         shares: the normalized weights (K, B), once all log-weights are known.
-        numbers: how many numbers x has.
+        numbers: the size of x.
 
     Raises:
         TypeError: if the guide has no density.
@@ -40,18 +40,18 @@ class Pair:
                 "expected a guide that has one, or objectives.ELBO, which climbs log p(x, t)"
             )
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
-        self.plate = plate or getattr(program, "plate", getattr(q, "program_plate", None))
+        self.plate = plate or plate_of(program, q)
         self.depth = max(depth, getattr(q, "program_depth", 1))
         self.numbers = max((a.numel() for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), default=1)
         self.shares, self._values = None, {}
 
     def draw_outside(self) -> None:
-        r"""Draws what belongs to no point, for all chunks of samples."""
+        r"""Draws the global latents, for all chunks of samples."""
         with self._samples(1):
             self._values = outside(poutine.trace(self.guide).get_trace(*self.args, **self.kwargs), self.plate)
 
     def traces(self, rows: slice, args: tuple, kwargs: dict) -> tuple:
-        r"""The traces of model and guide for the samples ``rows`` of K; arguments are those of the pair."""
+        r"""Returns the traces of model and guide for the samples ``rows`` of K; the arguments are those of the pair."""
         with self._samples(rows.stop - rows.start):
             guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
             return poutine.trace(poutine.replay(self.model, guide_trace)).get_trace(*args, **kwargs), guide_trace
@@ -60,10 +60,10 @@ class Pair:
         return samples(num, self.depth, self.plate, self._values)
 
     def check(self, num: int) -> None:
-        r"""Raises an error if the programs do not go together, or what belongs to no point depends on samples.
+        r"""Raises an error if model and guide do not match, or a factor outside the plate depends on samples.
 
         Arguments:
-            num: of samples with which they run.
+            num: the number of samples with which to run them.
         """
         with reseeded(), torch.enable_grad(), self._samples(num):
             guide_trace = poutine.trace(self.guide).get_trace(*self.args, **self.kwargs)
@@ -77,11 +77,11 @@ class Pair:
 
 
 class Doubly(Pair):
-    r"""Creates the pair whose log q is held in the guide's parameters, and in the way to whose samples w̃ comes in."""
+    r"""Creates the pair for `DReG`: log q has fixed parameters, and gradients of the samples are multiplied by w̃."""
 
     def traces(self, rows: slice, args: tuple, kwargs: dict) -> tuple:
-        r"""The traces of model and guide as of `Pair`; they have the same values, and other gradients."""
-        # Under one seed both calls of the guide have the same dropout.
+        r"""Returns the traces of model and guide, with the values of those of `Pair` and other gradients."""
+        # With one seed, both calls of the guide have the same dropout.
         seed = int(torch.randint(2**31, (), device="cpu"))
         with self._samples(rows.stop - rows.start):
             with reseeded(seed):
@@ -96,7 +96,7 @@ class Doubly(Pair):
         return model_trace, guide_trace
 
     def _weighted(self, site: dict, frame, rows: slice) -> Tensor:
-        r"""The value, whose gradient is multiplied by w̃ of its sample and point."""
+        r"""Returns the value, whose gradient gets multiplied by w̃ of its sample and point."""
         value, axes = site["value"], -1 - frame.dim + len(site["fn"].event_shape)
         if not value.requires_grad:
             return value
@@ -117,7 +117,7 @@ def _outer(trace, plate: str | None) -> Iterator[tuple[str, dict]]:
 
 
 def _with_values(trace, plate: str | None, change):
-    r"""A copy of a guide's trace with other values of the latents of points, ``change(site, frame)``."""
+    r"""Returns a copy of a guide's trace in which latents of points have the values ``change(site, frame)``."""
     made = trace.copy()
     for name, site in trace.nodes.items():
         frame = point_frame(site, plate) if is_drawn(site) else None
@@ -142,13 +142,13 @@ def _check_outside(total, held, plate: str | None) -> None:
     moved = [name for name, gradient in zip(names, found, strict=True) if gradient is not None]
     if moved:
         raise ValueError(
-            f"a factor outside of the plate over data depends on {moved[0]!r}, of which each point has K samples; "
-            "expected it in the plate, a number for each point, where it is a part of the weights"
+            f"a factor outside of the plate over data depends on {moved[0]!r}, which has K samples for each point; "
+            "expected it in the plate, one number for each point, as part of the weights"
         )
 
 
 def _parameters(guide, trace) -> list[Tensor]:
-    r"""The leaves that q depends on: of a module its parameters, and what Pyro's store has of the trace."""
+    r"""Returns the leaves that q depends on: the parameters of a module, and those of the trace in Pyro's store."""
     program = poutine.unwrap(guide)
     leaves = list(program.parameters()) if isinstance(program, nn.Module) else []
     stored = dict(pyro.get_param_store().named_parameters())
@@ -158,7 +158,7 @@ def _parameters(guide, trace) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _frozen(leaves: list[Tensor]):
-    r"""Context manager: no graph goes to these parameters."""
+    r"""Context manager: freezes these parameters."""
     leaves = [p for p in dict.fromkeys(leaves) if p.requires_grad]
     try:
         for p in leaves:

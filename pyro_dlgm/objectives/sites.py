@@ -1,35 +1,52 @@
-r"""Sites of traces: which of them are drawn, and whether those of guide and model go together."""
+r"""Sites of traces: which of them are drawn, and whether those of guide and model match."""
 
 from pyro import poutine
 from torch import Tensor
 
-DRAWS = "num_particles_vectorized"  # the name that Pyro gives a plate of draws
+DRAWS = "num_particles_vectorized"  # Pyro's name for a plate of draws
 
 
 def is_drawn(site: dict) -> bool:
-    r"""Whether a site of a trace is a sample, and not the subsample of a plate."""
+    r"""Returns whether a site of a trace is a sample, rather than the subsample of a plate."""
     return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
 
 
+def point_frame(site: dict, plate: str | None):
+    r"""Returns the frame of the plate over points that contains a site, or `None` if none does.
+
+    Arguments:
+        site: of a trace, or the message of a handler.
+        plate: the name of the plate; `None`: any plate at dimension −1.
+    """
+    frames = site["cond_indep_stack"]
+    return next((f for f in frames if (f.dim == -1 if plate is None else f.name == plate)), None)
+
+
+def plate_of(program, guide) -> str | None:
+    r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one."""
+    return getattr(program, "plate", getattr(guide, "program_plate", None))
+
+
 def summed(values: Tensor, dims: list[int]) -> Tensor:
-    r"""The sum over these axes, each of which stays; over none, the values."""
+    r"""Returns the sum over these axes, which are kept; without axes, the values themselves."""
     return values.sum(dims, keepdim=True) if dims else values
 
 
 def check_latents(model_trace, guide_trace) -> None:
-    r"""Raises a `ValueError` if a latent of the model is none of the guide's: its q would be the prior, silently."""
+    r"""Raises a `ValueError` if the guide lacks a latent of the model, whose q would silently be the prior."""
     drawn = [name for name, site in guide_trace.nodes.items() if is_drawn(site)]
     missing = [name for name, site in model_trace.nodes.items() if is_drawn(site) and not site["is_observed"]]
     missing = [name for name in missing if name not in guide_trace.nodes]
     if missing:
         raise ValueError(
-            f"the guide samples {', '.join(map(repr, drawn)) or 'nothing'}; expected {', '.join(map(repr, missing))}, "
-            f"too, which the model samples: give the guide the model's name, latent={missing[0]!r}, say"
+            f"the guide samples {', '.join(map(repr, drawn)) or 'nothing'}; expected "
+            f"{', '.join(map(repr, missing))} as well, which the model samples: give the guide the model's name, such "
+            f"as latent={missing[0]!r}"
         )
 
 
 def check_broadcast(trace) -> None:
-    r"""Raises a `ValueError` if a site has more axes than its plates: those of samples would be summed twice."""
+    r"""Raises a `ValueError` if a site has more axes than its plates: axes of samples would be summed twice."""
     for name, site in trace.nodes.items():
         if not is_drawn(site) or site["infer"].get("_deterministic"):
             continue
@@ -38,7 +55,7 @@ def check_broadcast(trace) -> None:
         if any(size > 1 for size in shape[: max(0, len(shape) - depth)]):
             raise ValueError(
                 f"site {name!r} has the batch shape {tuple(shape)} in plates of {depth} axes; expected no further one: "
-                "where there are several samples, write what broadcasts to the left, z.unsqueeze(-2) @ W for z @ W"
+                "with several samples, write code that broadcasts to the left, z.unsqueeze(-2) @ W for z @ W"
             )
 
 

@@ -1,1 +1,1 @@
-r"""Optimization of F(q, w): SVI with torch optimizers, Adam for rows, a guard against NaN."""
+r"""Optimization of F(q, w): SVI with torch optimizers, Adam for rows, compiled steps, and a guard against NaN."""

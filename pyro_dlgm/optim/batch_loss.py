@@ -1,4 +1,4 @@
-r"""Loss and gradients on a batch as a function of its tensors, of the rows of its points, and of β."""
+r"""Loss and gradients on a batch as a function of its tensors, the rows of its points, and β."""
 
 import contextlib
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from .noise import NotCaptured
 
 @dataclass
 class Batch:
-    r"""The arguments of a step taken apart: what changes from batch to batch, and what does not.
+    r"""The arguments of a step, split into what changes from batch to batch and what does not.
 
     Attributes:
-        args, kwargs: as model and guide take them.
-        factor: of the loss.
-        tables: of rows with sparse gradients, which are looked up outside of the step.
-        beta: the objective's β, where it tempers; `None` where it is 1, or there is none.
+        args, kwargs: the arguments of model and guide.
+        factor: the factor of the loss.
+        tables: the tables of rows with sparse gradients, which are looked up outside the step.
+        beta: the objective's β; `None` if it is 1 or there is none.
     """
 
     args: tuple
@@ -36,33 +36,33 @@ class Batch:
         self.index = index_of(self.args, self.kwargs)
 
     def kind(self) -> tuple:
-        r"""What steps on batches of one kind have in common: shapes, and all that is no tensor."""
+        r"""Returns what batches of one kind have in common: the shapes of tensors, and all other values."""
         said = [(tuple(v.shape), v.stride(), v.dtype, v.device) if isinstance(v, Tensor) else v for v in self.values]
         return tuple(said), len(self.args), tuple(self.kwargs), self.factor, self.beta is None
 
     def inputs(self) -> list[Tensor]:
-        r"""The data, the rows of each table, and β."""
-        with torch.enable_grad():  # tables in files note which rows are about to change
+        r"""Returns the data, the rows of each table, and β."""
+        with torch.enable_grad():  # tables in files record which rows are about to change
             rows = [table(self.index).detach() for table in self.tables]
         tempered = [] if self.beta is None else [torch.full((), self.beta, device=self.data[0].device)]
         return [*self.data, *rows, *tempered]
 
     def with_data(self, data: list[Tensor]) -> tuple[tuple, dict]:
-        r"""The arguments with other tensors in their places."""
+        r"""Returns the arguments with these tensors in place of their own."""
         left = iter(data)
         values = [next(left) if isinstance(v, Tensor) else v for v in self.values]
         return tuple(values[: len(self.args)]), dict(zip(self.kwargs, values[len(self.args) :], strict=True))
 
 
 def index_of(args: tuple, kwargs: dict) -> Tensor | None:
-    r"""The index among the arguments of a program."""
+    r"""Returns the index among the arguments of a program."""
     return args[1] if len(args) > 1 else kwargs.get("index")
 
 
 def gradients(svi, batch: Batch, targets: list[Tensor]) -> Callable[[list[Tensor]], list[Tensor | None]]:
-    r"""Returns the function of `Batch.inputs` that returns the loss, and its gradient by each target.
+    r"""Returns a function from `Batch.inputs` to the loss and its gradient by each target.
 
-    The gradient by a table is that by the rows of the batch.
+    For a table, the gradient is that by the rows of the batch.
     """
     places = {id(table.weight): place for place, table in enumerate(batch.tables)}
 

@@ -1,4 +1,4 @@
-r"""A step captured: one run of a program becomes a graph of tensor operations, a function of all that it reads."""
+r"""Captures a step: one run of a program becomes a graph of tensor operations, a function of all tensors it reads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ class Captured:
     r"""A function of tensors as a graph.
 
     Attributes:
-        graph: called with the inputs, then the noise, then what it reads beside: it returns what the function did.
-        draws: of the noise, in their order.
-        read: where the tensors are that it reads beside, parameters and buffers; or the tensors themselves.
+        graph: called with the inputs, then the noise, then the other tensors that it reads; returns what the function
+            did.
+        draws: the draws of the noise, in order.
+        read: the places of the other tensors that it reads, parameters and buffers; or the tensors themselves.
     """
 
     graph: fx.GraphModule
@@ -26,26 +27,26 @@ class Captured:
     read: list[Place | Tensor]
 
     def noise(self) -> list[Tensor]:
-        r"""Draws afresh from the global generators."""
+        r"""Returns new draws from the global generators."""
         return [draw() for draw in self.draws]
 
     def beside(self) -> list[Tensor]:
-        r"""The tensors that it reads beside, as they are now."""
+        r"""Returns the other tensors that it reads, as they are now."""
         return [place if isinstance(place, Tensor) else place[0][place[1]] for place in self.read]
 
 
 def capture(
     function: Callable[[list[Tensor]], list[Tensor | None]], inputs: list[Tensor], modules: list[nn.Module]
 ) -> Captured:
-    r"""Runs a function twice, once to find its draws and once to write down what it does.
+    r"""Runs a function twice, first to find its draws and then to trace its operations.
 
     Arguments:
-        function: of a list of tensors; it may read parameters and buffers of the modules.
-        inputs: as it will be called, of their shapes.
-        modules: whose parameters and buffers may be exchanged later on.
+        function: a function of a list of tensors; it may read parameters and buffers of the modules.
+        inputs: arguments of the shapes of later calls.
+        modules: the modules whose parameters and buffers may be replaced later.
 
     Raises:
-        NotCaptured: if it is no function of tensors.
+        NotCaptured: if it is not a function of tensors.
     """
     with Recorded() as recorded:
         function(inputs)
@@ -59,7 +60,7 @@ def capture(
 
 
 def _places(modules: list[nn.Module]) -> dict[int, Place]:
-    r"""Where parameters and buffers are, by the identity of the tensor."""
+    r"""Returns the places of parameters and buffers, by the identity of the tensor."""
     found = {}
     for m in modules:
         for kept in (m._parameters, m._buffers):
@@ -68,7 +69,7 @@ def _places(modules: list[nn.Module]) -> dict[int, Place]:
 
 
 def _lifted(graph: fx.GraphModule, places: dict[int, Place]) -> list[Place | Tensor]:
-    r"""Makes a further input of each tensor that the graph holds, and flattens its arguments; says which."""
+    r"""Turns each tensor held by the graph into a further input, flattens its arguments, and returns these tensors."""
     nodes, made, read = list(graph.graph.nodes), {}, []
     last = [n for n in nodes if n.op == "placeholder"][-1]
     for node in (n for n in nodes if n.op == "get_attr"):

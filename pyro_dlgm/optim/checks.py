@@ -1,4 +1,4 @@
-r"""What can be climbed: programs with parameters, objectives with a differentiable loss, optimizers of torch."""
+r"""Checks of what is optimized: programs with parameters, differentiable objectives, and optimizers of torch."""
 
 from collections.abc import Iterable
 
@@ -14,20 +14,20 @@ SPARSE = (RowAdam, torch.optim.SparseAdam)
 
 
 def check_program(name: str, program) -> None:
-    r"""Raises a `TypeError` unless the program is a module, whose parameters are found and kept."""
+    r"""Raises a `TypeError` unless the program is a module, so that its parameters can be found and saved."""
     if isinstance(program, type) or program is None:
         said = f"the class {program.__name__}" if isinstance(program, type) else "None"
         raise TypeError(f"{name} is {said}; expected an instance: make one first")
     if not isinstance(program, nn.Module):
         said = "a function" if callable(program) else f"a {type(program).__name__}"
         raise TypeError(
-            f"{name} is {said}, which does not say its parameters; expected a Pyro module: call it, or enter handlers "
+            f"{name} is {said}, whose parameters cannot be found; expected a Pyro module: call it, or enter handlers "
             "(poutine.scale), in the forward of a PyroModule that holds them"
         )
 
 
 def check_objective(objective) -> None:
-    r"""Raises a `TypeError` unless the objective has a loss that can be differentiated, batch after batch."""
+    r"""Raises a `TypeError` unless the objective has a loss that can be differentiated for each batch."""
     kind = type(objective).__name__
     if isinstance(objective, type) or objective is None:
         said = f"the class {objective.__name__}" if isinstance(objective, type) else "None"
@@ -45,7 +45,7 @@ def check_objective(objective) -> None:
 
 
 def check_jacobians(objective, guide) -> None:
-    r"""Raises a `ValueError` if the objective leaves out what the guide of a program has beside its densities."""
+    r"""Raises a `ValueError` if the objective leaves out the log-Jacobians of the guide of a program."""
     if isinstance(objective, TraceMeanField_ELBO) and getattr(guide, "has_jacobians", False):
         raise ValueError(
             "objective is a TraceMeanField_ELBO, which leaves out the log-Jacobians of latents that are not real "
@@ -54,10 +54,10 @@ def check_jacobians(objective, guide) -> None:
 
 
 def listed(optimizers) -> list[torch.optim.Optimizer]:
-    r"""Returns the optimizers as a list, also where there is one.
+    r"""Returns the optimizers as a list, also for a single one.
 
     Raises:
-        TypeError: if one of them is none of torch.
+        TypeError: if one of them is not an optimizer of torch.
     """
     if isinstance(optimizers, torch.optim.Optimizer | type) or not isinstance(optimizers, Iterable):
         optimizers = [optimizers]
@@ -65,22 +65,22 @@ def listed(optimizers) -> list[torch.optim.Optimizer]:
     for optimizer in found:
         if isinstance(optimizer, type):
             raise TypeError(
-                f"an optimizer is the class {optimizer.__name__}; expected an instance, which knows its parameters: "
+                f"an optimizer is the class {optimizer.__name__}; expected an instance with its parameters: "
                 f"{optimizer.__name__}(model.parameters())"
             )
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
-                f"{type(optimizer).__name__} is no torch optimizer; use svi.adam(model, guide), or pyro.infer.SVI"
+                f"{type(optimizer).__name__} is not a torch optimizer; use svi.adam(model, guide), or pyro.infer.SVI"
             )
     return found
 
 
 def takes_sparse(optimizers: list[torch.optim.Optimizer], *modules) -> bool:
-    r"""Whether the tables of the modules get sparse gradients: none of them is with an optimizer that takes dense ones.
+    r"""Returns whether the tables of the modules get sparse gradients: no optimizer for dense ones has any of them.
 
     Raises:
-        TypeError: if some tables are with one kind and some with the other, or tables in files are not with `RowAdam`,
-            whose changes alone can be taken back.
+        TypeError: if tables are with both kinds of optimizers, or tables in files are not with `RowAdam`, whose changes
+            alone can be undone.
     """
     filed = {t.weight: t.files.folder.path for t in in_files(*modules)}
     for optimizer in optimizers:

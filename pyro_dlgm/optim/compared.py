@@ -1,4 +1,4 @@
-r"""A compiled step whose first losses are compared with those of the eager step, on other batches and parameters."""
+r"""A compiled step whose first losses are compared with those of the eager step."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from .nan_guard import Attempt
 from .noise import NotCaptured
 from .tensor_step import TensorStep
 
-TIMES = 2  # with parameters that differ, so that none has become a constant
-AGREE = 1e-4  # the relative difference of two losses that is rounding
+TIMES = 2  # with different parameters, to detect one that has become a constant
+AGREE = 1e-4  # the relative difference of two losses that counts as rounding
 
 
 class Compared:
-    r"""Creates the compiled step of an `SVI` on batches like one of them.
+    r"""Creates the compiled step of an `SVI` for batches of one kind.
 
-    A step whose loss is not the eager one's is taken back: its graph does not say what the program does, in which there
-    are random numbers of Python, say, or constants that were none.
+    A step whose loss differs from the eager one is undone: its graph is not what the program does, which may use random
+    numbers of Python, or values that were wrongly taken for constants.
 
     Arguments:
-        svi, batch, only, backend: as `TensorStep` takes them.
+        svi, batch, only, backend: as in `TensorStep`.
 
     Raises:
-        NotCaptured: if it cannot be captured; it says why.
+        NotCaptured: with the reason, if it cannot be captured.
     """
 
     def __init__(self, svi, batch: Batch, only: list[Tensor] | None, backend: str):
@@ -58,7 +58,7 @@ class Compared:
         return done
 
     def _eager(self, batch: Batch, attempt: Attempt) -> Tensor:
-        r"""The loss of the eager step; at the very first one with Pyro's validation as it is set."""
+        r"""Returns the loss of the eager step; the very first one runs with Pyro's validation as it is set."""
         with _put_back(self.svi), torch.no_grad(), unregistered(), self.svi.validation():
             restore(attempt.generators)
             loss = self.svi.objective.differentiable_loss(self.svi.program, self.svi.guide, *batch.args, **batch.kwargs)
@@ -73,7 +73,7 @@ class Compared:
 
 @contextlib.contextmanager
 def _put_back(svi) -> Iterator[None]:
-    r"""Context manager: generators and buffers are as before, afterwards."""
+    r"""Context manager: restores generators and buffers afterwards."""
     buffers = [b for m in svi.modules() for b in m.buffers(recurse=False)]
     before = [b.clone() for b in buffers]
     with forked():
@@ -86,7 +86,7 @@ def _put_back(svi) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    r"""Context manager: whatever torch and Pyro say of a program that cannot be captured is a `NotCaptured`."""
+    r"""Context manager: turns all errors of torch and Pyro into `NotCaptured`."""
     try:
         yield
     except NotCaptured:

@@ -1,9 +1,8 @@
-r"""Steps that are compiled: each kind of batch is captured once, compared with the eager step, and run.
+r"""Compiled steps: for each kind of batch, the step is captured once, compared with the eager step, and run.
 
-A step is a function of parameters, moments, data and noise (`tensor_step`), which `torch.compile` makes into one
-program. Noise is drawn outside, in the same order from the same generators as by the eager step: losses agree but for
-rounding, and a run may go on either way. Where a step cannot be captured, a warning says why, and it is taken as
-without compiling.
+A step is a function of parameters, moments, data and noise (`tensor_step`), which `torch.compile` turns into one
+program. Noise is drawn outside, in the order and from the generators of the eager step: losses agree up to rounding,
+and a run can be continued either way. If a step cannot be captured, a warning says why, and the eager step is taken.
 """
 
 import warnings
@@ -20,18 +19,18 @@ from .compared import Compared
 from .nan_guard import Attempt
 from .noise import NotCaptured
 
-MOST = 8  # kinds of batches that are compiled
+MOST = 8  # kinds of batches to compile, at most
 PLAIN = (bool, int, float, str, type(None))
 
 
 class Compiler:
-    r"""Creates what takes the steps of an `SVI` compiled.
+    r"""Creates the object that takes the steps of an `SVI` compiled.
 
     Arguments:
         svi: the pair with objective and optimizers.
-        backend: `True` for that of `torch.compile`, "inductor", or its name.
-        size: the number of points of the batches whose steps are compiled: to compile another size takes as long as
-            thousands of steps, which the last batch of an epoch does not bring in. `None`: each size, up to eight.
+        backend: the name of a backend of `torch.compile`, or `True` for "inductor".
+        size: the number of points of the batches to compile, since compiling another size, such as that of the last
+            batch of an epoch, takes as long as thousands of steps. `None`: each size, up to eight.
     """
 
     def __init__(self, svi, backend: bool | str, size: int | None = None):
@@ -43,7 +42,7 @@ class Compiler:
         self._said: set[str] = set()
 
     def step(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Tensor | None:
-        r"""Takes the step, and returns its loss; `None` where it is to be taken without compiling.
+        r"""Takes the step and returns its loss; returns `None` if it has to be taken eagerly.
 
         Raises:
             FloatingPointError: as `SVI.check`.
@@ -75,7 +74,7 @@ class Compiler:
             raise NotCaptured("it has nothing to differentiate")
         points = len(batch.data[0])
         if self.size not in (None, points):
-            raise NotCaptured(f"the batch has {points} points, and those of {self.size} are compiled")
+            raise NotCaptured(f"the batch has {points} points, and only those of {self.size} are compiled")
         return batch
 
     def _kind(self, batch: Batch, only: list[Tensor] | None) -> tuple:

@@ -1,7 +1,7 @@
-r"""What is not finite: kept from the parameters, and named.
+r"""A guard against NaN: keeps numbers that are not finite away from the parameters, and names them.
 
 A step whose loss or gradient is not finite raises a flag on the device, and no update is made while it is raised.
-Reading the flag waits for the device: on the CPU it is read at each step, elsewhere now and then.
+Reading the flag waits for the device: on the CPU it is read at each step, elsewhere every 50 steps.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ from ..objectives.sites import is_drawn
 from ..program import unregistered
 from ..seeding import forked, restore
 
-INTERVALS = {"cpu": 1}  # steps from one reading of the flag to the next, by kind of device
+INTERVALS = {"cpu": 1}  # steps between two readings of the flag, by kind of device
 ELSEWHERE = 50
-KEPT = 2**26  # bytes of batches that are kept until then, at most
-BLOCK = 2**24  # numbers that are looked at together
-FAR = 10.0  # a value of x that is to be mentioned
+KEPT = 2**26  # bytes of batches to keep between readings, at most
+BLOCK = 2**24  # numbers to check at a time
+FAR = 10.0  # values of x beyond this are mentioned in the error
 ADVICE = "lower lr and row_lr, set clip_norm, raise the floor of the scale, or mask or drop such rows"
 
 
 def interval(device: str | torch.device) -> int:
-    r"""The number of steps between two readings of the flag there."""
+    r"""Returns the number of steps between two readings of the flag on the device."""
     return INTERVALS.get(torch.device(device).type, ELSEWHERE)
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    r"""The norm of all gradients, seen as one vector."""
+    r"""Returns the norm of all gradients as one vector."""
     if hasattr(nn.utils, "get_total_norm"):  # torch >= 2.6; on a GPU it takes few kernels
         return nn.utils.get_total_norm(gradients)
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
@@ -44,14 +44,14 @@ def total_norm(gradients: list[Tensor]) -> Tensor:
 
 @dataclass
 class Attempt:
-    r"""A step on one batch, as far as the gradients: it can be tried again, to see what went wrong.
+    r"""A step on one batch up to its gradients, which can be repeated to find out what went wrong.
 
     Attributes:
-        name: which step it is.
+        name: the name of the step.
         svi: the pair (model, guide) and its objective.
         backward: computes the loss and the gradients, and returns the loss.
-        args, kwargs: the batch, as model and guide take it.
-        generators: the state from which it drew.
+        args, kwargs: the batch, as arguments of model and guide.
+        generators: the states from which it drew.
     """
 
     name: str
@@ -63,14 +63,14 @@ class Attempt:
 
     @property
     def bytes(self) -> int:
-        r"""What the batch takes in memory."""
+        r"""The memory of the batch, in bytes."""
         return sum(v.nbytes for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor))
 
     def first(self) -> Tensor:
         r"""Computes the loss and the gradients.
 
         Raises:
-            FloatingPointError: if a matrix has no factors, which is how numbers that are not finite end there.
+            FloatingPointError: if a matrix cannot be factorized, which happens if it is not finite.
         """
         try:
             return self.backward()
@@ -80,7 +80,7 @@ class Attempt:
             raise self._said(f"the loss at {self.name} does not exist ({messages.line(error)})") from error
 
     def error(self) -> FloatingPointError:
-        r"""What to raise: it names the step, the site, the rows and the first parameter."""
+        r"""Returns the error to raise, which names the step, the site, the rows and the first parameter."""
         with self._again(), torch.no_grad():
             traces = self.svi.objective._get_traces(self.svi.program, self.svi.guide, self.args, self.kwargs)
             site = _bad_site(traces, partial(self.svi.program, *self.args, **self.kwargs))
@@ -96,7 +96,7 @@ class Attempt:
 
     @contextlib.contextmanager
     def _again(self):
-        # The same draws as then; what the programs write into their buffers, and the gradients, are put back.
+        # With the same draws as then; buffers that the programs write, and gradients, are restored.
         pair = _pair(self.svi)
         before = copy.deepcopy(pair.state_dict())
         with forked(), pyro.validation_enabled(False), unregistered(), torch.enable_grad():
@@ -107,7 +107,7 @@ class Attempt:
 
 
 def bad(numbers: list[Tensor]) -> Tensor:
-    r"""1 unless all numbers, scalar tensors, are finite, else 0: a scalar tensor."""
+    r"""Returns 0 if all numbers, scalar tensors, are finite, else 1, as a scalar tensor."""
     return (~torch.isfinite(sum(numbers))).float()
 
 
@@ -115,7 +115,7 @@ class Watch:
     r"""Creates the watch over the steps of a training.
 
     Arguments:
-        every: steps from one reading of the flag to the next. The batches in between are kept, for the error; where
+        every: the number of steps between two readings of the flag. The batches in between are kept for the error; if
             they take much memory, the flag is read sooner.
     """
 
@@ -123,11 +123,11 @@ class Watch:
         self.every, self.flag, self._seen, self._bytes = every, None, [], 0
 
     def see(self, attempt: Attempt, bad: Tensor) -> Tensor | None:
-        r"""Raises the flag where ``bad``, a scalar tensor, is 1.
+        r"""Raises the flag if ``bad``, a scalar tensor, is 1.
 
         Returns:
-            The flag, 1 where no update is to be made, as fused optimizers of torch take it (``found_inf``); `None`
-            after a reading.
+            The flag for fused optimizers of torch (``found_inf``), 1 if no update is to be made; `None` after a
+            reading.
 
         Raises:
             FloatingPointError: at a reading, if the flag is up.
@@ -143,7 +143,7 @@ class Watch:
         r"""Raises the error of the first bad step, if there was one; waits for the device.
 
         Raises:
-            FloatingPointError: if the flag is up; it names the first step since the last reading that was bad.
+            FloatingPointError: if the flag is up; it names the first bad step since the last reading.
         """
         flag, seen = self.flag, self._seen
         self.flag, self._seen, self._bytes = None, [], 0
@@ -152,7 +152,7 @@ class Watch:
 
 
 def _range(x=None, index=None, mask=None, **_) -> str:
-    r"""The range of x where it is observed, and what to do if that is far from unit scale."""
+    r"""Returns the range of observed x as text, with advice if it is far from unit scale."""
     if not isinstance(x, Tensor):
         return ""
     seen = observed(x, mask)
@@ -162,7 +162,7 @@ def _range(x=None, index=None, mask=None, **_) -> str:
 
 
 def bad_parameter(svi: pyro.infer.SVI) -> str | None:
-    r"""The name of the first parameter that is not finite, "model.prior.scale", say; `None` if all are."""
+    r"""Returns the name of the first parameter that is not finite, such as "model.prior.scale"; `None` if all are."""
     return next((name for name, p in _pair(svi).named_parameters() if not _is_finite(p)), None)
 
 

@@ -1,6 +1,6 @@
-r"""Random numbers of a program taken out of it: each draw is recorded once, repeated outside, and handed in.
+r"""Moves the random draws of a program outside: each draw is recorded once, repeated outside, and passed in.
 
-What is drawn outside in the same order from the same generator are the numbers that the program would have drawn.
+Drawn in the same order from the same generator, they are the numbers that the program itself would have drawn.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,17 +15,17 @@ INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_
 
 
 class NotCaptured(Exception):
-    r"""Says why a step is no function of tensors."""
+    r"""The reason why a step is not a function of tensors."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    r"""A draw whose distribution is known beforehand: calling it draws again.
+    r"""A draw from a fixed distribution; calling it draws again.
 
     Attributes:
-        function: the operation of torch, ``normal_`` say.
+        function: the operation of torch, such as ``normal_``.
         args, kwargs: its arguments, without the tensor that it fills.
-        empty: creates the tensor that it fills; `None` where it makes one by itself.
+        empty: creates the tensor that it fills; `None` if the operation creates it.
     """
 
     function: Callable
@@ -35,10 +35,10 @@ class Draw:
 
     @staticmethod
     def of(function: Callable, args: tuple, kwargs: dict) -> "Draw":
-        r"""Creates it from a call.
+        r"""Creates the draw from a call.
 
         Raises:
-            NotCaptured: if the distribution depends on numbers of a tensor.
+            NotCaptured: if the distribution depends on the values of a tensor.
         """
         tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         filled = _fills(function)
@@ -55,7 +55,7 @@ class Draw:
 
 
 def _fills(function: Callable) -> bool:
-    r"""Whether the first tensor is only filled, or says the shape."""
+    r"""Returns whether the first tensor is only filled, or gives the shape."""
     return function._schema.is_mutable or function._schema.name.endswith("_like")
 
 
@@ -65,7 +65,7 @@ def _like(tensor: Tensor) -> Callable[[], Tensor]:
 
 
 class Watched(TorchDispatchMode):
-    r"""Creates the mode that hands each random operation to `random`, and refuses what waits for numbers."""
+    r"""Creates the mode that passes random operations to `random`, and refuses those that read values of tensors."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -78,19 +78,19 @@ class Watched(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def random(self, func, args: tuple, kwargs: dict) -> Tensor:
-        r"""What the random operation returns."""
+        r"""Returns the result of the random operation."""
         raise NotImplementedError
 
 
 def _by_numbers(func, args: tuple) -> bool:
-    r"""Whether it looks up by whole numbers, whose count is known; by booleans it is not."""
+    r"""Returns whether it indexes by whole numbers, which gives a known shape; booleans do not."""
     if func._schema.name not in INDEXING:
         return False
     return not any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
 
 
 class Recorded(Watched):
-    r"""Creates the mode that writes down each draw, in ``draws``."""
+    r"""Creates the mode that records each draw in ``draws``."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ class Recorded(Watched):
 
 
 class Replayed(Watched):
-    r"""Creates the mode in which each draw is the next of ``noise``."""
+    r"""Creates the mode in which each draw returns the next of ``noise``."""
 
     def __init__(self, noise: list[Tensor]):
         super().__init__()
@@ -111,5 +111,5 @@ class Replayed(Watched):
     def random(self, func, args, kwargs):
         noise = next(self.noise, None)
         if noise is None:
-            raise NotCaptured("it draws more numbers than at the call before")
+            raise NotCaptured("it draws more numbers than at the previous call")
         return args[0].copy_(noise) if func._schema.is_mutable else noise

@@ -1,7 +1,7 @@
 r"""Adam that updates only the rows of a batch.
 
 A step costs O(B) for a batch of B rows, whatever N is: the backward pass leaves a sparse gradient, and the optimizer
-touches the rows it names. A dense Adam moves *all* rows at each step by momentum, also those out of the batch, and
+updates only the rows in it. A dense Adam moves *all* rows at each step by momentum, also those outside the batch, and
 reads and writes three N x D tables to do so.
 """
 
@@ -10,21 +10,20 @@ from torch import Tensor
 
 from ..guides.rows import files_of
 
-IN_FILES = {"in_files": True}  # the state of a table in files: the tensors are theirs
+IN_FILES = {"in_files": True}  # the state of a table in files, which hold the tensors
 
 
 class RowAdam(torch.optim.Optimizer):
-    r"""Creates Adam for `Rows`, in which each row counts its own visits.
+    r"""Creates Adam for `Rows`, with a separate count of visits for each row.
 
-    A row that was never in a batch does not move, and the bias correction of a row's k-th visit uses k, so that its
-    first step has length lr, as in Adam. (`torch.optim.SparseAdam` counts all steps: it corrects too little.) As in
-    the fused Adam of torch, an attribute ``found_inf`` with a tensor 1 leaves the update out, without waiting for the
-    device.
+    A row that was never in a batch does not move, and the bias correction at a row's k-th visit uses k, so that its
+    first step has length lr, as in Adam. (`torch.optim.SparseAdam` counts all steps, and corrects too little.) As in
+    the fused Adam of torch, an attribute ``found_inf`` equal to 1 skips the update without waiting for the device.
 
-    Visits, moments and the step are in float32 where the table is in bfloat16 or float16, whose numbers cannot count to
-    300 or hold an average over 1,000 gradients; only the moved row is rounded to the table's dtype.
+    If the table is in bfloat16 or float16, which cannot count to 300 or average 1,000 gradients, then visits, moments
+    and the step are in float32; only the updated row is rounded to the table's dtype.
 
-    Those of a table in files (`RowsInFiles`) are in files beside it, and its state is a reference to them.
+    For a table in files (`RowsInFiles`) they are in files as well, and the state is a reference to these.
 
     Arguments:
         params: parameters with sparse gradients of shape (N, width).
@@ -35,7 +34,7 @@ class RowAdam(torch.optim.Optimizer):
         https://arxiv.org/abs/1412.6980
     """
 
-    _step_supports_amp_scaling = True  # torch's word for an optimizer that heeds found_inf
+    _step_supports_amp_scaling = True  # tells torch that the optimizer respects found_inf
 
     def __init__(self, params, lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
@@ -76,13 +75,13 @@ class RowAdam(torch.optim.Optimizer):
             table.index_copy_(0, rows, new[name])
 
     def state_dict(self) -> dict:
-        r"""The state, in which tables in files are references to them."""
+        r"""Returns the state, with references for tables in files."""
         state = super().state_dict()
         held = {name: files.reference() for name, files in self._in_files(state) if name in state["state"]}
         return state | {"state": state["state"] | held}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        r"""Restores a state, with visits and moments in float32 or wider, also those that were saved in less.
+        r"""Restores a state; visits and moments become float32 or wider, even if they were saved in less.
 
         Raises:
             ValueError: if rows in files are not those that were saved; the tables are restored first.
@@ -90,9 +89,9 @@ class RowAdam(torch.optim.Optimizer):
         saved = dict(state_dict["state"])
         held = {name: (files, saved.pop(name)) for name, files in self._in_files(state_dict) if name in saved}
         super().load_state_dict(state_dict | {"state": saved})
-        # torch rounds a state to the dtype of its parameter: what was saved is taken once more.
+        # torch rounds a state to the dtype of its parameter, so the saved values are copied once more.
         for name, weight in self._named(state_dict):
-            if name in saved:  # a table that was never moved has no state
+            if name in saved:  # a table that was never updated has no state
                 self.state[weight].update(
                     {k: v.to(weight.device, _wide(weight), copy=True) for k, v in saved[name].items()}
                 )
@@ -102,7 +101,7 @@ class RowAdam(torch.optim.Optimizer):
                 self.state[weight].update(IN_FILES)
 
     def _named(self, state_dict: dict) -> list[tuple[int, Tensor]]:
-        r"""The parameters with their numbers in a state."""
+        r"""Returns the parameters with their numbers in a state."""
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         weights = [weight for group in self.param_groups for weight in group["params"]]
         return list(zip(names, weights, strict=True))
@@ -117,21 +116,21 @@ def _begun(files, dtype: torch.dtype) -> dict[str, bool]:
 
 
 def _zeros(weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    r"""Visits (N,) and moments (N, width) of rows that were never in a batch."""
+    r"""Returns visits (N,) and moments (N, width) for rows that were never in a batch."""
     visits = weight.new_zeros(len(weight), dtype=dtype)
     return {"visits": visits} | {name: torch.zeros_like(weight, dtype=dtype) for name in ("exp_avg", "exp_avg_sq")}
 
 
 def _wide(weight: Tensor) -> torch.dtype:
-    r"""The dtype of the table, float32 at least."""
+    r"""Returns the dtype of the table, at least float32."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _together(rows: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Rows sorted, each place with the sum of all gradients of its row: (B,), (B, width) -> the same shapes.
+    r"""Sorts rows, and replaces each gradient by the sum over its row: (B,), (B, width) -> the same shapes.
 
-    A row that comes twice keeps two places with the same sum, and is then written twice with the same numbers. Unlike
-    `coalesce`, this has a fixed shape, so nothing waits for the device to count the distinct rows.
+    A row that occurs twice keeps two places with the same sum, and is later written twice with the same numbers. Unlike
+    `coalesce`, this has a fixed shape, so it does not wait for the device to count distinct rows.
     """
     rows, order = rows.sort(stable=True)
     first = torch.ones_like(rows, dtype=torch.bool)

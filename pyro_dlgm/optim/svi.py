@@ -1,8 +1,8 @@
-r"""Pyro's SVI for torch optimizers.
+r"""Pyro's SVI with torch optimizers.
 
-`pyro.optim` makes one optimizer for each parameter. Here one fused Adam serves all dense parameters, the gradient
-may be clipped by its global norm, schedulers of torch apply, and tables of rows get an Adam that touches the rows of
-the batch only.
+`pyro.optim` makes one optimizer for each parameter. Here one fused Adam serves all dense parameters, the gradient can
+be clipped by its global norm, schedulers of torch apply, and tables of rows get an Adam that updates only the rows of
+the batch.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from .row_adam import RowAdam
 
 
 def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) -> list[torch.optim.Optimizer]:
-    r"""Creates the optimizers of w and q: a fused Adam for what is dense, a `RowAdam` for tables of rows.
+    r"""Creates the optimizers of w and q: a fused Adam for dense parameters, a `RowAdam` for tables of rows.
 
     Arguments:
-        modules: model and guide; what is frozen (``requires_grad=False``) is left out.
+        modules: model and guide; frozen parameters (``requires_grad=False``) are left out.
         lr: learning rate of models and networks.
-        row_lr: learning rate of all that a guide has for each point. A row is visited once an epoch, a network at
-            each step: rows want more.
+        row_lr: learning rate of a guide's parameters for each point. It is larger, since a row is visited once per
+            epoch, a network at each step.
         betas: decay rates of Adam's moments.
     """
     if any(isinstance(module, AutoLocal) for module in modules):
@@ -53,7 +53,7 @@ def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) ->
 
 
 def _is_a_table(module) -> bool:
-    r"""Whether the dense parameters of a module are rows themselves, as those of Pyro's autoguides are."""
+    r"""Returns whether the dense parameters of a module are rows themselves, as in Pyro's autoguides."""
     has_rows = isinstance(module, AutoLocal) or any(isinstance(m, Rows) for m in module.modules())
     return adapted(module).per_point and not has_rows
 
@@ -67,27 +67,28 @@ def load_states(parts: Sequence, states: Sequence[dict]) -> None:
 class SVI(pyro.infer.SVI):
     r"""Creates stochastic variational inference with torch optimizers.
 
-    The first step runs with Pyro's validation as it is set; the later ones without it, since its checks wait for the
-    device at each site.
+    The first step runs with Pyro's validation as it is set, later ones without it, since its checks wait for the device
+    at each site.
 
     Arguments:
         model, guide: Pyro modules with one signature.
-        optimizers: torch optimizers over their parameters, or one; `adam` makes them. Tables of rows go with `RowAdam`
-            or another one for sparse gradients, or with any for dense ones, which moves all rows at each step.
+        optimizers: one or more torch optimizers of their parameters, such as those of `adam`. Tables of rows need
+            `RowAdam` or another optimizer for sparse gradients, or one for dense ones, which moves all rows at each
+            step.
         loss: the objective, by default `objectives.ELBO`.
         clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
-        check_every: steps between two checks that loss and gradients are finite; each waits for the device. A step
-            where they are not is never taken, nor is any after it. `None`: no check.
+        check_every: the number of steps between two checks that loss and gradients are finite; each waits for the
+            device. A step where they are not, and all later ones, are not taken. `None`: no check.
         compile: whether to compile a whole step, or with which backend of `torch.compile`: see `optim.compiled`.
-        compile_size: the number of points of the batches whose steps are compiled; `None`: of each size.
+        compile_size: the number of points of the batches to compile; `None`: each size.
 
     Attributes:
         gradient_norm: the global norm of the dense gradients in the last step, before clipping, a scalar tensor; `None`
-            where there are none, or neither ``clip_norm`` nor ``check_every`` needs it.
+            if there are none, or neither ``clip_norm`` nor ``check_every`` needs it.
 
     Raises:
-        TypeError: if one of the optimizers is none of torch, the loss cannot be differentiated (`RenyiELBO`), or
-            parameters are to be found of what is no module.
+        TypeError: if one of the optimizers is not of torch, the loss cannot be differentiated (`RenyiELBO`), or model
+            or guide is not a module, so that its parameters cannot be found.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class SVI(pyro.infer.SVI):
         self.validated, self.backward_passes, self.steps, self.gradient_norm = False, 0, 0, None
         self.watch = None
         if check_every is not None:
-            # An optimizer that cannot leave out an update by itself must not be asked for one that is bad.
+            # An optimizer that cannot skip an update needs the flag to be read before each one.
             masked = all(getattr(o, "_step_supports_amp_scaling", False) for o in optimizers)
             self.watch = Watch(check_every if masked else 1)
         self.compiler = Compiler(self, compile, compile_size) if compile else None
@@ -127,10 +128,10 @@ class SVI(pyro.infer.SVI):
         raise NotImplementedError("SVI.run is deprecated in Pyro; call step in a loop, or use pyro_dlgm.fit")
 
     def step(self, *args, factor: float = 1.0, **kwargs) -> Tensor:
-        r"""One joint step on w and q; arguments go to model and guide.
+        r"""Takes one joint step on w and q; arguments go to model and guide.
 
         Arguments:
-            factor: of the loss, 1/N for a loss per point.
+            factor: a factor of the loss, 1/N for a loss per point.
 
         Returns:
             The loss before the step, a detached scalar tensor in nats: reading its value waits for the device.
@@ -140,25 +141,25 @@ class SVI(pyro.infer.SVI):
         return loss
 
     def check(self) -> None:
-        r"""Raises if loss or gradient was not finite so far; waits for the device, if there is a ``check_every``.
+        r"""Raises an error if a loss or gradient was not finite; waits for the device, if there is a ``check_every``.
 
         Raises:
             FloatingPointError: if the loss or a gradient was not finite in one of the steps; it names step, site, rows
-                and parameter. All parameters are as before that step.
+                and parameter. All parameters are as they were before that step.
         """
         if self.watch is not None:
             self.watch.read()
 
     def e_step(self, *args, factor: float = 1.0, **kwargs) -> Tensor:
-        r"""One step on q alone; w gets no gradient. Arguments and result as those of `step`."""
+        r"""Takes one step on q alone; w gets no gradient. Arguments and result are those of `step`."""
         return self._step(self._of_guide(), factor, args, kwargs)
 
     def e_step_of(self, blocks: Iterable[tuple[tuple, dict]], factor: float = 1.0) -> None:
-        r"""One step on q alone, whose gradient is the sum over blocks of points: it needs the memory of one of them.
+        r"""Takes one step on q alone, with a gradient summed over blocks of points, in the memory of one block.
 
         Arguments:
-            blocks: what model and guide get of each, (args, kwargs).
-            factor: of the loss.
+            blocks: the arguments of model and guide for each block, (args, kwargs).
+            factor: a factor of the loss.
         """
         self.clear()
         for args, kwargs in blocks:
@@ -193,14 +194,14 @@ class SVI(pyro.infer.SVI):
         return Attempt(name, self, backward, args, kwargs, states() if needed else {})
 
     def look(self, attempt: Attempt, bad: Tensor | None) -> None:
-        r"""Tells the watch and the optimizers whether the step is bad, a scalar tensor; raises as `check` does."""
+        r"""Passes the flag ``bad``, a scalar tensor, to watch and optimizers; raises errors as `check` does."""
         if self.watch is not None:
             skip = self.watch.see(attempt, bad)
             for optimizer in self.optimizers:
                 optimizer.found_inf = skip
 
     def validation(self):
-        r"""Context manager: Pyro's validation, as it is set at the first step, and off later on."""
+        r"""Returns a context manager: Pyro's validation is as set at the first step, and off later."""
         return pyro.validation_enabled(False) if self.validated else contextlib.nullcontext()
 
     def _backward(self, only, factor, args, kwargs) -> Tensor:
@@ -213,22 +214,22 @@ class SVI(pyro.infer.SVI):
         return loss
 
     def parameters(self) -> Iterator[Tensor]:
-        r"""The parameters of all optimizers."""
+        r"""Returns the parameters of all optimizers."""
         return (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
 
     def modules(self) -> list[nn.Module]:
-        r"""All modules of model and guide."""
+        r"""Returns all modules of model and guide."""
         return [m for part in (self.model, self.guide) if isinstance(part, nn.Module) for m in part.modules()]
 
     def clear(self) -> None:
         r"""Clears all gradients."""
         # Before a step, since Pyro's own SVI leaves dense zeros, to which no sparse gradient can be added; after it,
-        # since Pyro's own adds to what it finds.
+        # since Pyro's own SVI adds to existing gradients.
         for parameter in self.parameters():
             parameter.grad = None
 
     def _norms(self) -> list[Tensor]:
-        r"""The norms of each table's gradient and of the dense ones, which are clipped; none where none is needed."""
+        r"""Clips the dense gradients, and returns their norm and that of each table's; nothing if no norm is needed."""
         if self.clip_norm is None and self.watch is None:
             return []
         given = [p for p in self.parameters() if p.grad is not None]

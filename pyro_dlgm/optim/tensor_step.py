@@ -1,7 +1,7 @@
 r"""One step of `SVI` as a function of tensors: loss, gradients, clipping, the guard's flag, and Adam in place.
 
-It is compiled as a whole. Random numbers and rows of tables are inputs; rows are gathered before, and moved by their
-optimizer afterwards.
+It is compiled as a whole. Random numbers and rows of tables are inputs; rows are gathered before it, and updated by
+their optimizer after it.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .update import adam_, clipped, is_plain, norm, paces, state_of
 
 
 class Block(NamedTuple):
-    r"""Parameters of one group of a plain Adam, with the places of their gradients and of themselves."""
+    r"""The parameters of one group of a plain Adam, with the places of their gradients and of themselves."""
 
     optimizer: torch.optim.Adam
     group: dict
@@ -27,16 +27,16 @@ class Block(NamedTuple):
 
 
 class TensorStep:
-    r"""Creates the step on batches like one of them.
+    r"""Creates the step for batches of one kind.
 
     Arguments:
         svi: the pair with objective and optimizers.
-        batch: a batch.
-        only: the parameters that move; `None`: all.
-        backend: of `torch.compile`.
+        batch: a batch of that kind.
+        only: the parameters to update; `None`: all.
+        backend: the backend of `torch.compile`.
 
     Raises:
-        NotCaptured: if the loss is no function of tensors.
+        NotCaptured: if the loss is not a function of tensors.
     """
 
     def __init__(self, svi, batch: Batch, only: list[Tensor] | None, backend: str):
@@ -51,7 +51,7 @@ class TensorStep:
         self._dense = [p for p in self._used if p not in self._rows]
         self.blocks = self._blocks()
         inside = {place for block in self.blocks for place in block.gradients}
-        self._outside = [place for place in self._used if place not in inside]  # moved by their own optimizers
+        self._outside = [place for place in self._used if place not in inside]  # updated by their own optimizers
         sections = self._sections(batch, self.captured.noise())
         with torch.no_grad():
             graph = make_fx(lambda sections: self._whole(*sections), tracing_mode="fake")(sections)
@@ -60,7 +60,7 @@ class TensorStep:
         self._call = torch.compile(graph, backend=backend, dynamic=False, fullgraph=True)
 
     def __call__(self, batch: Batch, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        r"""Takes the step for what Adam moves, and leaves the gradients of the rest in place.
+        r"""Takes the step for the parameters of Adam, and sets the gradients of the others.
 
         Returns:
             The loss; 1 if it or a gradient is not finite, else 0; the norm of the dense gradients, or `None`.
@@ -74,12 +74,12 @@ class TensorStep:
         return loss, flag, total if self._dense else None
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        r"""Those that have not moved yet."""
+        r"""Returns the optimizers that still have to take their steps."""
         inside = {id(block.optimizer) for block in self.blocks}
         return [o for o in self.svi.optimizers if id(o) not in inside]
 
     def written(self) -> list[Tensor]:
-        r"""All that the step may overwrite."""
+        r"""Returns all tensors that the step may overwrite."""
         return [*self.captured.beside(), *(v for section in self._states() for v in section)]
 
     def _blocks(self) -> list[Block]:
@@ -127,7 +127,7 @@ class TensorStep:
 
 
 def _returned(graph: fx.GraphModule) -> list[int]:
-    r"""The places of the gradients that are there."""
+    r"""Returns the places of the gradients that exist."""
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     return [place for place, value in enumerate(output.args[0][1:]) if value is not None]
 

@@ -1,4 +1,4 @@
-r"""Adam, clipping and the flag of the guard against NaN as functions of tensors, for a step that is compiled.
+r"""Adam, clipping and the flag of the guard against NaN as functions of tensors, for compiled steps.
 
 They follow torch's fused Adam, whose state they share: checkpoints are the same.
 """
@@ -14,14 +14,14 @@ PLAIN = {"weight_decay": 0, "amsgrad": False, "maximize": False, "differentiable
 
 
 def is_plain(optimizer: torch.optim.Optimizer) -> bool:
-    r"""Whether an optimizer is the Adam of this module."""
+    r"""Returns whether an optimizer is an Adam that this module implements."""
     if type(optimizer) is not torch.optim.Adam:
         return False
     return all(group.get(name, value) == value for group in optimizer.param_groups for name, value in PLAIN.items())
 
 
 def state_of(optimizer: torch.optim.Adam, p: Tensor) -> list[Tensor]:
-    r"""Steps (), and both moments, of a parameter; made where it has not moved yet, as torch's fused Adam does."""
+    r"""Returns steps () and both moments of a parameter; creates them at its first step, as torch's fused Adam does."""
     state = optimizer.state[p]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
@@ -30,7 +30,7 @@ def state_of(optimizer: torch.optim.Adam, p: Tensor) -> list[Tensor]:
 
 
 def paces(group: dict, steps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    r"""lr / (1 − β₁ⁿ) and (1 − β₂ⁿ)^(−½) of the next step n of some parameters, (P,) each."""
+    r"""Returns lr / (1 − β₁ⁿ) and (1 − β₂ⁿ)^(−½) for the next step n of some parameters, (P,) each."""
     n, (b1, b2) = torch.stack(tuple(steps)) + 1, group["betas"]
     # 1 − βⁿ itself loses half of its digits in float32.
     return group["lr"] / -torch.expm1(n * _log(b1)), (-torch.expm1(n * _log(b2))).rsqrt()
@@ -41,7 +41,7 @@ def _log(b: float) -> float:
 
 
 def adam_(p: Tensor, g: Tensor, state: Sequence[Tensor], pace: Sequence[Tensor], group: dict, skip: Tensor) -> None:
-    r"""One step of Adam, in place, left out where ``skip`` is above 0.
+    r"""Takes one step of Adam, in place, unless ``skip`` is above 0.
 
     References:
         Kingma and Ba, "Adam: a method for stochastic optimization" (2015), Algorithm 1.
@@ -56,12 +56,12 @@ def adam_(p: Tensor, g: Tensor, state: Sequence[Tensor], pace: Sequence[Tensor],
 
 
 def norm(gradients: Sequence[Tensor]) -> Tensor:
-    r"""The norm of all gradients, seen as one vector."""
+    r"""Returns the norm of all gradients as one vector."""
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
 
 
 def clipped(gradients: Sequence[Tensor], total: Tensor, bound: float | None) -> list[Tensor]:
-    r"""The gradients, whose norm is ``total``, shortened to a norm of at most ``bound``."""
+    r"""Returns the gradients, whose norm is ``total``, scaled to a norm of at most ``bound``."""
     if bound is None:
         return list(gradients)
     factor = (bound / (total + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_

@@ -1,21 +1,22 @@
 r"""The closed-form maximum likelihood of PPCA, from the spectrum of the covariance (1/N).
 
-The spectrum is that of a factor F, FᵀF = N · covariance: its singular values are found to rounding of the largest one,
-those of the covariance to rounding of its square, in which noise of 10⁻⁸ of the largest column is lost.
+It is computed from a factor F with FᵀF = N · covariance. The singular values of F are accurate to rounding of the
+largest one; eigenvalues of the covariance only to rounding of its square, which loses noise of 10⁻⁸ of the largest
+column.
 """
 
 import torch
 from torch import Tensor
 
 LARGEST = 1e150  # absolute values: their squares and sums of these are finite
-FEWEST = 1e-6  # the part of a column's spread that is noise, as far as it can be told from rounding
+FEWEST = 1e-6  # the smallest ratio of noise to a column's spread that can be told from rounding
 
 
 def check(X: Tensor, latent_dim: int, *, missing: bool = True) -> None:
     r"""Raises a `ValueError` unless X is a finite matrix of two points or more and 1 <= D < P.
 
     Arguments:
-        missing: whether NaN stands for a missing entry, and is allowed.
+        missing: whether NaN is allowed, as a missing entry.
     """
     if X.dim() != 2 or len(X) < 2:
         raise ValueError(f"X has shape {tuple(X.shape)}; expected (N, P) with N >= 2: use X.flatten(1) on images")
@@ -37,9 +38,9 @@ def check_range(X: Tensor) -> None:
 
 
 def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    r"""W (P, D), μ (P,) and σ² () of complete data X (N, P), in float64.
+    r"""Returns W (P, D), μ (P,) and σ² () for complete data X (N, P), in float64.
 
-    Costs O(N P min(N, P)), and builds no P x P matrix of wide data.
+    The cost is O(N P min(N, P)); for wide data no P x P matrix is built.
 
     Raises:
         ValueError: if X has no variance outside the leading D directions.
@@ -53,7 +54,7 @@ def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tens
 
 
 def loadings(F: Tensor, N: int, latent_dim: int, mu: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    r"""W = U (Λ − σ² I)^½ (P, D) and σ² (), from the leading eigenpairs Λ (D,), U (P, D) and the mean of the others.
+    r"""Returns W = U (Λ − σ² I)^½ (P, D) from the leading eigenpairs Λ (D,), U (P, D), and σ² (), the others' mean.
 
     Arguments:
         F: a factor of the scatter, FᵀF = Σ_i (x_i − μ)(x_i − μ)ᵀ, (rows, P).
@@ -62,7 +63,7 @@ def loadings(F: Tensor, N: int, latent_dim: int, mu: Tensor, eps: float) -> tupl
         eps: the relative rounding error of x.
 
     Raises:
-        ValueError: if nothing but rounding is outside the leading D directions, so that the likelihood has no maximum.
+        ValueError: if only rounding remains outside the leading D directions, so that the likelihood has no maximum.
     """
     _, s, Vh = torch.linalg.svd(F, full_matrices=False)
     U = Vh[:latent_dim].mT
@@ -73,10 +74,10 @@ def loadings(F: Tensor, N: int, latent_dim: int, mu: Tensor, eps: float) -> tupl
 
 
 def check_noise(left: Tensor, spread: Tensor, mu: Tensor, eps: float, latent_dim: int) -> None:
-    r"""Raises a `ValueError` unless some column has noise beyond rounding, each judged in its own units.
+    r"""Raises a `ValueError` unless some column, in its own units, has noise beyond rounding.
 
     Arguments:
-        left: what D latents leave of each column, root mean square, (P,).
+        left: the residual of each column after D latents, root mean square, (P,).
         spread: the standard deviation of each column (P,).
         mu: its mean (P,).
         eps: the relative rounding error of x.

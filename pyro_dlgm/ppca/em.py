@@ -8,14 +8,14 @@ from .posterior import Posterior
 
 
 def maximized(q: Posterior) -> tuple[Tensor, Tensor, Tensor]:
-    r"""What maximizes Σ_i E_q log p(x_i, t_i | w) for q at the former w, with the prior fitted along (PX-EM).
+    r"""Returns the w that maximizes Σ_i E_q log p(x_i, t_i | w), with the prior fitted as well (PX-EM).
 
-    Each row (v_j, m_j) is a least-squares fit of the observed residuals r_ij on (t_i, 1) under q = N(t̂_i, S_i);
-    σ² is the mean of E (r_ij − v_j t_i − m_j)² = (r_ij − v_j t̂_i − m_j)² + v_jᵀ S_i v_j, in squares of the former σ.
-    The prior's N(a, A Aᵀ) has the moments of t, and is put back to N(0, I) by V ← V A, m ← m + V a.
+    Each row (v_j, m_j) is a least-squares fit of the observed residuals r_ij on (t_i, 1) under q = N(t̂_i, S_i); σ² is
+    the mean of E (r_ij − v_j t_i − m_j)² = (r_ij − v_j t̂_i − m_j)² + v_jᵀ S_i v_j, in units of the former σ². The
+    prior N(a, A Aᵀ) is fitted to the moments of t, and transformed back to N(0, I) by V ← V A, m ← m + V a.
 
     Returns:
-        V (P, D), m (P,) and σ² (), all in units of the former σ; m from the former μ.
+        V (P, D), m (P,) and σ² (), in units of the former σ; m is relative to the former μ.
     """
     r, t, S = q.residual, q.mean, q.scale_tril @ q.scale_tril.mT
     mask = torch.ones_like(r, dtype=torch.bool) if q.mask is None else q.mask
@@ -33,7 +33,7 @@ def maximized(q: Posterior) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check(q: Posterior, mu: Tensor, eps: float) -> None:
-    r"""Raises a `ValueError` unless the points leave noise beyond rounding: EM ends at σ = 0 otherwise.
+    r"""Raises a `ValueError` unless there is noise beyond rounding: otherwise EM ends at σ = 0.
 
     Arguments:
         q: the posterior of all points.

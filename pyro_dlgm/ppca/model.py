@@ -4,8 +4,8 @@ With M = WᵀW + σ² I (D x D), posterior and evidence are
 
     p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹),      p(x | w) = N(μ, W Wᵀ + σ² I),
 
-and all of it is computed through M, in float64 whatever the dtype of the model is: no P x P matrix is built. A missing
-pixel takes its row out of W and x.
+and everything is computed through M, in float64 whatever the dtype of the model is: no P x P matrix is built. For a
+missing pixel, its row is dropped from W and x.
 
 References:
     Tipping and Bishop, "Probabilistic principal component analysis" (1999). JRSS B 61(3).
@@ -32,15 +32,15 @@ from .posterior import Posterior
 
 
 class PPCA(DLGM):
-    r"""Creates probabilistic PCA: a `DLGM` with linear μ, one σ, and a closed form for all that the others sample.
+    r"""Creates probabilistic PCA: a `DLGM` with linear μ, one σ, and closed forms instead of samples.
 
     Arguments:
         latent_dim: the number of latents D.
         num_features: the number of features P.
-        scale: σ at the start.
+        scale: the initial σ.
 
-    `PPCA.fit` makes one from data by maximum likelihood. ``W`` (P, D) and ``mu`` (P,) are parameters, ``sigma2``
-    follows from one, and nothing derived is cached: gradients of all of them are right at any time.
+    `PPCA.fit` creates one from data by maximum likelihood. ``W`` (P, D) and ``mu`` (P,) are parameters, ``sigma2`` is
+    computed from one. Nothing derived is cached, so all gradients are always correct.
     """
 
     def __init__(self, latent_dim: int, num_features: int, scale: float = 1.0):
@@ -64,8 +64,8 @@ class PPCA(DLGM):
     def _posterior(self, x: Tensor, mask: Tensor | None) -> Posterior:
         if not isinstance(self.prior, StandardNormal):
             raise TypeError(
-                f"the prior of this PPCA is a {type(self.prior).__name__}, and its closed forms are those of N(0, I); "
-                "expected priors.StandardNormal: with another prior make a DLGM, and another guide than Exact"
+                f"the prior of this PPCA is a {type(self.prior).__name__}, but the closed forms hold for N(0, I); "
+                "expected priors.StandardNormal: for another prior make a DLGM, with another guide than Exact"
             )
         x, mask = filled(x, mask)
         self._check_points(x)
@@ -73,7 +73,7 @@ class PPCA(DLGM):
 
     def _check_points(self, x: Tensor) -> None:
         mu = self.mu
-        # Without the first, one pixel would pass for all.
+        # Without this check, x with one pixel would broadcast.
         if x.shape[-1:] != mu.shape:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; expected (B, {len(mu)}), points of {len(mu)} features: "
@@ -85,12 +85,12 @@ class PPCA(DLGM):
             raise ValueError("x has NaN or infinite values; expected finite numbers: mask them, mask=~x.isnan()")
 
     def posterior(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> dist.MultivariateNormal:
-        r"""p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹), of batch shape (B,) and event shape (D,).
+        r"""Returns p(t | x, w) = N(M⁻¹ Wᵀ (x − μ), σ² M⁻¹), of batch shape (B,) and event shape (D,).
 
         Arguments:
             x: data (B, P).
             mask: boolean, True where observed, (B, P) or (B,).
-            given: nothing: PPCA conditions on nothing, and refuses it.
+            given: must be `None`: PPCA is not conditioned on anything.
         """
         if given is not None:
             raise ValueError("PPCA conditions on nothing; expected no given: use a DLGM whose network decodes [t | c]")
@@ -98,9 +98,9 @@ class PPCA(DLGM):
         return dist.MultivariateNormal(q.mean.to(x), scale_tril=q.scale_tril.to(x))
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""The evidence log p(x | w) of each point, in nats, of shape (B,): exact, over the observed pixels.
+        r"""Returns the exact evidence log p(x | w) of each point over its observed pixels, (B,), in nats.
 
-        Computed in float64 by `Posterior.log_prob`, and returned in the dtype of the model.
+        `Posterior.log_prob` computes it in float64; it is returned in the dtype of the model.
         """
         return self._posterior(x, mask).log_prob().to(x)
 
@@ -111,20 +111,20 @@ class PPCA(DLGM):
     ) -> "PPCA":
         r"""Creates the maximum-likelihood PPCA of X: in closed form if X is complete, else by EM.
 
-        Closed form (Tipping and Bishop, equations 7 and 8): W = U_D (Λ_D − σ² I)^½ with the leading eigenpairs of
-        the covariance (1/N), σ² the mean of the P − D eigenvalues left out. The rotation is that of PCA (R = I).
+        Closed form (Tipping and Bishop, equations 7 and 8): W = U_D (Λ_D − σ² I)^½ with the leading eigenpairs of the
+        covariance (1/N), σ² the mean of the other P − D eigenvalues. The rotation is that of PCA (R = I).
 
         Arguments:
-            X: data (N, P); NaN counts as missing.
+            X: data (N, P); NaN means missing.
             latent_dim: the number of latents D, 1 <= D < P.
             mask: boolean, True where observed, (N, P).
-            tol: EM stops when a step brings less than this in nats per point.
-            max_steps: EM stops with a warning after this many steps.
+            tol: EM stops when a step gains less than this, in nats per point.
+            max_steps: after this number of steps EM stops with a warning.
 
         Raises:
-            ValueError: if X is no matrix, has fewer than two points, D is not in 1..P−1, a column of X has no
-                observed entry, or X has no variance outside the leading D directions: less than 1e-6 of the spread
-                of each column, judged in its own units. With missing entries EM finds that out on its way to σ = 0.
+            ValueError: if X is not a matrix, has fewer than two points, D is not in 1..P−1, a column of X has no
+                observed entry, or X has no variance outside the leading D directions: less than 1e-6 of the spread of
+                each column, judged in its own units. With missing entries EM detects this as σ approaches 0.
         """
         known, mask = filled(X, mask)
         closed_form.check(known, latent_dim, missing=mask is None)
@@ -157,7 +157,7 @@ class PPCA(DLGM):
         r"""Sets the parameters: W (P, D), μ (P,), σ² ().
 
         Raises:
-            ValueError: if one has another shape, or σ² is not above 0.
+            ValueError: if one has another shape, or σ² is not a finite number > 0.
         """
         for name, given, own in (("W", W, self.W), ("mu", mu, self.mu), ("sigma2", sigma2, self.sigma2)):
             if given.shape != own.shape:
@@ -170,10 +170,11 @@ class PPCA(DLGM):
 
     @torch.no_grad()
     def em_step(self, X: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""One step of EM, in place and in float64; it never lowers the evidence but for rounding of the parameters.
+        r"""Makes one step of EM, in place and in float64; but for rounding of the parameters, the evidence never falls.
 
-        E: p(t_i | x_i, w) for each row. M: `em.maximized`, with the prior fitted along and put back to N(0, I) (PX-EM:
-        Liu, Rubin, Wu, 1998, Biometrika 85): the same fixed points and as monotone, but not slow where σ² is small.
+        E: p(t_i | x_i, w) for each row. M: `em.maximized`, with the prior fitted as well and transformed back to N(0,
+        I) (PX-EM: Liu, Rubin, Wu, 1998, Biometrika 85). It has the fixed points of EM and is as monotone, but stays
+        fast where σ² is small.
 
         Arguments:
             X: data (N, P).
@@ -183,8 +184,8 @@ class PPCA(DLGM):
             The mean of log p(x | w) over the points *before* the step, in nats per point.
 
         Raises:
-            ValueError: if a column of X has no observed entry, or the likelihood no maximum: W t + μ meets all that is
-                observed of X but for rounding.
+            ValueError: if a column of X has no observed entry, or the likelihood has no maximum: W t + μ reproduces the
+                observed entries of X up to rounding.
         """
         return self._em_step(X, mask, torch.finfo(X.dtype).eps).to(X)
 

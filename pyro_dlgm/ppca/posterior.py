@@ -5,9 +5,9 @@ With V = W/σ, r = (x − μ)/σ and T Tᵀ = (I + VᵀV)⁻¹ = σ² M⁻¹, an
     t̂ = T Tᵀ Vᵀ r,        p(t | x, w) = N(t̂, T Tᵀ),
     log p(x | w) = −½ (P_i log 2πσ² − 2 Σ_d log T_dd + |r − V t̂|² + |t̂|²).
 
-The last two terms are the minimum over t of |r − V t|² + |t|²: an error of t̂ counts by its square. The textbook's
-|r|² − |L⁻¹ Vᵀ r|² is the same number as the difference of two large ones: at a signal of 10⁴ σ nothing is left of it in
-float32. Units of σ keep squares in range whatever the units of x are.
+The last two terms are the minimum over t of |r − V t|² + |t|², so an error of t̂ enters only by its square. The
+textbook formula |r|² − |L⁻¹ Vᵀ r|² is the same number as a difference of two large ones: at a signal of 10⁴ σ no digit
+of it is left in float32. Units of σ keep squares in range, whatever the units of x are.
 """
 
 import math
@@ -15,26 +15,29 @@ import math
 import torch
 from torch import Tensor
 
+from ..modes.curvature import inverse_factor
+
 LOST = 0.01  # nats, and the relative error of I + VᵀV
 
 
 class Posterior:
-    r"""Creates p(t | x, w) of points x, all of it in float64; gradients go back to what was given, in its dtype.
+    r"""Creates p(t | x, w) of points x, in float64; gradients flow back to the arguments, in their dtypes.
 
     Arguments:
         W, mu, log_scale: W (P, D), μ (P,) and log σ ().
-        x: data (B, P), numbers everywhere.
+        x: data (B, P), finite everywhere.
         mask: boolean, True where observed, (B, P), or `None`.
 
     Attributes:
         mean: t̂ (B, D).
         scale_tril: T, lower triangular, (D, D), or (B, D, D) with a mask.
-        residual: r (B, P), 0 where nothing is observed.
-        misfit: r − V t̂ (B, P), 0 where nothing is observed.
+        residual: r (B, P), 0 for missing pixels.
+        misfit: r − V t̂ (B, P), 0 for missing pixels.
         count: the number of observed pixels, P, or (B,) with a mask.
 
     Raises:
-        torch.linalg.LinAlgError: if I + VᵀV has no factors: W and σ are not finite, or too far apart for float64.
+        torch.linalg.LinAlgError: if I + VᵀV cannot be factorized, since W and σ are not finite or too far apart for
+            float64.
     """
 
     def __init__(self, W: Tensor, mu: Tensor, log_scale: Tensor, x: Tensor, mask: Tensor | None = None):
@@ -52,26 +55,23 @@ class Posterior:
         return r if self.mask is None else torch.where(self.mask, r, 0.0)
 
     def _gram(self, V: Tensor) -> Tensor:
-        r"""VᵀV over the observed pixels, (D, D) or (B, D, D)."""
+        r"""Returns VᵀV over the observed pixels, (D, D) or (B, D, D)."""
         if self.mask is None:
             return V.mT @ V
         return (self.mask.to(V) @ (V.unsqueeze(2) * V.unsqueeze(1)).flatten(1)).unflatten(-1, (V.shape[1],) * 2)
 
     def log_prob(self) -> Tensor:
-        r"""log p(x | w) of each point, (B,), in nats."""
+        r"""Returns log p(x | w) of each point, (B,), in nats."""
         square = self.misfit.square().sum(-1) + self.mean.square().sum(-1)
         log_det = -2 * self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (self.count * (math.log(2 * math.pi) + 2 * self.log_scale) + log_det + square)
 
 
 def _inverse_factor(gram: Tensor, W: Tensor, scale: Tensor) -> Tensor:
-    r"""The lower triangular T with T Tᵀ = (I + gram)⁻¹, of the shape of gram, (..., D, D)."""
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    M = gram + eye
-    # From the last row up: an upper triangular U with U Uᵀ = M, and T = U⁻ᵀ is lower triangular.
-    U, info = torch.linalg.cholesky_ex(M.flip(-2, -1))
-    T = torch.linalg.solve_triangular(U.flip(-2, -1).mT, eye, upper=False)
-    if not bool((info == 0).all() & (_rounding(M.detach(), T.detach()) < LOST).all()):
+    r"""Returns the lower triangular T with T Tᵀ = (I + gram)⁻¹, of the shape of gram, (..., D, D)."""
+    M = gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    T = inverse_factor(M)
+    if not bool((_rounding(M.detach(), T.detach()) < LOST).all()):  # false for NaN
         raise torch.linalg.LinAlgError(
             f"WᵀW + σ² I has no factors in float64: entries of W up to {float(W.detach().abs().max()):.3g}, "
             f"σ = {float(scale.detach()):.3g}; expected finite ones with W below 1e6 σ: choose fewer latents, "
@@ -81,10 +81,10 @@ def _inverse_factor(gram: Tensor, W: Tensor, scale: Tensor) -> Tensor:
 
 
 def _rounding(M: Tensor, T: Tensor) -> Tensor:
-    r"""About how wrong rounding makes (...) M = (T Tᵀ)⁻¹, relatively, or |r − V t̂|² + |t̂|², whichever is more.
+    r"""Estimates the rounding error (...): the relative one of M = (T Tᵀ)⁻¹, or that of |r − V t̂|² + |t̂|² if larger.
 
-    M_dd (M⁻¹)_dd is by how much it is magnified, whatever the units of each latent are. The sum of squares is wrong by
-    (δ t̂)ᵀ M δ t̂, of the second order, for M_dd t̂_d² as large as the signal.
+    M_dd (M⁻¹)_dd is the factor by which rounding is magnified, in any units of the latents. The error of the sum of
+    squares is (δ t̂)ᵀ M δ t̂, of second order, with M_dd t̂_d² as large as the signal.
     """
     eps, size = torch.finfo(M.dtype).eps, M.diagonal(dim1=-2, dim2=-1)
     return (size * T.square().sum(-1)).amax(-1) * (eps * size.amax(-1)).clamp_min(1) * eps

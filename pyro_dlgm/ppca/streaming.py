@@ -1,10 +1,10 @@
 r"""Probabilistic PCA of arrays larger than memory: one pass, chunk by chunk.
 
-The closed form needs the mean and the scatter S = Σ_i (x_i − μ)(x_i − μ)ᵀ alone. Those of two sets merge exactly,
+The closed form needs only the mean and the scatter S = Σ_i (x_i − μ)(x_i − μ)ᵀ. Those of two sets merge exactly,
 
     n = n₁ + n₂,    δ = μ₂ − μ₁,    μ = μ₁ + δ n₂/n,    S = S₁ + S₂ + δ δᵀ n₁ n₂/n,
 
-and no sum of squares is taken about any point but the mean of its chunk.
+and every sum of squares is taken about the mean of its chunk.
 
 References:
     Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
@@ -30,22 +30,22 @@ CHUNK = 8192  # points
 
 @torch.no_grad()
 def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress: bool = False) -> PPCA:
-    r"""Creates the maximum-likelihood PPCA of X in one pass, in memory of O(chunk · P + P²) whatever N is.
+    r"""Creates the maximum-likelihood PPCA of X in one pass, with memory O(chunk · P + P²) for any N.
 
-    What `PPCA.fit` gives, to rounding: the mean, the scatter and its spectrum are computed in float64.
+    Up to rounding, the result is that of `PPCA.fit`: mean, scatter and spectrum are computed in float64.
 
     Arguments:
-        X: complete data (N, P), whole or real numbers: an array that NumPy slices, ``numpy.load(..., mmap_mode="r")``
-            or ``numpy.memmap`` say. What was read of a memory map is given back to the system chunk by chunk.
+        X: complete data (N, P), whole or real numbers: an array that NumPy slices, such as ``numpy.load(...,
+            mmap_mode="r")`` or ``numpy.memmap``. Pages read from a memory map are released chunk by chunk.
         latent_dim: the number of latents D, 1 <= D < P.
-        chunk: how many points are in memory at once.
+        chunk: the number of points in memory at once.
         progress: whether to show a bar.
 
     Returns:
-        A `PPCA` in the dtype of X, float32 or float64, and in the default dtype where X holds others.
+        A `PPCA` in the dtype of X if that is float32 or float64, else in the default dtype.
 
     Raises:
-        ValueError: if X is no matrix of numbers of two points or more, P is above 8,192, D is not in 1..P−1, the
+        ValueError: if X is not a matrix of numbers with at least two points, P is above 8,192, D is not in 1..P−1, the
             chunk is below 1, an entry is NaN or infinite, or X has no variance outside the leading D directions.
     """
     N, P = _check(X, latent_dim, chunk)
@@ -66,21 +66,21 @@ def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress
 
 @torch.no_grad()
 def mean_log_prob(ppca: PPCA, X: np.ndarray, *, chunk: int = CHUNK, progress: bool = False) -> float:
-    r"""The mean of log p(x | w) over the rows of X, in nats per point, in memory of O(chunk · P).
+    r"""Returns the mean of log p(x | w) over the rows of X, in nats per point, with memory O(chunk · P).
 
     Arguments:
-        ppca: a `PPCA`; all is evaluated in float64, whatever its dtype is.
+        ppca: a `PPCA`; the evaluation is in float64, whatever its dtype is.
         X: complete data (N, P), as for `fit_streamed`.
-        chunk: how many points are in memory at once.
+        chunk: the number of points in memory at once.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: if X is no matrix of numbers, has another number of columns than the model, the chunk is below 1,
+        ValueError: if X is not a matrix of numbers, does not have the model's number of columns, the chunk is below 1,
             or an entry is NaN or infinite.
     """
     N, P = _check(X, 1, chunk)
-    if len(ppca.mu) != P:
-        raise ValueError(f"X has shape {tuple(X.shape)}; this model has {len(ppca.mu)} features, so expected (N, that)")
+    if (own := len(ppca.mu)) != P:
+        raise ValueError(f"X has shape {tuple(X.shape)}; this model has {own} features, so expected (N, {own})")
     total = 0.0
     for _, x in _chunks(X, chunk, progress, "log p(x)"):
         total += float(Posterior(ppca.W, ppca.mu, ppca.likelihood.u, x.to(ppca.mu.device)).log_prob().sum())
@@ -88,7 +88,7 @@ def mean_log_prob(ppca: PPCA, X: np.ndarray, *, chunk: int = CHUNK, progress: bo
 
 
 def _factor(S: Tensor) -> Tensor:
-    r"""F (P, P) with FᵀF = S, by the correlations: each column is right to rounding in its own units."""
+    r"""Returns F (P, P) with FᵀF = S, from the correlations: each column is accurate to rounding in its own units."""
     size = S.diagonal().sqrt()
     size = torch.where(size > 0, size, 1.0)
     values, Q = torch.linalg.eigh(S / size / size.unsqueeze(1))
@@ -96,7 +96,7 @@ def _factor(S: Tensor) -> Tensor:
 
 
 def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tuple[int, Tensor]]:
-    r"""How many points came before, and the next ones, copied to float64 and checked."""
+    r"""Yields the number of points so far, and the next ones, copied to float64 and checked."""
     with Bar(-(-len(X) // chunk), shown=progress, name=name) as bar:
         for start in range(0, len(X), chunk):
             x = torch.from_numpy(np.array(X[start : start + chunk], dtype=np.float64))
@@ -104,8 +104,8 @@ def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tu
             if not bool(x.isfinite().all()):
                 row, column = (~x.isfinite()).nonzero()[0].tolist()
                 raise ValueError(
-                    f"X[{start + row}, {column}] is {float(x[row, column])}; expected complete, finite data: "
-                    "PPCA.fit takes missing entries, in memory"
+                    f"X[{start + row}, {column}] is {float(x[row, column])}; expected complete, finite data: PPCA.fit "
+                    "takes missing entries, in memory"
                 )
             check_range(x)
             yield start, x
@@ -113,12 +113,12 @@ def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tu
 
 
 def _forget(X: np.ndarray) -> None:
-    r"""Gives the pages that were read of a memory map back: else they count as ours until the system is short."""
+    r"""Releases the pages read from a memory map, which would count as ours until memory is short."""
     modes, base = set(), X
     while isinstance(base, np.ndarray):
         modes.add(getattr(base, "mode", None))
         base = base.base
-    # Only of maps that are their file: what was changed in a private one ("c") exists in memory alone.
+    # Not for private maps ("c"), whose changes exist in memory alone.
     if modes & {"r", "r+", "w+"} and isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
 
@@ -126,17 +126,19 @@ def _forget(X: np.ndarray) -> None:
 def _check(X, latent_dim: int, chunk: int) -> tuple[int, int]:
     if isinstance(X, np.ma.MaskedArray):
         raise ValueError(
-            "X is a numpy.ma.MaskedArray, and what its mask hides would be read; expected complete data: "
+            "X is a numpy.ma.MaskedArray, and the entries that its mask hides would be read; expected complete data: "
             "X.data if nothing is masked, else PPCA.fit(torch.from_numpy(X.filled(numpy.nan)), latent_dim) and "
             "PPCA.log_prob with a mask, in memory"
         )
     if not isinstance(X, np.ndarray) or X.dtype.kind not in "fiu":
         what = X.dtype if isinstance(X, np.ndarray) else type(X).__name__
-        raise ValueError(f"X is {what}; expected a NumPy array of numbers, numpy.load(path, mmap_mode='r') say")
+        raise ValueError(f"X is {what}; expected a NumPy array of numbers, such as numpy.load(path, mmap_mode='r')")
     if X.ndim != 2 or len(X) < 2:
         raise ValueError(f"X has shape {X.shape}; expected (N, P) with N >= 2: use X.reshape(len(X), -1) on images")
     if X.shape[1] > LARGEST:
-        raise ValueError(f"X has P = {X.shape[1]:,} features; expected at most {LARGEST:,}, since P x P are in memory")
+        raise ValueError(
+            f"X has P = {X.shape[1]:,} features; expected at most {LARGEST:,}, since P x P numbers are in memory"
+        )
     if not 1 <= latent_dim < X.shape[1]:
         raise ValueError(f"latent_dim is {latent_dim}; expected 1 <= latent_dim < P = {X.shape[1]}")
     if chunk < 1:

@@ -1,4 +1,4 @@
-r"""Priors p(t): modules whose call returns a distribution of event shape (D,). Priors of a Bayesian w."""
+r"""Priors p(t), modules whose call returns a distribution of event shape (D,), and a prior of a Bayesian w."""
 
 from .given import needs_given
 from .mixture import Mixture, MixtureOfNormals

@@ -1,4 +1,4 @@
-r"""Whether a prior depends on what is given."""
+r"""A test whether a prior depends on ``given``."""
 
 import inspect
 
@@ -6,6 +6,6 @@ from torch import nn
 
 
 def needs_given(prior: nn.Module) -> bool:
-    r"""Whether p(t) depends on what is given, so that there is none without."""
+    r"""Returns whether p(t) depends on ``given``, and cannot be computed without it."""
     given = inspect.signature(prior.forward).parameters.get("given")
     return given is not None and given.default is given.empty

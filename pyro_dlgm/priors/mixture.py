@@ -1,4 +1,4 @@
-r"""Mixtures as priors, p(t) = Σ_k π_k p_k(t): their components are clusters of codes."""
+r"""Mixtures as priors, p(t) = Σ_k π_k p_k(t), whose components are clusters of codes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,55 +10,55 @@ from torch.distributions import constraints
 
 from .normal import check_latents
 
-SEPARATED = 0.5  # the part of each latent's variance that lies between the components at the start
+SEPARATED = 0.5  # the initial share of each latent's variance that lies between the components
 
 
 class OverComponents(dist.MixtureSameFamily):
-    r"""Creates a mixture of distributions over ℝᴰ, which is its support: autoguides ask for one they know."""
+    r"""Creates a mixture of distributions over ℝᴰ, with a support that Pyro's autoguides know."""
 
     support = constraints.real_vector
 
 
 class Mixture(nn.Module, ABC):
-    r"""Base of the mixtures p(t) = Σ_k π_k p_k(t) of K components, with k summed out.
+    r"""The base of mixtures p(t) = Σ_k π_k p_k(t) of K components, with k summed out.
 
-    A guide needs no more of p(t) than its log-density, so that q(t) may be any: k is no site of the program. There is
-    no closed form of KL(q ‖ p), and `objectives.ELBO` samples it.
+    Since k is not a site of the program, any guide fits: it needs only the log-density of p(t). KL(q ‖ p) has no closed
+    form, so `objectives.ELBO` samples it.
     """
 
     @abstractmethod
     def weighted(self) -> tuple[Tensor, dist.TorchDistribution]:
-        r"""Unnormalized log π_k (K,), and the components p_k, of batch shape (K,) and event shape (D,)."""
+        r"""Returns unnormalized log π_k (K,), and the components p_k, of batch shape (K,) and event shape (D,)."""
 
     def forward(self, given: Tensor | None = None) -> OverComponents:
-        r"""Returns p(t), of batch shape () and event shape (D,), whatever is given."""
+        r"""Returns p(t), of batch shape () and event shape (D,); ignores ``given``."""
         logits, components = self.weighted()
         return OverComponents(dist.Categorical(logits=logits), components)
 
     def responsibilities(self, t: Tensor) -> Tensor:
-        r"""p(k | t) = π_k p_k(t) / p(t) of each code, from t (..., D) to (..., K); they sum to 1."""
+        r"""Returns p(k | t) = π_k p_k(t) / p(t) for codes t (..., D), as (..., K); they sum to 1."""
         logits, components = self.weighted()
         return (logits + components.log_prob(t.unsqueeze(-2))).softmax(-1)
 
 
 class MixtureOfNormals(Mixture):
-    r"""Creates the prior p(t) = Σ_k π_k N(t; m_k, diag s_k²) over t ∈ ℝᴰ, with all of it learned.
+    r"""Creates the prior p(t) = Σ_k π_k N(t; m_k, diag s_k²) over t ∈ ℝᴰ; π, m and s are learned.
 
-    At the start p(t) has mean 0 and covariance I in expectation: half of the variance of each latent is that between
-    the means, m_k ~ N(0, ½), and half that within, s_k² = ½; π_k = 1/K.
+    Initially p(t) has mean 0 and covariance I in expectation: half of the variance of each latent is between the means,
+    m_k ~ N(0, ½), and half within the components, s_k² = ½; π_k = 1/K.
 
     Arguments:
         latent_dim: the number of latents D.
         num_components: the number of components K.
-        seed: of the means at the start, which touch no global generator: equal seeds give equal means.
+        seed: the seed of the initial means, which are drawn by a private generator.
 
     Attributes:
         loc: m, (K, D), a parameter.
         log_scale: log s, (K, D), a parameter.
-        logits: log π but for a constant, (K,), a parameter.
+        logits: log π up to a constant, (K,), a parameter.
 
     Raises:
-        ValueError: unless there are a latent and a component.
+        ValueError: unless there are at least one latent and one component.
 
     References:
         Dilokthanakul et al., "Deep unsupervised clustering with Gaussian mixture variational autoencoders" (2016).
@@ -84,5 +84,5 @@ class MixtureOfNormals(Mixture):
         self.logits = nn.Parameter(torch.zeros(num_components))
 
     def weighted(self) -> tuple[Tensor, dist.TorchDistribution]:
-        r"""Unnormalized log π_k (K,), and N(m_k, diag s_k²), of batch shape (K,) and event shape (D,)."""
+        r"""Returns unnormalized log π_k (K,), and N(m_k, diag s_k²), of batch shape (K,) and event shape (D,)."""
         return self.logits, dist.Normal(self.loc, self.log_scale.exp()).to_event(1)

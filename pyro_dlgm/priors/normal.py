@@ -1,4 +1,4 @@
-r"""Gaussian priors: N(0, I), and N(m, diag s²) with s, or both, learned."""
+r"""Gaussian priors: N(0, I), and N(m, diag s²) with learned s, or m and s."""
 
 import pyro.distributions as dist
 import torch
@@ -25,15 +25,15 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self, given: Tensor | None = None) -> dist.TorchDistribution:
-        r"""Returns p(t), of batch shape () and event shape (D,), whatever is given."""
+        r"""Returns p(t), of batch shape () and event shape (D,); ignores ``given``."""
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
 class ScaledNormal(nn.Module):
-    r"""Creates the prior p(t) = N(m, diag s²) over t ∈ ℝᴰ with learned scales s, N(0, I) at the start.
+    r"""Creates the prior p(t) = N(m, diag s²) over t ∈ ℝᴰ with learned scales s, initially N(0, I).
 
-    With a decoder that can scale its inputs it is no larger a family than N(0, I). What it changes is where the climb
-    leads: units that the data do not ask for may shrink, and a decoder whose weights are frozen or penalized gets codes
+    With a decoder that can scale its inputs, the family of models is that of N(0, I). The difference is in the
+    optimization: units that the data do not need may shrink, and a decoder with frozen or penalized weights gets codes
     in its own units. KL(q ‖ p) of a Gaussian q stays in closed form.
 
     Arguments:
@@ -60,11 +60,11 @@ class ScaledNormal(nn.Module):
             self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, given: Tensor | None = None) -> dist.TorchDistribution:
-        r"""Returns p(t), of batch shape () and event shape (D,), whatever is given."""
+        r"""Returns p(t), of batch shape () and event shape (D,); ignores ``given``."""
         return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 
 
 def check_latents(latent_dim: int) -> None:
-    r"""Raises a `ValueError` unless there is a latent."""
+    r"""Raises a `ValueError` unless there is at least one latent."""
     if latent_dim < 1:
         raise ValueError(f"latent_dim is {latent_dim}; expected at least 1 latent")

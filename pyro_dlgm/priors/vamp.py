@@ -6,29 +6,30 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..program import Shared, evaluating
+from ..program import evaluating
+from ..shared import Shared
 from .mixture import Mixture
 
 
 class VampPrior(Mixture):
     r"""Creates the prior p(t) = 1/K Σ_k q(t | u_k), the mean of an encoder's q over K learned pseudo-inputs u_k.
 
-    The prior that maximizes the ELBO at a given q is the aggregate posterior 1/N Σ_i q(t | x_i); this one has K terms
-    of its kind in place of N. Its parameters are u and those of the encoder, φ, which p and q share.
+    The prior that maximizes the ELBO for a given q is the aggregate posterior 1/N Σ_i q(t | x_i); this one has K such
+    terms instead of N. Its parameters are u and those of the encoder, φ, which p and q share.
 
-    The guide is kept outside the module tree, as `guides.Exact` keeps its model: ``model.parameters()`` has u and not
-    φ, which the guide trains; a deep copy of model and guide together has the copied guide, one of the model alone
-    shares it. φ of a guide that is not the one in training stays as it is. While the prior is in eval mode, it asks the
-    encoder in eval mode. All K pseudo-inputs are encoded at each call.
+    The guide is held outside the module tree, as `guides.Exact` holds its model: ``model.parameters()`` contains u but
+    not φ, which the guide trains; a deep copy of model and guide together holds the copied guide, one of the model
+    alone shares it. If another guide is trained, φ stays as it is. While the prior is in eval mode, so is the encoder
+    that it calls. All K pseudo-inputs are encoded at each call.
 
     Arguments:
-        guide: a guide without rows whose q has a density, `guides.Amortized` say; received, not imported.
-        pseudo_inputs: u at the start, (K, ...): points of the data.
-        low, high: bounds of u in each value, which is cut off there; `None`: none. A u of counts stays at 0 or above by
-            ``low=0``. A value beyond a bound has no gradient.
+        guide: a guide without rows whose q has a density, such as `guides.Amortized`.
+        pseudo_inputs: the initial u, (K, ...): points of the data.
+        low, high: bounds to which values of u are clamped; `None`: no bound. For counts use ``low=0``. A value beyond a
+            bound has no gradient.
 
     Attributes:
-        pseudo_inputs: u, (K, ...), a parameter, before it is cut off.
+        pseudo_inputs: u, (K, ...), a parameter, before clamping.
 
     Raises:
         TypeError: if the guide has rows, or q no density.
@@ -64,12 +65,12 @@ class VampPrior(Mixture):
 
     @property
     def inputs(self) -> Tensor:
-        r"""The pseudo-inputs as the encoder sees them, (K, ...), within their bounds."""
+        r"""The pseudo-inputs as the encoder sees them, (K, ...), clamped to their bounds."""
         u = self.pseudo_inputs
         return u if self.low is None and self.high is None else u.clamp(self.low, self.high)
 
     def weighted(self) -> tuple[Tensor, dist.TorchDistribution]:
-        r"""Zeros (K,), since π_k = 1/K, and q(t | u_k), of batch shape (K,) and event shape (D,)."""
+        r"""Returns zeros (K,), since π_k = 1/K, and q(t | u_k), of batch shape (K,) and event shape (D,)."""
         guide = self._guide[0]
         with contextlib.nullcontext() if self.training or not guide.training else evaluating(guide):
             components = guide.posterior(self.inputs)
@@ -86,6 +87,6 @@ def _check(guide, pseudo_inputs: Tensor) -> None:
     if not isinstance(pseudo_inputs, Tensor) or pseudo_inputs.dim() < 2 or len(pseudo_inputs) == 0:
         shape = getattr(pseudo_inputs, "shape", None)
         said = type(pseudo_inputs).__name__ if shape is None else f"of shape {tuple(shape)}"
-        raise ValueError(f"pseudo_inputs is {said}; expected a tensor (K, ...) of points: x[:50], say")
+        raise ValueError(f"pseudo_inputs is {said}; expected a tensor (K, ...) of points, such as x[:50]")
     if not bool(pseudo_inputs.isfinite().all()):
         raise ValueError("pseudo_inputs has values that are not finite; expected numbers: fill what is missing")

@@ -10,9 +10,9 @@ from torch import nn
 def bayesian(net: nn.Module, scale: float = 1.0) -> nn.Module:
     r"""Puts the prior N(0, scale²) on each weight of a network, in place, and returns the network.
 
-    Its weights are global latents then: `DLGM` draws them once, before the plate, and a guide has to sample them as
-    well. Site names are places in the program, "likelihood.net.body.1.weight". `nets.Linear` and `nets.MLP` take
-    vectorized particles of weights; other networks one draw at a time.
+    Its weights are then global latents: `DLGM` draws them once, before the plate, and a guide has to sample them as
+    well. Site names are places in the program, such as "likelihood.net.body.1.weight". `nets.Linear` and `nets.MLP`
+    take vectorized particles of weights; other networks take one draw at a time.
 
     Arguments:
         net: any module with parameters.

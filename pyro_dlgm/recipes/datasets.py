@@ -1,4 +1,4 @@
-r"""Data sets from a source, with their values as the likelihood takes them."""
+r"""Data sets from a source, with values in the form that the likelihood takes."""
 
 import sys
 import warnings
@@ -16,10 +16,10 @@ from .imports import is_path
 from .pairs import COLUMNS, COUNTS, LIKELIHOODS, REAL, names
 from .sources import check_options, stated
 
-FAR = 10.0  # mean and standard deviation of a column, together, that a table's network is expected to reach soon
-VALIDATION = 5000  # training images of MNIST or CIFAR-10 that validate where validation is asked for
-WHOLE = (*COUNTS, "categorical")  # they take whole numbers as they are
-# What becomes of 8-bit values at each access: they are dequantized, but for some likelihoods.
+FAR = 10.0  # warn about columns of a table with a larger |mean| + standard deviation, which a network learns slowly
+VALIDATION = 5000  # default number of validation images of MNIST or CIFAR-10
+WHOLE = (*COUNTS, "categorical")  # these take whole numbers as they are
+# The transform of 8-bit values at each access: they are dequantized, except for some likelihoods.
 BYTES = dict.fromkeys(LIKELIHOODS, Dequantize(256)) | {"bernoulli": Binarize(), "discretized-logistic": Grid(256)}
 BYTES |= dict.fromkeys(WHOLE)
 GREY = tuple(name for name in LIKELIHOODS if name not in WHOLE)
@@ -39,23 +39,23 @@ FITTING = {
 def dataset(
     name: str, root: str | None, likelihood: str, *, validate: bool = False, download: bool = False, **given
 ) -> Dataset:
-    r"""The data set, with its values as the likelihood takes them.
+    r"""Returns the data set, with values in the form that the likelihood takes.
 
-    8-bit values are binarized for "bernoulli" (by default afresh at each access), put on the grid k/255 for
-    "discretized-logistic", and dequantized otherwise; counts and classes stay as they are. Real values are taken as
-    they are; "bernoulli" binarizes those in [0, 1]. For a likelihood of a user's own, images are dequantized, and the
-    values of a file stay as they are; so do those of a table, whose columns have a likelihood each.
+    8-bit values are binarized for "bernoulli" (by default anew at each access), put on the grid k/255 for
+    "discretized-logistic", and dequantized otherwise; counts and classes stay as they are. Real values stay as they
+    are; "bernoulli" binarizes those in [0, 1]. For a user's own likelihood, images are dequantized, and the values of a
+    file stay as they are; so do those of a table with a likelihood for each group of columns.
 
     Arguments:
-        name, root: of `sources.locate`.
-        likelihood: the name of one, as for `pairs.Recipe`; of an import path nothing is imported.
-        validate: whether points have to validate; digits have 200 in any case.
-        download: whether torchvision may fetch or unpack what is not there.
+        name, root: the result of `sources.locate`.
+        likelihood: a name as for `pairs.Recipe`; an import path is not imported.
+        validate: whether validation points are needed; digits have 200 in any case.
+        download: whether torchvision may download or unpack missing files.
         given: values for some of `sources.OPTIONS`; `None` and `False` count as left out.
 
     Raises:
-        ValueError: if the place is not given, an option does not apply, or the likelihood does not fit the data.
-        FileNotFoundError: if the data are not there.
+        ValueError: if the location is missing, an option does not apply, or the likelihood does not fit the data.
+        FileNotFoundError: if the data does not exist.
     """
     given = stated(given)
     check_options(name, root, given)
@@ -71,7 +71,7 @@ def _digits(root, likelihood: str, given: dict) -> Dataset:
 
 
 def _official(read: Callable, binary: bool, root, likelihood: str, given: dict) -> Dataset:
-    r"""Images with an official test set, which are binarized for "bernoulli" if they are ``binary``."""
+    r"""Returns images with an official test set, binarized for "bernoulli" if they are ``binary``."""
     num_val = given.get("num_val", VALIDATION if given["validate"] else 0)
     settings = {"num_val": num_val, "download": given["download"]}
     if binary and likelihood == "bernoulli":
@@ -93,7 +93,7 @@ def _file(root, likelihood: str, given: dict) -> Dataset:
 
 
 def _taken(v: Tensor, likelihood: str, root) -> tuple[Tensor, Transform | None]:
-    r"""The values of a file and the transform with which the likelihood takes them, once it is known that it does."""
+    r"""Returns the values of a file and their transform, after checking that they fit the likelihood."""
     values = kind(v, root)
     if is_path(likelihood):
         return v, None
@@ -107,7 +107,7 @@ def _taken(v: Tensor, likelihood: str, root) -> tuple[Tensor, Transform | None]:
 
 
 def _check_columns(v: Tensor, table: str, root) -> None:
-    r"""Raises a `ValueError` unless there are as many columns as the table names, and each suits its likelihood."""
+    r"""Raises a `ValueError` unless the columns are those that the table names, and each fits its likelihood."""
     groups = tables.parts(table, COLUMNS)
     P = sum(len(numbers) for numbers, _ in groups)
     if tuple(v.shape[1:]) != (P,):
@@ -117,7 +117,7 @@ def _check_columns(v: Tensor, table: str, root) -> None:
     for numbers, name in groups:
         some, whose = v[:, numbers], f"columns {numbers} of {root}"
         values = kind(some, whose)
-        # As they are: no transform makes zeros and ones, or levels, of the columns of a table.
+        # Columns of a table have no transform that would make them zeros and ones, or levels.
         suits = REAL if values in ("8-bit values", "counts beyond 8 bits", "whole numbers") else ()
         suits += ("continuous-bernoulli",) if values == "zeros and ones" else ()
         if name == "bernoulli" and values != "zeros and ones":
@@ -129,19 +129,19 @@ def _check_columns(v: Tensor, table: str, root) -> None:
 
 
 def _note_scale(v: Tensor, whose: str) -> None:
-    r"""Warns of columns (N, n) whose mean and scale a network takes many steps to reach."""
+    r"""Warns about columns (N, n) whose mean and scale a network learns slowly."""
     v = real(v)
     far = float((v.mean(0).abs() + v.std(0, correction=0)).max())
     if far > FAR:
         warnings.warn(
-            f"{whose} lie far from 0 ± 1 (mean and standard deviation up to {far:.3g}), which a network learns slowly: "
-            "standardize them before saving; log p(x) then rises by the logarithms of what they are divided by",
+            f"{whose} lie far from 0 ± 1 (mean and standard deviation up to {far:.3g}), which a network learns "
+            "slowly: standardize them before saving; log p(x) then rises by the logarithms of their divisors",
             stacklevel=2,
         )
 
 
 def _of_bytes(likelihood: str) -> Transform | None:
-    r"""What becomes of 8-bit values at each access."""
+    r"""Returns the transform of 8-bit values."""
     return Dequantize(256) if is_path(likelihood) else BYTES[names(likelihood)[0]]
 
 
@@ -149,7 +149,7 @@ def _folder(root, likelihood: str, given: dict) -> Dataset:
     check_fits(likelihood, "8-bit images", f"the images of {root}")
     if "size" not in given:
         raise ValueError(
-            f"the images of {root} have to be of one size: say it with --size, 64 or 64x48 (height x width)"
+            f"the images of {root} have to be of one size: give it with --size, 64 or 64x48 (height x width)"
         )
     height, _, width = given["size"].partition("x")
     settings = {"size": (int(height), int(width or height)), "channels": 1 if given.get("grey") else 3}
@@ -175,13 +175,13 @@ def _parts(N: int, given: dict) -> dict:
 
 
 def check_fits(likelihood: str, values: str, whose: str, v: Tensor | None = None) -> None:
-    r"""Raises a `ValueError` that names the likelihoods that fit, unless this one does, or is a user's own.
+    r"""Raises a `ValueError` that names fitting likelihoods, unless this one fits or is a user's own.
 
     Arguments:
-        likelihood: the name of one.
+        likelihood: its name.
         values: a key of `FITTING`.
-        whose: what holds them, for the error.
-        v: the values, where they are there already.
+        whose: what holds the values, for the error.
+        v: the values, if they have been read.
     """
     if is_path(likelihood) or (not tables.is_table(likelihood) and names(likelihood)[0] in FITTING[values]):
         return
@@ -196,10 +196,10 @@ def check_fits(likelihood: str, values: str, whose: str, v: Tensor | None = None
 
 
 def kind(v: Tensor, root) -> str:
-    r"""What v holds: a key of `FITTING`.
+    r"""Returns the kind of values in v, a key of `FITTING`.
 
     Raises:
-        ValueError: on missing values; ``root`` says where they are.
+        ValueError: on missing values, with their location ``root``.
     """
     if v.isnan().any():
         raise ValueError(

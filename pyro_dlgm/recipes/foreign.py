@@ -1,4 +1,4 @@
-r"""`adopt`: a trained decoder from elsewhere, with or without its encoder, as a pair (model, guide)."""
+r"""`adopt`: makes a pair (model, guide) from a decoder trained elsewhere, with or without its encoder."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from ..priors.normal import StandardNormal
 from ..seeding import forked
 from .frozen import SPREADS, Decoder, Encoded, Frozen, Probabilities, Spread, parts
 
-CODES = 8  # that a decoder is asked for
+CODES = 8  # codes with which a decoder is checked
 OUTPUTS = ("logits", "probabilities", "mean", "mean_and_spread", "log_rate")
 
 
@@ -34,31 +34,31 @@ def adopt(
     spread: str = "log_variance",
     prior: nn.Module | None = None,
 ) -> tuple[DLGM, Guide]:
-    r"""Creates the pair of a decoder that was trained elsewhere, for `evaluate.infer`, `ais`, `gaps` and reports.
+    r"""Creates a pair from a decoder that was trained elsewhere, for `evaluate.infer`, `ais`, `gaps` and reports.
 
-    The model is p(t) p(x | t) with that decoder, frozen. Works on copies in eval mode: the modules that are given keep
-    their flags, gradients and parameters, and what they learn afterwards is not seen.
+    The model is p(t) p(x | t) with that decoder, frozen. It uses copies in eval mode: the given modules keep their
+    flags, gradients and parameters, and training them later has no effect on the pair.
 
     Arguments:
-        decoder: a module from codes (n, D) to what says p(x | t): a tensor with as many numbers a code as a point has.
-        x: points (B, ...): their shape is that of a point, and they are checked against the likelihood.
+        decoder: a module from codes (n, D) to parameters of p(x | t), with as many numbers per code as a point has.
+        x: points (B, ...), which give the shape of a point and are checked against the likelihood.
         latent_dim: the number D of latents.
         outputs: what the decoder returns. "logits" or "probabilities" of zeros and ones; the "mean" of a Gaussian of
-            known ``scale``; "mean_and_spread", a pair; "log_rate" of counts; or a function that makes the likelihood
-            of the decoder as a network.
+            known ``scale``; "mean_and_spread", a pair; "log_rate" of counts; or a function from the decoder, as a
+            network, to the likelihood.
         scale: σ of "mean", in the units of x: one number, or a tensor of a point's shape.
         encoder: a module from x to a pair of tensors (B, D), mean and spread of a Gaussian q; or to features (B, H),
-            from which q has still to be learned by `fit`, with w and the encoder frozen. Without one the guide has a
-            row for each point of x, for `evaluate.infer` to fit.
-        spread: what comes beside a mean: "log_variance", "log_scale", "variance" or "scale".
-        prior: of the codes; by default N(0, I).
+            from which `fit` can learn q, with w and the encoder frozen. Without an encoder the guide has a row for each
+            point of x, for `evaluate.infer` to fit.
+        spread: the form of the second output of a pair: "log_variance", "log_scale", "variance" or "scale".
+        prior: the prior of the codes; by default N(0, I).
 
     Returns:
         (model, guide): a `DLGM`, and a guide of the family "mean_field".
 
     Raises:
-        ValueError: if decoder or encoder do not take codes or x, or return something else than they should; if x does
-            not suit the likelihood. Messages say what came and what was expected.
+        ValueError: if decoder or encoder do not accept codes or x, or return unexpected outputs, or if x does not fit
+            the likelihood.
 
     Example:
         >>> import torch
@@ -100,7 +100,7 @@ def _check(x, latent_dim: int, outputs, scale, spread: str) -> None:
 
 
 def _decoded(decoder: Frozen, x: Tensor, D: int) -> tuple[Tensor, ...]:
-    r"""What the decoder returns for some codes, each as (n, ...), checked."""
+    r"""Returns the checked outputs of the decoder for some codes, (n, ...) each."""
     weight = next((p for p in decoder.parameters() if p.is_floating_point()), x)
     with forked(0):
         codes = torch.randn(CODES, D).to(weight)
@@ -109,13 +109,14 @@ def _decoded(decoder: Frozen, x: Tensor, D: int) -> tuple[Tensor, ...]:
     if any(len(y) != CODES or y[0].numel() != P for y in made) or len(made) > 2:
         raise ValueError(
             f"the decoder makes {_shapes(made)} of codes ({CODES}, {D}); expected one tensor, or two for a mean and a "
-            f"spread, with {P} numbers a code, as points {tuple(x.shape[1:])} have: wrap it in a module that returns so"
+            f"spread, with {P} numbers per code, as points {tuple(x.shape[1:])} have: wrap it in a module that returns "
+            "these"
         )
     return made
 
 
 def _called(module: Frozen, v: Tensor, name: str, what: str) -> tuple[Tensor, ...]:
-    r"""What the module returns, as a tuple of tensors; no generator moves."""
+    r"""Returns the outputs of the module, as a tuple of tensors; generators are left unchanged."""
     try:
         with torch.no_grad(), forked(0):
             made = parts(module(v))
@@ -144,7 +145,7 @@ def _likelihood(net: Decoder, made: tuple[Tensor, ...], outputs: str, scale, spr
     if (outputs == "logits" and unit) or (outputs == "probabilities" and not unit):
         other = {"logits": "probabilities", "probabilities": "logits"}[outputs]
         raise ValueError(
-            f"outputs is {outputs!r}, and what the decoder makes goes from {y.min():g} to {y.max():g}, as {other} do; "
+            f"outputs is {outputs!r}, and those of the decoder go from {y.min():g} to {y.max():g}, as {other} do; "
             f"expected outputs={other!r}"
         )
     likelihoods = {

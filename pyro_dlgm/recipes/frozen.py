@@ -1,4 +1,4 @@
-r"""Modules that make decoders and encoders from elsewhere parts of a pair: frozen, of any leading shape."""
+r"""Wrappers for decoders and encoders from elsewhere: frozen, with any leading shape."""
 
 import copy
 from collections.abc import Callable
@@ -23,12 +23,12 @@ SPREADS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def parts(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    r"""What a module returns, as a tuple of tensors."""
+    r"""Returns the output of a module as a tuple of tensors."""
     return (y,) if isinstance(y, Tensor) else tuple(y)
 
 
 class Frozen(nn.Module):
-    r"""Creates a copy of a module that takes no gradients, and stays in eval mode whatever is trained around it."""
+    r"""Creates a copy of a module without gradients, which always stays in eval mode."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -43,13 +43,13 @@ class Frozen(nn.Module):
 
 
 class Decoder(Net):
-    r"""Creates a network of a decoder from elsewhere: axes on the left of codes are flattened, and restored after it.
+    r"""Creates a network from a decoder from elsewhere: leading axes of codes are flattened, and restored afterwards.
 
     Arguments:
-        body: the decoder, from (n, D) to one tensor or a pair of them, in any shape of as many numbers.
-        latent_dim: D.
-        out_shape: of a point.
-        count: how many tensors it returns.
+        body: the decoder, from (n, D) to one tensor or a pair, in any shape with the right number of elements.
+        latent_dim: the number D.
+        out_shape: the shape of a point.
+        count: the number of tensors it returns.
     """
 
     def __init__(self, body: nn.Module, latent_dim: int, out_shape: tuple[int, ...], count: int):
@@ -61,7 +61,7 @@ class Decoder(Net):
 
 
 class Probabilities(nn.Module):
-    r"""Creates the network of the logits of a network of probabilities, kept within rounding of 0 and 1."""
+    r"""Creates a network of logits from a network of probabilities, clamped away from 0 and 1 by rounding."""
 
     def __init__(self, net: Decoder):
         super().__init__()
@@ -73,7 +73,7 @@ class Probabilities(nn.Module):
 
 
 class Spread(Likelihood):
-    r"""Creates p(x | t) = N(μ(t), diag s²(t)), of a network that returns μ and, in one of the forms of `SPREADS`, s."""
+    r"""Creates p(x | t) = N(μ(t), diag s²(t)) from a network that returns μ and s, in one of the forms of `SPREADS`."""
 
     def __init__(self, net: nn.Module, spread: str):
         super().__init__()
@@ -85,11 +85,11 @@ class Spread(Likelihood):
 
 
 class Encoded(Amortized):
-    r"""Creates q(t | x) = N(m(x), diag s²(x)) of an encoder from elsewhere that returns m and s.
+    r"""Creates q(t | x) = N(m(x), diag s²(x)) from an encoder from elsewhere that returns m and s.
 
     Arguments:
         encoder: a module from x (B, ...) to a pair of tensors (B, D).
-        latent_dim: D.
+        latent_dim: the number D.
         spread: the form of s, a key of `SPREADS`.
     """
 
@@ -101,9 +101,9 @@ class Encoded(Amortized):
             self.register_buffer(name, None)
 
     def raw(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
-        r"""The raw numbers of q, (B, 2D): m, and log s."""
+        r"""Returns the raw numbers of q, (B, 2D): m, and log s."""
         m, v = self.encoder(filled(x, mask)[0])
         return torch.cat([m.flatten(1), SPREADS[self.spread_form](v.flatten(1))], 1)
 
     def prepare(self, look) -> None:
-        r"""Does nothing: the encoder is trained."""
+        r"""Does nothing: the encoder is trained already."""

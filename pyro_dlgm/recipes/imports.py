@@ -1,6 +1,6 @@
-r"""Likelihoods and guides of a user's own, by import path: "module:Name". This module imports no torch.
+r"""A user's own likelihoods and guides by import path, "module:Name". This module does not import torch.
 
-Importing a module runs it. What a file names is therefore imported only where the caller has named it as well.
+Importing a module runs it. So a path named in a file is imported only if the caller has named it as well.
 """
 
 import importlib
@@ -14,15 +14,15 @@ PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def is_path(name: str) -> bool:
-    r"""Whether the name is of the form "package.module:Name"."""
+    r"""Returns whether the name is of the form "package.module:Name"."""
     return PATH.fullmatch(name) is not None
 
 
 def imported(path: str):
-    r"""Returns the class or function at an import path; modules in the working directory are found, too.
+    r"""Returns the class or function at an import path; the working directory is searched as well.
 
     Raises:
-        ValueError: if the module, or the name in it, is not there, or is nothing to call.
+        ValueError: if the module or the name in it does not exist, or is not callable.
     """
     module, _, name = path.partition(":")
     if os.getcwd() not in sys.path:
@@ -31,8 +31,8 @@ def imported(path: str):
         thing = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise ValueError(
-            f"{path} cannot be imported ({error}); expected module:Name, with a module that is installed or lies in "
-            "the working directory"
+            f"{path} cannot be imported ({error}); expected module:Name, with a module that is installed or in the "
+            "working directory"
         ) from error
     if not callable(thing):
         what = "has no" if thing is None else "holds nothing to call as"
@@ -41,15 +41,15 @@ def imported(path: str):
 
 
 def built(path: str, thing: Callable, offered: dict[str, Callable]):
-    r"""Calls a class or function with those of the values offered for which it has a parameter of that name.
+    r"""Calls a class or function with the offered values for which it has parameters of that name.
 
     Arguments:
-        path: where it was found, for errors.
+        path: its import path, for errors.
         thing: the class or function.
-        offered: functions that make the values, by the names of parameters; only what is asked for is made.
+        offered: functions that make the values, by parameter name; only those needed are called.
 
     Raises:
-        ValueError: if it needs something else, or what it returns is no module.
+        ValueError: if it needs other arguments, or does not return a module.
     """
     parameters = inspect.signature(thing).parameters.values()
     empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -70,14 +70,14 @@ def check_consent(named: dict[str, str], allowed: Iterable[str], whose, way: str
     r"""Raises a `ValueError` on the first import path in a file that the caller did not name.
 
     Arguments:
-        named: what the file says, "likelihood" or "guide", to its name or import path.
+        named: the names or import paths in the file, by kind: "likelihood" or "guide".
         allowed: import paths that the caller has named.
         whose: the file or folder, for the error.
-        way: how the caller names one, of the fields {kind} and {name}.
+        way: how the caller names one, a text with the fields {kind} and {name}.
     """
     for kind, name in named.items():
         if is_path(name) and name not in allowed:
             raise ValueError(
-                f"the {kind} of {whose} is code of your own, {name}, and what a file names is not imported unasked; "
-                f"expected your consent: {way.format(kind=kind, name=name)}"
+                f"the {kind} of {whose} is code of your own, {name}, which is not imported without your consent; "
+                f"expected that: {way.format(kind=kind, name=name)}"
             )

@@ -1,7 +1,6 @@
-r"""Models and guides by name, as the command line builds them and `load` builds them again.
+r"""Models and guides by name, for the command line and `load`.
 
-Images (C, H, W) get convolutional networks; rows of an array (P,), and images too small for those, multilayer
-perceptrons. What a recipe builds from is imported when it is built: names are read without torch.
+The parts are imported when a recipe is built (`networks.parts`), so that names can be read without torch.
 """
 
 from __future__ import annotations
@@ -14,131 +13,81 @@ from typing import TYPE_CHECKING
 
 from . import tables
 from .imports import built, imported, is_path
+from .networks import decoder, encoder, network, parts
 
 if TYPE_CHECKING:
     from ..guides.base import Guide
     from ..model import DLGM
 
 SCALE = 0.3  # about the standard deviation of a pixel in [0, 1]
-SMALL = 16  # images with a shorter side than this get the small networks
-RANK = 8  # directions in which pixels vary together given t; each is one more image that the decoder paints
-FEATURES = 200  # from which the likelihoods of a table's columns are read
+RANK = 8  # directions in which pixels vary together given t; each is one more output image of the decoder
+FEATURES = 200  # outputs of the network that the likelihoods of a table's columns share
 
-# Functions of what `_parts` gives, D latents and the shape of a point.
+# Functions of the parts, D latents and the shape of a point.
 LIKELIHOODS: dict[str, Callable] = {
-    "fixed": lambda p, D, shape: p.FixedNormal(_decoder(p, D, shape), SCALE),
-    "fixed-per-pixel": lambda p, D, shape: p.FixedNormal(_decoder(p, D, shape), p.torch.full(shape, SCALE)),
-    "diagonal": lambda p, D, shape: p.DiagonalNormal(_decoder(p, D, shape, heads=2)),
-    "low-rank": lambda p, D, shape: p.LowRankNormal(_decoder(p, D, shape, heads=2 + RANK), RANK),
+    "fixed": lambda p, D, shape: p.FixedNormal(decoder(p, D, shape), SCALE),
+    "fixed-per-pixel": lambda p, D, shape: p.FixedNormal(decoder(p, D, shape), p.torch.full(shape, SCALE)),
+    "diagonal": lambda p, D, shape: p.DiagonalNormal(decoder(p, D, shape, heads=2)),
+    "low-rank": lambda p, D, shape: p.LowRankNormal(decoder(p, D, shape, heads=2 + RANK), RANK),
     "factor-analysis": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), p.torch.full(shape, SCALE)),
     "linear": lambda p, D, shape: p.FixedNormal(p.Linear(D, shape), SCALE),
-    "bernoulli": lambda p, D, shape: p.Bernoulli(_decoder(p, D, shape)),
-    "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(_decoder(p, D, shape)),
-    "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(_decoder(p, D, shape, heads=2)),
-    "student-t": lambda p, D, shape: p.StudentT(_decoder(p, D, shape, heads=2)),
-    "poisson": lambda p, D, shape: p.Poisson(_decoder(p, D, shape)),
-    "negative-binomial": lambda p, D, shape: p.NegativeBinomial(_decoder(p, D, shape)),
+    "bernoulli": lambda p, D, shape: p.Bernoulli(decoder(p, D, shape)),
+    "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(decoder(p, D, shape)),
+    "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(decoder(p, D, shape, heads=2)),
+    "student-t": lambda p, D, shape: p.StudentT(decoder(p, D, shape, heads=2)),
+    "poisson": lambda p, D, shape: p.Poisson(decoder(p, D, shape)),
+    "negative-binomial": lambda p, D, shape: p.NegativeBinomial(decoder(p, D, shape)),
     "zero-inflated-negative-binomial": lambda p, D, shape: p.ZeroInflatedNegativeBinomial(
-        _decoder(p, D, shape, heads=2)
+        decoder(p, D, shape, heads=2)
     ),
 }
 GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis", "linear")
 REAL = (*GAUSSIAN, "student-t")
 COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
-# Of whole numbers: their log p(x) compares with no density's.
+# Probabilities of whole numbers, whose log p(x) cannot be compared with densities.
 MASSES = ("bernoulli", "discretized-logistic", *COUNTS, "categorical")
 LINEAR = ("factor-analysis", "linear")  # μ is linear in t
-COLUMNS = tuple(name for name in LIKELIHOODS if name not in LINEAR)  # what columns of a table may have
+COLUMNS = tuple(name for name in LIKELIHOODS if name not in LINEAR)  # likelihoods for columns of a table
 
-# Short chains: at a hundred gradients per point, many visits train w better than few good ones.
+# Short chains: with a hundred gradients per point, many visits train w better than a few long ones.
 CHAIN = {"num_states": 1, "num_leapfrog": 3, "burn_in": 0}
-LAPLACE = {"max_steps": 5}  # of Newton, at a visit: each costs a gradient evaluation for each latent
-SEMI_AMORTIZED = {"steps": 2, "num_samples": 4}  # a few samples train w; more of them are for scoring
+LAPLACE = {"max_steps": 5}  # Newton steps per visit: each costs a gradient evaluation per latent
+SEMI_AMORTIZED = {"steps": 2, "num_samples": 4}  # a few samples suffice for training w; scoring takes more
 HYBRID = {"num_transitions": 1, "num_leapfrog": 1}
-# Functions of what `_parts` gives, the model, N training points, D latents and the shape of a point.
+# Functions of the parts, the model, N training points, D latents, the shape of a point, and C columns of given.
 GUIDES: dict[str, Callable] = {
     "hard-em": lambda p, model, N, D, shape, C=0: p.PointEstimate(N, D),
     "mean-field": lambda p, model, N, D, shape, C=0: p.MeanField(N, D),
     "full-rank": lambda p, model, N, D, shape, C=0: p.FullRank(N, D),
     "laplace": lambda p, model, N, D, shape, C=0: p.Laplace(model, **LAPLACE),
-    "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(_encoder(p, model, shape), D, given_dim=C),
+    "amortized": lambda p, model, N, D, shape, C=0: p.Amortized(encoder(p, model, shape), D, given_dim=C),
     "amortized-full-rank": lambda p, model, N, D, shape, C=0: p.Amortized(
-        _encoder(p, model, shape), D, "full_rank", given_dim=C
+        encoder(p, model, shape), D, "full_rank", given_dim=C
     ),
     "semi-amortized": lambda p, model, N, D, shape, C=0: p.SemiAmortized(
-        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **SEMI_AMORTIZED
+        model, p.Amortized(encoder(p, model, shape), D, given_dim=C), **SEMI_AMORTIZED
     ),
-    "flow": lambda p, model, N, D, shape, C=0: p.Flow(_encoder(p, model, shape), D, given_dim=C),
+    "flow": lambda p, model, N, D, shape, C=0: p.Flow(encoder(p, model, shape), D, given_dim=C),
     "mcem": lambda p, model, N, D, shape, C=0: p.Chain(model, N, D, **CHAIN),
     "mcem-encoder": lambda p, model, N, D, shape, C=0: p.Hybrid(
-        model, p.Amortized(_encoder(p, model, shape), D, given_dim=C), **HYBRID
+        model, p.Amortized(encoder(p, model, shape), D, given_dim=C), **HYBRID
     ),
     "auto-normal": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoNormal", N),
     "auto-delta": lambda p, model, N, D, shape, C=0: p.auto(model, "AutoDelta", N),
 }
 
-# Functions of D latents, the number of components, and the shape of a point; "vamp" needs the guide as well.
+# Functions of the parts, D latents and the number of components; "vamp" needs the guide as well.
 COMPONENTS, MIXTURES = 10, ("mixture", "vamp")
 PRIORS: dict[str, Callable] = {
     "standard": lambda p, D, K: p.StandardNormal(D),
     "scaled": lambda p, D, K: p.ScaledNormal(D),
     "mixture": lambda p, D, K: p.MixtureOfNormals(D, K),
-    "vamp": lambda p, D, K: p.StandardNormal(D),  # until there is the guide whose q it is made of
+    "vamp": lambda p, D, K: p.StandardNormal(D),  # until the guide exists, whose q it is made of
 }
 
 
-def _parts() -> SimpleNamespace:
-    r"""Returns the classes and functions that recipes build from."""
-    import torch
-
-    from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
-    from ..guides.chains import chain, hybrid
-    from ..likelihoods import (
-        bernoulli,
-        categorical,
-        counts,
-        discretized_logistic,
-        low_rank,
-        normal,
-        student_t,
-        tables,
-    )
-    from ..nets import conv, net
-    from ..priors import mixture, vamp
-    from ..priors import normal as normal_priors
-
-    modules = (
-        amortized,
-        autoguides,
-        chain,
-        flow,
-        hybrid,
-        laplace,
-        per_point,
-        bernoulli,
-        discretized_logistic,
-        low_rank,
-        normal,
-    )
-    modules += (semi_amortized, categorical, counts, student_t, tables, mixture, normal_priors, vamp)
-    names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
-    return SimpleNamespace(**names | {"torch": torch})
-
-
-def _stages(p, shape: Sequence[int]) -> dict:
-    r"""How the convolutional networks of these points are built; empty where they get perceptrons."""
-    if len(shape) != 3 or min(shape[1:]) < p.SMALLEST:
-        return {}
-    return {"widths": (32, 64)} if min(shape[1:]) < SMALL else {"widths": (32, 64, 64, 64), "norm": True}
-
-
-def network(shape: Sequence[int]) -> str:
-    r"""What decodes points of that shape: "conv" or "mlp"."""
-    return "conv" if _stages(_parts(), shape) else "mlp"
-
-
 def called(likelihood: str, shape: Sequence[int]) -> str:
-    r"""What a table calls the model: its network and its likelihood, in one short word."""
+    r"""Returns a short name of the model for tables: its network and its likelihood."""
     if likelihood in LINEAR:
         return likelihood
     if is_path(likelihood):
@@ -148,40 +97,26 @@ def called(likelihood: str, shape: Sequence[int]) -> str:
 
 
 def names(likelihood: str) -> list[str]:
-    r"""The names of the likelihoods in a name: that of all columns, or of each group."""
+    r"""Returns the names of the likelihoods in a name: the one of all columns, or those of the groups."""
     found = tables.parts(likelihood, COLUMNS) if tables.is_table(likelihood) else [(None, likelihood)]
     return ["categorical" if tables.num_classes(name) else name for _, name in found]
 
 
-def _decoder(p, D: int, shape, heads: int = 1):
-    if getattr(p, "linear", False):
-        return p.Linear(D, shape, heads=heads)
-    stages = _stages(p, shape)
-    return p.ConvDecoder(D, shape, heads=heads, **stages) if stages else p.MLP(D, shape, heads=heads)
-
-
-def _encoder(p, model, shape):
-    stages = _stages(p, shape)
-    width = 128 if stages and min(shape[1:]) < SMALL else 256
-    net = p.ConvEncoder(shape, width, **stages) if stages else p.MLP(shape, 200)
-    return p.torch.nn.Sequential(p.Log1p(), net) if isinstance(model.likelihood, p.Counts) else net
-
-
 def _likelihood(p, name: str, D: int, shape, given_dim: int):
-    r"""The likelihood of that name with a network that decodes D numbers, of which ``given_dim`` are given."""
+    r"""Returns the likelihood of that name, with a network that decodes D numbers, ``given_dim`` of them given."""
     if is_path(name):
         thing = imported(name)
-        offered = {"net": partial(_decoder, p, D, shape, getattr(thing, "heads", 1)), "shape": lambda: shape}
+        offered = {"net": partial(decoder, p, D, shape, getattr(thing, "heads", 1)), "shape": lambda: shape}
         offered |= {"latent_dim": lambda: D - given_dim, "given_dim": lambda: given_dim}
         return built(name, thing, offered)
     if tables.is_table(name):
         return _table(p, tables.parts(name, COLUMNS), D, shape)
     K = tables.num_classes(name)
-    return p.Categorical(_decoder(p, D, shape, heads=K), K) if K else LIKELIHOODS[name](p, D, shape)
+    return p.Categorical(decoder(p, D, shape, heads=K), K) if K else LIKELIHOODS[name](p, D, shape)
 
 
 def _table(p, groups: list[tuple[list[int], str]], D: int, shape):
-    r"""The likelihood of a table's columns, as many outputs as each needs of a perceptron's last hidden layer."""
+    r"""Returns the likelihood of a table's columns, each with linear outputs of a shared perceptron."""
     P = sum(len(numbers) for numbers, _ in groups)
     if tuple(shape) != (P,):
         raise ValueError(f"points have shape {tuple(shape)}, and {P} columns are named; expected rows ({P},)")
@@ -195,40 +130,40 @@ def model(
 ) -> DLGM:
     r"""Creates the model with that likelihood, D latents and points of that shape, (C, H, W) or (P,).
 
-    Its network decodes D numbers and the ``given_dim`` that are given. The prior "vamp" is N(0, I) until `with_vamp`.
+    Its network decodes D latents and ``given_dim`` given numbers. The prior "vamp" is N(0, I) until `with_vamp`.
     """
     from ..model import DLGM
 
-    p = _parts()
+    p = parts()
     return DLGM(PRIORS[prior](p, D, K), _likelihood(p, likelihood, D + given_dim, shape, given_dim))
 
 
 def with_vamp(model: DLGM, guide: Guide, shape: tuple[int, ...], K: int) -> None:
-    r"""Gives the model, in place, the `VampPrior` of a guide with K pseudo-inputs, noise until they are points."""
-    p = _parts()
+    r"""Sets the model's prior, in place, to the `VampPrior` of a guide with K pseudo-inputs, which start as noise."""
+    p = parts()
     low = 0.0 if isinstance(model.likelihood, p.Counts) else None  # the encoder takes log(1 + u)
     model.prior = p.VampPrior(guide, p.torch.rand(K, *shape), low=low)
 
 
 def guide(name: str, D: int, shape: tuple[int, ...], given_dim: int = 0) -> Callable[[DLGM, int], Guide]:
-    r"""Returns the factory (model, N) -> guide of that name, or import path."""
+    r"""Returns the factory (model, N) -> guide for a name or import path."""
     if is_path(name):
         return lambda model, N: _own(name, model, N, D, shape, given_dim)
-    return lambda model, N: GUIDES[name](_parts(), model, N, D, shape, given_dim)
+    return lambda model, N: GUIDES[name](parts(), model, N, D, shape, given_dim)
 
 
 def _own(path: str, model, N: int, D: int, shape, given_dim: int):
     offered = {"model": lambda: model, "num_points": lambda: N, "latent_dim": lambda: D}
-    offered |= {"encoder": lambda: _encoder(_parts(), model, shape), "given_dim": lambda: given_dim}
+    offered |= {"encoder": lambda: encoder(parts(), model, shape), "given_dim": lambda: given_dim}
     return built(path, imported(path), offered)
 
 
 def check_name(kind: str, name: str) -> None:
-    r"""Raises a `ValueError` unless it is the name of a likelihood or a guide, or an import path; nothing is imported.
+    r"""Raises a `ValueError` unless it is the name of a likelihood or guide, or an import path, which is not imported.
 
     Arguments:
         kind: "likelihood" or "guide".
-        name: a key of `LIKELIHOODS`, "categorical:K", columns with their likelihoods; or a key of `GUIDES`.
+        name: a key of `LIKELIHOODS`, "categorical:K" or columns with their likelihoods; or a key of `GUIDES`.
     """
     if is_path(name):
         return
@@ -243,20 +178,20 @@ def check_name(kind: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    r"""Creates pairs (model, guide) from names; plain values, kept as ``recipe`` in a run's ``config.json``.
+    r"""Creates pairs (model, guide) from names; its plain values are the ``recipe`` in a run's ``config.json``.
 
     Attributes:
         likelihood, guide: keys of `LIKELIHOODS` and `GUIDES`, or import paths "module:Name", which are imported when
-            the model and the guide are created; of a likelihood also "categorical:K", or columns with likelihoods.
+            model and guide are created; for a likelihood also "categorical:K", or columns with likelihoods.
         latents: the number D of latents.
-        image_shape: (C, H, W), or (P,) for points that are no images.
+        image_shape: (C, H, W), or (P,) for points that are not images.
         num_points: the number N of training points, for guides with a row for each.
         prior: a key of `PRIORS`.
         components: the number of components of a mixture, or of pseudo-inputs.
-        given_dim: the number C of what is given beside x and t.
+        given_dim: the number C of columns of ``given``.
 
     Raises:
-        ValueError: on a name that is not there.
+        ValueError: on an unknown name.
     """
 
     likelihood: str
@@ -285,7 +220,7 @@ class Recipe:
         return model(self.likelihood, self.latents, shape, self.given_dim, self.prior, self.components)
 
     def new_guide(self, model: DLGM) -> Guide:
-        r"""Creates the guide for that model; for the prior "vamp" the model gets that of this guide, in place."""
+        r"""Creates the guide for that model; sets the prior "vamp" of the model to that of this guide, in place."""
         shape = tuple(self.image_shape)
         made = guide(self.guide, self.latents, shape, self.given_dim)(model, self.num_points)
         if self.prior == "vamp":
@@ -293,7 +228,7 @@ class Recipe:
         return made
 
     def plain(self) -> dict:
-        r"""The recipe as plain values; what came later and has its default is left out."""
+        r"""Returns the recipe as plain values; newer fields with default values are left out."""
         later = {"given_dim": 0, "prior": "standard"}
         if self.prior not in MIXTURES:
             later["components"] = self.components

@@ -1,10 +1,10 @@
-r"""Sources of data by name or path, and the options that each takes. This module imports no torch."""
+r"""Sources of data by name or path, and the options that each takes. This module does not import torch."""
 
 import os
 from pathlib import Path
 
 PARTS = ("num_test", "num_val", "split_seed")
-# "file" and "folder" stand for everything that is given by its path.
+# "file" and "folder" stand for data given by a path.
 TAKES = {
     "digits": (),
     "mnist": ("num_val", "binarization"),
@@ -19,10 +19,10 @@ SUFFIXES = (".npy", ".npz", ".pt")
 
 
 def locate(given: str | os.PathLike, root: str | os.PathLike | None) -> tuple[str, str | None]:
-    r"""Returns (name, root) of the data that ``given`` names: a known name, or "file" or "folder", and where they lie.
+    r"""Returns (name, root) of the data: a known name, or "file" or "folder", and its location.
 
     Raises:
-        FileNotFoundError: if it is neither a known name nor something that is there.
+        FileNotFoundError: if ``given`` is neither a known name nor an existing path.
         ValueError: if a root is given as well as a path.
     """
     if given in KNOWN:
@@ -34,7 +34,7 @@ def locate(given: str | os.PathLike, root: str | os.PathLike | None) -> tuple[st
             f"({', '.join(SUFFIXES)}), or a folder of images"
         )
     if root is not None:
-        raise ValueError(f"{path} says where the data lie; leave out --data-root")
+        raise ValueError(f"{path} is where the data is; leave out --data-root")
     return "folder" if path.is_dir() else "file", str(path)
 
 
@@ -44,10 +44,10 @@ def stated(given: dict) -> dict:
 
 
 def check_options(name: str, root: str | None, given: dict) -> None:
-    r"""Raises a `ValueError` that names the options which the source does not take, or if its place is not given."""
+    r"""Raises a `ValueError` that names options not for this source, or if the location is missing."""
     foreign = [f"--{option.replace('_', '-')}" for option in given if option not in TAKES[name]]
     if foreign:
         said = {"file": "a file of arrays", "folder": "a folder of images"}.get(name, name)
         raise ValueError(f"{', '.join(foreign)}: not for {said}; leave it out")
     if name != "digits" and root is None:
-        raise ValueError(f"{name} lies in files: say where with --data-root, the folder that holds its raw/ folder")
+        raise ValueError(f"{name} is in files: give --data-root, the folder that holds its raw/ folder")

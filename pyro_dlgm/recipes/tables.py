@@ -1,18 +1,18 @@
-r"""Tables of mixed types by name: "diagonal=0-3+7,categorical:5=4,poisson=5-6". This module imports no torch."""
+r"""Tables of mixed types by name: "diagonal=0-3+7,categorical:5=4,poisson=5-6". This module does not import torch."""
 
 import re
 
 CLASSES = re.compile(r"categorical:([1-9]\d*)")
-FORM = "NAME=COLUMNS,NAME=COLUMNS, with columns as 0-3+7, diagonal=0-3+7,categorical:5=4,poisson=5-6 say"
+FORM = "NAME=COLUMNS,NAME=COLUMNS, with columns as 0-3+7: for example diagonal=0-3+7,categorical:5=4,poisson=5-6"
 
 
 def is_table(name: str) -> bool:
-    r"""Whether the name is of columns and their likelihoods."""
+    r"""Returns whether the name describes columns and their likelihoods."""
     return "=" in name
 
 
 def num_classes(name: str) -> int | None:
-    r"""The number K in "categorical:K"; `None` where the name is another one."""
+    r"""Returns the number K in "categorical:K"; `None` for another name."""
     found = CLASSES.fullmatch(name)
     return int(found[1]) if found else None
 
@@ -22,7 +22,7 @@ def parts(table: str, known) -> list[tuple[list[int], str]]:
 
     Arguments:
         table: "NAME=COLUMNS,NAME=COLUMNS"; columns are numbers from 0 and ranges with both ends, joined by +.
-        known: the names of likelihoods that there are, beside "categorical:K".
+        known: the names of likelihoods, besides "categorical:K".
 
     Raises:
         ValueError: if the table cannot be read, a name is unknown, or a column is named twice or left out.
@@ -38,7 +38,7 @@ def parts(table: str, known) -> list[tuple[list[int], str]]:
         found.append((_numbers(columns.strip(), table), name))
     every = sorted(number for numbers, _ in found for number in numbers)
     if every != list(range(len(every))):
-        raise ValueError(f"{table!r} names columns {every}; expected each column once, from 0 on: {FORM}")
+        raise ValueError(f"{table!r} names columns {every}; expected each column once, from 0: {FORM}")
     return found
 
 

@@ -15,7 +15,7 @@ PLAIN = (torch.Tensor, torch.nn.Parameter, bool, int, float, str)
 
 
 def check_plain(value, name: str) -> None:
-    r"""Raises a `TypeError` that names the first value which is neither a tensor nor plain."""
+    r"""Raises a `TypeError` that names the first value that is neither a tensor nor plain."""
     if type(value) in (dict, OrderedDict):
         for key, inner in value.items():
             check_plain(key, f"a key of {name}")
@@ -28,11 +28,11 @@ def check_plain(value, name: str) -> None:
 
 
 def write(file: Path, state: dict) -> None:
-    r"""Replaces the file by one with the state, whole or not at all.
+    r"""Writes the state to the file, atomically.
 
     Raises:
-        TypeError: if the state holds more than tensors and plain values, which could not be read again.
-        RunError: if it cannot be written, to a full disk, say; the checkpoint before it is kept.
+        TypeError: if the state holds other values than tensors and plain ones, which could not be read again.
+        RunError: if it cannot be written, as on a full disk; the previous checkpoint is kept.
     """
     check_plain(state, "state")
     try:
@@ -47,7 +47,7 @@ def read(file: Path) -> dict:
     r"""Reads the state, to the CPU.
 
     Raises:
-        RunError: if it is missing, damaged, of another program, or holds more than tensors and plain values.
+        RunError: if it is missing, damaged, of another program, or holds other values than tensors and plain ones.
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -57,7 +57,7 @@ def read(file: Path) -> dict:
         raise RunError(
             f"{file} holds more than tensors and plain values, or is damaged; nothing was executed"
         ) from None
-    except Exception as error:  # there is no end of ways in which damaged bytes can be misread
+    except Exception as error:  # damaged bytes can raise any error
         raise RunError(f"{file} cannot be read ({type(error).__name__}): it is truncated or damaged") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RunError(f"{file} is a checkpoint of another program or version; expected format {FORMAT}")
@@ -66,7 +66,7 @@ def read(file: Path) -> dict:
 
 
 def _check_sums(file: Path) -> None:
-    # torch reads numbers with flipped bits without a word.
+    # torch reads numbers with flipped bits without an error.
     try:
         with zipfile.ZipFile(file) as parts:
             wrong = parts.testzip()

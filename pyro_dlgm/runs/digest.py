@@ -1,4 +1,4 @@
-r"""What data and functions are recognized by: hashes of bytes, block by block, and of code with what it holds."""
+r"""Hashes that identify data and functions: of bytes, block by block, and of code with the values that it holds."""
 
 import functools
 import hashlib
@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-BLOCK = 2**24  # bytes that are read at a time: a memory map need not fit into memory
-PYTHON = ".".join(platform.python_version_tuple()[:2])  # each version compiles a function otherwise
+BLOCK = 2**24  # bytes to read at a time, since a memory map may not fit into memory
+PYTHON = ".".join(platform.python_version_tuple()[:2])  # each version compiles functions differently
 DEEPEST = 6  # functions in functions, objects in objects
 HERE = (FunctionType, functools.partial)
 PLAIN = (bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
 
 
 def digest(v) -> str:
-    r"""The BLAKE2b hash of the values of a tensor (N, ...), wherever they are and however they are laid out.
+    r"""Returns the BLAKE2b hash of the values of a tensor (N, ...), for any device and memory layout.
 
-    Images in files are recognized by their files: `Streamed.identity`.
+    Images in files are identified by their files: see `Streamed.identity`.
     """
     found = hashlib.blake2b(digest_size=16)
     for part in v.identity() if hasattr(v, "identity") else _blocks(v):
@@ -34,10 +34,10 @@ def _blocks(v: Tensor):
 
 
 def code(thing) -> str | None:
-    r"""A hash of what a function does: its code, its defaults, and the values that it holds; `None` of other things.
+    r"""Returns a hash of a function's code, defaults and the values that it holds; `None` for other objects.
 
-    So for a partial function, a method, a module of torch, and an object whose ``repr`` says no more than its address.
-    Of what is held, plain values, tensors and such things count; of global names, also functions of the same module.
+    The same applies to partial functions, methods, modules of torch, and objects whose ``repr`` is only an address. Of
+    the values held, plain ones, tensors and such objects count; of global names, also functions of the same module.
     """
     parts = _parts(thing, DEEPEST)
     if not isinstance(parts, list):
@@ -64,7 +64,7 @@ def _parts(thing, deep: int) -> list | str:
 
 
 def _held(function: FunctionType) -> list:
-    r"""What a function refers to: its closure, its defaults, and global values and functions of its module."""
+    r"""Returns what a function refers to: its closure, its defaults, and global values and functions of its module."""
     names = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
     mine = [v for v in names.values() if getattr(v, "__module__", "") == function.__module__ and isinstance(v, HERE)]
     plain = [v for v in names.values() if isinstance(v, (*PLAIN, Tensor, np.ndarray))]
@@ -82,7 +82,7 @@ def _value(thing) -> str:
         return f"{tuple(v.shape)} {v.dtype} {digest(v.reshape(-1))}"
     if thing is None or isinstance(thing, PLAIN):
         return repr(thing)
-    if hasattr(thing, "__qualname__") or isinstance(thing, list | dict | set):  # the latter may have grown by then
+    if hasattr(thing, "__qualname__") or isinstance(thing, list | dict | set):  # whose contents may change
         return getattr(thing, "__qualname__", type(thing).__qualname__)
     return type(thing).__qualname__ if " at 0x" in repr(thing) else repr(thing)
 
@@ -90,7 +90,7 @@ def _value(thing) -> str:
 def _compiled(code: CodeType) -> list:
     constants = []
     for c in code.co_consts:
-        sorted_set = isinstance(c, frozenset)  # which has another order in each process
+        sorted_set = isinstance(c, frozenset)  # whose order differs between processes
         constants.append(_compiled(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if sorted_set else repr(c))
     return [code.co_code.hex(), code.co_names, constants]
 

@@ -1,4 +1,4 @@
-r"""Files that are written whole or not at all, and JSON. It imports no torch."""
+r"""Atomic writing of files, and JSON. This module does not import torch."""
 
 import contextlib
 import json
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from filelock import FileLock
 
-WAIT = 60.0  # seconds for another process that adds a section
+WAIT = 60.0  # seconds to wait for another process that adds a section
 
 
 class RunError(Exception):
-    r"""A folder that is no run, or a run that cannot be used as asked; one line that says what to do."""
+    r"""The folder is not a run, or the run cannot be used as requested; one line that says what to do."""
 
 
 @contextlib.contextmanager
 def writing(place, advice: str = "", *, verb: str = "write", only: tuple[int, ...] = ()):
-    r"""Inside, an error of the disk is a `RunError` that says what cannot be written, why, and the advice.
+    r"""Context manager: turns an error of the disk into a `RunError` with the place, the reason and advice.
 
     Arguments:
-        place: what cannot be written.
-        advice: what to do then.
-        verb: what cannot be done with it.
-        only: of the errors with these numbers, if there are any; the others pass.
+        place: what is written.
+        advice: what to do after an error.
+        verb: what is done with the place.
+        only: the numbers of the errors to turn; by default all.
     """
     try:
         yield
@@ -36,28 +36,28 @@ def writing(place, advice: str = "", *, verb: str = "write", only: tuple[int, ..
 
 @contextlib.contextmanager
 def whole(path: Path):
-    r"""Yields a temporary path in the same folder, which replaces ``path`` once the body has ended well."""
+    r"""Context manager: yields a temporary path in the same folder, which replaces ``path`` if the body succeeds."""
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # as far as the umask lets it
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # subject to the umask
     try:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # some file systems cannot; the file itself is safe
+    with contextlib.suppress(OSError):  # not possible on some file systems; the file itself is safe
         _flush(path.parent)
 
 
 def write_json(file: Path, value) -> None:
-    r"""Replaces the file by one with the value, whole or not at all."""
+    r"""Writes the value to the file, atomically."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     with whole(file) as path:
         path.write_text(text, encoding="utf-8")
 
 
 def discard_unfinished(path: Path) -> None:
-    r"""Removes what a killed process left of its attempts to write ``path`` whole."""
+    r"""Removes temporary files of ``path`` that a killed process left behind."""
     for left in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
         left.unlink(missing_ok=True)
 
@@ -71,7 +71,7 @@ def _flush(path: Path) -> None:
 
 
 def plain(value):
-    r"""What JSON says of a value: numbers and arrays of NumPy and torch as such, `None` for what is not finite."""
+    r"""Returns a value in the form of JSON, with numbers and arrays of NumPy and torch, and `None` if not finite."""
     return finite(json.loads(json.dumps(value, default=_as_list)))
 
 
@@ -82,7 +82,7 @@ def _as_list(value):
 
 
 def finite(value):
-    r"""Plain values with `None` in place of each number that is not finite: JSON has no word for those."""
+    r"""Returns plain values with `None` for numbers that are not finite, which JSON does not have."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -91,10 +91,10 @@ def finite(value):
 
 
 def read_sections(file: Path) -> dict:
-    r"""Reads what `add_section` wrote; nothing where there is no file.
+    r"""Reads what `add_section` wrote; returns {} if there is no file.
 
     Raises:
-        RunError: if what is there is no JSON object.
+        RunError: if the file is not a JSON object.
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -108,11 +108,11 @@ def read_sections(file: Path) -> dict:
 
 
 def add_section(file: Path, section: str, result: dict) -> None:
-    r"""Puts one section into a JSON file and leaves the others; the file is replaced whole or not at all.
+    r"""Sets one section of a JSON file and keeps the others; the file is replaced atomically.
 
     Raises:
-        RunError: if what is there is no JSON object, or it cannot be written.
+        RunError: if the file is not a JSON object, or it cannot be written.
     """
     with writing(file), FileLock(file.with_name(f"{file.stem}.lock"), timeout=WAIT):
-        sections = {**read_sections(file), section: finite(result)}  # what others have added meanwhile stays
+        sections = {**read_sections(file), section: finite(result)}  # keeps what others have added meanwhile
         write_json(file, sections)

@@ -1,4 +1,4 @@
-r"""What a run is recognized by: its configuration and its data, and how two of them differ."""
+r"""Fingerprints of runs: configuration and data, and the differences between two of them."""
 
 import re
 
@@ -10,22 +10,22 @@ from ..objectives.elbo import ELBO
 from .digest import code, digest
 from .files import finite, plain
 
-KEPT = ("x", "mask", "x_val", "mask_val")  # also where there is none
+KEPT = ("x", "mask", "x_val", "mask_val")  # recorded even if they are None
 
 
 def fingerprint(
     objective, transform, tensors: dict[str, Tensor | None], size: int | None = None, former: dict | None = None
 ) -> dict[str, str | None]:
-    r"""Describes modules and data so that a resume on others is noticed: names; shape, dtype and hash of tensors.
+    r"""Returns a description by which a resume with other modules or data is detected.
 
-    Of a source of batches: its kind and the number of points.
+    It has names, and shape, dtype and hash of tensors; for a source of batches, its type and the number of points.
 
     Arguments:
-        objective, transform: of the training.
+        objective, transform: those of the training.
         tensors: its data, by name.
         size: the number of points of a source.
-        former: what the run says that is to go on. Where that is in the words of older versions (of tensors the sum, of
-            functions the name), the same words are used.
+        former: the description in the run to resume. If it has the form of older versions (the sum of a tensor, the
+            name of a function), that form is used.
     """
     former = former or {}
     pair = {"objective": objective, "transform": transform}
@@ -47,9 +47,9 @@ def _data(v, size: int | None, former: str | None) -> str | None:
 
 
 def described(thing) -> str:
-    r"""What `config.json` says of an objective, a transform, a schedule: the same in each process.
+    r"""Returns the text for `config.json` of an objective, a transform or a schedule, the same in each process.
 
-    Of a function, and of what does not say what it holds: the name, and a hash of the code with what it holds.
+    For a function, or an object without a ``repr``, it is the name, and a hash of the code with the values it holds.
     """
     name = named(thing)
     if isinstance(thing, infer.ELBO):
@@ -60,32 +60,32 @@ def described(thing) -> str:
 
 
 def named(thing) -> str:
-    r"""What versions before the hash said: the name of a function, or what an object says of itself."""
-    if type(thing) is ELBO:  # what is derived from it has a repr
+    r"""Returns the text of older versions, without a hash: the name of a function, or the ``repr`` of an object."""
+    if type(thing) is ELBO:  # subclasses have a repr
         return f"ELBO(num_particles={thing.num_particles}, analytic_kl={thing.analytic_kl}, beta={thing.beta})"
     return getattr(thing, "__qualname__", None) or (type(thing).__name__ if " at 0x" in repr(thing) else str(thing))
 
 
 def as_before(former: str | None, thing) -> str:
-    r"""What `described` says, but the name alone where the run that is to go on says no more than that."""
+    r"""Returns `described`, or only the name if the run to resume has only that."""
     return named(thing) if former == named(thing) else described(thing)
 
 
 def bound(said: str | None) -> str:
-    r"""The bound that a run was trained on, from what `described` said: "ELBO" for that however it is estimated."""
+    r"""Returns the name of the training bound from `described`: "ELBO" however it is estimated."""
     plain = said is None or (said.startswith("ELBO(") and said.endswith("beta=1.0)"))
     return "ELBO" if plain or said.partition("(")[0] in ("Trace_ELBO", "TraceMeanField_ELBO") else said
 
 
 def differences(saved: dict, given: dict, but: tuple[str, ...] = ()) -> list[str]:
-    r"""What differs between two configurations, by full names ("fit.lr"), those in ``but`` left out."""
+    r"""Returns the differences of two configurations, by full names ("fit.lr"), except those in ``but``."""
     saved, given = flat(finite(saved)), flat(plain(given))
     pairs = {key: (_said(saved, key), _said(given, key)) for key in sorted(saved.keys() | given.keys())}
     return [f"{key} was {old}, now {new}" for key, (old, new) in pairs.items() if key not in but and _differ(old, new)]
 
 
 def _differ(old: str, new: str) -> bool:
-    # Another version of Python compiles the same function otherwise: then the names decide.
+    # Another version of Python compiles the same function differently: then only the names are compared.
     found = [re.fullmatch(r"(.*) \(\w+ of Python ([\d.]+)\)'", said) for said in (old, new)]
     if all(found) and found[0][2] != found[1][2]:
         return found[0][1] != found[1][1]
@@ -93,7 +93,7 @@ def _differ(old: str, new: str) -> bool:
 
 
 def flat(config: dict, prefix: str = "") -> dict:
-    r"""A configuration by full names: {"fit": {"lr": 0.1}} -> {"fit.lr": 0.1}."""
+    r"""Returns a configuration by full names: {"fit": {"lr": 0.1}} -> {"fit.lr": 0.1}."""
     found = {}
     for key, value in config.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

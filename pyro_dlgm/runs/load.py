@@ -1,4 +1,4 @@
-r"""`load`: a run on disk as a pair (model, guide)."""
+r"""`load`: reads a run on disk as a pair (model, guide)."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,26 +15,27 @@ from .run import Run
 
 
 def load(run: str | Path, *, model=None, guide=None, imports: Iterable[str] = ()) -> tuple[nn.Module, nn.Module, dict]:
-    r"""The model and the guide of a run, with the weights of its checkpoint. Nothing in the file is executed.
+    r"""Returns model and guide of a run, with the weights of its checkpoint; nothing in the file is executed.
 
-    A run whose likelihood or guide is "module:Name", code of a user's own, is refused until that path is named here as
-    well: importing it runs it.
+    A run whose likelihood or guide is a user's own code, "module:Name", is refused unless ``imports`` names that path,
+    since importing a module runs it.
 
-    The weights are those of the last checkpoint; in a run with ``patience`` those of the best epoch up to there, even
-    if the run was killed before its end.
+    The weights are those of the last checkpoint; in a run with ``patience``, those of the best epoch so far, even if
+    the run was killed before its end.
 
     Arguments:
         run: folder of the run.
-        model, guide: where the networks are one's own: a pair built as the one that was trained, whose weights are
-            overwritten. Without them the pair is built from the run's recipe.
-        imports: import paths, "module:Name", of the likelihood and the guide that may be imported.
+        model, guide: for your own networks: a pair built like the one that was trained, whose weights are overwritten.
+            By default the pair is built from the run's recipe.
+        imports: the import paths, "module:Name", of likelihood and guide that may be imported.
 
     Returns:
         ``(model, guide, config)``, on the CPU unless the given pair is elsewhere.
 
     Raises:
-        RunError: if the folder is no run, its checkpoint is damaged or of another pair, or the run has no
-            recipe and no pair was given, or one of code that ``imports`` does not name. A given pair is as it was then.
+        RunError: if the folder is not a run, its checkpoint is damaged or of another pair, the run has no recipe and no
+            pair was given, or its recipe needs code that ``imports`` does not name. A given pair is then left
+            unchanged.
     """
     folder = Run(run)
     config, state = folder.config(), folder.load()
@@ -47,16 +48,16 @@ def load(run: str | Path, *, model=None, guide=None, imports: Iterable[str] = ()
     pair, saved = {"model": model, "guide": guide}, _weights(state)
     for name, module in pair.items():
         _check(folder, name, module, saved.get(name))
-    for name in ("guide", "model"):  # rows in files may be refused: then the model is as it was
+    for name in ("guide", "model"):  # rows in files may be refused: then the model is unchanged
         try:
             pair[name].load_state_dict(saved[name])
-        except ValueError as error:  # rows in files are others
+        except ValueError as error:  # rows in files differ
             raise RunError(line(error)) from error
     return model, guide, config
 
 
 def _weights(state: dict) -> dict:
-    r"""The state dicts of model and guide: those of the best epoch, if the run was looking for it and had one."""
+    r"""Returns the state dicts of model and guide: those of the best epoch, if the run recorded one."""
     best = (state.get("validation") or {}).get("states")
     return state if best is None else dict(zip(("model", "guide"), best, strict=True))
 
@@ -83,16 +84,16 @@ def _check_consent(run: Run, recipe: Recipe, made: dict, imports: Iterable[str])
 
 
 def _check(run: Run, name: str, module: nn.Module, saved) -> None:
-    r"""Raises a `RunError` that names the first tensor which differs, before any is overwritten."""
+    r"""Raises a `RunError` that names the first tensor that differs, before any is overwritten."""
     given = {key: _said(value) for key, value in module.state_dict().items()}
     there = {key: _said(value) for key, value in saved.items()} if isinstance(saved, dict) else {}
     for key in [*given, *there]:
         if key.rpartition(".")[2] in SCALING and None in (given.get(key), there.get(key)):
-            continue  # it comes and goes with the weights
+            continue  # optional: present only with some weights
         if given.get(key) != there.get(key):
-            late = "; parameters that are made at the first call are not there before it" if not given else ""
+            late = "; parameters that are made at the first call do not exist before it" if not given else ""
             raise RunError(
-                f"the {name} of {run.folder} is another one than the {type(module).__name__} given: {key} is "
+                f"the {name} of {run.folder} is not the {type(module).__name__} given: {key} is "
                 f"{there.get(key, 'not there')} in the run, {given.get(key, 'not there')} in yours{late}"
             )
 

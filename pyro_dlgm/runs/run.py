@@ -1,7 +1,7 @@
 r"""Runs on disk.
 
-A run is a folder with ``config.json``, ``metrics.jsonl`` (one record a line) and ``checkpoint.pt`` (tensors and plain
-values only: reading it executes nothing). A file is replaced whole or not at all.
+A run is a folder with ``config.json``, ``metrics.jsonl`` (one record per line) and ``checkpoint.pt`` (tensors and plain
+values only: reading it executes nothing). Files are replaced atomically.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from . import checkpoint
 from .files import RunError, discard_unfinished, finite, whole, write_json, writing
 from .fingerprint import differences
 
-PLACES = ("data.root",)  # where things lie: a run may go on when they have moved
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write says where there is no room
+PLACES = ("data.root",)  # locations: a run may be resumed after they have moved
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write without space
 
 
 class Run:
@@ -46,20 +46,20 @@ class Run:
         may_differ: tuple[str, ...] = (),
         advice: dict[str, str] | None = None,
     ):
-        r"""Locks the folder, and makes a new run there or resumes the training from the checkpoint that is there.
+        r"""Context manager: locks the folder, and creates a new run or resumes the training from the checkpoint.
 
-        Inside, a full disk is a `RunError`, whatever writes: TensorBoard writes into the folder as well.
+        Inside, a full disk raises a `RunError`, also when TensorBoard writes into the folder.
 
         Arguments:
-            config: of the training.
-            training: what is resumed.
-            resume: whether to go on with a run that is there.
-            may_differ: the names of what may differ from that run, "fit.epochs", whose configuration then changes.
-            advice: what to say after a difference, by its name, where it is the only one.
+            config: the configuration of the training.
+            training: the training to resume.
+            resume: whether to continue an existing run.
+            may_differ: names that may differ from the run's, such as "fit.epochs"; the new values are stored.
+            advice: text for the error if the only difference has this name.
 
         Raises:
-            RunError: if the folder holds a run and ``resume`` is not asked for, if the run has another configuration
-                or other networks, if another process writes it, or if it cannot be written.
+            RunError: if the folder holds a run and ``resume`` is false, the run has another configuration or other
+                networks, another process is writing it, or it cannot be written.
         """
         self.lock()
         try:
@@ -73,7 +73,7 @@ class Run:
             self.unlock()
 
     def lock(self) -> None:
-        r"""Makes the folder, keeps other processes from writing it, and removes what a killed one left unfinished."""
+        r"""Creates and locks the folder, and removes unfinished files of a killed process."""
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -82,7 +82,7 @@ class Run:
                 said = f"another process is writing {self.folder}; wait for it, or choose another folder"
                 raise RunError(said) from None
             except NotImplementedError:
-                said = f"{self.folder} lies on a file system without locks; choose a folder on another one"
+                said = f"{self.folder} is on a file system without locks; choose a folder on another one"
                 raise RunError(said) from None
             for file in (self.config_file, self.metrics_file, self.checkpoint_file):
                 discard_unfinished(file)
@@ -92,7 +92,7 @@ class Run:
         self._lock.release()
 
     def create(self, config: dict) -> None:
-        r"""Makes the folder and writes ``config.json``.
+        r"""Creates the folder and writes ``config.json``.
 
         Raises:
             RunError: if there is a run already, or the folder cannot be written.
@@ -107,7 +107,7 @@ class Run:
                 pass
 
     def config(self) -> dict:
-        r"""The configuration with which the run was made."""
+        r"""Returns the configuration of the run."""
         try:
             config = json.loads(self.config_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -119,15 +119,15 @@ class Run:
         return config
 
     def save(self, state: dict) -> None:
-        r"""Replaces ``checkpoint.pt``: `checkpoint.write`."""
+        r"""Writes ``checkpoint.pt``: see `checkpoint.write`."""
         checkpoint.write(self.checkpoint_file, state)
 
     def load(self) -> dict:
-        r"""The state in ``checkpoint.pt``, on the CPU: `checkpoint.read`."""
+        r"""Returns the state in ``checkpoint.pt``, on the CPU: see `checkpoint.read`."""
         return checkpoint.read(self.checkpoint_file)
 
     def append(self, record: dict) -> None:
-        r"""Adds one line to ``metrics.jsonl``, with the time of day in seconds; what is not finite becomes null."""
+        r"""Appends a line to ``metrics.jsonl``, with Unix time in seconds; numbers that are not finite become null."""
         line = json.dumps(finite(record) | {"time": round(time.time(), 3)}, allow_nan=False)
         with (
             writing(self.metrics_file, ": make room and resume"),
@@ -135,10 +135,10 @@ class Run:
         ):
             file.write(f"{line}\n")
             file.flush()
-            os.fsync(file.fileno())  # before the checkpoint that counts on it
+            os.fsync(file.fileno())  # before the checkpoint, which relies on it
 
     def truncate(self, step: int) -> None:
-        r"""Removes the records after ``step`` from ``metrics.jsonl``, and a line that was cut off."""
+        r"""Removes the records after ``step`` from ``metrics.jsonl``, and a truncated line."""
         there = self.metrics_file.exists()
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines() if there else []
         kept = [line for line in lines if _step(line) <= step]

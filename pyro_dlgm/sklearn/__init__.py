@@ -1,6 +1,6 @@
-r"""Estimators with scikit-learn's face: `DeepLatentGaussian`, `DLGMImputer`, `PPCA`.
+r"""Estimators with the API of scikit-learn: `DeepLatentGaussian`, `DLGMImputer`, `PPCA`.
 
-`EXCEPTIONS` are the checks of scikit-learn that the first two do not pass, each with its reason:
+`EXCEPTIONS` lists the checks of scikit-learn that the first two fail, each with the reason:
 ``check_estimator(DeepLatentGaussian(), expected_failed_checks=EXCEPTIONS)``. `PPCA` passes all.
 """
 

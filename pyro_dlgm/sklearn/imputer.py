@@ -8,12 +8,12 @@ from .trained import Trained
 
 
 class DLGMImputer(OneToOneFeatureMixin, Trained):
-    r"""Creates an imputer that puts the posterior mean E_q E[x | t] of a deep latent Gaussian model for each NaN.
+    r"""Creates an imputer that replaces NaN by the posterior mean E_q E[x | t] of a deep latent Gaussian model.
 
-    Observed values come back as they went in. Values are taken to be missing at random; a class is filled in with the
-    most probable one. Arguments, attributes and `score` are those of `DeepLatentGaussian`. "amortized" reads a missing
-    value as 0, the mean of a standardized column; "mean-field" and "full-rank" have no encoder that could suffer from
-    holes, and cost an E-step at each `transform`.
+    Observed values are returned unchanged. Values are assumed to be missing at random; missing classes become the most
+    probable one. Arguments, attributes and `score` are those of `DeepLatentGaussian`. "amortized" reads a missing value
+    as 0, the mean of a standardized column; "mean-field" and "full-rank" have no encoder that could suffer from missing
+    values, and need an E-step at each `transform`.
 
     Example:
         >>> import numpy as np
@@ -23,7 +23,7 @@ class DLGMImputer(OneToOneFeatureMixin, Trained):
     """
 
     def transform(self, X) -> np.ndarray:
-        r"""X with its missing entries filled in, in its units, (N, P)."""
+        r"""Returns X with missing entries filled in, in the units of X, (N, P)."""
         rows = self._read(X)
         missing = np.isnan(rows)
         if not missing.any():

@@ -16,40 +16,40 @@ from .trained import Trained
 
 
 class DeepLatentGaussian(ClassNamePrefixFeaturesOutMixin, Trained):
-    r"""Creates a deep latent Gaussian model p(x) = ∫ p(x | t) N(t; 0, I) dt with the face of scikit-learn.
+    r"""Creates a deep latent Gaussian model p(x) = ∫ p(x | t) N(t; 0, I) dt with the API of scikit-learn.
 
-    `transform` gives posterior means, `score` a lower bound on the mean of log p(x). NaN is missing, and integrated
-    out. What is trained has the dtype of X, float32 or float64, and so has what comes out.
+    `transform` returns posterior means, `score` a lower bound on the mean of log p(x). NaN means missing, and is
+    integrated out. Parameters and results have the dtype of X, float32 or float64.
 
-    Columns with a likelihood of all real numbers (fixed, fixed-per-pixel, diagonal, low-rank, factor-analysis, linear,
+    Columns with a likelihood on all real numbers (fixed, fixed-per-pixel, diagonal, low-rank, factor-analysis, linear,
     student-t) are standardized, images by channel; log-densities, reconstructions and samples are in the units of X.
     Other values are taken as they are.
 
     Arguments:
         n_components: the number D of latents.
-        likelihood: as ``--likelihood`` of the command line, p(x | t): "fixed" (one σ), "diagonal" (σ(t)), "linear",
-            "factor-analysis", "student-t", "bernoulli", "poisson", "categorical:K", columns with likelihoods as
-            "diagonal=0-3,poisson=4", ... or an import path "module:Name".
+        likelihood: p(x | t), as ``--likelihood`` on the command line: "fixed" (one σ), "diagonal" (σ(t)), "linear",
+            "factor-analysis", "student-t", "bernoulli", "poisson", "categorical:K", ..., columns with likelihoods, such
+            as "diagonal=0-3,poisson=4", or an import path "module:Name".
         guide: as ``--guide``: "amortized" (an encoder), "mean-field" or "full-rank" (a row for each point), "laplace",
             ... or an import path.
         image_shape: (C, H, W) for convolutional networks; X is then (N, C, H, W) or flat, (N, C·H·W).
-        max_iter: gradient steps of the training.
-        batch_size: points in a batch, at most N; by default 100, or N if that is less.
+        max_iter: the number of gradient steps.
+        batch_size: the number of points in a batch, at most N; by default 100, or N if that is less.
         lr, row_lr: learning rates of networks and of rows.
-        patience: stop once the bound on points that validate has not risen for this many epochs, and go back to the
-            best epoch. By default all points train, for ``max_iter`` steps.
-        validation_fraction: the share of points that validate where there is a ``patience``.
-        infer_max_iter: bound on the steps of the E-step with which a per-point guide is fitted to new points.
+        patience: stop once the bound on validation points has not risen for this many epochs, and restore the best
+            epoch. By default all points are training points, for ``max_iter`` steps.
+        validation_fraction: the share of validation points, if there is a ``patience``.
+        infer_max_iter: the largest number of steps of the E-step that fits a per-point guide to new points.
         num_samples: the number K of importance samples of a score.
-        random_state: seed of all that is random in the fit, and in what is computed from it later.
+        random_state: seed of all random numbers in the fit, and in later computations with it.
 
     Attributes:
         model_, guide_: the trained pair.
         units_: centre and scale of each column.
-        history_: one record for each epoch, of `fit`.
-        n_iter_: steps that were made.
-        score_bound_: the bound that is the score, "IWAE-100".
-        n_features_in_, feature_names_in_: of X, as scikit-learn has them.
+        history_: the history of `fit`, one record per epoch.
+        n_iter_: the number of steps made.
+        score_bound_: the name of the bound used as score, such as "IWAE-100".
+        n_features_in_, feature_names_in_: those of X, as in scikit-learn.
 
     Example:
         >>> from sklearn.datasets import load_wine
@@ -60,7 +60,7 @@ class DeepLatentGaussian(ClassNamePrefixFeaturesOutMixin, Trained):
     """
 
     def transform(self, X) -> np.ndarray:
-        r"""Posterior means E_q[t | x] of the points, (N, D); those of per-point guides after an E-step of their own."""
+        r"""Returns posterior means E_q[t | x] of the points, (N, D); per-point guides need an E-step for that."""
         rows = self._read(X)
         points = self._points(rows).numbered()
         guide = self._posterior_of(points)
@@ -69,9 +69,9 @@ class DeepLatentGaussian(ClassNamePrefixFeaturesOutMixin, Trained):
         return means.numpy().astype(rows.dtype)
 
     def inverse_transform(self, X) -> np.ndarray:
-        r"""The mean of p(x | t) for codes X (N, D), in the units and the layout of the X of the fit.
+        r"""Returns the mean of p(x | t) for codes X (N, D), in the units and layout of the X of the fit.
 
-        Of classes it is the most probable one.
+        For classes it is the most probable one.
         """
         check_is_fitted(self)
         t = check_array(X, dtype=FLOATS)
@@ -82,11 +82,11 @@ class DeepLatentGaussian(ClassNamePrefixFeaturesOutMixin, Trained):
             return self._restored(guess(p, averaged(p)), t.dtype)
 
     def sample(self, n_samples=1, random_state=None) -> np.ndarray:
-        r"""Draws points from p(x), in the units and the layout of the X of the fit.
+        r"""Draws points from p(x), in the units and layout of the X of the fit.
 
         Arguments:
-            n_samples: their number.
-            random_state: a seed, a generator of NumPy, or `None` for NumPy's global one, as elsewhere in scikit-learn.
+            n_samples: the number of points.
+            random_state: a seed, a generator of NumPy, or `None` for NumPy's global one, as in scikit-learn.
         """
         check_is_fitted(self)
         with quiet(self.model_, seed=int(check_random_state(random_state).randint(2**31 - 1))):

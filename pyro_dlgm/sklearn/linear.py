@@ -1,4 +1,4 @@
-r"""`PPCA`: the linear case, exact, with missing entries."""
+r"""`PPCA`: the exact linear case, with missing entries."""
 
 import numpy as np
 import torch
@@ -13,20 +13,20 @@ from .reading import FLOATS, Reader
 
 
 class PPCA(ClassNamePrefixFeaturesOutMixin, Reader):
-    r"""Creates probabilistic PCA with the face of scikit-learn: `pyro_dlgm.PPCA` on arrays, NaN being missing.
+    r"""Creates probabilistic PCA with the API of scikit-learn: `pyro_dlgm.PPCA` on arrays, in which NaN means missing.
 
-    Complete data have a closed form, others are fitted by EM. Scores are log p(x), exact, over the observed entries.
-    Data are taken in their units: nothing is standardized. scikit-learn's `PCA.score` is the same likelihood at noise
-    and loadings from the covariance over N − 1, where this one is the maximum.
+    The fit is in closed form for complete data, and by EM otherwise. Scores are exact log p(x) over the observed
+    entries. Data is not standardized. scikit-learn's `PCA.score` is the same likelihood with noise and loadings from
+    the covariance over N − 1, whereas this is its maximum.
 
     Arguments:
         n_components: the number D of latents, 1 <= D < P.
-        tol: EM stops when a step brings less than this in nats per point.
-        max_steps: EM stops with a warning after this many steps.
+        tol: EM stops when a step gains less than this, in nats per point.
+        max_steps: after this number of steps EM stops with a warning.
 
     Attributes:
         model_: the `pyro_dlgm.PPCA`: W, mu and sigma2.
-        n_features_in_, feature_names_in_: of X, as scikit-learn has them.
+        n_features_in_, feature_names_in_: those of X, as in scikit-learn.
 
     Example:
         >>> from sklearn.datasets import load_wine
@@ -56,19 +56,19 @@ class PPCA(ClassNamePrefixFeaturesOutMixin, Reader):
         return self
 
     def transform(self, X) -> np.ndarray:
-        r"""Posterior means E[t | x] (N, D)."""
+        r"""Returns posterior means E[t | x], (N, D)."""
         rows = self._read(X)
         with torch.no_grad():
             return self.model_.posterior(*self._points(rows)).mean.numpy().astype(rows.dtype)
 
     def score_samples(self, X) -> np.ndarray:
-        r"""log p(x) of each point, (N,), in nats: exact."""
+        r"""Returns the exact log p(x) of each point, (N,), in nats."""
         rows = self._read(X)
         with torch.no_grad():
             return self.model_.log_prob(*self._points(rows)).numpy().astype(rows.dtype)
 
     def inverse_transform(self, X) -> np.ndarray:
-        r"""W t + μ for codes X (N, D)."""
+        r"""Returns W t + μ for codes X (N, D)."""
         check_is_fitted(self)
         t = check_array(X, dtype=FLOATS)
         if t.shape[1] != self.n_components:
@@ -87,6 +87,6 @@ class PPCA(ClassNamePrefixFeaturesOutMixin, Reader):
         return self.n_components
 
     def _points(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        r"""x in the dtype of the model, with the mask of what is observed."""
+        r"""Returns x in the dtype of the model, and the mask of observed entries."""
         x = torch.from_numpy(rows).to(self.model_.W)
         return x, None if not x.isnan().any() else ~x.isnan()

@@ -1,4 +1,4 @@
-r"""What all estimators share: X read as scikit-learn reads it, NaN for missing, and a score that is a mean."""
+r"""The base of all estimators: reads X like scikit-learn, with NaN for missing, and averages scores."""
 
 from math import prod
 
@@ -10,7 +10,7 @@ FLOATS = (np.float64, np.float32)
 
 
 class Reader(TransformerMixin, BaseEstimator):
-    r"""The base of estimators of log p(x): a subclass says `fit`, `transform` and `score_samples`."""
+    r"""The base of estimators of log p(x): a subclass defines `fit`, `transform` and `score_samples`."""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -19,15 +19,15 @@ class Reader(TransformerMixin, BaseEstimator):
         return tags
 
     def score(self, X, y=None) -> float:
-        r"""The mean of `score_samples` over the points of X, in nats per point, larger is better; y is ignored."""
+        r"""Returns the mean of `score_samples` over the points of X, in nats per point, larger is better; ignores y."""
         return float(np.mean(self.score_samples(X), dtype=np.float64))
 
     def _read(self, X, *, fitting: bool = False) -> np.ndarray:
-        r"""X as floats (N, P), in float32 or float64, finite or NaN.
+        r"""Returns X as an array (N, P) of float32 or float64, finite or NaN.
 
         Raises:
             NotFittedError: if the estimator has not been fitted and is not ``fitting``.
-            ValueError: on infinite values, other columns than those of the fit, and fewer than two points to fit.
+            ValueError: on infinite values, other columns than in the fit, or fewer than two points to fit.
         """
         if not fitting:
             check_is_fitted(self)
@@ -38,7 +38,7 @@ class Reader(TransformerMixin, BaseEstimator):
 
 
 def flattened(X, image_shape: tuple[int, ...] | None):
-    r"""Images of that shape, (N, C, H, W) or with C = 1 also (N, H, W), as rows; anything else as it is.
+    r"""Returns images of that shape, (N, C, H, W), or (N, H, W) with C = 1, as rows, and rows unchanged.
 
     Raises:
         ValueError: if points of several axes have another shape.

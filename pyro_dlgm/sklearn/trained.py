@@ -19,14 +19,14 @@ from .reading import Reader, flattened
 from .units import Units, continuous
 
 COUNTS = ("n_components", "max_iter", "infer_max_iter", "num_samples")
-ONE_SCALE = ("fixed", "linear")  # likelihoods with one σ, which a constant column cannot drive to its floor alone
-# Checks of scikit-learn that ask more than a Monte Carlo estimate can give, with the reason.
+ONE_SCALE = ("fixed", "linear")  # likelihoods with one σ, which a constant column alone cannot drive to its floor
+# Checks of scikit-learn that a Monte Carlo estimate cannot pass, with the reason.
 DRAWN = (
     "score_samples averages importance weights of draws, which depend on the place of a row; a per-point guide is "
     "fitted to the rows of X together. transform with an amortized guide depends on the row alone"
 )
 EXCEPTIONS = {"check_methods_sample_order_invariance": DRAWN, "check_methods_subset_invariance": DRAWN}
-SEEDS = 4  # of weights, of the points that validate, of the training, of all that comes after
+SEEDS = 4  # of weights, of the validation split, of the training, of everything later
 
 
 class Trained(Reader):
@@ -74,8 +74,8 @@ class Trained(Reader):
             y: ignored.
 
         Raises:
-            ValueError: on infinite values, fewer than two points, a column without an observed entry, a parameter that
-                makes no sense, or values outside the support of the likelihood.
+            ValueError: on infinite values, fewer than two points, a column without an observed entry, an invalid
+                parameter, or values outside the support of the likelihood.
         """
         self._check()
         rows = self._read(X, fitting=True)
@@ -93,10 +93,10 @@ class Trained(Reader):
         return self
 
     def score_samples(self, X) -> np.ndarray:
-        r"""The IWAE-K bound on log p(x) of each point, (N,), in nats and in the units of X, K being ``num_samples``.
+        r"""Returns the IWAE-K bound on log p(x) of each point, (N,), in nats, in the units of X; K is ``num_samples``.
 
-        It is a bound in expectation, over the observed entries. A per-point guide is fitted to the points of X first,
-        w frozen (`evaluate.infer`). The seed of all that is drawn follows from that of the fit.
+        It is a bound in expectation, over the observed entries. A per-point guide is first fitted to the points of X,
+        with w frozen (`evaluate.infer`). All random numbers follow from the seed of the fit.
 
         Raises:
             TypeError: if q is a point mass or a chain (hard-em, mcem), which has no density.
@@ -108,7 +108,7 @@ class Trained(Reader):
 
     @property
     def score_bound_(self) -> str:
-        r"""The name of the bound that `score` is the mean of."""
+        r"""The name of the bound whose mean is `score`."""
         return f"IWAE-{self.num_samples}"
 
     def _check(self) -> None:
@@ -136,20 +136,20 @@ class Trained(Reader):
         constant = (units.constant & real).nonzero()[0].tolist()
         if constant and self.likelihood not in ONE_SCALE:
             warnings.warn(
-                f"columns {constant} of X are constant: their σ goes to its floor, and their part of log p(x) is a "
-                "matter of that floor alone; drop them, or use likelihood='fixed', with one σ for all columns",
+                f"columns {constant} of X are constant: their σ goes to its floor, which alone determines their part "
+                "of log p(x); drop them, or use likelihood='fixed', with one σ for all columns",
                 stacklevel=3,
             )
         return units
 
     def _points(self, rows: np.ndarray) -> Points:
-        r"""The points as model and guide see them: standardized, in the model's dtype, with a mask where NaN is."""
+        r"""Returns the points for model and guide: standardized, in the model's dtype, with a mask if there is NaN."""
         x = torch.from_numpy(self.units_.standardize(rows).astype(self._dtype)).reshape(-1, *self._shape)
         mask = ~x.isnan()
         return Points(x, None, None if mask.all() else mask)
 
     def _split(self, points: Points, seed: int) -> tuple[Points, Points | None]:
-        r"""The points that train, and those that validate, where there is a ``patience``."""
+        r"""Returns training points, and validation points if there is a ``patience``."""
         if self.patience is None:
             return points, None
         with forked(seed):
@@ -173,7 +173,7 @@ class Trained(Reader):
         self.history_, self.n_iter_ = result.history, result.history[-1]["step"]
 
     def _posterior_of(self, points: Points):
-        r"""A guide with q for the points: the trained one, or rows fitted to them."""
+        r"""Returns a guide with q for the points: the trained one, or rows fitted to them."""
         if not adapted(self.guide_).per_point:
             return self.guide_
         return infer(self.model_, self.guide_, points, max_steps=self.infer_max_iter, seed=self._later)

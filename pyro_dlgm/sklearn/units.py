@@ -1,4 +1,4 @@
-r"""Units of columns: data standardized on their way in, and put back on the way out.
+r"""Units of columns: standardizes data, and restores the units of results.
 
 With z_j = (x_j − c_j) / s_j the density of x is that of z over ∏_j s_j:
 
@@ -13,13 +13,13 @@ from ..recipes import tables
 from ..recipes.imports import is_path
 from ..recipes.pairs import COLUMNS, REAL
 
-ROUNDING = 10  # times eps and the mean: a spread below it is none
+ROUNDING = 10  # times eps and |mean|: a smaller standard deviation counts as 0
 
 
 def continuous(likelihood: str, num_columns: int) -> np.ndarray:
-    r"""Which columns are standardized, booleans (P,): those that a likelihood of all real numbers has.
+    r"""Returns which columns to standardize, booleans (P,): those with a likelihood on all real numbers.
 
-    Counts, classes and values in [0, 1] stay as they are, and so does what a likelihood of a user's own takes.
+    Counts, classes and values in [0, 1] stay as they are, and so do values for a user's own likelihood.
     """
     if is_path(likelihood) or not tables.is_table(likelihood):
         return np.full(num_columns, likelihood in REAL)
@@ -43,11 +43,12 @@ class Units:
 
     @classmethod
     def of(cls, X: np.ndarray, standardized: np.ndarray, num_groups: int) -> "Units":
-        r"""Returns mean and standard deviation (1/N) of what is observed of X (N, P), NaN being missing.
+        r"""Creates the units from mean and standard deviation (1/N) of the observed entries of X (N, P).
 
         Arguments:
-            standardized: the columns that get them, booleans (P,); the others have c = 0 and s = 1.
-            num_groups: P for units of each column, C for units of each channel of images (C, H, W).
+            X: data, NaN where missing.
+            standardized: the columns to standardize, booleans (P,); the others have c = 0 and s = 1.
+            num_groups: P for units per column, C for units per channel of images (C, H, W).
 
         Raises:
             ValueError: if a column has no observed entry, or its squares overflow.
@@ -65,13 +66,13 @@ class Units:
         return cls(np.where(standardized, centre, 0.0), np.where(standardized & ~constant, scale, 1.0), constant)
 
     def standardize(self, X: np.ndarray) -> np.ndarray:
-        r"""z = (x − c) / s (N, P), in float64."""
+        r"""Returns z = (x − c) / s (N, P), in float64."""
         return (X - self.centre) / self.scale
 
     def restore(self, Z: np.ndarray) -> np.ndarray:
-        r"""x = c + s z (N, P), in float64."""
+        r"""Returns x = c + s z (N, P), in float64."""
         return self.centre + self.scale * Z
 
     def log_jacobian(self, observed: np.ndarray) -> np.ndarray:
-        r"""−Σ_{j observed} log s_j of each point, (N,): what log p(z) lacks to be log p(x)."""
+        r"""Returns −Σ_{j observed} log s_j of each point, (N,): the difference log p(x) − log p(z)."""
         return -(observed @ np.log(self.scale))

@@ -1,1 +1,1 @@
-r"""What does not fit into memory: tables of rows in files, with a way back, and orders of many points."""
+r"""Storage for data larger than memory: tables of rows in files, which can be restored, and orders of many points."""

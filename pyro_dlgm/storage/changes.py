@@ -1,4 +1,4 @@
-r"""What stood in some rows of several tables, as bytes."""
+r"""The contents of some rows of several tables, as bytes."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def packed(rows: Tensor, values: Sequence[Tensor]) -> bytes:
-    r"""The bytes of row numbers (B,) and of what stands there in each table, (B, ...)."""
+    r"""Returns the bytes of row numbers (B,) and of the contents of these rows in each table, (B, ...)."""
     return b"".join(memoryview(v.contiguous().view(-1).view(torch.uint8).numpy()) for v in (rows, *values))
 
 
 def put_back(content: bytearray, tables: Sequence[Tensor]) -> None:
-    r"""Writes what `packed` took into the tables (N, ...)."""
+    r"""Writes the contents from `packed` back into the tables (N, ...)."""
     B = len(content) // (8 + sum(table[:1].nbytes for table in tables))
     rows, offset = torch.frombuffer(content, dtype=torch.int64, count=B), 8 * B
     for table in tables:

@@ -1,4 +1,4 @@
-r"""The folder of a table of rows: names of its files, its header, and the lock of the process that has it open."""
+r"""The folder of a table of rows: file names, header, and the lock of the process that has it open."""
 
 import json
 import secrets
@@ -14,15 +14,15 @@ FORMAT = "pyro_dlgm-rows-1"
 
 
 class Folder:
-    r"""Creates the handle of a folder, which is made where it is missing, and locked.
+    r"""Creates the handle of a folder, which is created if it is missing, and locked.
 
     Attributes:
-        header: what ``rows.json`` says: format, id, shape, dtype, and the dtype of the optimizer's rows, if there are
-            some. The file is written last: without it there is no table.
+        header: the content of ``rows.json``: format, id, shape, dtype, and the dtype of the optimizer's rows, if any.
+            The file is written last: without it there is no table.
 
     Raises:
         RuntimeError: if another process has it open.
-        ValueError: if there is a header of something else.
+        ValueError: if the header is not one of a table.
     """
 
     def __init__(self, path: Path):
@@ -32,7 +32,7 @@ class Folder:
         self.header = self._read() if self.file("json").exists() else None
 
     def file(self, name: str) -> Path:
-        r"""The file of that name."""
+        r"""Returns the path of the file of that name."""
         return self.path / f"rows.{name}"
 
     @property
@@ -47,7 +47,7 @@ class Folder:
 
     @property
     def moments(self) -> torch.dtype | None:
-        r"""The dtype of the optimizer's rows; `None` where there are none."""
+        r"""The dtype of the optimizer's rows; `None` without them."""
         said = self.header["moments"]
         return None if said is None else getattr(torch, said)
 
@@ -57,7 +57,7 @@ class Folder:
         self.renew()
 
     def renew(self) -> None:
-        r"""Writes another id."""
+        r"""Writes a new id."""
         self._write({"id": secrets.token_hex(8)})
 
     def say_moments(self, dtype: torch.dtype | None) -> None:

@@ -1,8 +1,8 @@
-r"""An undo journal: what stood there before each change, so that the changes can be taken back.
+r"""An undo journal: the contents before each change, so that changes can be undone.
 
-A record is written before its change is made. A process that is killed leaves at most the beginning of a record, whose
-change was not made; that is cut off. Each record carries a checksum of all records up to it, so that a place in the
-journal, (position, checksum), is that of one history.
+A record is written before its change is made. A killed process leaves at most the beginning of a record, whose change
+was not made; it is cut off. Each record has a checksum of all records up to it, so that a place in the journal,
+(position, checksum), identifies one history.
 """
 
 import struct
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .mapped_file import replace
 
 MAGIC = b"dlgmundo"
-START = struct.Struct("<8sQI")  # magic, the place of the file's beginning
+START = struct.Struct("<8sQI")  # magic, the place at the file's beginning
 HEAD = struct.Struct("<QI")  # bytes of the record's content, checksum after it; then the checksum of these two
 SUM = struct.Struct("<I")
 OVERHEAD = HEAD.size + SUM.size
@@ -24,8 +24,8 @@ class Place(NamedTuple):
     r"""Creates a place in a journal.
 
     Attributes:
-        position: bytes of all records before it, those included that were forgotten.
-        checksum: CRC-32 of their contents.
+        position: the bytes of all records before it, including forgotten ones.
+        checksum: the CRC-32 of their contents.
     """
 
     position: int
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 class Record(NamedTuple):
-    r"""Creates what is known of a record: where in the file its content is, how long it is, the place after it."""
+    r"""Creates the description of a record: the offset of its content in the file, its length, the place after it."""
 
     offset: int
     length: int
@@ -41,10 +41,10 @@ class Record(NamedTuple):
 
 
 class Journal:
-    r"""Creates the handle of a journal that exists; the beginning of a record at its end is cut off.
+    r"""Creates the handle of an existing journal; cuts off an incomplete record at its end.
 
     Attributes:
-        start, end: the places of its beginning and of its end.
+        start, end: the places at its beginning and its end.
 
     Raises:
         ValueError: if it is damaged.
@@ -64,7 +64,7 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, start: Place | None = None) -> "Journal":
-        r"""Creates an empty journal, which replaces the one that is there."""
+        r"""Creates an empty journal in place of an existing one."""
         replace(path, START.pack(MAGIC, *(start or (0, 0))))
         return cls(path)
 
@@ -72,7 +72,7 @@ class Journal:
         r"""Adds a record.
 
         Raises:
-            OSError: if there is no room; the journal is as before.
+            OSError: if there is no space; the journal is left unchanged.
         """
         checksum = zlib.crc32(content, self.end.checksum)
         head = HEAD.pack(len(content), checksum)
@@ -88,10 +88,10 @@ class Journal:
             raise
 
     def since(self, place: Place) -> list[Record]:
-        r"""The records after a place.
+        r"""Returns the records after a place.
 
         Raises:
-            ValueError: if the place is none of this journal.
+            ValueError: if the place is not in this journal.
         """
         records = list(self._records())
         places = [self.start, *(record.after for record in records)]
@@ -100,7 +100,7 @@ class Journal:
         return records[places.index(place) :]
 
     def read(self, record: Record) -> bytearray:
-        r"""The content of a record."""
+        r"""Returns the content of a record."""
         content = bytearray(record.length)
         self._file.seek(record.offset)
         self._file.readinto(content)
@@ -126,7 +126,7 @@ class Journal:
         self._file.truncate(self._size)
 
     def _records(self) -> Iterator[Record]:
-        r"""The records that are whole, one after the other."""
+        r"""Yields the complete records in order."""
         offset, place, size = START.size, self.start, self.path.stat().st_size
         while size - offset >= OVERHEAD:
             self._file.seek(offset)
@@ -135,7 +135,7 @@ class Journal:
             if zlib.crc32(head[: HEAD.size]) != SUM.unpack_from(head, HEAD.size)[0]:
                 raise self._damaged(offset)
             if size - offset - OVERHEAD < length:
-                return  # it was being written
+                return  # incomplete: the process was killed while writing it
             if zlib.crc32(self._file.read(length), place.checksum) != checksum:
                 raise self._damaged(offset)
             place = Place(place.position + OVERHEAD + length, checksum)
@@ -145,5 +145,5 @@ class Journal:
     def _damaged(self, offset: int) -> ValueError:
         return ValueError(
             f"{self.path} is damaged at byte {offset}, so the rows cannot go back to a checkpoint; restore the folder "
-            "from a copy, or delete it and start anew"
+            "from a copy, or delete it and start again"
         )

@@ -1,4 +1,4 @@
-r"""A file as a tensor, whose pages the operating system reads and writes."""
+r"""Memory-mapped files as tensors."""
 
 import math
 import mmap
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import torch
 
-READ_AHEAD = getattr(mmap, "MADV_WILLNEED", None)  # words of `mmap.madvise`; None where a system has none
+READ_AHEAD = getattr(mmap, "MADV_WILLNEED", None)  # advice of `mmap.madvise`; None if the system has none
 LET_GO = getattr(mmap, "MADV_DONTNEED", None)
 
 
 class MappedFile:
-    r"""Creates a view of a file of numbers as a tensor, ``tensor``; what is written into it is in the file.
+    r"""Creates a view of a file of numbers as a tensor, ``tensor``; writing into it writes the file.
 
-    What a process has written stays written when the process is killed; a power failure may lose it.
+    What a process has written survives if the process is killed, but not necessarily a power failure.
 
     Arguments:
         path: the file.
         shape: (N, ...).
-        dtype: of the numbers.
+        dtype: the dtype of the numbers.
 
     Raises:
         ValueError: if the file has another size.
@@ -39,24 +39,24 @@ class MappedFile:
         self._row = size // shape[0]
 
     def advise(self, advice: int | None, first: int, last: int) -> None:
-        r"""Says to the operating system what will be done with the rows from ``first`` up to ``last``."""
+        r"""Tells the operating system how the rows from ``first`` up to ``last`` will be used."""
         start = first * self._row // mmap.PAGESIZE * mmap.PAGESIZE
         if advice is not None:
             self._map.madvise(advice, start, last * self._row - start)
 
 
 def num_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
-    r"""The bytes of that many numbers."""
+    r"""Returns the number of bytes of an array of that shape."""
     return math.prod(shape) * dtype.itemsize
 
 
 def allocate(path: Path, size: int) -> None:
-    r"""Makes a file of zeros anew, with room for them on the disk.
+    r"""Creates a new file of zeros, with space for them reserved on the disk.
 
-    Without room, writing into a mapped page would end the process; here it is an `OSError`. It costs no writing: file
-    systems give room that reads as zeros.
+    Without space, writing into a mapped page would end the process; here it raises an `OSError`. Nothing is written:
+    reserved space reads as zeros.
     """
-    path.unlink(missing_ok=True)  # who has the former file mapped keeps it
+    path.unlink(missing_ok=True)  # mappings of the former file stay valid
     with path.open("xb") as stream:
         try:
             os.posix_fallocate(stream.fileno(), 0, size) if hasattr(os, "posix_fallocate") else stream.truncate(size)
@@ -66,7 +66,7 @@ def allocate(path: Path, size: int) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    r"""Replaces a small file, whole or not at all, as far as a killed process goes."""
+    r"""Replaces a small file atomically, even if the process is killed."""
     new = path.with_name(f"{path.name}.new")
     new.write_bytes(content)
     os.replace(new, path)

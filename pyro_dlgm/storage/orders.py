@@ -1,4 +1,4 @@
-r"""Orders of a pass through many points that need the memory of one block: what they are follows from a seed."""
+r"""Orders of a pass through many points, computed from a seed in the memory of one block."""
 
 import math
 from collections.abc import Iterator
@@ -6,27 +6,27 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-WHOLE = 2**20  # up to so many points the order of a pass is drawn as one permutation
-CHUNK = 2**16  # places that are worked out at a time
+WHOLE = 2**20  # up to this number of points, the order of a pass is drawn as one permutation
+CHUNK = 2**16  # places to compute at a time
 ROUNDS = 6
-MIX = (-7046029254386353131, -4658895280553007687)  # odd numbers whose product scatters the bits of a whole number
+MIX = (-7046029254386353131, -4658895280553007687)  # odd factors that scatter the bits of a whole number
 
 
 class Order:
-    r"""Creates an order of 0..N−1, chunk by chunk.
+    r"""The base of orders of 0..N−1, computed chunk by chunk.
 
     Attributes:
-        lengths: of the chunks.
+        lengths: the lengths of the chunks.
     """
 
     lengths: list[int]
 
     def chunk(self, number: int) -> Tensor:
-        r"""The points in a chunk."""
+        r"""Returns the points in a chunk."""
         raise NotImplementedError
 
     def batches(self, size: int, first: int = 0) -> Iterator[Tensor]:
-        r"""The points of each batch of that size, beginning with batch ``first``; the last one may be shorter."""
+        r"""Yields the points of each batch of that size, from batch ``first`` on; the last one may be shorter."""
         skipped, left = first * size, torch.empty(0, dtype=torch.long)
         for number, length in enumerate(self.lengths):
             if skipped >= length:
@@ -41,12 +41,12 @@ class Order:
 
 
 class Blocked(Order):
-    r"""Creates an order that goes through blocks of neighbouring points in shuffled order, shuffled inside.
+    r"""Creates an order of shuffled blocks of neighbouring points, with the points of each block shuffled.
 
     Arguments:
         num_points: the number N of points.
-        seed: of the order.
-        block: points in a block.
+        seed: the seed of the order.
+        block: the number of points in a block.
     """
 
     def __init__(self, num_points: int, seed: int, block: int):
@@ -55,20 +55,20 @@ class Blocked(Order):
         self.lengths = [min(block, num_points - number * block) for number in self.blocks]
 
     def chunk(self, number: int) -> Tensor:
-        r"""The points of a block."""
+        r"""Returns the points of a block."""
         inside = torch.randperm(self.lengths[number], generator=_generator(self.seed + 1 + number))
         return inside + self.blocks[number] * self.block
 
 
 class Scattered(Order):
-    r"""Creates an order in which each point may follow each other one, as in a permutation that is drawn.
+    r"""Creates an order in which any point can follow any other, as in a random permutation.
 
-    A place is split into two halves, which are mixed in turns (a Feistel network): this is one to one on the numbers
-    below a power of four. What falls beyond N is mixed again until it does not.
+    The bits of a place are split into two halves, which are mixed in turns (a Feistel network): this is a bijection on
+    the numbers below a power of four. Results beyond N are mixed again until they are not.
 
     Arguments:
         num_points: the number N of points.
-        seed: of the order.
+        seed: the seed of the order.
 
     References:
         Black, Rogaway, "Ciphers with arbitrary finite domains" (2002), section 5 on cycle walking.
@@ -82,7 +82,7 @@ class Scattered(Order):
         self.lengths = [min(CHUNK, num_points - start) for start in starts]
 
     def chunk(self, number: int) -> Tensor:
-        r"""The points at some places."""
+        r"""Returns the points at some places."""
         v = self._mixed(torch.arange(self.lengths[number]) + number * CHUNK)
         beyond = (v >= self.num_points).nonzero().flatten()
         while len(beyond):
@@ -101,7 +101,7 @@ class Scattered(Order):
 
 
 def order(num_points: int, seed: int, block: int | None) -> Order:
-    r"""The order of a pass, by blocks if they have a size."""
+    r"""Returns the order of a pass, in blocks if ``block`` is given."""
     return Scattered(num_points, seed) if block is None else Blocked(num_points, seed, block)
 
 

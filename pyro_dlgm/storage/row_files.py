@@ -1,18 +1,14 @@
-r"""A table of rows in a folder, with the rows of its optimizer, and the way back to a checkpoint.
+r"""A table of rows in a folder, with the rows of its optimizer, which can be restored to a checkpoint.
 
     rows.json        shape, dtype, and the id of the training whose rows these are
     rows.weight      the table (N, width)
-    rows.visits, rows.exp_avg, rows.exp_avg_sq    what `RowAdam` keeps for each row
-    rows.journal     what stood in the rows that were changed since the last checkpoint
+    rows.visits, rows.exp_avg, rows.exp_avg_sq    the state of `RowAdam` for each row
+    rows.journal     the former contents of rows changed since the last checkpoint
     rows.lock        empty; one process has them open
 
-A checkpoint holds a reference: the id, and a place in the journal. It is restored by taking back, last first, what was
-changed after that place; it costs what was changed, whatever N is.
+A checkpoint holds a reference: the id, and a place in the journal. To restore it, the changes after that place are
+undone, last first, at a cost that does not depend on N.
 """
-
-import weakref
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,59 +18,19 @@ from .folder import Folder
 from .journal import Journal, Place
 from .mapped_file import LET_GO, READ_AHEAD, MappedFile, allocate, num_bytes
 
-BLOCK = 2**18  # rows that are read, written and shuffled together
+BLOCK = 2**18  # rows to read, write and shuffle together
 MOMENTS = ("visits", "exp_avg", "exp_avg_sq")
-_open = weakref.WeakValueDictionary()
-
-
-def opened(folder: str | Path, shape: tuple[int, int], dtype: torch.dtype, make: Callable[[int], Tensor]) -> "RowFiles":
-    r"""The table in a folder: the one that is there, or a new one. In a process, a folder is one object.
-
-    Arguments:
-        folder: where the files are or will be.
-        shape: (N, width).
-        dtype: of its numbers.
-        make: returns that many rows (n, width) for a new table; it is asked block by block.
-
-    Raises:
-        ValueError: if the folder holds another table.
-        RuntimeError: if another process has it open.
-    """
-    path = Path(folder).expanduser().resolve()
-    files = _open.get(path)
-    if files is None or files.is_gone():
-        place = Folder(path)
-        if place.header is None:
-            _create(place, shape, dtype, make)
-        files = _open[path] = RowFiles(place)
-    if (files.folder.shape, files.folder.dtype) != (shape, dtype):
-        raise ValueError(
-            f"{path} holds rows {files.folder.shape} of {files.folder.dtype}; expected {shape} of {dtype}: choose "
-            "another folder, or delete it"
-        )
-    return files
-
-
-def _create(folder: Folder, shape: Sequence[int], dtype: torch.dtype, make: Callable[[int], Tensor]) -> None:
-    allocate(folder.file("weight"), num_bytes(shape, dtype))
-    file = MappedFile(folder.file("weight"), shape, dtype)
-    for first in range(0, shape[0], BLOCK):
-        last = min(first + BLOCK, shape[0])
-        file.tensor[first:last] = make(last - first)
-        file.advise(LET_GO, first, last)
-    Journal.create(folder.file("journal"))
-    folder.create(shape, dtype)
 
 
 class RowFiles:
-    r"""Creates the table in a folder that holds one.
+    r"""Creates the handle of an existing table in a folder.
 
     Attributes:
-        folder: where it is. Its id is that of the training whose rows these are: another one for each training that
-            does not resume, and after changes that no journal keeps, so that a checkpoint of before is refused.
+        folder: the folder. Its id is that of the training of the rows. It changes with each training that does not
+            resume, and after changes without a journal, so that earlier checkpoints are refused.
         weight: the table (N, width).
-        finite: whether all that was written in this process is.
-        keeps: whether changes can be taken back.
+        finite: whether everything written in this process is finite.
+        keeps: whether changes are recorded and can be undone.
     """
 
     def __init__(self, folder: Folder):
@@ -82,26 +38,26 @@ class RowFiles:
         self._file = MappedFile(folder.file("weight"), folder.shape, folder.dtype)
         self.weight, self._inode = self._file.tensor, folder.file("weight").stat().st_ino
         self.journal = Journal(folder.file("journal"))
-        self._named = True  # a reference to the rows as they are may be somewhere
+        self._named = True  # a reference to the current rows may exist
         self._here, self._moments, self._version = None, {}, self.weight._version
 
     def is_gone(self) -> bool:
-        r"""Whether the folder was deleted, or other files were put there."""
+        r"""Returns whether the folder was deleted or its files were replaced."""
         file = self.folder.file("weight")
         return not file.exists() or file.stat().st_ino != self._inode
 
     # The rows of the optimizer
 
     def begin(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        r"""Visits (N,) and moments (N, width), all 0, for an optimizer that begins; those of before are deleted.
+        r"""Returns visits (N,) and moments (N, width), all 0, for a new optimizer; deletes earlier ones.
 
         Raises:
-            OSError: if there is no room for them.
+            OSError: if there is no space for them.
         """
         if not self.keeps:
             self._renew()
         if self.journal.end != self.journal.start:
-            said = f"another optimizer moves the rows in {self.folder.path}; expected one for all of a training"
+            said = f"another optimizer moves the rows in {self.folder.path}; expected a single one in a training"
             raise RuntimeError(said)
         self._moments = {}
         self.folder.say_moments(None)
@@ -111,7 +67,7 @@ class RowFiles:
         return self.moments()
 
     def moments(self) -> dict[str, Tensor]:
-        r"""Visits and moments as they are.
+        r"""Returns the current visits and moments.
 
         Raises:
             ValueError: if there are none.
@@ -126,14 +82,14 @@ class RowFiles:
     # Changes
 
     def write(self, rows: Tensor, old: dict[str, Tensor], new: dict[str, Tensor]) -> None:
-        r"""Overwrites rows (B,) of the table and of the optimizer, after the journal has what stood there.
+        r"""Overwrites rows (B,) of the table and of the optimizer, after recording their contents in the journal.
 
         Arguments:
-            rows: which ones; one that comes twice has the same numbers twice.
+            rows: the row numbers; a row that occurs twice has the same numbers twice.
             old, new: the numbers of `MOMENTS` and of ``weight``, before and after.
 
         Raises:
-            OSError: if there is no room for the journal; nothing is changed then.
+            OSError: if there is no space for the journal; then nothing is changed.
         """
         tables = self._tables()
         self._before_a_change()
@@ -145,7 +101,7 @@ class RowFiles:
         self.finite = self.finite and bool(new["weight"].isfinite().all())
 
     def overwrite(self, values: Tensor) -> None:
-        r"""Overwrites the whole table with (N, width), block by block, which cannot be taken back."""
+        r"""Overwrites the whole table with (N, width), block by block, which cannot be undone."""
         if self.keeps:
             raise RuntimeError(f"a training moves the rows in {self.folder.path}; overwrite them before or after it")
         self._before_a_change()
@@ -157,22 +113,22 @@ class RowFiles:
     # Checkpoints
 
     def reference(self) -> dict:
-        r"""What a checkpoint says of the rows as they are: plain values.
+        r"""Returns a reference to the current rows for a checkpoint, as plain values.
 
         Raises:
-            RuntimeError: if something else than `write` has changed rows whose changes are to be kept.
+            RuntimeError: if rows were changed without `write` while changes are recorded.
         """
         self._notice()
         self._named = True
         return {"id": self.folder.header["id"], "shape": list(self.folder.shape), **self.journal.end._asdict()}
 
     def restore(self, reference: dict) -> None:
-        r"""Puts the rows back to what they were when the reference was taken.
+        r"""Restores the rows to what they were when the reference was taken.
 
-        Killed on its way it can be done again: what is put back twice is the same.
+        If it is killed, it can be repeated, since restoring twice gives the same rows.
 
         Raises:
-            ValueError: if they cannot be.
+            ValueError: if they cannot be restored.
         """
         mine = self.folder.header["id"]
         if reference["id"] != mine:
@@ -190,28 +146,28 @@ class RowFiles:
         self.finite, self._version = True, self.weight._version
 
     def keep(self, *, new: bool) -> None:
-        r"""From here on changes are kept in the journal, until `release`.
+        r"""Starts recording changes in the journal, until `release`.
 
         Arguments:
-            new: whether the training is a new one, which resumes none.
+            new: whether the training is new, rather than resumed.
         """
         if new:
             self._renew()
         self.keeps = True
 
     def forget(self) -> None:
-        r"""Empties the journal: the one checkpoint that there is has a reference to the rows as they are."""
+        r"""Empties the journal, since the only checkpoint has a reference to the current rows."""
         if self.journal.end != self.journal.start:
             self.journal = Journal.create(self.journal.path, self.journal.end)
 
     def release(self) -> None:
-        r"""Ends what `keep` began; what the journal has is still there for a resume."""
+        r"""Stops recording changes; the journal stays for a resume."""
         self.keeps = False
 
     # Blocks
 
     def enter(self, first: int, last: int, block: int) -> None:
-        r"""Reads the block of rows ahead that holds the rows from ``first`` to ``last``, and lets the one before go."""
+        r"""Reads ahead the block of the rows from ``first`` to ``last``, and releases the previous block."""
         here = first // block
         if here != last // block or here == self._here:
             return
@@ -225,13 +181,13 @@ class RowFiles:
             file.advise(advice, number * block, min((number + 1) * block, len(self.weight)))
 
     def _before_a_change(self) -> None:
-        # What no journal keeps is another history from here on.
+        # Changes that are not recorded start another history.
         self._notice()
         if self._named and not self.keeps:
             self._renew()
 
     def _notice(self) -> None:
-        # torch counts what is written into a tensor, by an optimizer of another kind or by hand.
+        # torch counts writes into a tensor, also those of another optimizer or by hand.
         if self.weight._version == self._version:
             return
         if self.keeps:
@@ -243,7 +199,7 @@ class RowFiles:
         self._version = self.weight._version
 
     def _renew(self) -> None:
-        # In this order: under the new id there is no checkpoint that could ask for the former journal.
+        # In this order: no checkpoint with the new id can need the former journal.
         self.folder.renew()
         self.journal, self._named = Journal.create(self.journal.path), False
 

@@ -1,1 +1,1 @@
-r"""Training: `fit`, its loop, validation, and what listens while it goes on."""
+r"""Training: `fit`, its loop, validation, and listeners."""

@@ -1,4 +1,4 @@
-r"""Saving a run while its training goes on; on Ctrl-C, a checkpoint first, then KeyboardInterrupt."""
+r"""Saves a run during its training; on Ctrl-C, saves a checkpoint, then raises KeyboardInterrupt."""
 
 import contextlib
 import signal
@@ -9,15 +9,15 @@ from ..guides.rows import in_files
 from ..optim.nan_guard import bad_parameter
 from ..runs.run import Run
 
-EVERY = 10.0  # seconds between checkpoints; when they are taken changes nothing in the training
+EVERY = 10.0  # seconds between checkpoints; their timing does not affect the training
 
 
 class Autosave(contextlib.ExitStack):
-    r"""Creates the listener that keeps metrics and checkpoints; inside its context, Ctrl-C saves a checkpoint first.
+    r"""Creates the listener that writes metrics and checkpoints; inside its context, Ctrl-C saves a checkpoint first.
 
     Arguments:
         run: the run, locked.
-        training: what is saved.
+        training: the training to save.
     """
 
     def __init__(self, run: Run, training):
@@ -29,10 +29,10 @@ class Autosave(contextlib.ExitStack):
             self.callback(signal.signal, signal.SIGINT, before or signal.SIG_DFL)
 
     def after(self, step, record: dict | None) -> None:
-        r"""Writes the record; saves every few seconds, at the end, and on Ctrl-C, which is raised then.
+        r"""Writes the record; saves every few seconds, at the end, and on Ctrl-C, then raises KeyboardInterrupt.
 
         Raises:
-            FloatingPointError: if a parameter is not finite: the checkpoint before it is kept.
+            FloatingPointError: if a parameter is not finite; the previous checkpoint is kept.
         """
         if record is not None:
             self.run.append(record)
@@ -53,11 +53,11 @@ class Autosave(contextlib.ExitStack):
 
     def _interrupt(self, *_) -> None:
         self.interrupted = True
-        self.close()  # a second Ctrl-C does not wait for the step to end
+        self.close()  # a second Ctrl-C does not wait for the end of the step
 
 
 def save(run: Run, training) -> None:
-    r"""Saves a checkpoint, which replaces the one before; rows in files need no way back beyond it then."""
+    r"""Saves a checkpoint in place of the previous one, and drops the journals of rows in files up to it."""
     run.save(training.state_dict())
     for table in in_files(training.svi.model, training.svi.guide):
         table.files.forget()

@@ -1,4 +1,4 @@
-r"""The arguments of `fit`, checked before anything is trained."""
+r"""Checks of the arguments of `fit`, before training."""
 
 from types import SimpleNamespace
 
@@ -16,11 +16,11 @@ from ..points import Points, check_given, check_weight
 from . import options
 from .options import BATCH
 
-BLOCK = 2**22  # values of x that are checked at a time
+BLOCK = 2**22  # values of x to check at a time
 
 
 def check_arguments(a: SimpleNamespace) -> None:
-    r"""Raises an error that names the first argument which makes no sense; ``a`` holds those of `fit`."""
+    r"""Raises an error that names the first invalid argument; ``a`` holds the arguments of `fit`."""
     _check_kinds(a)
     for name in ("mask_val", "given_val"):
         if getattr(a, name) is not None and a.x_val is None:
@@ -36,14 +36,14 @@ def check_arguments(a: SimpleNamespace) -> None:
     if a.e_steps == options.CONVERGED and (is_source(a.x) or in_files(a.model, a.guide)):
         what = "x yields batches in its own order" if is_source(a.x) else "the guide's rows are in files"
         raise ValueError(
-            f"e_steps is {a.e_steps!r}, which draws batches of any points, and {what}; expected a number of E-steps"
+            f"e_steps is {a.e_steps!r}, which draws batches of any points, but {what}; expected a number of E-steps"
         )
     if a.patience is not None and a.x_val is None:
         raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
     if a.patience is not None and in_files(a.model, a.guide):
         raise ValueError(
-            f"patience is {a.patience} and the guide's rows are in files, which do not keep those of the best epoch; "
-            "leave patience out, or folder= of the guide"
+            f"patience is {a.patience} and the guide's rows are in files, which do not store those of the best epoch; "
+            "leave out patience, or folder= of the guide"
         )
     if torch.is_inference_mode_enabled():
         raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
@@ -59,7 +59,7 @@ def _check_kinds(a: SimpleNamespace) -> None:
     for name in ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val"):
         value = getattr(a, name)
         if value is not None and is_source(value) and not (name == "x" and a.size is not None):
-            more = ", or what yields batches of Points, with size=N" if name == "x" else ""
+            more = ", or a source of batches of Points, with size=N" if name == "x" else ""
             raise TypeError(
                 f"{name} is a {type(value).__name__}; expected a tensor: {messages.as_tensor(name, value)}{more}"
             )
@@ -71,12 +71,12 @@ def _check_kinds(a: SimpleNamespace) -> None:
 
 
 def is_source(x) -> bool:
-    r"""Whether x is no tensor (or images in files), but what yields batches."""
+    r"""Returns whether x is a source of batches, rather than a tensor or images in files."""
     return not hasattr(x, "is_floating_point")
 
 
 def _check_size(a: SimpleNamespace) -> None:
-    r"""Raises a `ValueError` unless ``size`` goes with a source, and what comes with each point does not."""
+    r"""Raises a `ValueError` unless ``size`` comes only with a source, and mask, ``given``, ... only with a tensor."""
     if not is_source(a.x):
         if a.size not in (None, len(a.x)):
             raise ValueError(
@@ -91,10 +91,10 @@ def _check_size(a: SimpleNamespace) -> None:
 
 
 def device(asked: str | torch.device | None) -> torch.device | None:
-    r"""Returns the device that was asked for.
+    r"""Returns the requested device.
 
     Raises:
-        ValueError: if there is none of that name, or torch does not see it.
+        ValueError: if there is no device of that name, or torch does not see it.
     """
     if asked is None:
         return None
@@ -111,12 +111,12 @@ def device(asked: str | torch.device | None) -> torch.device | None:
 
 
 def batch_size(asked: int | None, N: int) -> int:
-    r"""Returns the number of points in a batch: what was asked for, or `BATCH`, or N if N is less.
+    r"""Returns the number of points in a batch: the requested number, by default `BATCH`, or N if that is less.
 
     Raises:
-        ValueError: if more was asked for than there are points.
+        ValueError: if more points are requested than there are.
     """
-    if asked is not None and asked > N > 0:  # no points at all are another error
+    if asked is not None and asked > N > 0:  # an empty x is another error
         raise ValueError(
             f"batch_size is {asked} and there are {N} points; expected at most {N}: leave it out for {min(BATCH, N)}"
         )
@@ -124,18 +124,18 @@ def batch_size(asked: int | None, N: int) -> int:
 
 
 def check_norms(a: SimpleNamespace, size: int) -> None:
-    r"""Raises a `ValueError` if a batch has one point, and something normalizes over the points of a batch."""
+    r"""Raises a `ValueError` if a batch has one point and a module normalizes over the points of a batch."""
     one = size == 1 or len(a.x) % size == 1
     normed = any(isinstance(m, nn.BatchNorm1d) and m.training for p in (a.model, a.guide) for m in p.modules())
     if one and normed:
         raise ValueError(
-            f"batch_size is {size} of {len(a.x)} points, so that there is a batch of 1 point, and BatchNorm1d needs 2; "
+            f"batch_size is {size} of {len(a.x)} points, which leaves a batch of 1 point, and BatchNorm1d needs 2; "
             "expected another batch_size, or a norm of each point (LayerNorm)"
         )
 
 
 def check_points(a: SimpleNamespace) -> None:
-    r"""Raises a `ValueError` that names the rows with values that are not finite, or that the likelihood refuses."""
+    r"""Raises a `ValueError` that names the rows with values that are not finite or outside the support."""
     if not is_source(a.x):
         check_data("x", a, Points(a.x, None, a.mask, a.given, a.weight), a.transform)
     if a.x_val is not None:
@@ -149,11 +149,11 @@ def check_points(a: SimpleNamespace) -> None:
 
 
 def check_data(name: str, a: SimpleNamespace, points: Points, transform) -> None:
-    r"""Raises a `ValueError` unless the points are what transform or likelihood takes, block by block."""
+    r"""Raises a `ValueError` unless transform or likelihood accepts the points; checks block by block."""
     x, model = points.x, a.model
-    if x.dim() < 2 and not isinstance(a.guide, AutoLocal):  # a program may observe a number for each point
+    if x.dim() < 2 and not isinstance(a.guide, AutoLocal):  # a program may observe one number per point
         raise ValueError(
-            f"{name} has shape {tuple(x.shape)}; expected (N, ...): one axis of points, then those of a point"
+            f"{name} has shape {tuple(x.shape)}; expected (N, ...): one axis of points, then the axes of a point"
         )
     check_given(points.given, len(x))
     check_weight(points.weight, len(x))
@@ -161,7 +161,7 @@ def check_data(name: str, a: SimpleNamespace, points: Points, transform) -> None
         masks.check(points.mask, x)
     if name == "x":
         check_axes(model, points.given)
-    if hasattr(x, "extremes"):  # streamed images say what they may be
+    if hasattr(x, "extremes"):  # streamed images declare their range
         return transform.check(x.extremes) if hasattr(transform, "check") else None
     size = max(1, BLOCK // max(1, x[:1].numel()))
     for first in range(0, max(1, len(x)), size):

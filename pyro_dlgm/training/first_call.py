@@ -1,4 +1,4 @@
-r"""The first call of a pair, before its optimizers are made: parameters that are made by a call exist then."""
+r"""The first call of a pair, before its optimizers are made, which creates parameters that are made lazily."""
 
 import pyro
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from ..evaluate.quiet import quiet
 from ..latents.call import Function, accepting
-from ..objectives.sites import is_drawn
+from ..objectives.sites import is_drawn, point_frame
 from ..points import Points
 
 POSITIONAL = (autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured)
@@ -16,7 +16,7 @@ USE = "use guides.MeanField, guides.FullRank or guides.auto"
 
 
 def is_made(model, guide) -> bool:
-    r"""Whether all parameters of a pair exist, and its rows are those of the batch: of this package, and not lazy."""
+    r"""Returns whether model and guide are of this package and have all parameters, so need no first call."""
     lazy = any(nn.parameter.is_lazy(p) for program in (model, guide) for p in _parameters(program))
     ours = all(map(_is_ours, (model, guide)))
     return ours and not lazy and all(getattr(program, "is_set_up", True) for program in (model, guide))
@@ -32,7 +32,7 @@ def _parameters(program):
 
 
 def first_call(model, guide, points: Points, size: int, *, validated: bool = False) -> None:
-    r"""Runs guide and model once on a batch; neither they nor a generator change, but for what is made at a first call.
+    r"""Runs guide and model once on a batch; it changes nothing but what a first call creates.
 
     Arguments:
         model, guide: the pair.
@@ -41,8 +41,8 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         validated: whether there are validation points.
 
     Raises:
-        ValueError: if the guide would be wrong in silence: its plates hold other points than the model's, its latents
-            have another scale (it does not heed a weight), or its rows would serve validation points.
+        ValueError: if the guide would be silently wrong: its plates hold other points than the model's, its latents
+            have another scale (it ignores a weight), or its rows would be used for validation points.
     """
     args, kwargs = (points.x, points.index), points.keywords | {"size": size}
     with quiet(model, guide), pyro.validation_enabled(False), torch.enable_grad():
@@ -62,8 +62,8 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         p = model_trace.nodes.get(site, q)
         if not torch.equal(*torch.broadcast_tensors(*(torch.as_tensor(s["scale"]).float() for s in (p, q)))):
             raise ValueError(
-                f"{site!r} is scaled otherwise in {name} than in the model; expected one scale of plate and weights on "
-                f"both sides: {USE}, which heed size= and weight="
+                f"{site!r} has another scale in {name} than in the model; expected one scale of plate and weights on "
+                f"both sides: {USE}, which respect size= and weight="
             )
     auto = isinstance(guide, autoguide.AutoGuide)
     if auto and local and isinstance(guide, POSITIONAL) and len(points) < size:
@@ -73,13 +73,13 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         )
     if auto and local and validated:
         raise ValueError(
-            f"{name} has rows for the training points, and validation points would get those; expected no x_val, or a "
+            f"{name} has rows for the training points, which validation points would get; expected no x_val, or a "
             f"guide with rows for others: {USE}"
         )
 
 
 def _plates(trace) -> dict[str, torch.Tensor]:
-    r"""The points of each plate, by its name."""
+    r"""Returns the points of each plate, by name."""
     return {name: site["value"] for name, site in trace.nodes.items() if poutine.util.site_is_subsample(site)}
 
 
@@ -88,10 +88,6 @@ def _same(rows: torch.Tensor, others: torch.Tensor) -> bool:
 
 
 def _local(trace, plate: str | None) -> dict[str, dict]:
-    r"""The latents in the plate over points, by name; `None`: in one at dimension −1."""
+    r"""Returns the latents in the plate over points, by name; `None`: any plate at dimension −1."""
     sites = {name: site for name, site in trace.nodes.items() if is_drawn(site) and not site["is_observed"]}
-
-    def inside(frame) -> bool:
-        return frame.dim == -1 if plate is None else frame.name == plate
-
-    return {name: site for name, site in sites.items() if any(map(inside, site["cond_indep_stack"]))}
+    return {name: site for name, site in sites.items() if point_frame(site, plate) is not None}

@@ -1,11 +1,11 @@
-r"""From an encoder to rows, and from rows to an encoder, in the middle of a training: `to_rows` and `to_encoder`.
+r"""Switching from an encoder to rows, or from rows to an encoder, during a training: `to_rows` and `to_encoder`.
 
-Rows start at the encoder's q. An encoder starts where it is nearest to the rows: it descends
+Rows start at the encoder's q. An encoder is first fitted to the rows: it minimizes
 
     (1/N) Σ_i KL(q_i ‖ q_φ(· | x_i))
 
-over φ (distillation). Both return a `Result` with which ``fit(..., start=result)`` goes on: optimizers keep their
-moments for all parameters that stay.
+over φ (distillation). Both return a `Result` for ``fit(..., start=result)``: optimizers keep their moments for all
+parameters that stay.
 """
 
 import copy
@@ -28,14 +28,14 @@ from ..seeding import forked
 from .loop import Result
 from .options import SCHEDULES
 
-SOME = 1000  # points that an encoder is prepared by
+SOME = 1000  # points for preparing an encoder
 
 
 def to_rows(former: Result, x: Tensor, *, mask: Tensor | None = None, given: Tensor | None = None) -> Result:
-    r"""Returns the pair with a row for each point in place of the encoder, each row at the encoder's q.
+    r"""Returns the pair with a row for each point instead of the encoder; rows start at the encoder's q.
 
     Arguments:
-        former: what `fit` returned for an amortized guide.
+        former: the result of `fit` for an amortized guide.
         x: data (N, ...), all points, or `Points`.
         mask: boolean, True where observed, of x's shape or (N,).
         given: what the points are conditioned on, (N, C).
@@ -44,7 +44,7 @@ def to_rows(former: Result, x: Tensor, *, mask: Tensor | None = None, given: Ten
         TypeError: if the guide has no encoder.
     """
     if not isinstance(_inner(former.guide), Amortized):
-        raise TypeError(f"the guide is a {type(former.guide).__name__}; expected one with an encoder, to start rows at")
+        raise TypeError(f"the guide is a {type(former.guide).__name__}; expected one with an encoder")
     points = Points.of(x, mask=mask, given=given).numbered()
     with quiet(former.model, former.guide):
         started = former.guide.start(points)
@@ -65,26 +65,26 @@ def to_encoder(
     seed: int | None = None,
     progress: bool = False,
 ) -> Result:
-    r"""Returns the pair with an encoder in place of the rows, after it has descended the mean of KL(row ‖ encoder).
+    r"""Returns the pair with an encoder instead of the rows, fitted to them by the mean of KL(row ‖ encoder).
 
     Arguments:
-        former: what `fit` returned for a per-point guide.
+        former: the result of `fit` for a per-point guide.
         guide: an `Amortized`, or for a program an `AutoAmortized`; it is trained in place.
         x: data (N, ...) in the order of the rows, or `Points`.
         mask: boolean, True where observed, of x's shape or (N,).
         given: what the points are conditioned on, (N, C).
         epochs: passes over the points, under a cosine schedule.
-        batch_size: points in a batch.
+        batch_size: the number of points in a batch.
         lr: the learning rate of Adam.
-        seed: of the batches.
+        seed: the seed of the batches.
         progress: whether to show a bar.
 
     Returns:
         A `Result` whose history has ``kl`` for each epoch, in nats per point.
 
     Raises:
-        TypeError: if the former guide has no Gaussian rows, or the other one no encoder.
-        ValueError: if there are more or fewer points than rows.
+        TypeError: if the former guide has no Gaussian rows, or ``guide`` no encoder.
+        ValueError: if the number of points is not that of the rows.
     """
     points = Points.of(x, mask=mask, given=given).numbered()
     rows, encoder = _rows(former.guide, points), _encoder(former, guide, points)
@@ -100,7 +100,7 @@ def to_encoder(
 
 
 def take_over(optimizers: list[torch.optim.Optimizer], former: Result) -> None:
-    r"""Gives optimizers the states that those of a former training have of the same parameters."""
+    r"""Copies the states of a former training's optimizers for the parameters that both have."""
     states = {(type(o), p): state for o in former.optimizers for p, state in o.state.items()}
     for optimizer in optimizers:
         for p in (p for group in optimizer.param_groups for p in group["params"]):
@@ -119,7 +119,7 @@ def _step(rows: PerPoint, encoder: Amortized, points: Points, optimizer) -> floa
 
 
 def kl(q, other) -> Tensor:
-    r"""KL(q ‖ other) of two Gaussians, diagonal or not, of each point (B,), in nats."""
+    r"""Returns KL(q ‖ other) of two Gaussians, diagonal or not, for each point, (B,), in nats."""
     if diagonal(q) and diagonal(other):
         return kl_divergence(q.base_dist, other.base_dist).sum(-1)
     return kl_divergence(_dense(q), _dense(other))
@@ -142,7 +142,7 @@ def _rows(guide, points: Points) -> PerPoint:
 
 
 def _encoder(former: Result, guide, points: Points) -> Amortized:
-    r"""The encoder to be trained; of a program, its guide takes the q of the globals from the former one."""
+    r"""Returns the encoder to train; the guide of a program takes over the q of the globals from the former one."""
     if isinstance(guide, AutoLocal) != isinstance(former.guide, AutoLocal):
         name = type(former.guide).__name__
         raise TypeError(f"the new guide is a {type(guide).__name__}, and the former one a {name}; expected one kind")

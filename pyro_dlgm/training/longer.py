@@ -1,4 +1,4 @@
-r"""A run that goes on for longer than it was made for: when it may, and what becomes of its schedule."""
+r"""Resuming a run for more epochs or steps than before: when this is allowed, and how the schedule changes."""
 
 import warnings
 from types import SimpleNamespace
@@ -13,17 +13,17 @@ ADVICE = (
 
 
 class Longer:
-    r"""Creates the comparison of a training's length with that of the run which it resumes.
+    r"""Creates the comparison of a training's length with that of the run that it resumes.
 
     Arguments:
         a: the arguments of `fit`.
-        former: what the run says of them; empty where there is none.
+        former: those stored in the run; empty if there is none.
 
     Attributes:
         name: "epochs" or "steps", whichever has grown; `None` if none has.
-        before: what it was.
-        may_differ: by its name in ``config.json``, what may differ from the run.
-        advice: what to say, by that name, where it may not.
+        before: its former value.
+        may_differ: the names in ``config.json`` whose values may differ from the run's.
+        advice: text for the error, by name, if they may not.
     """
 
     def __init__(self, a: SimpleNamespace, former: dict):
@@ -39,7 +39,7 @@ class Longer:
             self.advice = {f"fit.{self.name}": ADVICE.format(self.schedule)}
 
     def say(self, training: Training) -> None:
-        r"""Warns that the schedule is stretched, where it is."""
+        r"""Warns if the schedule is stretched."""
         if not self.may_differ or self.constant:
             return
         done, total = training.step, training.total

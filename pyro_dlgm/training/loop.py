@@ -1,4 +1,4 @@
-r"""The loop of a training: its steps, its history, and a state from which it continues as if never interrupted."""
+r"""The loop of a training: its steps, its history, and a state from which it resumes exactly."""
 
 import math
 import time
@@ -19,23 +19,23 @@ from ..seeding import restore, states
 from .options import CONVERGED
 from .validation import Validation
 
-WINDOW, WINDOWS = 10, 10  # steps on q whose mean loss is one look at the bound, and looks at most
+WINDOW, WINDOWS = 10, 10  # steps on q per estimate of the bound, and the largest number of estimates
 
 
 @dataclass(frozen=True)
 class Step:
-    r"""What one joint step did.
+    r"""The outcome of one joint step.
 
     Attributes:
         step, epoch: counted from 1.
-        loss: −F per point on this batch, in nats, a scalar tensor (its value waits for the device).
+        loss: −F per point on this batch, in nats, a scalar tensor (reading its value waits for the device).
         points: the number of points of the batch.
-        passes: backward passes that the batch took, E-steps included.
-        moves: gradient evaluations of log p(x, t | w) that q spent by itself meanwhile, a chain's.
+        passes: the number of backward passes for the batch, E-steps included.
+        moves: gradient evaluations of log p(x, t | w) spent by q itself meanwhile, such as those of a chain.
         ends_epoch: whether each point has now been seen ``epoch`` times.
         gradient_norm: the global norm of the dense gradients of the joint step, before clipping, a scalar tensor;
-            `None` where there are none, or it was not asked for.
-        mass: the sum of the points' weights, a scalar tensor; `None` where they have none.
+            `None` if there are none, or it is not needed.
+        mass: the sum of the points' weights, a scalar tensor; `None` without weights.
     """
 
     step: int
@@ -50,17 +50,16 @@ class Step:
 
 
 def em(svi: SVI, batches: Batches | Source, *, e_steps: int | str = 1, done: int = 0) -> Iterator[Step]:
-    r"""Climbs F(q, w) for as long as it is asked for steps.
+    r"""Yields steps that ascend F(q, w), without end.
 
-    Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. It is the same for every guide: an
-    amortized one shares its network over points, a per-point one moves the rows of the batch, an exact one has
-    nothing to move.
+    Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. This is the same for every guide: an
+    amortized one updates a network shared by all points, a per-point one the rows of the batch, an exact one nothing.
 
     Arguments:
         svi: the pair (model, guide) with optimizers and objective.
         batches: the data.
         e_steps: steps on q for each step on w; "converged": `until_it_stops`.
-        done: joint steps that were taken before.
+        done: the number of joint steps taken before.
     """
     N, svi.steps, guide = batches.num_points, done, adapted(svi.guide)
     while True:
@@ -72,7 +71,7 @@ def em(svi: SVI, batches: Batches | Source, *, e_steps: int | str = 1, done: int
                 for _ in range(e_steps - 1):
                     _taken(svi.e_step, points, N)
             loss = _taken(svi.step, points, N)
-            # Counted here: validation, TensorBoard and listeners move q as well, or ask it, and are no training.
+            # Counted here: validation, TensorBoard and listeners also use q, which is not training.
             passes, moves = svi.backward_passes - passes, guide.gradients - moves
             mass = None if points.weight is None else points.weight.sum()
             norm = svi.gradient_norm
@@ -80,11 +79,11 @@ def em(svi: SVI, batches: Batches | Source, *, e_steps: int | str = 1, done: int
 
 
 def until_it_stops(svi: SVI, batches: Batches) -> None:
-    r"""Steps on q alone, each on a batch drawn afresh, until the bound stops rising: aggressive E-steps.
+    r"""Takes steps on q alone, each on a new random batch, until the bound stops rising: aggressive E-steps.
 
-    The bound is the mean over a window of ten steps; it has stopped where it is no higher than in the window before,
-    or after ten windows. A q that is a function of x does not fall behind w then, so that w does not learn to do
-    without t while q says nothing yet.
+    The bound is the mean over a window of ten steps; it has stopped if it is no higher than in the window before, or
+    after ten windows. An amortized q then keeps up with w, so that w does not learn to ignore t while q is still
+    uninformative.
 
     References:
         He, Spokoyny, Neubig, Berg-Kirkpatrick, "Lagging inference networks and posterior collapse in variational
@@ -100,25 +99,25 @@ def until_it_stops(svi: SVI, batches: Batches) -> None:
 
 
 def _taken(step: Callable, points: Points, N: int) -> Tensor:
-    r"""The loss per point of a step of an `SVI` on a batch of N points."""
+    r"""Takes a step of an `SVI` on a batch, and returns the loss per point."""
     return step(points.x, points.index, **points.keywords, size=N, factor=1 / N)
 
 
 @dataclass
 class Result:
-    r"""What `fit` returns.
+    r"""The result of `fit`.
 
     Attributes:
-        model, guide: the trained pair, the very objects that went in.
-        history: one record for each epoch: ``epoch``, ``step``, ``elbo`` (``iwae_K`` under `objectives.IWAE` and
-            `DReG`; ``log_joint`` where q has no density; with ``tempered_`` before it while β is not 1), the mean of
-            the training objective over the epoch in nats per point (by their weights, if they have some),
-            ``gradient_norm``, the mean over the epoch's joint steps of the global norm of the dense gradients before
-            clipping (where there are any), ``gradients_per_point`` (of the training alone), ``seconds`` (of all,
-            validation and files included), ``points_per_second`` (of joint steps, while steps were made), and where
-            there are validation points what `Validation.scores` gives, with ``val_`` before it.
+        model, guide: the trained pair, the same objects that were passed in.
+        history: one record per epoch: ``epoch``, ``step``, ``elbo`` (``iwae_K`` with `objectives.IWAE` and `DReG`;
+            ``log_joint`` if q has no density; with the prefix ``tempered_`` while β is not 1), the mean of the training
+            objective over the epoch in nats per point (weighted, if there are weights), ``gradient_norm``, the mean
+            over the epoch's joint steps of the global norm of the dense gradients before clipping (if there are any),
+            ``gradients_per_point`` (of the training alone), ``seconds`` (in total, with validation and files),
+            ``points_per_second`` (of joint steps, while stepping), and, if there are validation points, the
+            `Validation.scores` with the prefix ``val_``.
         stopped_early: whether the validation bound stopped the run.
-        optimizers: those of the training, with their states.
+        optimizers: the optimizers of the training, with their states.
     """
 
     model: torch.nn.Module
@@ -129,17 +128,17 @@ class Result:
 
 
 class Listener(Protocol):
-    r"""The protocol of what `fit` calls after each step."""
+    r"""The protocol of listeners, which `fit` calls after each step."""
 
     def after(self, step: Step, record: dict | None) -> None:
-        r"""Called after each joint step; ``record`` is one of the history where an epoch (or the training) ends."""
+        r"""Called after each joint step; ``record`` is that of the history at the end of an epoch (or the training)."""
 
 
 STATE = ("step", "seen", "gradients", "seconds", "busy", "_loss", "_points", "_norm", "_steps")
 
 
 class Training:
-    r"""Creates a training of ``total`` joint steps; iterating takes the steps that are left.
+    r"""Creates a training of ``total`` joint steps; iterating takes the remaining steps.
 
     Arguments:
         svi: model and guide with optimizers and objective.
@@ -174,7 +173,7 @@ class Training:
         self._forget()
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
-        r"""Yields each step, with a record of the history where an epoch (or the training) ends."""
+        r"""Yields each step, with a record of the history at the end of an epoch (or the training), else `None`."""
         self._set_schedules()
         start = time.perf_counter() - self.seconds
         steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step)
@@ -190,11 +189,11 @@ class Training:
 
     @property
     def done(self) -> bool:
-        r"""Whether all steps are taken, or validation has said stop."""
+        r"""Whether all steps are taken, or validation has stopped the training."""
         return self.step >= self.total or self.result.stopped_early
 
     def finish(self) -> Result:
-        r"""The result, at the best epoch if there is early stopping."""
+        r"""Returns the result, at the best epoch if there is early stopping."""
         self.restore_beta()
         if self.validation is not None:
             self.validation.restore_best()
@@ -206,10 +205,11 @@ class Training:
             self.svi.objective.beta = self.beta
 
     def state_dict(self) -> dict:
-        r"""All that the rest of the training depends on, as tensors and plain values.
+        r"""Returns everything that the rest of the training depends on, as tensors and plain values.
 
         Raises:
-            FloatingPointError: if the loss or a gradient was not finite in a step: such a state is not to be kept.
+            FloatingPointError: if the loss or a gradient was not finite in a step, since such a state must not be
+                saved.
         """
         self.svi.check()
         state = {name: getattr(self, name) for name in STATE}
@@ -219,7 +219,7 @@ class Training:
         return state | {"generators": states()}
 
     def load_state_dict(self, state: dict) -> None:
-        r"""Restores what `state_dict` saved, the random generators included."""
+        r"""Restores what `state_dict` saved, including the random generators."""
         state = {"busy": state["seconds"]} | state  # runs from before it was kept
         for name in STATE:
             setattr(self, name, state[name])
@@ -233,7 +233,7 @@ class Training:
         restore(self._of_devices(state["generators"]))
 
     def _of_devices(self, generators: dict) -> dict[str, Tensor]:
-        r"""States by device; runs from before they were kept of all have one of the data's, as "cuda"."""
+        r"""Returns states by device; older runs have only that of the data's device, as "cuda"."""
         old = generators.get("cuda")
         here = {} if old is None else {f"cuda:{self.batches.device.index or 0}": old}
         return {name: state for name, state in generators.items() if name != "cuda"} | here
@@ -264,13 +264,13 @@ class Training:
         self.busy, self._began = self.busy + now - self._began, now
 
     def _forget(self) -> None:
-        # What is summed up over an epoch. Tensors, since reading a value waits for the device.
+        # Sums over an epoch, as tensors, since reading a value waits for the device.
         self._loss, self._points = torch.zeros(()), 0
         self._norm, self._steps = torch.zeros(()), 0
 
     def _record(self, step: Step) -> dict:
         self.svi.check()
-        # With β ≠ 1 somewhere in the epoch the objective is no bound, and is not called one.
+        # With β ≠ 1 at any step of the epoch the objective is not a bound, hence the name.
         name = self.bound if self.beta == 1 and self.step > self.warmup_steps else f"tempered_{self.bound}"
         record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss) / float(self._points)}
         if self._steps:

@@ -1,6 +1,6 @@
-r"""The options of `fit`, each said once: name, type and default in its signature, meaning in its docstring, check here.
+r"""The options of `fit`, each defined once: name, type, default in the signature, meaning in the docstring, check here.
 
-The command line, ``config.json`` and the table in the docs are made from them. This module imports no torch.
+The command line, ``config.json`` and the table in the docs are generated from them. This module does not import torch.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 BATCH = 100  # points in a batch, if there are as many
 
-# Factors of the learning rates as functions of the fraction of the training that is done.
+# Factors of the learning rates as functions of the fraction of the training done so far.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
@@ -24,8 +24,8 @@ class Check(NamedTuple):
     r"""Creates the check of an option.
 
     Attributes:
-        expected: what a value has to be, in words.
-        fits: whether a value is that.
+        expected: the valid values, in words.
+        fits: whether a value is valid.
     """
 
     expected: str
@@ -60,22 +60,22 @@ CHECKS = {
     "patience": COUNT,
     "seed": WHOLE,
 }
-# What has a number as its default, so that `None` says nothing.
+# Options with a default other than `None`, for which `None` is invalid.
 NEEDED = ("lr", "row_lr", "schedule", "e_steps", "compile", "warmup")
 
 
 def check(values: dict) -> None:
-    r"""Raises a `ValueError` that names the first value which its check refuses."""
+    r"""Raises a `ValueError` that names the first invalid value."""
     for name, (expected, fits) in CHECKS.items():
         if (values[name] is not None or name in NEEDED) and not fits(values[name]):
             raise ValueError(f"{name} is {values[name]!r}; expected {expected}")
 
 
 class Option(NamedTuple):
-    r"""An option of a function, as its signature and its docstring say it.
+    r"""An option of a function, from its signature and docstring.
 
     Attributes:
-        name: of the parameter.
+        name: the name of the parameter.
         default: its default.
         meaning: its entry under "Arguments", as plain text.
     """
@@ -86,20 +86,20 @@ class Option(NamedTuple):
 
 
 def options_of(function: Callable) -> dict[str, Option]:
-    r"""Reads the options of a function that have a check, in the order of `CHECKS`."""
+    r"""Returns the options of a function that have a check, in the order of `CHECKS`."""
     parameters, entries = inspect.signature(function).parameters, _entries(inspect.getdoc(function) or "")
     named = [name for name in CHECKS if name in parameters]
     return {name: Option(name, parameters[name].default, entries.get(name, "")) for name in named}
 
 
 def _entries(doc: str) -> dict[str, str]:
-    r"""The entries of a docstring under "Arguments", by name."""
+    r"""Returns the entries of a docstring under "Arguments", by name."""
     section = re.search(r"^Arguments:\n((?:    .*\n|\n)*)", doc + "\n", re.MULTILINE)
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
     return {name: _plain(text) for name, text in found}
 
 
 def _plain(text: str) -> str:
-    r"""The text in one line, without marks, as a sentence."""
+    r"""Returns the text in one line, without markup, as a sentence."""
     words = " ".join(text.replace("`", "").split())
     return words[:1].upper() + words[1:]

@@ -1,4 +1,4 @@
-r"""One call of `fit`: its arguments are checked, then the loop runs with its listeners, on disk or not."""
+r"""One call of `fit`: checks the arguments, then runs the loop with its listeners, with or without a run on disk."""
 
 import contextlib
 import warnings
@@ -34,12 +34,12 @@ from .loop import Listener, Result, Training
 from .options import CHECKS, SCHEDULES
 from .validation import Validation
 
-SOME = 1000  # points that a guide is prepared by
+SOME = 1000  # points for preparing a guide
 TENSORS = ("x", "mask", "given", "weight", "x_val", "mask_val", "given_val")
 
 
 def train(a: SimpleNamespace) -> Result:
-    r"""Trains; ``a`` holds the arguments of `fit`."""
+    r"""Trains a pair and returns the result; ``a`` holds the arguments of `fit`."""
     a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
     _as_plain(a)
     _unpack(a)
@@ -56,7 +56,7 @@ def train(a: SimpleNamespace) -> Result:
 
 
 def _as_plain(a: SimpleNamespace) -> None:
-    r"""Numbers of NumPy and torch as plain ones; labels as whole numbers, of names their place in the alphabet."""
+    r"""Converts numbers of NumPy and torch to plain ones, and labels to whole numbers; names by alphabetical order."""
     for name in (*CHECKS, "size"):
         value = getattr(a, name)
         if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
@@ -70,14 +70,14 @@ def _as_plain(a: SimpleNamespace) -> None:
 
 
 def _unpack(a: SimpleNamespace) -> None:
-    r"""Takes `Points` apart, so that each tensor is checked and named by itself; views arrays of NumPy as tensors."""
+    r"""Unpacks `Points`, so that each tensor is checked and named separately; views NumPy arrays as tensors."""
     for name in ("x", "x_val"):
         points, val = getattr(a, name), name.removeprefix("x")
         if isinstance(points, Points):
             beside = {"mask": getattr(a, f"mask{val}"), "given": getattr(a, f"given{val}")}
             points = Points.of(points, **beside, weight=None if val else a.weight)
             if points.index is not None:
-                raise ValueError(f"{name} has an index; expected none: the rows of {name} are numbered from 0 on")
+                raise ValueError(f"{name} has an index; expected none: the rows of {name} are numbered from 0")
             setattr(a, name, points.x)
             setattr(a, f"mask{val}", points.mask)
             setattr(a, f"given{val}", points.given)
@@ -89,7 +89,7 @@ def _unpack(a: SimpleNamespace) -> None:
 
 
 def _place(a: SimpleNamespace) -> None:
-    r"""Moves modules and tensors to the device; without one they stay where they are."""
+    r"""Moves modules and tensors to the device, if one is given."""
     device = checks.device(a.device)
     for name in () if device is None else ("model", "guide", *TENSORS):
         if hasattr(getattr(a, name), "to"):  # a source's batches are moved one by one
@@ -102,11 +102,11 @@ def _training(a: SimpleNamespace) -> Training:
     if not is_made(a.model, a.guide):
         with forked():
             some = batches.first(getattr(batches, "batch_size", batches.num_points))
-        if isinstance(a.guide, AutoLocal):  # it looks at points from all over the data
+        if isinstance(a.guide, AutoLocal):  # it is set up with points from all over the data
             with quiet(a.model, a.guide):
                 a.guide.setup(transformed(_some(batches), a.transform), size=batches.num_points)
         first_call(a.model, a.guide, some, batches.num_points, validated=a.x_val is not None)
-    if a.transform is None:  # else the scale of x is what the transform makes of it
+    if a.transform is None:  # else the transform determines the scale of x
         with quiet(a.model, a.guide):
             adapted(a.guide).prepare(lambda: _some(batches))
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
@@ -131,7 +131,7 @@ def _compiling(a: SimpleNamespace, batches: Batches | Source) -> dict:
 
 
 def _some(batches: Batches | Source) -> Points:
-    r"""Up to `SOME` points, from all over the data, as model and guide see them."""
+    r"""Returns up to `SOME` points from all over the data, as model and guide see them."""
     if isinstance(batches, Source):
         return batches.first(SOME)
     rows = torch.linspace(0, batches.num_points - 1, min(SOME, batches.num_points)).long()
@@ -151,7 +151,7 @@ def _batches(a: SimpleNamespace) -> Batches | Source:
 
 
 def _climb(training: Training, listeners: Sequence[Listener], shown: bool) -> Result:
-    r"""Takes the steps, and tells the listeners, in their order."""
+    r"""Takes the steps, and calls the listeners in their order."""
     with Bar(training.total, done=training.step, shown=shown) as bar, contextlib.ExitStack() as stack:
         stack.callback(training.restore_beta)
         stack.enter_context(torch.enable_grad())
@@ -184,16 +184,16 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
     ):
         longer.say(training)
         save(run, training)
-        # What has been logged comes before the checkpoint: after a kill, a log is cut back, a checkpoint is not.
+        # Logs are written before the checkpoint: after a kill, a log can be truncated to the checkpoint.
         result = _climb(training, [board, *listeners, autosave], a.progress)
         save(run, training)
         return result
 
 
 class Guarded:
-    r"""Creates the listener that calls another one, which cannot change the training.
+    r"""Creates the listener that calls another one so that it cannot change the training.
 
-    Its errors become warnings, but for a `RunError`, which ends the training; what it draws leaves no trace.
+    Errors become warnings, except for a `RunError`, which ends the training; random draws leave no trace.
     """
 
     def __init__(self, listener: Listener):

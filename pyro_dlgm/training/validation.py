@@ -1,4 +1,4 @@
-r"""Validation: the bound on held-out points while w moves, and the way back to the best w."""
+r"""Validation: the bound on held-out points during training, and restoring the best w."""
 
 import copy
 from collections.abc import Iterator
@@ -15,19 +15,20 @@ from ..optim.svi import SVI, adam, load_states
 from ..points import Points
 
 E_STEPS = 25
-RATE = 0.05  # of their rows
+RATE = 0.05  # learning rate of the rows for validation points
 
 
 class Validation:
     r"""Creates the validation of a training: scores on held-out points, and when to stop.
 
-    A guide whose q is a function of x is asked directly. A per-point guide gets rows for the validation points, which
-    follow w by a few E-steps at each call, so that its ELBO is a lower bound of what `evaluate.infer` would reach.
+    A guide whose q is a function of x is evaluated directly. A per-point guide gets rows for the validation points,
+    which follow w by a few E-steps at each call, so that its ELBO is a lower bound on the one that `evaluate.infer`
+    would reach.
 
     Arguments:
         model, guide: the pair in training.
-        points: data (M, ...) that validate, or `Points`.
-        patience: calls without a better bound after which it is `exhausted`; `None` means never.
+        points: validation data (M, ...), or `Points`.
+        patience: the number of calls without a better bound after which it is `exhausted`; `None` means never.
     """
 
     def __init__(self, model, guide, points: Tensor | Points, patience: int | None = None):
@@ -45,10 +46,10 @@ class Validation:
         return self.patience is not None and self.calls_since_best >= self.patience
 
     def scores(self, *, counts: bool = True) -> dict[str, float]:
-        r"""Computes `mean_scores` now, in nats per point; the first one, ``elbo`` or ``log_joint``, decides.
+        r"""Returns the current `mean_scores`, in nats per point; the first, ``elbo`` or ``log_joint``, decides.
 
         Arguments:
-            counts: whether this may be the best call, and is counted against patience; not so during a warm-up.
+            counts: whether this call can be the best one and counts against patience; false during a warm-up.
         """
         with quiet(self.model, self.guide, seed=0), torch.enable_grad():
             self.guide.train(self.per_point)  # a chain moves in training mode only
@@ -60,7 +61,7 @@ class Validation:
         return scores
 
     def _blocks(self) -> Iterator[tuple[tuple, dict]]:
-        r"""The points as guide and model take them, block by block."""
+        r"""Yields the arguments of guide and model, block by block."""
         for block, _ in blocks(self.points, 1):
             yield (block.x, block.index), {"mask": block.mask} | block.side
 
@@ -72,12 +73,12 @@ class Validation:
                 self._states = [copy.deepcopy(m.state_dict()) for m in (self.model, self.trained)]
 
     def restore_best(self) -> None:
-        r"""Restores model and guide as they were at the best validation, if there is a ``patience``."""
+        r"""Restores model and guide to their state at the best validation, if there is a ``patience``."""
         if self._states is not None:
             load_states((self.model, self.trained), self._states)
 
     def state_dict(self) -> dict:
-        r"""The state of the validation, as tensors and plain values."""
+        r"""Returns the state of the validation, as tensors and plain values."""
         state = {"best": self.best, "calls_since_best": self.calls_since_best, "states": self._states}
         if self.per_point:
             state |= {"guide": self.guide.state_dict(), "optimizers": [o.state_dict() for o in self.svi.optimizers]}

@@ -370,7 +370,7 @@ def evaluating_without_the_latent():
     "a handler around the model, in fit",
     "`fit` takes modules; a handler goes around the call, `with poutine.mask(mask=...): fit(...)`",
     TypeError,
-    "which does not say its parameters",
+    "whose parameters cannot be found",
 )
 def fitting_in_a_handler():
     pair = images()

@@ -174,7 +174,7 @@ def newton():
     assert cases.unmoved(model, before) == []
 
 
-@tool("pyro_dlgm.SVI, with an optimizer of Pyro", "give `pyro.infer.SVI`", TypeError, "is no torch optimizer")
+@tool("pyro_dlgm.SVI, with an optimizer of Pyro", "give `pyro.infer.SVI`", TypeError, "is not a torch optimizer")
 def our_svi_with_pyros():
     pair = images()
     SVI(pair.model, pair.guide, [pyro.optim.Adam({"lr": 1e-3})])

@@ -1,1 +1,1 @@
-r"""Diagnostics of q: KL by dimension, active units, information, calibration; with verdicts in words."""
+r"""Diagnostics of q: KL by dimension, active units, information and calibration, with verdicts in words."""

@@ -1,4 +1,4 @@
-r"""All q(t | x_i) of a data set: samples, moments, KL; and their mixture, the aggregate posterior q(t)."""
+r"""All q(t | x_i) of a data set: samples, moments and KL, and their mixture, the aggregate posterior q(t)."""
 
 import math
 
@@ -17,15 +17,15 @@ from .calibration import marginals
 
 BUDGET = 2**22  # numbers of t at a time
 ACTIVE = 0.01  # Burda's threshold for the variance of the posterior mean
-ERRORS = 4  # standard errors by which noise of samples may pass it
+ERRORS = 4  # standard errors by which sampling noise may exceed it
 
 
 def marginal_kl(q, p) -> Tensor:
-    r"""KL(q_j ‖ p_j) of each latent, (B, D), between Gaussians with the means and variances of the marginals.
+    r"""Returns KL(q_j ‖ p_j) of each latent, (B, D), between Gaussians with the marginals' means and variances.
 
         KL_j = ½ [(s_j² + (m_j − a_j)²) / b_j² − 1 − log (s_j² / b_j²)]
 
-    Their sum is KL(q ‖ p) where q is Gaussian with independent latents, and less where they are correlated.
+    Their sum is KL(q ‖ p) if q is Gaussian with independent latents, and less if they are correlated.
 
     Arguments:
         q: q(t | x), of batch shape (B,) and event shape (D,), with a density.
@@ -37,19 +37,19 @@ def marginal_kl(q, p) -> Tensor:
 
 
 def charged(means: Tensor, p) -> Tensor:
-    r"""What the prior charges for the mean of q, (m_j − a_j)² / (2 b_j²), a mean over the points: (D,), in nats.
+    r"""Returns the cost of the mean of q under the prior, (m_j − a_j)² / (2 b_j²), a mean over points: (D,), in nats.
 
-    The square is the product of two estimates of m (`two_means`), so that noise of the states of a chain costs nothing;
-    what is below 0 by chance is 0.
+    The square is the product of two estimates of m (`two_means`), so that noise of a chain's states adds no bias.
+    Values below 0, which occur by chance, become 0.
     """
     return 0.5 * ((means - mean(p)).prod(0) / variance(p)).mean(0).clamp_min(0)
 
 
 def two_means(q, num_samples: int) -> Tensor:
-    r"""Two estimates of E_q[t | x], (2, B, D), with independent errors, so that their products have no bias.
+    r"""Returns two estimates of E_q[t | x], (2, B, D), with independent errors, so that their product has no bias.
 
-    The product of both then does not take sampling noise for variance over the points. They come from the halves of a
-    chain's states, or of ``num_samples`` samples. Of a single state nothing is known: NaN.
+    The product does not mistake sampling noise for variance over the points. They are the means of the two halves of a
+    chain's states, or of ``num_samples`` samples; NaN for a single state.
     """
     if isinstance(q, States) and len(q.states) == 1:
         return torch.full_like(q.states, math.nan).expand(2, -1, -1)
@@ -60,12 +60,12 @@ def two_means(q, num_samples: int) -> Tensor:
 
 
 def mean_variance(means: Tensor) -> Tensor:
-    r"""The variance over the points of E_q[t_d | x], (D,), from `two_means` (2, N, D)."""
+    r"""Returns the variance over the points of E_q[t_d | x], (D,), from `two_means` (2, N, D)."""
     return (means - means.mean(1, keepdim=True)).prod(0).sum(0) / (means.shape[1] - 1)
 
 
 def mean_variance_error(means: Tensor) -> Tensor:
-    r"""The standard error of `mean_variance` by sampling, (D,), where all points have one mean; 0 for exact means.
+    r"""Returns the sampling error of `mean_variance`, (D,), if all points have one mean; 0 for exact means.
 
     Half the squared difference of the two means estimates the variance v_i of either. A product of two independent
     errors has variance v_i², so that the mean of N has √(Σ_i v_i²) / N; the estimate's square has mean 3 v_i².
@@ -75,18 +75,18 @@ def mean_variance_error(means: Tensor) -> Tensor:
 
 
 def is_active(variance_of_means: Tensor, error: Tensor) -> Tensor:
-    r"""Which units are active after Burda et al., (D,): the variance of E_q[t_d | x] exceeds 0.01, and four errors."""
+    r"""Returns the active units by Burda et al., (D,): the variance of E_q[t_d | x] exceeds 0.01 by four errors."""
     return variance_of_means > ACTIVE + ERRORS * error
 
 
 def tabulate(model, guide, points: Points, S: int) -> dict:
-    r"""What q says at N points, with the points as the second axis of every tensor.
+    r"""Returns samples and moments of q at N points, with the points as the second axis of every tensor.
 
     Arguments:
         model: a `DLGM`, for its prior.
         guide: a guide with a ``posterior``.
-        points: N of them.
-        S: samples of q for each point.
+        points: the N points.
+        S: the number of samples of q for each point.
 
     Returns:
         Samples ``t`` (S, N, D) with ``log_q`` and ``log_p`` (S, N), ``rate`` (1, N), ``kl`` (1, N, D) of the
@@ -101,7 +101,7 @@ def tabulate(model, guide, points: Points, S: int) -> dict:
 
 
 def _summary(q, p, S: int) -> dict:
-    r"""Samples, densities and moments of q for a block of B points; entries without a closed form are `None`."""
+    r"""Returns samples, densities and moments of q for a block of B points; ``kl`` is `None` without a closed form."""
     t = draws(q, S, 1)
     log_q, log_p, normal, rate = q.log_prob(t), p.log_prob(t), marginals(q), distributions.kl(q, p)
     second = t.square().mean(0) if normal is None else normal.variance + normal.mean.square()
@@ -118,13 +118,13 @@ def _summary(q, p, S: int) -> dict:
 
 
 def log_aggregate(guide, t: Tensor, own: Tensor, points: Points) -> tuple[Tensor, Tensor]:
-    r"""log q(t) with and without a sample's own component: N² S densities, in blocks that fit into memory.
+    r"""Returns log q(t) with and without a sample's own component: N² S densities, in blocks that fit into memory.
 
     Arguments:
         guide: a guide with a ``posterior``.
-        t: samples (S, N, D); t[:, i] are of q(t | x_i).
+        t: samples (S, N, D); t[:, i] come from q(t | x_i).
         own: log q(t[s, i] | x_i), (S, N).
-        points: N of them.
+        points: the N points.
 
     Returns:
         log (1/N) Σ_j q(t_si | x_j) and log 1/(N−1) Σ_{j≠i} q(t_si | x_j), each (S, N), in nats.
@@ -143,7 +143,7 @@ def log_aggregate(guide, t: Tensor, own: Tensor, points: Points) -> tuple[Tensor
 
 
 def _tiles(t: Tensor, components: int):
-    r"""(sample, slice of points) such that a tile against all components of a block stays within the budget."""
+    r"""Yields (sample, slice of points), such that a tile times all components of a block is within the budget."""
     S, N, D = t.shape
     rows = max(1, BUDGET // (components * D))
     for s in range(S):

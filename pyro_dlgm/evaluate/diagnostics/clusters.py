@@ -1,13 +1,12 @@
-r"""Clusters of points by the components of a mixture prior, averaged over q."""
+r"""Clusters of points: the components of a mixture prior, averaged over q."""
 
 import torch
 from torch import Tensor
 
 from ...distributions import draws
-from ...guides.base import adapted
 from ...latents.asked import posterior
 from ...points import Points
-from ..blocks import blocks, check_pair
+from ..blocks import blocks, check_pair, check_posterior
 from ..quiet import quiet
 
 
@@ -22,11 +21,11 @@ def cluster_probabilities(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""Computes p(k | x) of each point and each component k of a mixture prior, averaged over samples of q.
+    r"""Returns p(k | x) of each point and each component k of a mixture prior, averaged over samples of q.
 
         p(k | x) = E_{p(t | x)} [p(k | t)] ≈ 1/S Σ_s p(k | t_s),    t_s ~ q(t | x),
 
-    since x depends on k through t alone. It is as right as q is.
+    since x depends on k through t alone. It is as accurate as q.
 
     Arguments:
         model: a `DLGM` whose prior has ``responsibilities(t)``: `priors.MixtureOfNormals`, `priors.VampPrior`.
@@ -36,14 +35,14 @@ def cluster_probabilities(
         num_samples: the number S of samples of q.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
-        seed: seed of the samples. The global generator stays as it was in any case.
+        seed: seed of the samples. The global generator is left unchanged in any case.
 
     Returns:
         Probabilities (B, K), without gradients; each row sums to 1.
 
     Raises:
-        TypeError: if the prior is no mixture, or the guide has no `posterior`.
-        ValueError: if x, index, mask, given or the number of samples makes no sense.
+        TypeError: if the prior is not a mixture, or the guide has no `posterior`.
+        ValueError: if x, index, mask, given or the number of samples is invalid.
     """
     prior = getattr(model, "prior", None)
     if not hasattr(prior, "responsibilities"):
@@ -51,8 +50,7 @@ def cluster_probabilities(
             f"the prior is a {type(prior).__name__}, which has no components; expected a mixture with "
             "responsibilities(t): priors.MixtureOfNormals or priors.VampPrior"
         )
-    if adapted(guide).posterior is None:
-        raise TypeError(f"{type(guide).__name__} has no posterior(x, index, mask); use a guide of this package")
+    check_posterior(guide)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 sample")
     points = Points.of(x, index, mask=mask, given=given)
@@ -62,6 +60,6 @@ def cluster_probabilities(
 
 
 def _probabilities(prior, guide, points: Points, counts: list[int]) -> Tensor:
-    r"""Those of a block of B points, (B, K), from samples that are drawn ``counts`` at a time."""
+    r"""Returns the probabilities for a block of B points, (B, K), from samples drawn ``counts`` at a time."""
     q = posterior(guide, points)
     return sum(prior.responsibilities(draws(q, n, len(points))).sum(0) for n in counts) / sum(counts)

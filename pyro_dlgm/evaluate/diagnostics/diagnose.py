@@ -1,6 +1,6 @@
-r"""What q looks like over a data set: where the KL goes, what t knows of x, and whether codes fill the prior.
+r"""Diagnosis of q over a data set: KL by dimension, information about x in t, and the aggregate posterior.
 
-The rate, E_x KL(q(t | x) ‖ p(t)), is what the ELBO pays for the code. It has two parts,
+The rate, E_x KL(q(t | x) ‖ p(t)), is the cost of the code in the ELBO. It has two parts,
 
     rate = I(x; t) + KL(q(t) ‖ p(t)),      q(t) = (1/N) Σ_i q(t | x_i),
 
@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ... import distributions, masks
+from ... import distributions
 from ...guides.programs.given import conditions, given_globals
 from ...latents.asked import prior
-from ...points import Points
+from ...points import Points, dealt
 from ...seeding import forked
 from ..blocks import check_density, check_pair
 from ..estimates import Mean
@@ -39,26 +39,26 @@ COLLAPSED = 0.01  # ε and δ of (ε, δ)-collapse
 
 @dataclass(frozen=True)
 class Diagnosis:
-    r"""The result of `diagnose` at N points; ``str()`` of it is one verdict a line.
+    r"""The result of `diagnose` at N points; ``str()`` of it has one verdict per line.
 
     Attributes:
-        num_points: N.
-        rate, rate_stderr: E_x KL(q(t | x) ‖ p(t)), the total, in nats per point.
-        kl: E_x KL(q(t_d | x) ‖ p(t_d)) for each dimension (D,), in nats per point; `None` without a closed form. For
-            a q with correlations these are the KL divergences of its marginals. Their sum is less than the total, by
-            the KL divergence of q from the product of its marginals.
+        num_points: the number N.
+        rate, rate_stderr: E_x KL(q(t | x) ‖ p(t)), the total, in nats per point, and its standard error.
+        kl: E_x KL(q(t_d | x) ‖ p(t_d)) for each dimension (D,), in nats per point; `None` without a closed form. For a
+            q with correlations these are the KL divergences of its marginals, whose sum is less than the total by the
+            KL divergence of q from the product of its marginals.
         factorized: whether q has no correlations, so that ``kl`` adds up to the total.
-        collapsed: the part of the points (D,) with a KL of less than 0.01 nats in that dimension, or `None`.
-        mean_variance, mean_variance_error: the variance over the points of E_q[t_d | x], (D,), and its error by the
-            samples where these means have no closed form.
+        collapsed: the share of the points (D,) with a KL below 0.01 nats in that dimension, or `None`.
+        mean_variance, mean_variance_error: the variance over the points of E_q[t_d | x], (D,), and its sampling error
+            if these means have no closed form.
         information: I(x; t) under q, in nats, with q(t) of these N points: at most log N, and in expectation a lower
-            bound on I for the distribution that the points come from.
-        information_upper: the same with the own component left out of q(t): in expectation an upper bound.
+            bound on I for the distribution of the points.
+        information_upper: the same without a sample's own component in q(t): in expectation an upper bound.
         information_stderr: the standard error of ``information`` over the points.
         aggregate_kl, aggregate_kl_stderr: KL(q(t) ‖ p(t)) = rate − I, in nats, with q(t) of these N points.
         aggregate_mean, aggregate_std: of the marginals q(t_d), (D,).
         prior_mean, prior_std: of p(t_d), (D,).
-        calibration: what `check_calibration` found on simulated points, or `None`.
+        calibration: the result of `check_calibration` on simulated points, or `None`.
     """
 
     num_points: int
@@ -83,18 +83,19 @@ class Diagnosis:
 
     @property
     def active_by_variance(self) -> Tensor:
-        r"""Active units (D,) after Burda et al. (2016): the variance over the data of E_q[t_d | x] exceeds 0.01,
-        by more than four of its errors."""
+        r"""Active units (D,) by Burda et al. (2016): the variance over the data of E_q[t_d | x] exceeds 0.01.
+
+        It has to exceed it by more than four of its errors."""
         return is_active(self.mean_variance, self.mean_variance_error)
 
     @property
     def active_by_kl(self) -> Tensor | None:
-        r"""Active units (D,) after Lucas et al. (2019): less than 99% of the points have a KL below 0.01 nats."""
+        r"""Active units (D,) by Lucas et al. (2019): less than 99% of the points have a KL below 0.01 nats."""
         return None if self.collapsed is None else self.collapsed < 1 - COLLAPSED
 
     @property
     def verdicts(self) -> dict[str, str]:
-        r"""What each number says, in words."""
+        r"""Verdicts in words on the numbers."""
         return {
             "KL(q || p)": verdicts.kl(self),
             "active units": verdicts.active(self),
@@ -119,26 +120,26 @@ def diagnose(
     num_simulated: int = 1000,
     seed: int | None = None,
 ) -> Diagnosis:
-    r"""Computes how q uses its latents: KL of each, active units, I(x; t), the aggregate posterior, and calibration.
+    r"""Diagnoses how q uses its latents: KL of each, active units, I(x; t), the aggregate posterior, and calibration.
 
     Arguments:
         model: a `DLGM`.
         guide: a guide with a ``posterior`` that has a density.
-        x: data (N, ...), or `Points`. Costs N² densities of q for each sample.
+        x: data (N, ...), or `Points`. The cost is N² densities of q per sample.
         index: which points these are (N,), for guides with a row for each.
-        num_samples: samples of q for each point of x.
+        num_samples: the number of samples of q for each point.
         mask: boolean, True where observed, of x's shape or (N,). Simulated points take its rows in turn.
         given: what the points are conditioned on, (N, C), likewise.
-        num_simulated: points for `check_calibration`, 0 for none. A guide with rows for each point needs an E-step
-            on them.
-        seed: seed of all that is random here. The global generator stays as it was in any case.
+        num_simulated: the number of points for `check_calibration`, 0 for none. A guide with rows needs an E-step on
+            them.
+        seed: seed of all random numbers here. The global generator is left unchanged in any case.
 
     Returns:
-        A `Diagnosis`: numbers, and a verdict in words on each.
+        A `Diagnosis`: numbers, with a verdict in words on each.
 
     Raises:
         TypeError: if q has no density, or the guide no ``posterior``.
-        ValueError: if x, index or mask makes no sense, or there are fewer than two points or samples.
+        ValueError: if x, index or mask is invalid, or there are fewer than two points or samples.
     """
     model, guide = given_globals(model, guide)
     check_density(guide, WRAP_OR_FIT)
@@ -148,10 +149,9 @@ def diagnose(
         raise ValueError(f"x has {len(points)} points, num_samples is {num_samples}; expected at least 2 of both")
     calibration = None
     if num_simulated:
-        dealt = masks.dealt(points.mask, num_simulated)
-        like = {"mask": dealt, "given": points.given}
+        like = {"mask": dealt(points.mask, num_simulated), "given": points.given}
         calibration = check_calibration(model, guide, num_points=num_simulated, **like, seed=seed)
-    # Another stream: points that were simulated with this seed would share their noise with samples of q.
+    # Another stream: points simulated with this seed would share their noise with samples of q.
     with quiet(model, guide, seed=seed), forked(int(torch.randint(2**31, ()))):
         table = tabulate(model, guide, points, num_samples)
         with_own, without = log_aggregate(guide, table["t"], table["log_q"], points)
@@ -159,7 +159,7 @@ def diagnose(
 
 
 def _marginals(p) -> tuple[Tensor, Tensor]:
-    r"""Mean and standard deviation of p(t_d), (D,): of the mixture over the points, where p depends on them."""
+    r"""Returns mean and standard deviation of p(t_d), (D,); of the mixture over the points if p depends on them."""
     centre, width = (
         v.flatten(0, -2) if v.dim() > 1 else v.unsqueeze(0) for v in (distributions.mean(p), distributions.variance(p))
     )
@@ -169,7 +169,7 @@ def _marginals(p) -> tuple[Tensor, Tensor]:
 def _diagnosis(
     p, table: dict, with_own: Tensor, without: Tensor, calibration: Calibration | None, held: str
 ) -> Diagnosis:
-    r"""The diagnosis from what q says at N points, and from log q(t) with and without a sample's own component."""
+    r"""Returns the diagnosis from a `tabulate`, and from log q(t) with and without a sample's own component."""
     rate = Mean.of(table["rate"].mean(0))
     information, aggregate_kl = (Mean.of(v.mean(0)) for v in (table["log_q"] - with_own, with_own - table["log_p"]))
     kl, mean = table["kl"], table["means"].mean((0, 1))

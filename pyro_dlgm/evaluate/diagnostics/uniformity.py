@@ -1,4 +1,4 @@
-r"""Whether ranks 0..L are uniform, and how they are not: a chi-square test, two directions, and a band for the ECDF.
+r"""Tests of the uniformity of ranks 0..L: a chi-square test, two directions, and a band for the ECDF.
 
 References:
     Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian inference algorithms with simulation-based
@@ -8,7 +8,7 @@ References:
 """
 
 import numpy as np
-import scipy  # and not scipy.stats, which takes a second to import: SciPy imports it at its first use
+import scipy  # not scipy.stats, which takes a second to import: SciPy imports it at its first use
 import torch
 from torch import Tensor
 
@@ -17,10 +17,10 @@ WORDS = (("high", "low"), ("wide", "narrow"))  # for a negative and a positive l
 
 
 def chi_square_p(ranks: Tensor, L: int) -> Tensor:
-    r"""The p-value of Pearson's chi-square against uniform ranks: (n, D) integers 0..L -> (D,).
+    r"""Returns the p-value of Pearson's chi-square test of uniform ranks: (n, D) integers 0..L -> (D,).
 
-    At most 20 bins, with at least about 10 ranks expected in each; a bin's probability is the share of the L + 1
-    values that fall into it, so that no bin is favoured where L + 1 does not divide.
+    There are at most 20 bins, with about 10 expected ranks or more in each. The probability of a bin is its share of
+    the L + 1 values, so that no bin is favoured if the number of bins does not divide L + 1.
     """
     bins = max(2, min(BINS, L + 1, len(ranks) // RANKS_PER_BIN))
     share = _counts(torch.arange(L + 1).unsqueeze(-1) * bins // (L + 1), bins) / (L + 1)
@@ -30,11 +30,11 @@ def chi_square_p(ranks: Tensor, L: int) -> Tensor:
 
 
 def directions(ranks: Tensor, L: int) -> Tensor:
-    r"""Location and spread of ranks (n, D), as (2, D), each about N(0, 1) where the ranks are uniform.
+    r"""Returns location and spread of ranks (n, D), as (2, D), each about N(0, 1) if the ranks are uniform.
 
-    Location, the mean less L/2, is positive where ranks are large (the truth lies above q). Spread, the variance less
-    that of uniform ranks, is positive where they gather at both ends (a U: q is too narrow). It is taken around the
-    ranks' own mean: ranks that all gather at one end have little of it.
+    Location, the mean minus L/2, is positive if ranks are large (the truth lies above q). Spread, the variance minus
+    that of uniform ranks, is positive if they gather at both ends (a U: q is too narrow). It is taken around the mean
+    of the ranks: ranks that all gather at one end have little spread.
     """
     grid = torch.arange(L + 1, dtype=torch.float64, device=ranks.device) - L / 2
     n, variance = len(ranks), grid.square().mean()
@@ -44,11 +44,11 @@ def directions(ranks: Tensor, L: int) -> Tensor:
 
 
 def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
-    r"""One word for each column of ranks (n, D): "narrow", "wide", "low", "high", "odd", or "" for uniform.
+    r"""Returns a word for each column of ranks (n, D): "narrow", "wide", "low", "high", "odd", or "" for uniform.
 
-    "low" means that q lies too low, that is, below the truth. The three tests of all columns together raise a false
-    alarm with a probability of at most ``alpha`` (Bonferroni). Of the two directions the more significant one names
-    the shape; "odd" is what only the chi-square sees.
+    "low" means that q lies too low, below the truth. The three tests of all columns together raise a false alarm with a
+    probability of at most ``alpha`` (Bonferroni). The more significant of the two directions names the shape; "odd" is
+    a departure that only the chi-square test detects.
     """
     z, threshold = directions(ranks, L), alpha / (3 * ranks.shape[1])
     seen = z.abs() > scipy.stats.norm.isf(threshold / 2)
@@ -60,15 +60,20 @@ def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
     return named
 
 
+def inside(pit: Tensor, levels: Tensor) -> Tensor:
+    r"""Returns whether central intervals of each level contain the truth, 0 or 1: (n, ...) -> (levels, n, ...)."""
+    return ((2 * pit.double() - 1).abs() <= levels.view(-1, *[1] * pit.dim())).double()
+
+
 def ecdf_difference(ranks: Tensor, L: int) -> Tensor:
-    r"""ECDF(z) − z of ranks (n, D) at z = 1/(L+1), ..., L/(L+1): (L, D)."""
+    r"""Returns ECDF(z) − z of ranks (n, D) at z = 1/(L+1), ..., L/(L+1): (L, D)."""
     below = _counts(ranks, L + 1).cumsum(-1)[:, :-1]  # (D, L)
     z = torch.arange(1, L + 1, device=ranks.device).double() / (L + 1)
     return (below / len(ranks) - z).T
 
 
 def ecdf_band(n: int, L: int, level: float = 0.95, num_simulations: int = 1000) -> tuple[Tensor, Tensor]:
-    r"""Lower and upper end, (L,) each, of a simultaneous band for `ecdf_difference` of n uniform ranks.
+    r"""Returns the lower and upper end, (L,) each, of a simultaneous band for `ecdf_difference` of n uniform ranks.
 
     At each z the count below is Bin(n, z). The pointwise level of its quantiles is chosen so that simulated uniform
     ranks stay inside *everywhere* with the probability ``level``.
@@ -76,19 +81,19 @@ def ecdf_band(n: int, L: int, level: float = 0.95, num_simulations: int = 1000) 
     Arguments:
         n: the number of ranks.
         L: the largest rank.
-        level: probability of an ECDF inside.
-        num_simulations: data sets simulated, always the same ones.
+        level: the probability that an ECDF is inside.
+        num_simulations: the number of simulated data sets, always the same ones.
     """
     binom, z = scipy.stats.binom, np.arange(1, L + 1) / (L + 1)
     uniform = np.full(L + 1, 1 / (L + 1))
     below = np.random.default_rng(0).multinomial(n, uniform, num_simulations).cumsum(1)[:, :-1]  # (num_simulations, L)
     tail = np.minimum(binom.cdf(below, n, z), binom.sf(below - 1, n, z)).min(1)
-    # An order statistic, a hair lower: counts are discrete, and rounding must not put ties outside.
+    # An order statistic, slightly lowered: counts are discrete, and rounding must not put ties outside.
     lower = binom.ppf(np.sort(tail)[int((1 - level) * num_simulations)] * (1 - 1e-9), n, z)
     upper = n - lower[::-1]  # n − Bin(n, z) is Bin(n, 1 − z)
     return torch.from_numpy(lower / n - z), torch.from_numpy(upper / n - z)
 
 
 def _counts(values: Tensor, number: int) -> Tensor:
-    r"""How often each of 0..number−1 is in each column of (n, D): (D, number)."""
+    r"""Returns how often each of 0..number−1 occurs in each column of (n, D): (D, number)."""
     return torch.stack([torch.bincount(column, minlength=number) for column in values.T]).double()

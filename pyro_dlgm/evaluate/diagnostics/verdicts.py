@@ -1,20 +1,20 @@
-r"""What the numbers of `diagnostics` and `calibration` say, in words.
+r"""Verdicts in words on the numbers of `diagnose` and `check_calibration`.
 
-A departure is named where a test sees it with a family-wise error of at most 1% for the dimensions together, and,
-for what no test decides, where it is large enough to matter.
+A departure is reported if a test detects it, with a family-wise error of at most 1% over the dimensions; where there is
+no test, if it is large enough to matter.
 """
 
 import math
 
-import scipy  # and not scipy.stats, as in uniformity
+import scipy  # not scipy.stats, as in uniformity
 import torch
 from torch import Tensor
 
 from .uniformity import shapes
 
 ALPHA = 0.01
-CEILING = 0.5  # nats below log N from which on an estimate of I(x; t) is held for cut off
-MATTERS = 0.1  # nats, or prior standard deviations, that are worth a word
+CEILING = 0.5  # nats: an estimate of I(x; t) this close to log N counts as cut off
+MATTERS = 0.1  # nats, or prior standard deviations, worth reporting
 ERRORS = 4  # standard errors
 
 RANKS = {
@@ -31,7 +31,7 @@ JOINT = {
 
 
 def listed(lines: dict[str, str]) -> str:
-    r"""One line a verdict, with its name in front."""
+    r"""Returns one line per verdict, with its name in front."""
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
@@ -48,33 +48,34 @@ def dimensions(chosen: Tensor) -> str:
 
 
 def placed(found: dict[str, Tensor]) -> str:
-    r"""What was found, and in which dimensions, booleans (D,); "" for nothing."""
+    r"""Returns the findings and their dimensions, booleans (D,), in words; "" for none."""
     return "; ".join(f"{what} in {dimensions(where)}" for what, where in found.items() if where.any())
 
 
 def ranks(found: Tensor, L: int) -> str:
-    r"""The verdict on ranks (n, D) of t*."""
+    r"""Returns the verdict on ranks (n, D) of t*."""
     words = shapes(found, L, ALPHA)
     parts = placed({text: torch.tensor([w == word for w in words]) for word, text in RANKS.items()})
     return f"q is {parts}" if parts else f"no departure seen in {len(found)} ranks"
 
 
 def joint_ranks(found: Tensor, L: int) -> str:
-    r"""The verdict on ranks (n,) of log p(x, t*)."""
+    r"""Returns the verdict on ranks (n,) of log p(x, t*)."""
     (word,) = shapes(found.unsqueeze(-1), L, ALPHA)
     other = "the ranks of log p(x, t) are not uniform: q is not the posterior"
     return JOINT.get(word, other) if word else f"no departure seen in {len(found)} ranks of log p(x, t)"
 
 
 def coverage(c, n: int) -> str:
-    r"""The verdict on a `calibration.Coverage` from n points.
+    r"""Returns the verdict on a `calibration.Coverage` from n points.
 
-    In one dimension the truths inside are binomial. Over all dimensions they are a mean of n independent numbers in
-    [0, 1], whatever the dimensions have to do with each other: with a probability of 1 − δ it lies no farther than
+    In one dimension the number of truths inside is binomial. Over all dimensions the coverage is a mean of n
+    independent numbers in [0, 1], however the dimensions depend on each other: with a probability of 1 − δ it is at
+    most
 
         √(2 V ln(2/δ) / n) + 7 ln(2/δ) / (3 (n − 1))
 
-    to either side of its expectation, V its variance over the points.
+    away from its expectation, where V is its variance over the points.
 
     References:
         Maurer and Pontil, "Empirical Bernstein bounds and sample variance penalization" (2009), theorem 4.
@@ -92,14 +93,14 @@ def coverage(c, n: int) -> str:
     for word, tail, all_of_them in zip(words, tails, together, strict=True):
         off = torch.from_numpy(tail < delta).any(0)
         parts += [f"{word} in {dimensions(off)}"] if off.any() or all_of_them.any() else []
-    # For the eye: under an exact q pooling cannot be better than with independent dimensions.
+    # For display: with an exact q, pooling cannot be more precise than for independent dimensions.
     error = torch.maximum(c.pooled_stderr, c.stderr / D**0.5)
     numbers = ", ".join(f"{a:.0%}: {b:.1%} ± {s:.1%}" for a, b, s in zip(c.levels, c.pooled, error, strict=True))
     return f"{'; '.join(parts) or f'as nominal in {n} points'} [{numbers}]"
 
 
 def kl(d) -> str:
-    r"""The verdict on the KL divergences of a `Diagnosis`."""
+    r"""Returns the verdict on the KL divergences of a `Diagnosis`."""
     if d.kl is None:
         return f"total {d.rate:.2f} ± {d.rate_stderr:.2f}; no closed form for single dimensions of this q"
     text = f"total {d.rate:.2f}; dimension {int(d.kl.argmax())} has the most, {float(d.kl.max()):.2f}"
@@ -111,21 +112,21 @@ def kl(d) -> str:
 
 
 def active(d) -> str:
-    r"""The verdict on active units."""
+    r"""Returns the verdict on active units."""
     units = d.active_by_variance
     text = f"{int(units.sum())} of {len(units)} by the variance of E_q[t | x] (> 0.01)"
     if d.active_by_kl is not None:
         text += f", {int(d.active_by_kl.sum())} by KL (>= 0.01 nats at more than 1% of the points)"
-    return text if units.all() else f"{text}; the mean of q stays where it is in {dimensions(~units)}"
+    return text if units.all() else f"{text}; the mean of q does not vary in {dimensions(~units)}"
 
 
 def information(d) -> str:
-    r"""The verdict on I(x; t)."""
+    r"""Returns the verdict on I(x; t)."""
     ceiling = math.log(d.num_points)
     if ceiling - d.information < CEILING:
         return (
-            f"I >= {d.information:.2f}, at the ceiling log N = {ceiling:.2f} of an estimate from N points: "
-            f"no more than a lower bound; all that is known above is I <= {min(d.information_upper, d.rate):.2f}"
+            f"I >= {d.information:.2f}, at the ceiling log N = {ceiling:.2f} of an estimate from N points: only a "
+            f"lower bound; the upper bound is I <= {min(d.information_upper, d.rate):.2f}"
         )
     if d.information_upper - d.information > max(MATTERS, ERRORS * d.information_stderr):
         return f"between {d.information:.2f} and {d.information_upper:.2f}: more points would narrow this"
@@ -133,8 +134,8 @@ def information(d) -> str:
 
 
 def aggregate(d) -> str:
-    r"""The verdict on KL(q(t) ‖ p(t))."""
-    # With finitely many points q(t) is lumpy, which adds to the KL no more than the two bounds on I differ by.
+    r"""Returns the verdict on KL(q(t) ‖ p(t))."""
+    # With finitely many points q(t) is lumpy, which adds at most the difference of the two bounds on I to the KL.
     least = max(0.0, d.aggregate_kl - (d.information_upper - d.information))
     seen = max(MATTERS, ERRORS * d.aggregate_kl_stderr)
     if least > seen:
@@ -145,11 +146,11 @@ def aggregate(d) -> str:
 
 
 def aggregate_marginals(d) -> str:
-    r"""The verdict on mean and standard deviation of the marginals q(t_d) against those of the prior."""
+    r"""Returns the verdict on mean and standard deviation of the marginals q(t_d) against those of the prior."""
     N = d.num_points
     ratio = d.aggregate_std / d.prior_std
     mean, log_std = (d.aggregate_mean - d.prior_mean) / d.prior_std, ratio.log()
     off_mean = mean.abs() > (ERRORS / N**0.5 * ratio).clamp_min(MATTERS)
     off_std = log_std.abs() > max(MATTERS, ERRORS / (2 * N) ** 0.5)
     found = {"mean off": off_mean, "too narrow": off_std & (log_std < 0), "too wide": off_std & (log_std > 0)}
-    return placed(found) or f"no mean or standard deviation seen off by {MATTERS:.0%} of the prior's or more"
+    return placed(found) or f"no mean or standard deviation is off by {MATTERS:.0%} of the prior's or more"

@@ -1,1 +1,1 @@
-r"""Missing values: drawn from the posterior predictive, filled in by one number, and held against the truth."""
+r"""Missing values: drawn from the posterior predictive, filled in, and compared with the truth."""

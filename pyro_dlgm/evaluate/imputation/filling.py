@@ -1,4 +1,4 @@
-r"""Imputations: several draws of what is missing, or one number for each value."""
+r"""Imputations: several draws of the missing values, or one number for each."""
 
 import torch
 from torch import Tensor
@@ -27,34 +27,35 @@ def impute(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""x with the missing values replaced: by their mean under q, or by draws of p(x_mis | x_obs, w), or one of them.
+    r"""Returns x with the missing values replaced: by their mean under q, or by draws of p(x_mis | x_obs, w).
 
-    Draws have importance weights: K proposals of q are weighted by p(x_obs, t | w) / q(t | x), and codes are drawn
-    among them. A q that is too narrow is corrected as far as its proposals reach; a warning names points where few of
-    them carry all weight. Point masses and chains have no density: their draws are taken as they are.
+    Draws use importance weights: K proposals of q are weighted by p(x_obs, t | w) / q(t | x), and codes are drawn from
+    them. This corrects a q that is too narrow as far as its proposals reach; a warning names points at which few of
+    them dominate. Point masses and chains have no density: their draws are used unweighted.
 
-    Of values that hide themselves (`likelihoods.Missingness`) all are those given the mask as well, E[x | t, x_o, m].
+    For values missing not at random (`likelihoods.Missingness`), everything is also conditional on the mask,
+    E[x | t, x_o, m].
 
     Arguments:
         model: a `DLGM`.
         guide: a guide with a `posterior`.
         x: data (B, ...), or `Points`.
         index: which points these are (B,), for guides with a row for each.
-        num_samples: the number M of draws; for the mean under q, that of samples of t, or `None` for the mean of q.
-        by: "mean", "median" or "mode" of each value, or "draws" for M imputations. Of classes, which have no order, all
-            three are the most probable one. The median is a draw, so that counts stay whole.
-        num_proposals: the number K of weighted proposals. By default 10 M, at least 1,000, and for the mean none: it is
-            E_q E[x | t]. With 0 draws of q are taken as they are.
+        num_samples: the number M of draws; for the mean under q, the number of samples of t, or `None` for q's mean.
+        by: "mean", "median" or "mode" of each value, or "draws" for M imputations. For classes, which have no order,
+            the first three are the most probable one. The median is one of the draws, so that counts stay whole.
+        num_proposals: the number K of weighted proposals. By default 10 M, at least 1,000; for the mean none, which
+            makes it E_q E[x | t]. With 0, draws of q are used unweighted.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
         seed: seed of the samples.
 
     Returns:
-        A tensor of x's shape, or (M, B, ...) by draws.
+        A tensor of x's shape, or (M, B, ...) with ``by="draws"``.
 
     Raises:
-        ValueError: if there is no mask, ``by`` is none of these, a number makes no sense, all weights of a point are
-            0, or as `reconstruct`.
+        ValueError: if there is no mask, ``by`` is unknown, a number is out of range, all weights of a point are 0, or
+            as `reconstruct`.
         TypeError: if the guide has no `posterior`.
 
     Example:

@@ -1,12 +1,12 @@
-r"""Imputations held against the truth: how far off they are, and whether they know how far.
+r"""Imputations compared with the truth: their errors, and the calibration of their uncertainty.
 
-A value y that was hidden is ranked among L draws of it. If these are draws of its true distribution given what was
-observed, the rank is uniform on 0..L (ties, as of counts and classes, are broken at random), and a central interval of
-probability c holds y with the frequency c. The score of a whole distribution F in the units of x is
+A hidden value y is ranked among L draws of it. If these are draws of its true distribution given what was observed, the
+rank is uniform on 0..L (ties, as for counts and classes, are broken at random), and a central interval of probability c
+contains y with the frequency c. The score of a distribution F, in the units of x, is
 
     CRPS = E|X − y| − ½ E|X − X'|,    X, X' ~ F,
 
-estimated without bias by all pairs of draws. An imputer may have the least error and be wrong about it.
+estimated without bias from all pairs of draws. An imputer may have the smallest error and still be miscalibrated.
 
 References:
     Gneiting and Raftery, "Strictly proper scoring rules, prediction, and estimation" (2007). JASA 102(477).
@@ -39,28 +39,27 @@ def check_imputations(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Imputations:
-    r"""Draws values that were hidden from q, and ranks the true ones among the draws.
+    r"""Draws values that were hidden from q, and ranks the true values among the draws.
 
     Arguments:
         model: a `DLGM`.
-        guide: a guide with a `posterior`, fitted or asked under the mask.
-        x: data (B, ...), with the true values of what is held out, or `Points`.
+        guide: a guide with a `posterior`, which sees x under the mask.
+        x: data (B, ...), including the true values that are held out, or `Points`.
         index: which points these are (B,), for guides with a row for each.
         num_samples: the number L of draws of each value.
         mask: boolean, True where model and guide see x, of x's shape or (B,).
-        held_out: boolean, True where a true value is known and hidden, of x's shape or (B,); by default all that the
-            mask hides.
-        num_proposals: of weighted proposals, as of `impute`; with 0 draws of q are taken as they are.
+        held_out: boolean, True where a true value is known and hidden, of x's shape or (B,); by default everything that
+            the mask hides.
+        num_proposals: the number of weighted proposals, as in `impute`; with 0, draws of q are used unweighted.
         given: what the points are conditioned on, (B, C).
         seed: seed of the draws.
 
     Returns:
-        An `Imputations`: errors, scores, ranks and coverage, and a verdict in words. What it speaks of is model and q
-        together: a wrong model has wrong intervals under an exact q.
+        An `Imputations`: errors, scores, ranks and coverage, with verdicts in words. It judges model and q together: a
+        wrong model has wrong intervals even under an exact q.
 
     Raises:
-        ValueError: if there is no mask, nothing is held out, a value that is held out is seen or not finite, or as
-            `impute`.
+        ValueError: if there is no mask, nothing is held out, a held-out value is seen or not finite, or as `impute`.
     """
     points = Points.of(x, index, mask=mask, given=given)
     hidden, K = _hidden(points, held_out), proposals(num_proposals, num_samples)
@@ -102,7 +101,7 @@ def _hidden(points: Points, held_out: Tensor | None) -> Tensor:
 
 
 def _table(x: Tensor, made: Tensor, hidden: Tensor, classes: Tensor, first: int) -> tuple[Tensor, ...]:
-    r"""Rows, columns, ranks, errors, scores and classes of the hidden values of a block."""
+    r"""Returns rows, columns, ranks, errors, scores and classes of the hidden values of a block."""
     rows, columns = hidden.reshape(len(x), -1).nonzero().T
     values, truth = made[:, hidden].double(), x[hidden].double()  # (L, n), (n,)
     kinds = classes.to(x.device).flatten()[columns]
@@ -122,7 +121,7 @@ def _crps(values: Tensor, truth: Tensor) -> Tensor:
 
 
 def _brier(values: Tensor, ties: Tensor) -> Tensor:
-    r"""P(X ≠ y) − ½ P(X ≠ X') by all pairs of draws."""
+    r"""Returns P(X ≠ y) − ½ P(X ≠ X'), from all pairs of draws."""
     L, ordered = len(values), values.sort(0).values
     number = torch.arange(L, device=values.device).unsqueeze(-1).expand_as(ordered)
     starts = torch.cat([torch.ones_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]])
@@ -131,7 +130,7 @@ def _brier(values: Tensor, ties: Tensor) -> Tensor:
 
 
 def _one_of_each(rows: Tensor) -> Tensor:
-    r"""For each point with values, the place of one of them, at random."""
+    r"""Returns the place of a random value of each point that has values."""
     order = torch.randperm(len(rows), device=rows.device)
     chosen = torch.full((int(rows.max()) + 1,), -1, device=rows.device)
     chosen[rows[order]] = order

@@ -1,8 +1,8 @@
 r"""Draws of missing values given the observed ones: x_mis ~ ∫ p(x_mis | t, x_obs, w) p(t | x_obs, w) dt.
 
-K proposals t_k of q have the self-normalized weights w̃_k ∝ p(x_obs, t_k | w) / q(t_k | x). Codes are drawn among them
-with these probabilities, and each makes one draw of what is missing. Point masses and chains have no density: their
-draws are taken as they are.
+K proposals t_k of q have the self-normalized weights w̃_k ∝ p(x_obs, t_k | w) / q(t_k | x). Codes are drawn from them
+with these probabilities, and each code gives one draw of the missing values. Point masses and chains have no density:
+their draws are used unweighted.
 
 References:
     Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets" (2019).
@@ -26,15 +26,15 @@ from ...points import Points
 from ..blocks import blocks
 from ..importance import ess
 
-PROPOSALS = 1000  # at least, and ten for each draw
-LOW = 50  # effective proposals below which a point is named, or a tenth of them all if that is less
+PROPOSALS = 1000  # at least; ten for each draw
+LOW = 50  # a warning names points with fewer effective proposals than this, or than a tenth of all
 
 
 def proposals(asked: int | None, num_samples: int) -> int:
-    r"""Returns the number K of proposals: what was asked for, or ten for each draw, at least 1,000.
+    r"""Returns the number K of proposals: the requested number, or ten per draw, at least 1,000.
 
     Raises:
-        ValueError: if a number makes no sense.
+        ValueError: if a number is out of range.
     """
     if num_samples is None or num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1 draw")
@@ -46,12 +46,12 @@ def proposals(asked: int | None, num_samples: int) -> int:
 def predictive(
     model, guide, points: Points, num_samples: int, num_proposals: int
 ) -> Iterator[tuple[Points, Tensor, Tensor, Tensor]]:
-    r"""Draws completed points block by block, without gradients; called inside of `quiet`.
+    r"""Draws completed points block by block, without gradients, inside `quiet`.
 
     Yields:
-        The points of the block; their M draws (M, b, ...), with observed values as they are; the effective number of
-        proposals (b,), NaN where draws of q are taken as they are; and which numbers of a point are classes, booleans
-        of a point's shape.
+        The points of the block; their M draws (M, b, ...), with observed values unchanged; the effective number of
+        proposals (b,), NaN for unweighted draws of q; and which numbers of a point are classes, booleans of a point's
+        shape.
     """
     points = replace(points, x=points.observed())
     for block, counts in blocks(points, max(num_samples, num_proposals)):
@@ -62,7 +62,7 @@ def predictive(
 
 
 def _codes(model, guide, points: Points, num: int, K: int, counts: list[int]) -> tuple[Tensor, Tensor]:
-    r"""M codes (M, b, D) of p(t | x), and the effective number of proposals (b,), NaN without weights."""
+    r"""Returns M codes (M, b, D) of p(t | x), and the effective number of proposals (b,), NaN without weights."""
     q = posterior(guide, points)
     if K == 0 or not adapted(guide).has_density:
         return draws(q, num, len(points)), torch.full((len(points),), torch.nan, device=points.x.device)
@@ -89,14 +89,15 @@ def _check(effective: Tensor) -> None:
 
 
 def warn(effective: Tensor, num_proposals: int, stacklevel: int) -> None:
-    r"""Warns of the points with few effective proposals (B,), where draws repeat a few codes."""
+    r"""Warns about points with few effective proposals (B,), whose draws repeat a few codes."""
     low = effective < min(LOW, num_proposals / 10)
     if num_proposals and bool(low.any()):
         rows = low.nonzero().flatten().tolist()
         warnings.warn(
-            f"the weights of {num_proposals} proposals are worth as few as {float(effective.min()):.3g} at {len(rows)} "
-            f"of {len(low)} points ({messages.rows(rows)}): their draws repeat few codes; raise num_proposals, or fit "
-            "a better q: evaluate.infer(model, guides.FullRank(len(x), D), x, mask=mask)",
+            f"the weights of {num_proposals} proposals have an effective number as low as "
+            f"{float(effective.min()):.3g} at {len(rows)} of {len(low)} points ({messages.rows(rows)}): their draws "
+            "repeat few codes; raise num_proposals, or fit a better q: evaluate.infer(model, guides.FullRank(len(x), "
+            "D), x, mask=mask)",
             stacklevel=stacklevel + 1,
         )
 
@@ -106,7 +107,7 @@ def _pixels(p):
 
 
 def completed(p, points: Points) -> Tensor:
-    r"""Draws of p(x | t) given what is observed of x, (M, b, ...), with the observed values as they are.
+    r"""Draws x (M, b, ...) from p(x | t) given its observed values, which stay as they are.
 
     Raises:
         ValueError: if pixels depend on each other given t, and the distribution has no ``completed(x, mask)``.
@@ -125,13 +126,13 @@ def completed(p, points: Points) -> Tensor:
 def _check_independent(part) -> None:
     if len(part.event_shape):
         raise ValueError(
-            f"{type(part).__name__} has numbers of x that depend on each other given t, so that draws of the missing "
-            "ones need those observed; expected a distribution with a method completed(x, mask)"
+            f"{type(part).__name__} has values of x that depend on each other given t, so that draws of the missing "
+            "ones need the observed ones; expected a distribution with a method completed(x, mask)"
         )
 
 
 def classes(p) -> Tensor:
-    r"""Which numbers of a point are classes, without order: booleans of a point's shape."""
+    r"""Returns which numbers of a point are classes, which have no order: booleans of a point's shape."""
     own = _pixels(p)
     if not hasattr(own, "parts"):
         return torch.full(p.event_shape, hasattr(own, "guess"))

@@ -1,4 +1,4 @@
-r"""What a set of imputations that were held against the truth says: errors, scores, ranks, coverage, and verdicts."""
+r"""The result of comparing imputations with the truth: errors, scores, ranks, coverage and verdicts."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..diagnostics import verdicts
-from ..diagnostics.uniformity import shapes
+from ..diagnostics.uniformity import inside, shapes
 
 LEVELS = (0.5, 0.9)
-LEAST = 50  # ranks: fewer leave no test
+LEAST = 50  # ranks for a test, at least
 RANKS = {word: text.replace("q ", "the draws ") for word, text in verdicts.RANKS.items()}
 
 
@@ -18,16 +18,16 @@ class Imputations:
     r"""The result of `check_imputations`, for n values that were hidden.
 
     Attributes:
-        rows, columns: which values these are: the points (n,), and the numbers of a point, flattened (n,).
+        rows, columns: the places of the values: points (n,), and flat indices within a point (n,).
         ranks: of the true value among its L draws, (n,), integers 0..L, ties broken at random.
-        errors: the mean of the draws less the true value (n,); of classes, whether the most frequent one is wrong.
-        scores: CRPS of each value (n,), of classes with the distance 1 between any two.
+        errors: the mean of the draws minus the true value (n,); for classes, whether the most frequent one is wrong.
+        scores: the CRPS of each value (n,), for classes with the distance 1 between any two.
         classes: which values are classes (n,).
         pit: (rank + U) / (L + 1), U uniform: uniform on (0, 1) if the draws are right, (n,).
-        chosen: one value of each point at random, for tests: values of a point go together.
-        effective: the effective number of proposals of each point (B,), NaN where draws of q are taken as they are.
+        chosen: a random value of each point, for tests, since values of one point are dependent.
+        effective: the effective number of proposals of each point (B,), NaN for unweighted draws of q.
         num_samples: the number L of draws.
-        conditions: the global latents that are held, and where; empty without any.
+        conditions: the values at which global latents are held; empty without any.
     """
 
     rows: Tensor
@@ -44,12 +44,12 @@ class Imputations:
 
     @property
     def rmse(self) -> float:
-        r"""The root of the mean squared error of all values that are no classes, in the units of x; NaN without any."""
+        r"""The root mean squared error of all values other than classes, in the units of x; NaN without any."""
         return float(self.errors[~self.classes].square().mean().sqrt())
 
     @property
     def crps(self) -> float:
-        r"""The mean CRPS of all values that are no classes, in the units of x; NaN without any."""
+        r"""The mean CRPS of all values other than classes, in the units of x; NaN without any."""
         return float(self.scores[~self.classes].mean())
 
     @property
@@ -59,25 +59,23 @@ class Imputations:
 
     @property
     def coverage(self) -> dict[float, tuple[float, float]]:
-        r"""For 50% and 90%: how often central intervals hold the truth, and the standard error of it, over points."""
-        return {level: self._coverage(level) for level in LEVELS}
-
-    def _coverage(self, level: float) -> tuple[float, float]:
-        inside = ((2 * self.pit - 1).abs() <= level).double()
-        found, n = float(inside.mean()), len(inside)
-        of_point = torch.zeros(len(self.effective), dtype=torch.float64, device=inside.device)
-        off = of_point.index_add(0, self.rows, inside - found)
-        return found, float(off.square().sum().sqrt()) / n
+        r"""How often central 50% and 90% intervals contain the truth, with standard errors over points."""
+        held = inside(self.pit, torch.tensor(LEVELS, dtype=torch.float64, device=self.pit.device))  # (2, n)
+        found = held.mean(1)
+        of_point = held.new_zeros(len(LEVELS), len(self.effective))
+        off = of_point.index_add(1, self.rows, held - found.unsqueeze(1))
+        errors = off.square().sum(1).sqrt() / held.shape[1]
+        return dict(zip(LEVELS, zip(found.tolist(), errors.tolist(), strict=True), strict=True))
 
     @property
     def verdicts(self) -> dict[str, str]:
-        r"""What the ranks say, of one value of each point and of each column with 50 values, in words."""
+        r"""Verdicts on the coverage, and on the ranks of one value per point and of each column with 50 values."""
         return {"ranks": self._all_together(), "columns": self._by_column(), "coverage": self._covered()}
 
     def _all_together(self) -> str:
         found = self.ranks[self.chosen]
         if len(found) < LEAST:
-            return f"{len(found)} points have hidden values: too few for a test, which takes {LEAST}"
+            return f"{len(found)} points have hidden values: too few for a test, which needs {LEAST}"
         (word,) = shapes(found.unsqueeze(-1), self.num_samples, verdicts.ALPHA)
         said = RANKS.get(word, "").rstrip(",")
         return f"the draws are {said}" if word else f"no departure seen in {len(found)} ranks, one of each point"

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 BY = ("mean", "median", "mode", "draws")
-ATOM = 0.05  # the share of draws with one value from which on that is an atom
+ATOM = 0.05  # the share of draws from which on a value counts as an atom
 
 
 def summary(made: Tensor, by: str, classes: Tensor) -> Tensor:
-    r"""Sums up draws (M, B, ...) along their first axis, or leaves them: ``by`` is one of `BY`.
+    r"""Summarizes draws (M, B, ...) along their first axis, or returns them: ``by`` is one of `BY`.
 
     Arguments:
         made: the draws.
-        by: what stands for them.
-        classes: which numbers of a point have no order, of its shape: of those it is the most frequent one.
+        by: the summary.
+        classes: which numbers of a point have no order, of its shape: for those it is the most frequent one.
     """
     if by == "draws":
         return made
@@ -28,15 +28,15 @@ def summary(made: Tensor, by: str, classes: Tensor) -> Tensor:
 
 
 def most_frequent(made: Tensor) -> Tensor:
-    r"""The most frequent of draws (M, ...): the smallest of them, where there are several."""
+    r"""Returns the most frequent of draws (M, ...), the smallest one if there are several."""
     return made.mode(0).values
 
 
 def mode(made: Tensor) -> Tensor:
-    r"""The mode of draws (M, ...): an atom if there is one, else that of the half-sample method.
+    r"""Returns the mode of draws (M, ...): an atom if there is one, else the half-sample mode.
 
-    An atom is a value of a twentieth of the draws, as counts have. Without one the half of the sorted draws that lies
-    closest together is taken again and again, down to two of them; it is the lower one, a draw.
+    An atom is a value that a twentieth of the draws or more share, as counts do. Otherwise the half of the sorted draws
+    with the smallest range is taken repeatedly, until two are left; the mode is the lower one, a draw.
     """
     often = most_frequent(made)
     return torch.where((made == often).double().mean(0) >= ATOM, often, _half_sample(made.sort(0).values))

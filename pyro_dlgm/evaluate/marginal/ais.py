@@ -1,7 +1,7 @@
-r"""Annealed importance sampling: an estimate of log p(x | w) that stays sharp where the IWAE bound is loose.
+r"""Annealed importance sampling: an estimate of log p(x | w) that stays accurate where the IWAE bound is loose.
 
-From q to the posterior in T small steps, with HMC between them: the weights of the walks are unbiased for p(x | w),
-so that the log of their mean is, in expectation, a lower bound on log p(x | w), and exact as T grows.
+Walks go from q to the posterior in T small steps, with HMC between them. Their weights are unbiased for p(x | w), so
+the log of their mean is a lower bound on log p(x | w) in expectation, and exact in the limit of large T.
 
 References:
     Neal, "Annealed importance sampling" (2001), equation 11. https://arxiv.org/abs/physics/9803008
@@ -28,11 +28,12 @@ class AIS:
     r"""The estimate of log p(x | w) by annealed importance sampling, with its error and diagnostics.
 
     Attributes:
-        log_weights: of the walks, (K, B), in nats and float64; their log-mean-exp is the estimate.
-        acceptance: the mean probability of acceptance of a point's transitions, (B,); NaN where T = 1 leaves none.
-        divergences: how many of its transitions diverged, (B,).
-        gradients_per_point: gradient evaluations of log p(x, t) per point, those for the step sizes included.
-        conditions: the global latents that are held, and where; empty without any.
+        log_weights: the log-weights of the walks, (K, B), in nats and float64; their log-mean-exp is the estimate.
+        acceptance: the mean probability of acceptance of a point's transitions, (B,); NaN if T = 1, without
+            transitions.
+        divergences: the number of divergent transitions of each point, (B,).
+        gradients_per_point: gradient evaluations of log p(x, t) per point, including those for the step sizes.
+        conditions: the values at which global latents are held; empty without any.
     """
 
     log_weights: Tensor
@@ -43,12 +44,12 @@ class AIS:
 
     @property
     def log_px(self) -> Tensor:
-        r"""The estimate of log p(x | w) of each point, (B,), in nats: in expectation a lower bound."""
+        r"""The estimate of log p(x | w) of each point, (B,), in nats: a lower bound in expectation."""
         return log_mean_exp(self.log_weights)
 
     @property
     def stderr(self) -> Tensor:
-        r"""Its standard error, (B,), in nats: by the delta method, sd(w) / (√K mean(w)); NaN for a single chain."""
+        r"""The standard error of ``log_px``, (B,), in nats, by the delta method, sd(w) / (√K mean(w)); NaN if K = 1."""
         return log_mean_exp_error(self.log_weights)
 
 
@@ -70,10 +71,10 @@ def ais(
 ) -> AIS:
     r"""Estimates log p(x | w) of each point by annealing from q to the posterior.
 
-    Each point has its own step sizes, in proportion to q's scale in each dimension; for a Gaussian with correlations,
-    in the coordinates in which it is N(0, I). They are tuned by a short sweep first and frozen before the walks that
-    count. From a q near the posterior a few hundred temperatures do what takes thousands from the prior; `bdmc` says
-    what this estimate is worth for this model and guide.
+    Each point has its own step sizes, proportional to q's scale in each dimension; for a Gaussian with correlations, in
+    the coordinates in which it is N(0, I). A short first sweep tunes them, and they are fixed for the walks that count.
+    From a q near the posterior, a few hundred temperatures reach what takes thousands from the prior. `bdmc` certifies
+    this estimate for this model and guide.
 
     Arguments:
         model: a `DLGM`.
@@ -83,21 +84,21 @@ def ais(
         num_chains: the number K of walks of each point.
         num_temperatures: the number T of steps from q to the posterior.
         num_leapfrog: leapfrog steps of the HMC transition at each temperature.
-        target_acceptance: what the step sizes are tuned to.
+        target_acceptance: the acceptance to which step sizes are tuned.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
-        memory: about how many bytes may be used at a time; points and chains go in blocks.
-        seed: seed of all that is random. The global generator stays as it was in any case.
+        memory: the approximate number of bytes to use; points and chains are processed in blocks.
+        seed: seed of all random numbers. The global generator is left unchanged in any case.
         progress: whether to show a bar.
 
     Returns:
-        An `AIS` with ``log_px`` (B,), ``stderr`` (B,) and ``log_weights`` (K, B), in nats. Points where a Gaussian q
-        is too ill-conditioned for its precision are counted in a warning, and those where transitions diverged and one
-        walk carries the estimate.
+        An `AIS` with ``log_px`` (B,), ``stderr`` (B,) and ``log_weights`` (K, B), in nats. Warnings name the points
+        where a Gaussian q is too ill-conditioned for its dtype, and those where transitions diverged and one walk
+        dominates the estimate.
 
     Raises:
         TypeError: if the guide has no `posterior`, or one without a density.
-        ValueError: on numbers that make no sense, or if x, index, mask or given does not fit the model or the guide.
+        ValueError: if a number is out of range, or x, index, mask or given does not fit the model or the guide.
     """
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
     points = Points.of(x, index, mask=mask, given=given)

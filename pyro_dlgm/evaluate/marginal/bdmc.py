@@ -1,8 +1,8 @@
-r"""Bidirectional Monte Carlo: log p(x | w) between a lower and an upper bound, on data that the model made itself.
+r"""Bidirectional Monte Carlo: log p(x | w) between a lower and an upper bound, on simulated data.
 
-For x simulated with its t, that t is an exact draw of the posterior. Annealing upwards from q bounds log p(x | w) from
-below, annealing downwards from that t bounds it from above (both in expectation), and the difference bounds the error
-of either. It certifies the estimator for points like those of the model, with this guide and these settings.
+If x is simulated together with t, this t is an exact draw of the posterior. Annealing upwards from q bounds log p(x |
+w) from below, annealing downwards from t bounds it from above (both in expectation), and the difference bounds the
+error of either. This certifies the estimator for points like those of the model, with this guide and these settings.
 
 References:
     Grosse, Ghahramani, Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo" (2015).
@@ -34,12 +34,12 @@ class BDMC:
     r"""Lower and upper bounds on log p(x | w) of each simulated point, in nats.
 
     Attributes:
-        lower: the log-mean-exp of the weights upwards, (M,), a lower bound in expectation: what `ais` estimates.
-        upper: minus that of the inverse weights downwards, (M,), an upper bound in expectation.
+        lower: the log-mean-exp of the upward weights, (M,), a lower bound in expectation: the estimate of `ais`.
+        upper: minus the log-mean-exp of the inverse downward weights, (M,), an upper bound in expectation.
         x: the simulated points (M, ...).
-        t: the codes they were made from (M, D).
-        diverged: transitions that diverged, in both directions, (M,).
-        conditions: the global latents that are held, and where; empty without any.
+        t: their codes (M, D).
+        diverged: the number of divergent transitions, in both directions, (M,).
+        conditions: the values at which global latents are held; empty without any.
     """
 
     lower: Tensor
@@ -75,16 +75,16 @@ def bdmc(
     seed: int | None = None,
     progress: bool = False,
 ) -> BDMC:
-    r"""Brackets log p(x | w) of points that the model simulates.
+    r"""Brackets log p(x | w) of points simulated from the model.
 
-    A guide with rows for each point gets rows for the simulated ones first, with w frozen (`infer`).
+    For a guide with rows, `infer` first fits rows to the simulated points, with w frozen.
 
     Arguments:
         model: a `DLGM`.
         guide: as in `ais`; `None` anneals from the prior.
         num_points: the number M of points to simulate.
-        mask: boolean, which pixels of a simulated point are observed, of the shape of one point or of all M.
-        given: what points are conditioned on, (B, C); simulated ones take its rows in turn.
+        mask: boolean, True for pixels of simulated points that are observed, of the shape of one point or of all M.
+        given: what points are conditioned on, (B, C); simulated points take its rows in turn.
         num_chains, num_temperatures, num_leapfrog, target_acceptance, memory, seed, progress: as in `ais`.
 
     Returns:
@@ -92,7 +92,7 @@ def bdmc(
 
     Raises:
         TypeError: if the guide has no `posterior`, or one without a density.
-        ValueError: on numbers that make no sense.
+        ValueError: if a number is out of range.
     """
     settings = Settings(num_chains, num_temperatures, num_leapfrog, target_acceptance, memory)
     if num_points < 2:
@@ -100,7 +100,7 @@ def bdmc(
     model, guide = given_globals(model, guide)
     check_start(guide)
     check_axes(model, given)
-    # A seed for each: a walk that met again the random numbers that made its point would not be independent of it.
+    # Separate seeds: a walk with the random numbers that made its point would not be independent of it.
     made, fitted, walked = seeds(3, seed)
     with quiet(model, seed=made):
         points, t = simulated(model, num_points, None, given)
@@ -114,7 +114,7 @@ def bdmc(
 def bracket(
     model, q, points: Points, t: Tensor, settings: Settings, *, seed: int | None, progress: bool = False
 ) -> tuple[Walk, Walk]:
-    r"""Walks upwards from q to the numbered points, and downwards from t (B, D), of which they were made."""
+    r"""Returns walks upwards from q of the numbered points, and downwards from their codes t (B, D)."""
     up, down = [], []
     with annealing(model, q, seed=seed):
         for annealer in annealers(model, q, points, settings, sweeps=2, progress=progress):
@@ -124,7 +124,7 @@ def bracket(
 
 
 def bounds(model, up: Walk, down: Walk, x: Tensor, t: Tensor) -> BDMC:
-    r"""What the walks of `bracket` say of the points x, which the model made of t."""
+    r"""Returns the `BDMC` from the walks of `bracket`, for points x that the model simulated with codes t."""
     diverged = (up.diverged + down.diverged).sum(0)
     lower, upper = log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights)
     return BDMC(lower, upper, x, t, diverged, conditions(model))

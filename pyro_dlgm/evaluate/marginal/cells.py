@@ -1,4 +1,4 @@
-r"""Cells of a grid over t, each of one point x_i, with log p(x_i, t | w) at their midpoints."""
+r"""Cells of a grid over t, each for one point x_i, with log p(x_i, t | w) at their midpoints."""
 
 import math
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from ...model import DLGM
 from ...points import Points
 from ...seeding import forked
 
-NUMBERS = 2**21  # values of x that are compared with their distribution, or decoded, at a time
-NODES = 2**8  # midpoints that are decoded at a time, at most
-SIDE = 16  # cells; neighbours are decoded together, since much the same points ask for them
+NUMBERS = 2**21  # values of x to decode or evaluate at a time
+NODES = 2**8  # midpoints to decode at a time, at most
+SIDE = 16  # cells; neighbours are decoded together, since nearly the same points need them
 CUBES = 2**12  # in a row, on the widest grid with the finest cells
 LEVELS = 16  # widths of cells
 
 
 @dataclass
 class Cells:
-    r"""Cells as columns: the point of each, its width, midpoint u (n, D) in prior units, and log density there (n,).
+    r"""Cells as columns: owner (the point), width, midpoint u (n, D) in prior units, and log density there (n,).
 
-    Widths are powers of 2: float32 holds them, and midpoints, as they are. Densities are float64, in nats.
+    Widths are powers of 2, so that float32 represents them and the midpoints exactly. Densities are float64, in nats.
     """
 
     owner: Tensor
@@ -43,49 +43,48 @@ class Cells:
         return Cells(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(more).values(), strict=True)))
 
     def top(self, num_points: int) -> Tensor:
-        r"""The highest value of each point, (B,); −∞ for points without cells."""
+        r"""Returns the highest value of each point, (B,); −∞ for points without cells."""
         low = self.value.new_full((num_points,), -math.inf)
         return low.scatter_reduce(0, self.owner, self.value, "amax")
 
     def mass(self, num_points: int) -> Tensor:
-        r"""log Σ_c width_c^D exp value_c of each point, (B,); −∞ for points without cells."""
+        r"""Returns log Σ_c width_c^D exp value_c of each point, (B,); −∞ for points without cells."""
         top = self.top(num_points)
         top = torch.where(top.isfinite(), top, 0.0)
         terms = (self.value - top[self.owner]).exp() * self.width ** self.u.shape[1]
         return top + torch.zeros_like(top).index_add(0, self.owner, terms).log()
 
     def children(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Owners, widths and midpoints of the 2^D halves of each cell."""
+        r"""Returns owners, widths and midpoints of the 2^D halves of each cell."""
         corners = product(torch.tensor([-0.25, 0.25], device=self.u.device), self.u.shape[1])
         u = self.u.unsqueeze(1) + corners * self.width.view(-1, 1, 1)
         return *(v.repeat_interleave(len(corners)) for v in (self.owner, self.width / 2)), u.flatten(0, 1)
 
 
 def laid(points: Tensor, width: Tensor, cube: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Owners, widths and midpoints of the cells of a cube in units of width, (n, D), for each point."""
+    r"""Returns owners, widths and midpoints of the cells of a cube in units of width, (n, D), for each point."""
     u = (width.view(-1, 1, 1) * cube).flatten(0, 1)
     return *(v.repeat_interleave(len(cube)) for v in (points, width)), u
 
 
 def product(axis: Tensor, D: int) -> Tensor:
-    r"""The points of the grid axis^D, (len(axis)^D, D)."""
+    r"""Returns the points of the grid axis^D, (len(axis)^D, D)."""
     return torch.cartesian_prod(*[axis] * D).reshape(-1, D)
 
 
 def log_joint(model, points: Points, scales: tuple[Tensor, Tensor], owner: Tensor, width: Tensor, u: Tensor) -> Tensor:
-    r"""log p(x_i, t | w) dt/du of the point i = owner_c at t = mean + scale · u_c, for each cell c, in blocks.
+    r"""Returns log p(x_i, t | w) dt/du of the point i = owner_c at t = mean + scale · u_c, for each cell c, in blocks.
 
-    After a plain `Bernoulli`, in a model whose ``log_joint`` is `DLGM`'s, each midpoint is decoded once for all points
-    that ask for it. What is derived from either class may have changed its density without its table, and goes pair
-    by pair.
+    With a plain `Bernoulli`, in a model whose ``log_joint`` is `DLGM`'s, each midpoint is decoded once for all points
+    that need it. Subclasses of either may have changed the density without the table, and are evaluated pair by pair.
 
     Arguments:
         model: a `DLGM`.
-        points: B of them, which the model has checked.
-        scales: of p(t), from `prior_scales`.
-        owner: points of the cells (n,).
-        u: midpoints of the cells (n, D), in units of the prior's scale.
-        width: of the cells (n,), each a power of 2.
+        points: the B points, which the model has checked.
+        scales: mean and scale of p(t), from `prior_scales`.
+        owner: the points of the cells (n,).
+        u: the midpoints of the cells (n, D), in units of the prior's scale.
+        width: the widths of the cells (n,), powers of 2.
 
     Returns:
         Nats (n,), in float64.
@@ -101,21 +100,21 @@ def log_joint(model, points: Points, scales: tuple[Tensor, Tensor], owner: Tenso
 
 
 def prior_scales(model, points: Points) -> tuple[Tensor, Tensor]:
-    r"""Mean and scale of p(t): (D,), or (B, D) where it depends on what is given. The same ones each time."""
+    r"""Returns mean and scale of p(t): (D,), or (B, D) if it depends on ``given``. They are the same at each call."""
     with forked(0):
         p = asked.prior(model, points)
         return mean(p), stddev(p)
 
 
 def _alone(model, points: Points, owner: Tensor, t: Tensor) -> Tensor:
-    r"""log p(x_i, t | w) pair by pair, (n,)."""
+    r"""Returns log p(x_i, t | w) pair by pair, (n,)."""
     rows = max(1, NUMBERS // points.x[0].numel())
     pairs = zip(owner.split(rows), t.split(rows), strict=True)
     return torch.cat([asked.log_joint(model, points[i], codes).double() for i, codes in pairs])
 
 
 def _shared(model, points: Points, owner: Tensor, t: Tensor, place: Tensor) -> Tensor:
-    r"""log p(x_i, t | w) by tables of neighbouring codes and of the points that ask for any of them, (n,)."""
+    r"""Returns log p(x_i, t | w), (n,), from tables of neighbouring codes and the points that need any of them."""
     prior, values = model.prior(), t.new_empty(len(t), dtype=torch.float64)
     place, order = place.sort()
     node = place.unique_consecutive(return_inverse=True)[1]
@@ -132,7 +131,7 @@ def _shared(model, points: Points, owner: Tensor, t: Tensor, place: Tensor) -> T
 
 
 def _places(width: Tensor, u: Tensor) -> Tensor:
-    r"""One number for each cell: those of one width in a cube of SIDE^D stand together."""
+    r"""Returns a number for each cell, by which cells of one width in a cube of SIDE^D sort together."""
     cell, level = (u / width.unsqueeze(1)).floor().long(), width.log2().long()
     code = level + LEVELS
     for part, size in (((cell >> SIDE.bit_length() - 1) + CUBES // 2, CUBES), (cell & SIDE - 1, SIDE)):

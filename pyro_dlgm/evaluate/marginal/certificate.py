@@ -1,17 +1,17 @@
-r"""What the certificate covers: verdicts on log p(x) and on the inference gap, in words.
+r"""Verdicts in words on log p(x) and the inference gap, as far as the certificate covers them.
 
-BDMC allows an estimate of log p(x) to be off by |gap| + 2 standard errors. A verdict that speaks of less is not drawn:
-log p(x) is not certified here.
+BDMC allows an estimate of log p(x) to be off by |gap| + 2 standard errors. If a verdict depends on less than that, it
+is replaced by "log p(x) is not certified here".
 """
 
 import math
 
-MATTERS = 0.1  # nats that are worth a word
+MATTERS = 0.1  # nats worth reporting
 NOT_CERTIFIED = "log p(x) is not certified here"
 
 
 def allowed(bdmc: dict | None) -> float:
-    r"""How far off the certificate allows log p(x) to be, in nats: |gap| + 2 standard errors; ∞ without one.
+    r"""Returns by how much log p(x) may be off by the certificate, in nats: |gap| + 2 standard errors; ∞ without one.
 
     Arguments:
         bdmc: ``gap`` and ``standard_error``, as in the summary of `Evidence`, or `None`.
@@ -23,14 +23,14 @@ def allowed(bdmc: dict | None) -> float:
 
 
 def doubt(bdmc: dict | None, spoken: float) -> str | None:
-    r"""The verdict "log p(x) is not certified here", with its reason, where more is allowed than is spoken of.
+    r"""Returns the verdict "log p(x) is not certified here", with the reason, if the allowed error exceeds ``spoken``.
 
     Arguments:
         bdmc: as in `allowed`.
-        spoken: what a verdict speaks of, in nats.
+        spoken: the size of what the verdict is about, in nats.
 
     Returns:
-        A sentence, or `None` where the verdict may be drawn.
+        A sentence, or `None` if the verdict is supported.
     """
     off = allowed(bdmc)
     if off <= spoken:
@@ -44,20 +44,20 @@ def doubt(bdmc: dict | None, spoken: float) -> str | None:
 
 
 def said(bdmc: dict) -> str:
-    r"""The gap of BDMC with its error, as text."""
+    r"""Returns the gap of BDMC with its error, as text."""
     return f"{bdmc['gap']:.2f} ± {bdmc['standard_error']:.2f}"
 
 
 def of_log_px(summary: dict, bdmc: dict | None) -> str | None:
-    r"""`doubt` of log p(x) itself, which is said to 0.1 nats, or to two of its Monte Carlo errors."""
+    r"""Returns the `doubt` of log p(x) itself, at a precision of 0.1 nats or two of its Monte Carlo errors."""
     return doubt(bdmc, max(MATTERS, 2 * (summary["log_px"]["monte_carlo_error"] or 0)))
 
 
 def of_gaps(summary: dict, bdmc: dict | None) -> str:
-    r"""Which part of the inference gap is the larger, if certificate and errors allow to say so.
+    r"""Returns which part of the inference gap is larger, if certificate and errors allow a verdict.
 
     Arguments:
-        summary: of `Gaps`.
+        summary: the summary of a `Gaps`.
         bdmc: as in `allowed`.
     """
     total, family, parameters = (summary[part] for part in ("total", "approximation", "amortization"))
@@ -65,7 +65,7 @@ def of_gaps(summary: dict, bdmc: dict | None) -> str:
         return "The gap is not finite: look at the scores of single points."
     error = (family["standard_error"] or 0) + (parameters["standard_error"] or 0)
     difference = family["mean"] - parameters["mean"]
-    # KL(q || posterior) is never negative: how much it varies over points says nothing of whether it is zero.
+    # KL(q || posterior) is never negative, so its variation over points does not tell whether it is zero.
     zero = max(MATTERS, 2 * (total["monte_carlo_error"] or 0))
     if total["mean"] <= zero:
         spoken, verdict = zero, "q is the posterior, as far as this tells."
@@ -80,12 +80,12 @@ def of_gaps(summary: dict, bdmc: dict | None) -> str:
 
 
 def verdicts(summary: dict, bdmc: dict | None) -> list[str]:
-    r"""What may be said of the gap, where there is one, and that log p(x) is not certified, where it is not."""
+    r"""Returns the verdict on the gap, if there is one, and the note that log p(x) is not certified, if it is not."""
     gap = [of_gaps(summary, bdmc)] if "total" in summary else []
     of_evidence = of_log_px(summary, bdmc) if "log_px" in summary else None
     return gap if of_evidence is None or doubts(gap) else [*gap, of_evidence]
 
 
 def doubts(lines: list[str]) -> list[str]:
-    r"""Those of the lines which say that log p(x) is not certified."""
+    r"""Returns the lines that say that log p(x) is not certified."""
     return [line for line in lines if line.startswith(NOT_CERTIFIED)]

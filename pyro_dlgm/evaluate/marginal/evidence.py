@@ -1,4 +1,4 @@
-r"""log p(x | w) with its certificate: the better of two estimates from one q, and BDMC at the same settings."""
+r"""log p(x | w) with its certificate: the better of two estimates from one q, and BDMC with the same settings."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ... import masks, messages
 from ...guides.programs.given import conditions, given_globals
-from ...points import Points
+from ...points import Points, dealt
 from ...seeding import seeds
 from ..blocks import check_points
 from ..bounds import log_mean_exp, log_weights
@@ -20,11 +20,11 @@ from .certificate import MATTERS, doubt
 from .path import Settings
 from .starts import chosen, disagree, upwards
 
-WITHIN = 2  # standard errors of a difference that is no difference
-STREAMS = 3  # of random numbers, which share nothing: IWAE, AIS, BDMC
+WITHIN = 2  # standard errors within which two estimates count as equal
+STREAMS = 3  # independent streams of random numbers: IWAE, AIS, BDMC
 LEAPFROG = 3  # steps of a transition, from Laplace's starts
 SAMPLES, CHAINS, TEMPERATURES = (200, 2000), (4, 16), (1, 500)  # without a judge, and with one
-BUDGET = 8000  # gradient evaluations of a point
+BUDGET = 8000  # gradient evaluations per point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,15 @@ class Evidence:
 
     Attributes:
         annealed, weighted: AIS and IWAE-K from one q, per point and in nats.
-        num_samples: K.
-        certificate: what `bdmc` says of AIS at this model, or `None`.
-        conditions: the global latents that are held, and where; empty without any.
-        tol: what was to be reached, in nats; this and all below without a judge alone.
-        num_temperatures: how many the pilot has found, or were given.
+        num_samples: the number K.
+        certificate: the result of `bdmc` for AIS with this model, or `None`.
+        conditions: the values at which global latents are held; empty without any.
+        tol: the requested accuracy, in nats; this field and those below are set only without a judge.
+        num_temperatures: the number found by the pilot, or given.
         uncertain: the points at which walks do not agree, (B,): the variance of their log-weights is above 1.
         refitted: the points whose walks start at a full-rank E-step, (B,).
-        gradients_per_point: gradient evaluations of log p(x, t), a sample of IWAE one of them, for all that was done,
-            pilot and certificate included.
+        gradients_per_point: gradient evaluations of log p(x, t) in total, including pilot, certificate, and one for
+            each sample of IWAE.
     """
 
     annealed: Estimate
@@ -57,7 +57,7 @@ class Evidence:
 
     @property
     def notes(self) -> list[str]:
-        r"""What is not certified: of the mean, and the points at which walks do not agree."""
+        r"""Notes on what is not certified: the mean, and points at which walks do not agree."""
         return [] if self.tol is None else [note for note in (doubt(self.bounds, self.tol), self.apart) if note]
 
     @property
@@ -68,7 +68,7 @@ class Evidence:
 
     @property
     def apart(self) -> str | None:
-        r"""The points at which walks do not agree, in words; `None` without any, and with a judge."""
+        r"""A note on the points at which walks do not agree; `None` without any, and with a judge."""
         late = [] if self.uncertain is None else self.uncertain.nonzero().flatten().tolist()
         if not late:
             return None
@@ -76,10 +76,10 @@ class Evidence:
 
     @property
     def log_px(self) -> Estimate:
-        r"""log p(x | w): of two lower bounds in expectation the one with the larger mean over points.
+        r"""log p(x | w): of two lower bounds in expectation, the one with the larger mean over points.
 
-        Within two Monte Carlo errors of their difference it is the one with the smaller error: there, the larger one
-        would be too large by a part of their noise.
+        If they differ by less than two Monte Carlo errors it is the one with the smaller error, since choosing the
+        larger one would be biased upwards by noise.
         """
         return self.annealed if self.annealed_is_taken else self.weighted
 
@@ -93,11 +93,11 @@ class Evidence:
         return by["mean"] >= 0
 
     def summary(self) -> dict:
-        r"""Means over the points with standard errors, and notes, as plain values."""
+        r"""Returns means over the points with standard errors, and notes, as plain values."""
         return self.numbers() | ({} if self.tol is None else {"notes": self.notes})
 
     def numbers(self) -> dict:
-        r"""The `summary` without the notes, which are drawn from it."""
+        r"""Returns the `summary` without the notes, which are derived from it."""
         result: dict = {"log_px": self.log_px.summary(), "points": len(self.annealed.value)}
         result["log_px_by"] = "AIS" if self.annealed_is_taken else f"IWAE-{self.num_samples}"
         result["ais"], result["iwae"] = self.annealed.summary(), self.weighted.summary()
@@ -112,7 +112,7 @@ class Evidence:
 
 
 def check(num_samples: int, num_chains: int, num_temperatures: int, num_simulated: int) -> None:
-    r"""Raises a `ValueError` on numbers that make no sense, before anything is spent on them."""
+    r"""Raises a `ValueError` if a number is out of range, before any computation."""
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}; expected at least 2, for a standard error")
     if num_simulated == 1 or num_simulated < 0:
@@ -122,10 +122,10 @@ def check(num_samples: int, num_chains: int, num_temperatures: int, num_simulate
 
 @dataclass(frozen=True)
 class Asked:
-    r"""Creates the numbers of `evidence` of the same names, with their defaults, with or without a judge.
+    r"""Creates the settings of `evidence` of the same names, with their defaults with or without a judge.
 
     Raises:
-        ValueError: on numbers that make no sense.
+        ValueError: if a number is out of range.
     """
 
     judged: bool = False
@@ -143,12 +143,12 @@ class Asked:
 
     @property
     def K(self) -> int:
-        r"""Samples of IWAE."""
+        r"""The number of samples of IWAE."""
         return SAMPLES[self.judged] if self.num_samples is None else self.num_samples
 
     @property
     def walks(self) -> Settings:
-        r"""How to anneal; a first number of temperatures where a pilot is to find it."""
+        r"""How to anneal; with an initial number of temperatures if a pilot is to find it."""
         C = CHAINS[self.judged] if self.num_chains is None else self.num_chains
         T = TEMPERATURES[self.judged] if self.num_temperatures is None else self.num_temperatures
         return Settings(C, T, LEAPFROG, 0.65, 2**28)
@@ -168,33 +168,32 @@ def evidence(
     seed: int | None = None,
     progress: bool = False,
 ) -> Evidence:
-    r"""Estimates log p(x | w), from a q that was fitted to x, or from Laplace's.
+    r"""Estimates log p(x | w), from a q that was fitted to x or from Laplace's.
 
-    Without a judge, walks start at the Gaussians of `guides.Laplace`, and point by point at those of a full-rank E-step
-    where walks from the first do not agree. A pilot on simulated points adds temperatures until the gap of BDMC with
-    two standard errors is within ``tol``. Neither the pilot nor the choice of a start shares a random number with what
-    is reported, so that each weight is unbiased for p(x | w). What is not certified in the end is said in a warning,
-    and per point in ``uncertain``. Walks from a q that is too narrow agree among themselves as well: of that, the gap
-    alone knows.
+    Without a judge, walks start at the Gaussians of `guides.Laplace`, or, for points at which these walks do not agree,
+    at those of a full-rank E-step. A pilot on simulated points adds temperatures until the gap of BDMC plus two
+    standard errors is within ``tol``. The pilot and the choice of starts use separate random numbers, so that each
+    reported weight is unbiased for p(x | w). A warning says what is not certified, and ``uncertain`` which points.
+    Walks from a q that is too narrow can agree with each other as well: only the gap reveals that.
 
     Arguments:
-        model: a `DLGM`. Of a program with global latents, `given_globals` makes the model of a point.
-        judge: a guide with rows for the points, from 0 on; `None` starts from Laplace.
+        model: a `DLGM`, or the model that `given_globals` makes of a program with global latents.
+        judge: a guide with rows for the points, numbered from 0; `None` starts from Laplace.
         points: data (B, ...), or `Points`.
-        num_samples: K of IWAE-K; by default 2000, or 200 without a judge.
+        num_samples: the number K of IWAE-K; by default 2000, or 200 without a judge.
         num_chains: as in `ais`; by default 16, or 4 without a judge.
-        num_temperatures: as in `ais`; by default 500, or what the pilot finds without a judge.
-        num_simulated: points of `bdmc`, and of the pilot; 0 leaves both out.
-        tol: how far off log p(x) may be on average, in nats; for the pilot.
-        budget: gradient evaluations that the walks of a point may spend on one sweep; for the pilot.
-        seed: of all that is random.
+        num_temperatures: as in `ais`; by default 500, or without a judge the number that the pilot finds.
+        num_simulated: the number of points of `bdmc` and of the pilot; 0 omits both.
+        tol: for the pilot: by how much log p(x) may be off on average, in nats.
+        budget: for the pilot: the gradient evaluations that the walks of a point may spend on one sweep.
+        seed: seed of all random numbers.
         progress: whether annealing shows a bar.
 
     Returns:
-        An `Evidence`; per point and in nats.
+        An `Evidence`, per point and in nats.
 
     Raises:
-        ValueError: on numbers that make no sense.
+        ValueError: if a number is out of range.
     """
     numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
     asked = Asked(judge is not None, *numbers)
@@ -205,7 +204,7 @@ def evidence(
 
 
 def estimated(model, judge, points: Points, asked: Asked, *, seed: int | None, progress: bool = False) -> Evidence:
-    r"""Computes `evidence` for callers who say themselves what is not certified."""
+    r"""Computes `evidence` without warnings, for callers that report the notes themselves."""
     model, judge = given_globals(model, judge)
     if judge is None:
         return _by_laplace(model, points.numbered(), asked, seed, progress)
@@ -220,7 +219,7 @@ def _by_judge(model, judge, points: Points, asked: Asked, seed: int | None, prog
     bounds = None
     if asked.num_simulated:
         pixels = None if points.mask is None else masks.pixelwise(points.mask, points.x.dim())
-        like = {"mask": masks.dealt(pixels, asked.num_simulated), "given": points.given}
+        like = {"mask": dealt(pixels, asked.num_simulated), "given": points.given}
         bounds = bdmc(model, judge, asked.num_simulated, **like, seed=simulated, **settings)
     return Evidence(
         annealed=Estimate(walks.log_px, walks.stderr),
@@ -259,7 +258,7 @@ def _by_laplace(model, points: Points, asked: Asked, seed: int | None, progress:
 
 
 def _temperatures(model, points: Points, asked: Asked, seed: int) -> tuple[Settings, int]:
-    r"""How to anneal, and gradient evaluations of the pilot that found it."""
+    r"""Returns how to anneal, and the gradient evaluations of the pilot."""
     if asked.num_temperatures is not None:
         return asked.walks, 0
     settings = {"tol": asked.tol, "budget": asked.budget, "seed": seed}

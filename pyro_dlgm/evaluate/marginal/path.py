@@ -1,4 +1,4 @@
-r"""From q to the posterior by small steps: the geometric path, its temperatures, and the walks along it.
+r"""The geometric path from q to the posterior, its temperatures, and the walks along it.
 
     π_β(t) ∝ q(t | x)^(1 − β) p(x, t | w)^β,    β from 0 to 1.
 
@@ -21,13 +21,13 @@ from ...points import Points
 from .. import importance
 from .chart import Chart
 
-RATE = 1.0  # of the step sizes' adaptation while they are tuned: they must keep up with a path of few temperatures
-TUNING = 5  # temperatures of a sweep for each one of the sweep that tunes it
+RATE = 1.0  # gain of the step sizes' adaptation: it must keep up with a path of few temperatures
+TUNING = 5  # temperatures of a sweep per temperature of the tuning sweep
 SLOPE = 4.0  # of the sigmoid schedule
 
 
 def schedule(num_temperatures: int) -> Tensor:
-    r"""0 = β_0 < ... < β_T = 1, (T + 1,), dense at both ends: σ(4 (2k/T − 1)), moved to [0, 1].
+    r"""Returns 0 = β_0 < ... < β_T = 1, (T + 1,), dense at both ends: σ(4 (2k/T − 1)), rescaled to [0, 1].
 
     References:
         Wu, Burda, Salakhutdinov, Grosse, "On the quantitative analysis of decoder-based generative models" (2017),
@@ -39,10 +39,10 @@ def schedule(num_temperatures: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Settings:
-    r"""How to anneal; the arguments of `ais` of the same names.
+    r"""How to anneal: the arguments of `ais` of the same names.
 
     Raises:
-        ValueError: on numbers that make no sense.
+        ValueError: if a number is out of range.
     """
 
     num_chains: int
@@ -60,15 +60,15 @@ class Settings:
 
     @property
     def tuning(self) -> int:
-        r"""Temperatures of the sweep that tunes the step sizes."""
+        r"""The number of temperatures of the sweep that tunes the step sizes."""
         return max(1, self.num_temperatures // TUNING)
 
     def transitions(self, sweeps: int, groups: int = 1) -> int:
-        r"""HMC transitions of a block whose chains go in ``groups``, with ``sweeps`` for each."""
+        r"""Returns the HMC transitions of a block whose chains run in ``groups``, with ``sweeps`` for each."""
         return self.tuning + groups * sweeps * (self.num_temperatures - 1)
 
     def gradients(self, sweeps: int) -> int:
-        r"""Gradient evaluations of log p(x, t) per point."""
+        r"""Returns the gradient evaluations of log p(x, t) per point."""
         return self.num_chains * (self.transitions(sweeps) * self.num_leapfrog + sweeps + 1)
 
 
@@ -78,7 +78,7 @@ class Walk(NamedTuple):
     Attributes:
         log_weights: Σ_k |β_k − β_(k−1)| (log p(x, t_(k−1)) − log q(t_(k−1) | x)), (C, B), in nats and float64.
         accepted: the sum of the probabilities of acceptance, (C, B).
-        diverged: how many transitions diverged, (C, B).
+        diverged: the number of divergent transitions, (C, B).
     """
 
     log_weights: Tensor
@@ -87,25 +87,25 @@ class Walk(NamedTuple):
 
     @classmethod
     def joined(cls, walks: "Iterable[Walk]", dim: int) -> "Walk":
-        r"""Walks as one: groups of chains one below the other (``dim`` 0), or blocks of points side by side (1)."""
+        r"""Returns the walks joined into one: groups of chains (``dim`` 0), or blocks of points (1)."""
         return cls(*(torch.cat(parts, dim) for parts in zip(*walks, strict=True)))
 
 
 class Annealer:
-    r"""Creates annealed HMC between q and the posterior for a block of B points; step sizes are tuned first.
+    r"""Creates annealed HMC between q and the posterior for a block of B points, and tunes its step sizes.
 
-    It walks in the coordinates z of t that q suggests; see `chart.Chart`.
+    Walks are in the coordinates z of t that follow from q; see `chart.Chart`.
 
     Arguments:
         model: a `DLGM`.
-        q: where the walks start, of batch shape (B,).
+        q: the distribution of the starts, of batch shape (B,).
         points: the block.
-        counts: how many chains go together, group by group.
+        counts: the numbers of chains that run together, group by group.
         settings: how to anneal.
         tick: called after each transition.
 
     Attributes:
-        strays: how far log q strays at each point, (B,), in nats.
+        strays: the error of log q at each point (`importance.strays`), (B,), in nats.
     """
 
     def __init__(self, model, q, points: Points, counts: list[int], settings: Settings, tick: Callable[[], None]):
@@ -118,22 +118,22 @@ class Annealer:
         self.log_steps = self._tune(t)
 
     def upwards(self) -> Walk:
-        r"""Walks from draws of q."""
+        r"""Returns walks from draws of q."""
         return Walk.joined([self.sweep(self._draws(n), self.betas) for n in self.counts], 0)
 
     def downwards(self, t: Tensor) -> Walk:
-        r"""Walks from t (B, D), a draw of the posterior."""
+        r"""Returns walks from t (B, D), a draw of the posterior."""
         return Walk.joined([self.sweep(t.expand(n, *t.shape), self.betas.flip(0)) for n in self.counts], 0)
 
     def sweep(self, t: Tensor, betas: Tensor) -> Walk:
-        r"""Walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
+        r"""Returns walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
         state = hmc.start(self.parts, self.chart.into(t))
         log_weights = t.new_zeros(t.shape[:-1], dtype=torch.float64)
         accepted, diverged = torch.zeros_like(log_weights), torch.zeros_like(log_weights, dtype=torch.long)
         for before, beta in pairwise(betas):
             log_q, log_p = state.parts.double()
             log_weights += (beta - before).abs().to(log_p) * (log_p - log_q)
-            # The last temperature only weighs: where its transition would lead is not needed.
+            # The last temperature adds to the weight only: the result of its transition is not needed.
             if 0 < beta < 1:
                 state, info = self.transition(state, beta, self._log_step(beta))
                 accepted += info.acceptance
@@ -141,7 +141,7 @@ class Annealer:
         return Walk(log_weights, accepted, diverged)
 
     def transition(self, state: hmc.State, beta: Tensor, log_step: Tensor) -> tuple[hmc.State, hmc.Info]:
-        r"""One transition that leaves π_β invariant."""
+        r"""Makes one transition that leaves π_β invariant."""
         weights = torch.stack([1 - beta, beta]).to(state.parts)
         step = hmc.jittered(log_step, state).unsqueeze(-1) * self.chart.scale
         state, info = hmc.hmc(self.parts, state, step, weights=weights, num_leapfrog=self.settings.num_leapfrog)
@@ -152,7 +152,7 @@ class Annealer:
         return draws(self.q, num, len(self.points))
 
     def _tune(self, t: Tensor) -> Tensor:
-        r"""log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep that t starts."""
+        r"""Returns log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep from t."""
         log_step = torch.full_like(self.chart.scale[:, 0], hmc.first_step(t.shape[-1])).log()
         state, found = hmc.start(self.parts, self.chart.into(t)), [log_step]
         for beta in self.tuned[1:]:
@@ -162,7 +162,7 @@ class Annealer:
         return torch.stack(found)
 
     def _log_step(self, beta: Tensor) -> Tensor:
-        r"""log ε (B,) at a temperature, between the two next to it at which steps were tuned."""
+        r"""Returns log ε (B,) at a temperature, interpolated between the two nearest tuned ones."""
         right = int(torch.searchsorted(self.tuned, beta).clamp(1, len(self.tuned) - 1))
         low, high = self.tuned[right - 1], self.tuned[right]
         return torch.lerp(self.log_steps[right - 1], self.log_steps[right], float((beta - low) / (high - low)))

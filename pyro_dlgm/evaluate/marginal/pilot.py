@@ -1,4 +1,4 @@
-r"""How many temperatures it takes: as many as bring the gap of BDMC below a tolerance, on points made for that."""
+r"""The number of temperatures that brings the gap of BDMC below a tolerance, on simulated points."""
 
 import dataclasses
 import math
@@ -13,19 +13,19 @@ from .bdmc import BDMC, bounds, bracket
 from .path import TUNING, Settings
 from .starts import chosen
 
-REFITS = 30  # temperatures from which on the pilot has points refitted
-LADDER = (10, 30, 100, 300, 1000, 3000, 10_000)  # temperatures that are tried
-AIM = 0.8  # of the tolerance: the gap of the points that certify is another draw than that of the pilot's
+REFITS = 30  # temperatures from which on the pilot refits points
+LADDER = (10, 30, 100, 300, 1000, 3000, 10_000)  # numbers of temperatures to try
+AIM = 0.8  # share of the tolerance: the gap at the points of the certificate is a different draw
 
 
 @dataclass(frozen=True)
 class Pilot:
-    r"""What the pilot found.
+    r"""The result of the pilot.
 
     Attributes:
-        num_temperatures: the least that reached the aim, or the most that the budget allowed.
-        gaps: |gap| + 2 standard errors by the number of temperatures that were tried, in nats.
-        gradients: gradient evaluations of log p(x, t), all of its points together.
+        num_temperatures: the smallest number that reached the aim, or the largest within the budget.
+        gaps: |gap| + 2 standard errors for each number of temperatures tried, in nats.
+        gradients: gradient evaluations of log p(x, t), of all its points together.
     """
 
     num_temperatures: int
@@ -39,15 +39,15 @@ def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: floa
     Arguments:
         model: a `DLGM`.
         like: points whose masks and ``given`` the simulated ones take in turn.
-        num_points: how many to simulate.
-        settings: of the walks, but for their number of temperatures.
+        num_points: the number of points to simulate.
+        settings: the settings of the walks, except for the number of temperatures.
         tol: nats.
         budget: gradient evaluations that the walks of a point may spend on a sweep.
-        seed: of all that is random, which nothing else may share.
+        seed: seed of all random numbers, which nothing else may use.
     """
     spent, gaps = 0, {}
     for T, rung in zip(rungs(settings, budget), seeds(len(LADDER) + 1, seed), strict=False):
-        # With few temperatures walks differ wherever they start, and an E-step costs more than the next rung.
+        # With few temperatures walks disagree from any start, and an E-step costs more than the next rung.
         found, gradients = certified(model, like, num_points, _with(settings, T), seed=rung, refit=T >= REFITS)
         spent, gaps[T] = spent + gradients, abs(found.gap) + 2 * found.stderr
         if gaps[T] <= AIM * tol:
@@ -56,7 +56,7 @@ def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: floa
 
 
 def rungs(settings: Settings, budget: int) -> Iterator[int]:
-    r"""The numbers of temperatures that the budget allows, at least the first one, and the most that it does."""
+    r"""Yields the numbers of temperatures within the budget, at least the first one, ending with the largest."""
     most = int(budget / settings.num_chains / settings.num_leapfrog / (1 + 1 / TUNING))
     below = [T for T in LADDER if most > T]
     yield from [*below, most] if below else LADDER[:1]
@@ -65,10 +65,10 @@ def rungs(settings: Settings, budget: int) -> Iterator[int]:
 def certified(
     model, like: Points, num_points: int, settings: Settings, *, seed: int, refit: bool = True, progress: bool = False
 ) -> tuple[BDMC, int]:
-    r"""BDMC on points that the model makes, whose walks start where those of other points would.
+    r"""Returns BDMC on simulated points, with starts chosen as for other points, and its gradient evaluations.
 
     Returns:
-        The `BDMC`, and gradient evaluations of all its points together.
+        The `BDMC`, and the gradient evaluations of all its points together.
     """
     made, start, walked = seeds(3, seed)
     with quiet(model, seed=made):
@@ -84,12 +84,12 @@ def _with(settings: Settings, num_temperatures: int) -> Settings:
 
 
 def check(tol: float, budget: int, num_points: int) -> None:
-    r"""Raises a `ValueError` on numbers that make no sense."""
+    r"""Raises a `ValueError` if a number is out of range."""
     for name, value in (("tol", tol), ("budget", budget)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; expected a finite number > 0")
     if num_points < 2:
         raise ValueError(
-            f"num_simulated is {num_points}; expected at least 2 points, by whose gap temperatures are added; without "
-            "them, say num_temperatures"
+            f"num_simulated is {num_points}; expected at least 2 points, whose gap determines num_temperatures; "
+            "without them, give num_temperatures"
         )

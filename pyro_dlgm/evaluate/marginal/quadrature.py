@@ -1,9 +1,9 @@
-r"""log p(x | w) of models with one to three latents by quadrature on a grid: no sampling, no q.
+r"""log p(x | w) of models with one to three latents by quadrature on a grid, without sampling or q.
 
     p(x | w) = ∫ p(x, t | w) dt ≈ Σ_c h_c^D p(x, t_c | w)
 
 over the midpoints t_c of cells of width h_c. On smooth densities the midpoint rule converges faster than any power of h
-as soon as h is below the width of the posterior. Only cells that hold mass, or may, are split.
+once h is below the width of the posterior. Only cells that have mass, or may have, are split.
 """
 
 import math
@@ -19,42 +19,42 @@ from ..quiet import quiet
 from .cells import Cells, laid, log_joint, prior_scales, product
 
 MOST = 3  # latents; the number of cells is exponential in it
-POINTS = 1024  # of a block, at most: the more there are, the more midpoints they share
+POINTS = 1024  # of a block, at most: more points share more midpoints
 NUMBERS = 2**24  # values of x of a block, at most
 HALF_WIDTH = 6  # of the first grid, in units of the prior's scale
 WIDEST = 4 * HALF_WIDTH
 FINEST = 2.0**-9  # the smallest width of a cell
-TAIL = 10.0  # nats below the mode, beyond which no mass is looked for
-NARROW = 0.05  # the smallest scale of a mode, in units of the prior's, that wide cells may hide ...
-RESOLVED = 0.5  # ... until cells are narrower than that: from there on it is this share of their width
-NEAR = 0.5  # nats: a change that is small by chance comes after one that is large
-EDGE = 1e-2  # of the mass outside is too much, whatever the tolerance
-CELLS = 2**23  # at a time, at most; a cell takes some 100 bytes on its way
+TAIL = 10.0  # nats below the mode, beyond which mass is neglected
+NARROW = 0.05  # the smallest scale of a mode, in units of the prior's, for which wide cells allow ...
+RESOLVED = 0.5  # ... until cells are narrower than that: then it is this share of their width
+NEAR = 0.5  # nats: a change that is small by chance follows a large one
+EDGE = 1e-2  # share of the mass at the edge that is too much at any tolerance
+CELLS = 2**23  # at a time, at most; a cell takes about 100 bytes
 
 
 def quadrature(
     model, x: Tensor, *, mask: Tensor | None = None, given: Tensor | None = None, tol: float = 1e-3
 ) -> Tensor:
-    r"""log p(x | w) of each point, for a model with at most three latents.
+    r"""Returns log p(x | w) of each point, for a model with at most three latents.
 
-    The grid covers ±6 prior scales, and up to ±24 where the posterior reaches its edge. Cells are split in 2^D until a
-    point's value changes by less than ``tol`` after a change that was small as well. Cells that lie far below the
-    highest one stay whole; how far allows for modes between the midpoints, with a scale of 0.05 of the prior's or more.
-    Where it takes cells narrower than that, modes of half their width are allowed for, and all cells are looked at
-    again. Below a ``tol`` of about 1e-5, tails and rounding count.
+    The grid covers ±6 prior scales, and up to ±24 if the posterior reaches its edge. Cells are split in 2^D until a
+    point's value changes by less than ``tol``, after a change that was small as well. Cells far below the highest one
+    are not split; the limit allows for modes between the midpoints, of a scale of 0.05 of the prior's or more. Once
+    cells are narrower than that, it allows for modes of half their width, and all cells are examined again. Below a
+    ``tol`` of about 1e-5, tails and rounding matter.
 
     Arguments:
-        model: a `DLGM` with a prior that is concentrated about its mean.
+        model: a `DLGM` with a prior that is concentrated around its mean.
         x: data (B, ...), or `Points`.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
         tol: nats.
 
     Returns:
-        Nats (B,), in float64, without gradients. Points that did not settle are counted in a warning.
+        Nats (B,), in float64, without gradients. A warning counts the points whose values did not settle.
 
     Raises:
-        ValueError: if the model has more latents, or x, mask or ``tol`` makes no sense.
+        ValueError: if the model has more latents, or x, mask or ``tol`` is invalid.
     """
     points = Points.of(x, mask=mask, given=given)
     check_pair(model, None, points)
@@ -67,7 +67,7 @@ def quadrature(
         if D > MOST:
             raise ValueError(
                 f"the model has {D} latents; expected at most {MOST} for a grid: use evaluate.ais, which has no such "
-                "bound, and evaluate.bdmc, which says what it is worth"
+                "bound, and evaluate.bdmc, which certifies it"
             )
         for here in _neighbours(model, points):
             values[here], settled[here] = Block(model, points[here]).integrals(tol)
@@ -81,7 +81,7 @@ def quadrature(
 
 
 def _neighbours(model, points: Points) -> tuple[Tensor, ...]:
-    r"""Groups points whose posterior mass is in nearly the same place into blocks, so that they share midpoints."""
+    r"""Returns blocks of points whose posterior mass is in nearly the same place, so that they share midpoints."""
     size, rows = max(1, min(POINTS, NUMBERS // points.x[0].numel())), points.numbered().index
     if len(points) > size:
         firsts = (Block(model, points[i]).first().value.view(len(i), -1) for i in rows.split(size))
@@ -90,7 +90,7 @@ def _neighbours(model, points: Points) -> tuple[Tensor, ...]:
 
 
 class Block:
-    r"""B points, as for `quadrature`, and what is known of their integrals, each (B,)."""
+    r"""B points, as for `quadrature`, with the state of their integrals, each (B,)."""
 
     def __init__(self, model, points: Points):
         self.model, self.points, x = model, points, points.x
@@ -100,10 +100,10 @@ class Block:
         self.cube = product(torch.arange(0.5 - HALF_WIDTH, HALF_WIDTH, device=x.device, dtype=torch.float32), self.D)
 
     def integrals(self, tol: float) -> tuple[Tensor, Tensor]:
-        r"""The values, and whether they have settled: cells are split until they have, or are given up."""
+        r"""Returns the values, and whether they have settled; cells are split until they have, or up to a limit."""
         cells = self.first()
         self.value = cells.mass(len(self.points))  # log p(x | w)
-        self.change = torch.full_like(self.value, math.inf)  # of the value, when cells were split last
+        self.change = torch.full_like(self.value, math.inf)  # of the value at the last split
         self.settled = torch.zeros_like(self.value, dtype=torch.bool)
         work = [(cells, 0.5)]
         while work:
@@ -123,19 +123,19 @@ class Block:
         return self.value, self.settled
 
     def first(self) -> Cells:
-        r"""All cells of width 1, for all points."""
+        r"""Returns all cells of width 1, for all points."""
         return self._laid(torch.arange(len(self.points), device=self.points.x.device), self.cube)
 
     def _near(self, cells: Cells, h: float) -> Tensor:
-        r"""Which cells are wider than h and hold mass, or may, (n,).
+        r"""Returns which cells are wider than h and have mass, or may have, (n,).
 
-        A midpoint of a cell that holds mass may be half a diagonal away from the mode, and another midpoint be on it.
+        The midpoint of a cell with mass may be half a diagonal away from the mode, while another midpoint is on it.
         """
         deep = (math.sqrt(2 * TAIL) + math.sqrt(self.D) / 2 / _narrow(h) * cells.width) ** 2 / 2
         return (cells.width > h) & (cells.value > cells.top(len(self.points))[cells.owner] - deep)
 
     def _judged(self, cells: Cells, tol: float) -> Cells:
-        r"""The cells of points that go on, after a look at how their values have changed."""
+        r"""Updates values and their changes, and returns the cells of the points that have not settled."""
         B, at = len(self.points), cells.owner.bincount().nonzero().flatten()
         value = cells.mass(B)[at]
         change = (value - self.value[at]).abs()
@@ -149,7 +149,7 @@ class Block:
         return cells + self._laid(wider, self.cube[self.cube.abs().amax(1) > HALF_WIDTH / 2]) if len(wider) else cells
 
     def _laid(self, points: Tensor, cube: Tensor) -> Cells:
-        r"""The cells of a part of the first cube, scaled to what the points' grids reach."""
+        r"""Returns the cells of a part of the first cube, scaled to the reach of the points' grids."""
         return self._cells(*laid(points, self.reach[points] / HALF_WIDTH, cube))
 
     def _cells(self, owner: Tensor, width: Tensor, u: Tensor) -> Cells:
@@ -157,5 +157,5 @@ class Block:
 
 
 def _narrow(h: float) -> float:
-    r"""The smallest scale of a mode that is allowed for when cells are split to a width of h."""
+    r"""Returns the smallest scale of a mode for which a split to cells of width h allows."""
     return NARROW if h > NARROW else RESOLVED * h

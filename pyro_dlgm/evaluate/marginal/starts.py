@@ -1,7 +1,7 @@
-r"""Where walks start: at the Gaussians of Laplace, or of a full-rank E-step where walks from those do not agree.
+r"""Starts of walks: the Gaussians of Laplace, or of a full-rank E-step if walks from those do not agree.
 
-Which of the two a point starts at is chosen by walks that are used for nothing else, so that walks under other random
-numbers are as unbiased as from any q.
+The choice is made for each point by walks that are used for nothing else, so that walks with other random numbers are
+as unbiased as from any q.
 """
 
 import warnings
@@ -32,9 +32,9 @@ class Starts:
     r"""Gaussians from which walks start.
 
     Attributes:
-        guide: a full-rank guide with rows for the points, from 0 on.
-        refitted: which rows are those of an E-step, (B,).
-        gradients: gradient evaluations of log p(x, t) spent on it, all points together.
+        guide: a full-rank guide with rows for the points, numbered from 0.
+        refitted: which rows come from an E-step, (B,).
+        gradients: gradient evaluations of log p(x, t) spent on them, of all points together.
     """
 
     guide: FullRank
@@ -43,12 +43,12 @@ class Starts:
 
 
 def disagree(log_weights: Tensor) -> Tensor:
-    r"""Whether walks do not agree, (K, B) -> (B,): the variance of their log-weights is above 1, or NaN."""
+    r"""Returns whether walks do not agree, (K, B) -> (B,): the variance of their log-weights is above 1, or NaN."""
     return ~(log_weights.var(0) <= AGREE)
 
 
 def upwards(model, guide, points: Points, settings: Settings, *, seed: int, progress: bool = False) -> Walk:
-    r"""Walks from q of the numbered points to their posteriors."""
+    r"""Returns walks from q of the numbered points to their posteriors."""
     with annealing(model, guide, seed=seed):
         walks = map(Annealer.upwards, annealers(model, guide, points, settings, progress=progress))
         return Walk.joined(list(walks), 1)
@@ -57,19 +57,19 @@ def upwards(model, guide, points: Points, settings: Settings, *, seed: int, prog
 def chosen(
     model, points: Points, settings: Settings, *, seed: int, refit: bool = True, progress: bool = False
 ) -> Starts:
-    r"""Chooses where the walks of the numbered points start, by walks with these settings.
+    r"""Chooses the starts for the walks of the numbered points, by walks with these settings.
 
     Arguments:
         model: a `DLGM`.
-        points: B of them.
-        settings: of the walks.
-        seed: of all that is random.
-        refit: whether there is an E-step for those that do not agree.
+        points: the B points.
+        settings: the settings of the walks.
+        seed: seed of all random numbers.
+        refit: whether to make an E-step at points whose walks do not agree.
         progress: whether to show a bar.
     """
     sought, walked, fitted = seeds(3, seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a start that is no good is judged by its walks
+        warnings.simplefilter("ignore")  # walks show whether a start is good
         guide, gradients = laplace(model, points, sought)
         nowhere = torch.zeros_like(points.index, dtype=torch.bool)
         if not refit:
@@ -83,7 +83,7 @@ def chosen(
 
 
 def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Tensor, before: Tensor, seed) -> Starts:
-    r"""The starts with those of an E-step at the points ``rows``, where walks from these agree better."""
+    r"""Returns the starts, with those of an E-step at points of ``rows`` where walks from these agree better."""
     fitted, walked = seeds(2, seed)
     points = points[rows].numbered()
     q = infer(model, first.guide, points, seed=fitted)
@@ -102,9 +102,9 @@ def _variance(log_weights: Tensor) -> Tensor:
 
 
 def laplace(model, points: Points, seed: int) -> tuple[FullRank, int]:
-    r"""The Gaussians at the modes as rows of a full-rank guide, and gradient evaluations, all points together.
+    r"""Returns the Gaussians at the modes as rows of a full-rank guide, and the gradient evaluations in total.
 
-    A point where there is no Gaussian gets the prior's mean and scales.
+    A point without such a Gaussian gets the prior's mean and scales.
     """
     found = Laplace(model)
     with quiet(model, seed=seed):
@@ -117,7 +117,7 @@ def laplace(model, points: Points, seed: int) -> tuple[FullRank, int]:
 
 
 def _wide(model, points: Points) -> Independent:
-    r"""Gaussians with the prior's means, 0 where it has none, and its scales, (B,)."""
+    r"""Returns Gaussians (B,) with the prior's means, 0 if it has none, and its scales."""
     p = prior(model, points)
     shape = torch.Size((len(points), *p.event_shape))
     return Independent(Normal(mean(p).nan_to_num(0.0).expand(shape), spread(p).expand(shape)), 1)

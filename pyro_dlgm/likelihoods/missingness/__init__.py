@@ -1,1 +1,1 @@
-r"""Values that hide themselves: p(x | t) p(m | x), what is missing integrated out."""
+r"""Values missing not at random: p(x | t) p(m | x), with the missing values integrated out."""

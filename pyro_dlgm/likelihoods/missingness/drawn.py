@@ -1,4 +1,4 @@
-r"""Mechanisms of any network of all of x: missing values are drawn, and weighed by p(m | x)."""
+r"""Mechanisms with any network of x: missing values are drawn, and weighted by p(m | x)."""
 
 import math
 
@@ -11,23 +11,23 @@ from .mechanism import Mechanism, log_prob
 
 
 class Drawn(Mechanism):
-    r"""Creates p(m | x) with logits l(x) = net(x), any network of all of x; what is missing is drawn from p(x_m | t).
+    r"""Creates p(m | x) with logits l(x) = net(x), any network of x; missing values are drawn from p(x_m | t).
 
-    With S draws x_s = μ + σ ε_s of what is missing, and x itself where it is observed,
+    With S draws x_s = μ + σ ε_s of the missing values, and the observed values of x,
 
         log p̂(m | t, x_o) = log (1/S) Σ_s p(m | x_s)
 
-    has a mean of at most log p(m | t, x_o), so that F remains a lower bound, from S = 1 on; it is the tighter, the
-    larger S. In training mode ε is drawn afresh for each point at each call. In eval mode one set of S draws, and their
-    opposites, serves all points and codes: log p(x, t) is one smooth function of t then, for annealing, chains and
-    quadrature, which is below the exact one on average over such sets. Chains that move in training mode see its noise.
+    has a mean of at most log p(m | t, x_o), so that F remains a lower bound for any S, tighter for larger S. The draws
+    come in pairs ±ε. In training mode ε is drawn anew for each point at each call. In eval mode one set of draws serves
+    all points and codes, so log p(x, t) is a smooth function of t, for annealing, chains and quadrature; averaged over
+    such sets it is below the exact one. Chains that move in training mode see its noise.
 
     Arguments:
-        net: a network from x (..., *event) to logits of being missing, of the same shape. Leading axes are many.
+        net: a network from x (..., *event) to logits of being missing, of the same shape, for any leading axes.
         num_samples: the number S of draws, even.
 
     Raises:
-        ValueError: if S is not an even number above 0; on a call, if the network returns another shape.
+        ValueError: if S is not an even number >= 2; in a call, if the network returns another shape.
     """
 
     def __init__(self, net: nn.Module, num_samples: int = 32):
@@ -52,18 +52,18 @@ class Drawn(Mechanism):
         return Atoms(*self._drawn(p, x, mask, event_dim), event_dim)
 
     def _drawn(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> tuple[Tensor, Tensor]:
-        r"""Draws x_s (S, ..., *event), and log p(m | x_s) (S, ...)."""
+        r"""Returns draws x_s (S, ..., *event), and log p(m | x_s) (S, ...)."""
         drawn = torch.where(mask, x, p.loc + p.scale * self._noise(p.loc, event_dim))
         terms = log_prob(self(drawn), mask)
         return drawn, terms.flatten(terms.dim() - event_dim).sum(-1)
 
     def _noise(self, mu: Tensor, event_dim: int) -> Tensor:
-        r"""ε and −ε, of S/2 draws each: (S, ..., *event), or (S, 1, ..., *event) where all points share them."""
+        r"""Returns ε and −ε, S/2 draws each: (S, ..., *event), or (S, 1, ..., *event) if all points share them."""
         half, split = self.num_samples // 2, mu.dim() - event_dim
         if self.training:
             noise = torch.randn(half, *mu.shape, dtype=mu.dtype, device=mu.device)
         else:
-            generator = torch.Generator().manual_seed(0)  # its own: evaluation leaves all others as they were
+            generator = torch.Generator().manual_seed(0)  # private: evaluation leaves the global ones as they were
             noise = torch.randn(half, *[1] * split, *mu.shape[split:], generator=generator).to(mu)
         return torch.cat([noise, -noise])
 
@@ -95,14 +95,14 @@ class Atoms(dist.TorchDistribution):
         return (self._broad() * (self.x - self.mean).square()).sum(0)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""Atoms, drawn with their weights: (*sample_shape, ..., *event)."""
+        r"""Draws atoms by their weights: (*sample_shape, ..., *event)."""
         which = dist.Categorical(self.weights.movedim(0, -1)).sample(sample_shape)
         which = which.reshape(*which.shape, *[1] * len(self.event_shape)).expand(self._extended_shape(sample_shape))
         atoms = self.x.expand(*sample_shape, *self.x.shape) if sample_shape else self.x
         return atoms.gather(len(sample_shape), which.unsqueeze(len(sample_shape))).squeeze(len(sample_shape))
 
     def completed(self, x: Tensor, mask: Tensor) -> Tensor:
-        r"""A draw of all of x, (..., *event); what is observed is in the atoms."""
+        r"""Draws all of x, (..., *event); the atoms contain the observed values."""
         return self.sample()
 
     def _broad(self) -> Tensor:

@@ -1,14 +1,13 @@
-r"""Gaussian averages of a logistic function, E σ(m + s z) for z ~ N(0, 1), and what z is like under them.
+r"""Gaussian averages of a logistic function, E σ(m + s z) for z ~ N(0, 1), with the moments and draws of z under them.
 
-The integrand φ(z) σ(m + s z) is log-concave, of curvature at least 1, with poles at z₀ ± iπ/s, z₀ = −m/s. Plain
-Gauss-Hermite nodes fail where s is large, the poles then being near, and where m is far below 0, the mass then being
-at z ≈ s. So the trapezoidal rule is used, which is exponentially accurate on the line, on nodes
+The integrand φ(z) σ(m + s z) is log-concave, of curvature at least 1, with poles at z₀ ± iπ/s, z₀ = −m/s. Gauss-Hermite
+nodes fail if s is large, so that the poles are near, or if m is far below 0, so that the mass is at z ≈ s. The
+trapezoidal rule, which is exponentially accurate on the line, is used instead, on nodes
 
     z = z₀ + c sinh v,    c = π/s,
 
-within `REACH` of where the mass is: close to each other at the poles, and no wider apart than the Gaussian allows.
-With `NODES` of them log E is right to 10⁻⁶ nats for all m and for s up to 100, also where E underflows, and to 10⁻⁴ up
-to s = 1,000.
+within `REACH` of the mass: dense near the poles, and no wider apart than the Gaussian allows. With `NODES` of them, log
+E is accurate to 10⁻⁶ nats for all m and for s up to 100, even if E underflows, and to 10⁻⁴ for s up to 1,000.
 
 References:
     Crouch and Spiegelman, "The evaluation of integrals of the form ∫ f(t) exp(−t²) dt: application to logistic-normal
@@ -23,14 +22,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 NODES = 64
-REACH = 7.5  # on both sides of the mass; e^{−REACH²/2} is left out
+REACH = 7.5  # on both sides of the mass; the omitted part is e^{−REACH²/2}
 
 
 class Averages:
-    r"""Creates the averages over z ~ N(0, 1), weighed by σ(m + s z), for tensors m and s >= 0 of one shape.
+    r"""Creates averages over z ~ N(0, 1), weighted by σ(m + s z), for tensors m and s >= 0 of one shape.
 
     Attributes:
-        log_mean: log E σ(m + s z), differentiable in m and s, which are at fixed nodes for autograd.
+        log_mean: log E σ(m + s z), differentiable in m and s at fixed nodes.
     """
 
     def __init__(self, m: Tensor, s: Tensor):
@@ -39,15 +38,15 @@ class Averages:
         self.log_mean = self.terms.logsumexp(0)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        r"""The mean and the variance of z under the density φ(z) σ(m + s z) / E."""
+        r"""Returns the mean and the variance of z under the density φ(z) σ(m + s z) / E."""
         w = (self.terms - self.log_mean).exp()
         mean = (w * self.z).sum(0)
         return mean, (w * (self.z - mean).square()).sum(0)
 
 
 def _nodes(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Nodes z (NODES, ...) and the logarithms of their weights, the Gaussian density among them."""
-    centre, S = centres(m, s), s.clamp_min(1)  # poles further than π away change nothing
+    r"""Returns nodes z (NODES, ...) and the logarithms of their weights, which include the Gaussian density."""
+    centre, S = centres(m, s), s.clamp_min(1)  # poles more than π away make no difference
     c, z0 = math.pi / S, (-m / S).clamp(centre - REACH, centre + REACH)
     first, last = ((centre + side - z0) / c for side in (-REACH, REACH))
     first, last = first.asinh(), last.asinh()
@@ -58,7 +57,7 @@ def _nodes(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def centres(m: Tensor, s: Tensor) -> Tensor:
-    r"""Where the mass of φ(z) σ(m + s z) is, to about 1: z₀, if it is between 0 and s, else one of them."""
+    r"""Returns the place of the mass of φ(z) σ(m + s z), to about 1: z₀, clamped to [0, s]."""
     return torch.minimum((-m / s.clamp_min(1e-6)).clamp_min(0), s)
 
 
@@ -68,8 +67,8 @@ HALVINGS, ROUNDS = 40, 10_000
 def draw(m: Tensor, s: Tensor) -> Tensor:
     r"""Draws z from φ(z) σ(m + s z) / E, exactly, one for each element of m and s.
 
-    By rejection: the log-density has a curvature of at least 1, so that it is below that of N(ẑ, 1), scaled, if ẑ is
-    its mode. That is found by halving [0, s].
+    By rejection: the log-density has a curvature of at least 1, so a scaled N(ẑ, 1) at its mode ẑ is an envelope. The
+    mode is found by bisection of [0, s].
     """
     mode = _mode(m, s)
     height = logsigmoid(m + s * mode) - 0.5 * mode.square()
@@ -85,7 +84,7 @@ def draw(m: Tensor, s: Tensor) -> Tensor:
 
 
 def _mode(m: Tensor, s: Tensor) -> Tensor:
-    r"""The z at which s σ(−(m + s z)) = z, between 0 and s."""
+    r"""Returns the z in [0, s] with s σ(−(m + s z)) = z."""
     low, high = torch.zeros_like(s), s
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)

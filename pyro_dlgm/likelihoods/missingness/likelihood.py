@@ -1,4 +1,4 @@
-r"""A likelihood of the values and of which of them are missing."""
+r"""A likelihood of the values and of the mask of missing values."""
 
 import pyro.distributions as dist
 import torch
@@ -18,35 +18,34 @@ NAMES = ("self_masking", "known", "agnostic")
 
 
 class Missingness(Conditional):
-    r"""Creates p(x, m | t, w) = p(x | t, w) p(m | x, w): which values are missing is data, for values that are missing
-    because of what they are.
+    r"""Creates p(x, m | t, w) = p(x | t, w) p(m | x, w), for values that are missing not at random.
 
-    Where a mask is given, the density is that of what is observed and of the mask,
+    Which values are missing is data here. With a mask, the density is that of the observed values and the mask,
 
         p(x_o, m | t) = ∫ p(x_m, x_o | t) p(m | x) dx_m .
 
-    Without one it is p(x | t), and the mechanism has no part in it: complete points whose mask is to count get a mask
-    of ones. With a likelihood that is not wrapped values are missing at random, and the mask only a filter.
+    Without a mask it is p(x | t), and the mechanism is not used: give complete points a mask of ones to count that they
+    are complete. A likelihood without this wrapper assumes that values are missing at random.
 
     Arguments:
         likelihood: p(x | t, w) of Gaussian pixels that are independent given t: `FixedNormal`, `DiagonalNormal`. In a
-            table of mixed columns it is the part of the real ones: ``Columns({range(3): Missingness(...), ...})``.
-        mechanism: p(m | x), its logits of a value being missing l_j(x):
+            table of mixed columns, wrap the real ones: ``Columns({range(3): Missingness(...), ...})``.
+        mechanism: p(m | x), with the logits l_j(x) that a value is missing:
 
             - "self_masking": a_j x_j + c_j, a of any sign; integrated out exactly (`SelfMasking`),
-            - "known": the same, it being known that high values hide (``sign=1``) or low ones (``sign=-1``),
+            - "known": the same, if it is known that high values hide (``sign=1``) or low ones (``sign=-1``),
             - "agnostic": (A x + c)_j, of all values; missing ones are drawn (`Drawn`),
             - a network from x to logits of x's shape, drawn as well, or a `SelfMasking`, `Drawn` or other `Mechanism`.
 
         sign: for "known", 1 or −1, or a tensor of x's shape.
-        shape: x's shape, where the network of the likelihood does not say it.
+        shape: x's shape, if the network of the likelihood has no ``out_shape``.
 
-    `evaluate.impute` gives the mean of what is missing under p(x_m | t, x_o, m): where high values hide it is higher
+    `evaluate.impute` returns the mean of the missing values under p(x_m | t, x_o, m): if high values hide, it is higher
     than the mean of p(x_m | t).
 
     Raises:
-        ValueError: on a mechanism of another name, a sign without "known", or where x's shape is not known.
-        TypeError: on a call with a mask, if the pixels are not independent Gaussians.
+        ValueError: on an unknown mechanism, a sign without "known", or if x's shape is not known.
+        TypeError: in a call with a mask, if the pixels are not independent Gaussians.
 
     Example:
         >>> import torch
@@ -86,12 +85,12 @@ class Missingness(Conditional):
         return Selection(_gaussian(p), mask, self.mechanism, p.event_dim)
 
     def completed(self, p, x: Tensor, mask: Tensor):
-        r"""p(x_m | t, x_o, m) for a p(x | t) of this likelihood."""
+        r"""Returns p(x_m | t, x_o, m) for a p(x | t) of this likelihood."""
         mask = pixelwise(mask, x.dim())
         return self.mechanism.completion(_gaussian(p), torch.where(mask, x, 0.0), mask, p.event_dim)
 
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
-        r"""Draws m ~ p(m | x) for complete x: that of the points does not go with it."""
+        r"""Draws m ~ p(m | x) for complete x; the mask of other points does not fit x."""
         return self.mechanism.draw(x)
 
 
@@ -110,7 +109,7 @@ def _mechanism(mechanism: str | nn.Module, likelihood: nn.Module, sign, shape) -
 
 
 def _agnostic(shape) -> Drawn:
-    r"""Logits A x + c that start at 0."""
+    r"""Returns the mechanism with logits A x + c that start at 0."""
     net = Linear(shape, shape)
     for v in net.parameters():
         nn.init.zeros_(v)

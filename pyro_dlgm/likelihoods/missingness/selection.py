@@ -1,4 +1,4 @@
-r"""The density of what is observed and of which values are: p(x_o, m | t)."""
+r"""The joint density of observed values and mask: p(x_o, m | t)."""
 
 import pyro.distributions as dist
 import torch
@@ -11,7 +11,7 @@ from .mechanism import Mechanism
 class Selection(dist.TorchDistribution):
     r"""Creates p(x_o, m | t) = p(x_o | t) ∫ p(x_m | t) p(m | x) dx_m, a selection model, for Gaussian pixels.
 
-    Its draws are complete: they are those of p(x | t).
+    Draws are complete: they are those of p(x | t).
 
     Arguments:
         pixels: the pixels given t, of batch shape (..., *event).
@@ -38,7 +38,7 @@ class Selection(dist.TorchDistribution):
         return constraints.independent(constraints.real, self.event_dim)
 
     def expand(self, batch_shape, _instance=None) -> "Selection":
-        r"""The same density with batch axes added on the left."""
+        r"""Returns the same density with batch axes added on the left."""
         pixels = self.pixels.expand(torch.Size(batch_shape) + self.event_shape)
         return Selection(pixels, self.mask, self.mechanism, self.event_dim)
 
@@ -53,11 +53,11 @@ class Selection(dist.TorchDistribution):
         return self.pixels.variance
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""Complete draws of p(x | t)."""
+        r"""Draws complete x from p(x | t)."""
         return self.pixels.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log p(x_o, m | t), in nats; what stands for missing values has no part in it."""
+        r"""Returns log p(x_o, m | t), in nats, whatever the placeholders of missing values are."""
         x = torch.where(self.mask, value, 0.0)
         seen = torch.where(self.mask, self.pixels.log_prob(x), 0.0)
         return seen.flatten(seen.dim() - self.event_dim).sum(-1) + self.mechanism.log_mask(

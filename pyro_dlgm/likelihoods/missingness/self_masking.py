@@ -1,4 +1,4 @@
-r"""Values that hide themselves: whether x_j is missing depends on x_j alone."""
+r"""Self-masking: whether x_j is missing depends on x_j alone."""
 
 import pyro.distributions as dist
 import torch
@@ -13,19 +13,19 @@ from .mechanism import Mechanism, log_prob
 class SelfMasking(Mechanism):
     r"""Creates p(x_j is missing | x_j) = σ(a_j x_j + c_j), the logistic self-masking, with a and c in w.
 
-    What is missing is integrated out: with x_j ~ N(μ_j, σ_j²) given t, each missing value costs one integral,
+    Missing values are integrated out: with x_j ~ N(μ_j, σ_j²) given t, each costs one integral,
 
         ∫ N(x_j; μ_j, σ_j²) σ(a_j x_j + c_j) dx_j = E σ(a_j μ_j + c_j + |a_j| σ_j z),    z ~ N(0, 1),
 
-    by a quadrature that is right to 10⁻⁶ nats (`integral`). No draw is made, so that the bound has no more noise than
-    that of values missing at random, and log p(x_o, m, t) is a function of t for chains and annealing.
+    by a quadrature accurate to 10⁻⁶ nats (`integral`). There are no draws, so that the bound is no noisier than for
+    values missing at random, and log p(x_o, m, t) is a function of t, as chains and annealing need it.
 
     Arguments:
         shape: x's shape.
-        sign: +1 if it is known that high values hide, −1 if low ones do, or a tensor of x's shape of both; then
-            a = sign · softplus(u). `None`: a has any sign, and starts at ``slope``.
-        slope: |a| at the start with a sign, a without; by default 1 with a sign and 0 without.
-        intercept: c at the start, a number or a tensor of x's shape.
+        sign: +1 if it is known that high values hide, −1 if low ones do, or a tensor of these in x's shape; then
+            a = sign · softplus(u). `None`: a may have either sign.
+        slope: the initial |a| if there is a sign, by default 1; else the initial a, by default 0.
+        intercept: the initial c, a number or a tensor of x's shape.
         learn: whether a and c are part of w.
 
     Attributes:
@@ -33,7 +33,7 @@ class SelfMasking(Mechanism):
         intercept: c.
 
     Raises:
-        ValueError: if a sign is neither 1 nor −1, or a slope with a sign is not above 0.
+        ValueError: if a sign is neither 1 nor −1, or a slope given with a sign is not above 0.
 
     References:
         Mohan, Thoemmes, Pearl, "Estimation with incomplete data: the linear case" (2018), on self-masking.
@@ -70,7 +70,7 @@ class SelfMasking(Mechanism):
     def log_mask(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> Tensor:
         shape, there = torch.broadcast_shapes(p.batch_shape, x.shape, mask.shape), log_prob(self(x), mask)
         m, s = (v.flatten() for v in self._standardized(p, shape))
-        # Integrals only of what is missing.
+        # Integrals are computed for missing values only.
         hidden = (~mask).expand(shape).flatten().nonzero().squeeze(-1)
         gone = torch.zeros_like(m).scatter(0, hidden, integral.Averages(m[hidden], s[hidden]).log_mean)
         return torch.where(mask, there, gone.reshape(shape)).flatten(len(shape) - event_dim).sum(-1)
@@ -82,19 +82,19 @@ class SelfMasking(Mechanism):
         return Tilted(mu, scale, m, s, x.expand(shape), mask.expand(shape)).to_event(event_dim)
 
     def _standardized(self, p: dist.Normal, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        r"""m and s >= 0 with the logit m + s z at x = μ + sign(a) σ z."""
+        r"""Returns m and s >= 0 such that the logit is m + s z at x = μ + sign(a) σ z."""
         return self(p.loc).expand(shape), (self.slope.abs() * p.scale).expand(shape)
 
 
 class Tilted(dist.TorchDistribution):
-    r"""Creates p(x_j | t, m_j) ∝ N(x_j; μ_j, σ_j²) σ(l_j(x_j)) of missing values, with x itself where it is observed.
+    r"""Creates p(x_j | t, m_j) ∝ N(x_j; μ_j, σ_j²) σ(l_j(x_j)) for missing values; observed ones stay as they are.
 
     Arguments:
         mu: μ, of any shape.
         scale: σ with the sign of the slope: x = μ + scale z.
         m, s: the logit is m + s z.
         x: data.
-        mask: boolean, True where observed. All are of one shape.
+        mask: boolean, True where observed. All arguments have one shape.
     """
 
     arg_constraints = {}  # noqa: RUF012
@@ -105,7 +105,7 @@ class Tilted(dist.TorchDistribution):
         super().__init__(mu.shape, validate_args=False)
 
     def expand(self, batch_shape, _instance=None) -> "Tilted":
-        r"""The same distribution with batch axes added on the left."""
+        r"""Returns the same distribution with batch axes added on the left."""
         parts = self.mu, self.scale, self.m, self.s, self.x, self.mask
         return Tilted(*(v.expand(batch_shape) for v in parts))
 
@@ -120,7 +120,7 @@ class Tilted(dist.TorchDistribution):
         return torch.where(self.mask, 0.0, self.scale.square() * self._moments()[1])
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""Exact draws, (*sample_shape, ..., *event)."""
+        r"""Draws exactly, (*sample_shape, ..., *event)."""
         with torch.no_grad():
             m, s = (v.expand(self._extended_shape(sample_shape)) for v in (self.m, self.s))
             return torch.where(self.mask, self.x, self.mu + self.scale * integral.draw(m, s))
@@ -133,4 +133,4 @@ def _check_sign(sign: Tensor, slope: Tensor) -> None:
     if not bool((sign.abs() == 1).all()):
         raise ValueError(f"sign is {sign.tolist()}; expected 1 where high values hide and -1 where low ones do")
     if not bool((slope > 0).all()):
-        raise ValueError(f"slope is {slope.tolist()}; expected numbers > 0, the direction being that of sign")
+        raise ValueError(f"slope is {slope.tolist()}; expected numbers > 0, since sign gives the direction")
