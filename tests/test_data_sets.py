@@ -196,7 +196,7 @@ def test_real_values_are_no_levels(tmp_path):
 
 def test_one_array_has_no_key(tmp_path):
     np.save(tmp_path / "v.npy", rng.random((5, 4)))
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="leave the name out"):
         data.arrays(tmp_path / "v.npy", "images", num_test=1)
 
 

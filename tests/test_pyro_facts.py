@@ -393,7 +393,7 @@ def test_a_latent_out_of_the_plate_that_the_guide_does_not_sample_is_refused(sha
         pyro.sample("level", dist.Normal(torch.zeros(shape), 1.0))
         return model(x, index, mask=mask)
 
-    with pytest.raises(ValueError, match="expected 'level', too"):
+    with pytest.raises(ValueError, match="expected 'level' as well"):
         evaluate.log_weights(program, plain(torch.zeros(batch, 3), torch.tensor(1.0)), x, None, 3)
 
 
