@@ -2,9 +2,8 @@ r"""Hamiltonian Monte Carlo that adapts the step sizes of each point, and tests 
 
 References:
     Andrieu and Thoms, "A tutorial on adaptive MCMC" (2008), section 4.2, on the step size.
-    Carpenter et al., "Stan: a probabilistic programming language" (2017), on scales from windows of doubling length.
-        Journal
-    of Statistical Software 76(1).
+    Carpenter et al., "Stan: a probabilistic programming language", Journal of Statistical Software 76(1) (2017), on
+    scales from windows of doubling length.
     Vehtari, Gelman, Simpson, Carpenter, Bürkner, "Rank-normalization, folding, and localization: an improved R-hat for
     assessing convergence of MCMC" (2021), with both thresholds. https://arxiv.org/abs/1903.08008
 """
