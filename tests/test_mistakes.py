@@ -1,0 +1,57 @@
+r"""Mistakes of a first program, and what the messages tell its author to write."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_dlgm import evaluate, fit, guides
+
+N, P, B = 20, 3, 10
+X, GIVEN, INDEX = torch.randn(N, P), torch.randn(N, 1), torch.arange(N)
+W = torch.ones(2, P)
+
+
+def program_of(plate, event: int = 1, shift=lambda given: 0.0):
+    r"""A factor analysis in the plate ``plate(x, index, size)``, with that number of event axes of x."""
+
+    def program(x=None, index=None, *, given=None, size=None):
+        with plate(x, index, size):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z @ W + shift(given), 1.0).to_event(event), obs=x)
+
+    return program
+
+
+def good(x, index, size):
+    return pyro.plate("data", size or len(x), subsample=index)
+
+
+def train(program, **parts):
+    guide = guides.AutoPerPoint(program, N)
+    fit(program, guide, X, epochs=1, batch_size=B, progress=False, **parts)
+    return guide
+
+
+def test_the_recommended_plate_trains_and_is_scored():
+    program = program_of(good)
+    assert evaluate.elbo(program, train(program), X, INDEX, 2).shape == (N,)
+
+
+def test_a_plate_that_needs_size_is_told_what_to_write():
+    program = program_of(lambda x, index, size: pyro.plate("data", size, subsample=index))
+    with pytest.raises(ValueError, match=r"program was called with size=None, and failed \(AssertionError\); expected"):
+        guides.AutoPerPoint(program, N).setup(X, INDEX)
+    with pytest.raises(ValueError, match=r"pyro.plate\(name, size or len\(x\), subsample=index\)"):
+        evaluate.elbo(program, train(program), X, INDEX, 2)
+
+
+def test_a_program_without_size_is_told_the_plate_that_works():
+    with pytest.raises(ValueError, match=r"pyro.plate\('data', size or len\(x\), subsample=index\)"):
+        fit(without := _without_size, guides.AutoPerPoint(without, N), X, epochs=1, batch_size=B, progress=False)
+
+
+def _without_size(x=None, index=None):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        return pyro.sample("x", dist.Normal(z @ W, 1.0).to_event(1), obs=x)
