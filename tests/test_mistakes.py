@@ -55,3 +55,22 @@ def _without_size(x=None, index=None):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         return pyro.sample("x", dist.Normal(z @ W, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("shift", [lambda given: given[:, :1], lambda given: dist.Normal(given, 1.0).mean])
+def test_a_program_that_needs_given_is_told_that_it_was_none(shift):
+    program = program_of(good, shift=shift)
+    with pytest.raises(ValueError, match="program was called with given=None, and failed .*expected given= with the"):
+        train(program)
+    guide = train(program, given=GIVEN)
+    with pytest.raises(ValueError, match="given=None and size=None"):
+        evaluate.elbo(program, guide, X, INDEX, 2)
+    assert evaluate.elbo(program, guide, X, INDEX, 2, given=GIVEN).isfinite().all()
+
+
+def test_an_error_that_is_not_about_what_is_absent_stays_as_it_is():
+    def broken(given):
+        raise TypeError("a string for a number")
+
+    with pytest.raises(TypeError, match="^a string for a number"):
+        train(program_of(good, shift=broken))
