@@ -463,7 +463,7 @@ def test_a_program_with_further_arguments_is_told_to_bind_them():
     def more(x, index, scale, *, depth):
         pass
 
-    said(more, "more wants 'scale', 'depth' as well; .*functools.partial", error=TypeError)
+    said(more, "more needs 'scale', 'depth' as well; .*functools.partial", error=TypeError)
 
 
 def test_a_latent_that_comes_and_goes_is_named():

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
 
 from pyro_dlgm import evaluate, fit, guides
 
@@ -74,3 +75,42 @@ def test_an_error_that_is_not_about_what_is_absent_stays_as_it_is():
 
     with pytest.raises(TypeError, match="^a string for a number"):
         train(program_of(good, shift=broken))
+
+
+def whole(x, index, size):
+    return pyro.plate("data", size or len(x))
+
+
+@pytest.mark.parametrize("shift", [lambda given: 0.0, lambda given: given])
+def test_a_plate_of_all_points_in_a_batch_is_named(shift):
+    with pytest.raises(ValueError, match=r"'data' of the program has 20 points, and the batch 8; .*subsample=index\)"):
+        train(program_of(whole, shift=shift), given=GIVEN)
+
+
+class Own(guides.Guide):
+    r"""A guide of a user: q(z) is the same for each point."""
+
+    def __init__(self):
+        super().__init__(latent="z")
+        self.loc = torch.nn.Parameter(torch.zeros(2))
+
+    def posterior(self, x=None, index=None, mask=None):
+        return dist.Normal(self.loc, 1.0).to_event(1).expand((len(x),))
+
+
+class Module(PyroModule):
+    r"""A program as a module."""
+
+    def __init__(self, program):
+        super().__init__()
+        self.program = program
+
+    def forward(self, x=None, index=None, *, given=None, size=None):
+        return self.program(x, index, given=given, size=size)
+
+
+def test_a_plate_of_all_points_is_named_with_a_guide_of_ones_own():
+    program = Module(program_of(whole))
+    with pytest.raises(ValueError, match=r"'data' of the program has 20 points, and the batch 10; .*subsample=index\)"):
+        fit(program, Own(), X, epochs=1, batch_size=B, progress=False)
+    fit(program, Own(), X, epochs=1, batch_size=N, progress=False)  # one batch of all points

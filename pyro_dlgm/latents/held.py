@@ -1,4 +1,4 @@
-r"""Handlers that fix the latent t of a model, and refuse to draw another one."""
+r"""Handlers that fix the latent t of a model, and refuse another latent, or a plate without the points of the batch."""
 
 import torch
 from pyro import poutine
@@ -25,6 +25,31 @@ class Refusing(Messenger):
                 f"the program samples {msg['name']!r}{beside}, and a draw of it would be used silently; expected no "
                 "further latent: sum it out, make it part of the existing one, or hold it, with "
                 f"poutine.condition(data={{{msg['name']!r}: ...}}) around the call"
+            )
+
+
+class Batch(Messenger):
+    r"""Creates the handler that refuses a plate over points that has another number of them than the batch.
+
+    Left to run, the program would fail at the first operation on values of both numbers, or broadcast them.
+
+    Arguments:
+        plate: the name of the plate.
+        num_points: the number B of points in the batch.
+    """
+
+    def __init__(self, plate: str | None, num_points: int):
+        super().__init__()
+        self.plate, self.num_points = plate, num_points
+
+    def _pyro_post_sample(self, msg) -> None:
+        if msg["name"] != self.plate or not poutine.util.site_is_subsample(msg):
+            return
+        if len(msg["value"]) != self.num_points:
+            raise ValueError(
+                f"the plate {self.plate!r} of the program has {len(msg['value'])} points, and the batch "
+                f"{self.num_points}; expected the plate over the points of the batch: "
+                f"pyro.plate({self.plate!r}, size or len(x), subsample=index)"
             )
 
 

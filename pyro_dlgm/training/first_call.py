@@ -7,8 +7,10 @@ from pyro.infer import autoguide
 from torch import nn
 
 from ..evaluate.quiet import quiet
+from ..guides.base import Guide
 from ..latents.call import Function, accepting
-from ..objectives.sites import is_drawn, point_frame
+from ..latents.held import Batch
+from ..objectives.sites import is_drawn, plate_of, point_frame
 from ..points import Points
 
 POSITIONAL = (autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured)
@@ -47,9 +49,9 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
     args, kwargs = (points.x, points.index), points.keywords | {"size": size}
     with quiet(model, guide), pyro.validation_enabled(False), torch.enable_grad():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(accepting(model)).get_trace(
-            *args, **kwargs
-        )  # replayed, it would take the guide's points
+        plate = plate_of(model, guide) or (guide.plate if isinstance(guide, Guide) else None)
+        checked = Batch(plate, len(points))(accepting(model))
+        model_trace = poutine.trace(checked).get_trace(*args, **kwargs)  # replayed, it would take the guide's points
     name, local = type(guide).__name__, _local(guide_trace, getattr(guide, "program_plate", None))
     for plate, rows in _plates(model_trace).items():
         theirs = _plates(guide_trace).get(plate)
