@@ -61,7 +61,7 @@ def _without_size(x=None, index=None):
 @pytest.mark.parametrize("shift", [lambda given: given[:, :1], lambda given: dist.Normal(given, 1.0).mean])
 def test_a_program_that_needs_given_is_told_that_it_was_none(shift):
     program = program_of(good, shift=shift)
-    with pytest.raises(ValueError, match="program was called with given=None, and failed .*expected given= with the"):
+    with pytest.raises(ValueError, match=r"program was called with given=None, and failed .*expected given= with the"):
         train(program)
     guide = train(program, given=GIVEN)
     with pytest.raises(ValueError, match="given=None and size=None"):
@@ -73,7 +73,7 @@ def test_an_error_that_is_not_about_what_is_absent_stays_as_it_is():
     def broken(given):
         raise TypeError("a string for a number")
 
-    with pytest.raises(TypeError, match="^a string for a number"):
+    with pytest.raises(TypeError, match=r"^a string for a number"):
         train(program_of(good, shift=broken))
 
 
@@ -114,3 +114,41 @@ def test_a_plate_of_all_points_is_named_with_a_guide_of_ones_own():
     with pytest.raises(ValueError, match=r"'data' of the program has 20 points, and the batch 10; .*subsample=index\)"):
         fit(program, Own(), X, epochs=1, batch_size=B, progress=False)
     fit(program, Own(), X, epochs=1, batch_size=N, progress=False)  # one batch of all points
+
+
+def flat(width: int, dim: int = -1, event: int = 1):
+    r"""A program of points of that width, with a number of each point that has no axis for a plate at −1."""
+
+    def program(x=None, index=None, *, given=None, size=None):
+        with pyro.plate("data", size or len(x), subsample=index, dim=dim):
+            t = pyro.sample("t", dist.Normal(0.0, 1.0))
+            mean = (given[:, 0] + t).unsqueeze(-1).expand(*(given[:, 0] + t).shape, width)
+            return pyro.sample("x", dist.Normal(mean, 1.0).to_event(event), obs=x[:, :width])
+
+    return program
+
+
+@pytest.mark.parametrize("width", [1, P])
+def test_a_missing_event_axis_is_told_to_event(width):
+    with pytest.raises(ValueError, match=r"expected one .*: \.to_event\(k\)") as raised:
+        train(flat(width, event=0), given=GIVEN)
+    assert "@" not in str(raised.value) and "dim=-2" not in str(raised.value)
+    train(flat(width), given=GIVEN)
+
+
+def test_a_plate_at_another_dimension_is_told_the_shape_of_its_points():
+    words = r"is at dim=-2, where .* the shape \(B, 1\); put it at dim=-1, or write v\[\.\.\., None\] for v of shape"
+    with pytest.raises(ValueError, match=words) as raised:
+        train(flat(P, dim=-2), given=GIVEN)
+    assert "@" not in str(raised.value)
+
+
+def test_positions_from_the_left_are_told_to_broadcast():
+    def program(x=None, index=None, *, size=None):
+        with good(x, index, size):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z[:, :1] + torch.zeros(P), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match=r"count axes from the right") as raised:
+        evaluate.elbo(program, train(program), X, INDEX, 2)
+    assert "to_event" not in str(raised.value)

@@ -6,6 +6,10 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from .. import messages
+
+EVENT = ".to_event(k) on the distribution of a site whose values have k axes in each point"
+
 
 class Refusing(Messenger):
     r"""Creates the handler that refuses draws: each site has to be observed, or set by a handler around this one.
@@ -31,7 +35,8 @@ class Refusing(Messenger):
 class Batch(Messenger):
     r"""Creates the handler that refuses a plate over points that has another number of them than the batch.
 
-    Left to run, the program would fail at the first operation on values of both numbers, or broadcast them.
+    Left to run, the program would fail at the first operation on values of both numbers, or broadcast them. To an error
+    of Pyro on an axis of a plate it adds what to write.
 
     Arguments:
         plate: the name of the plate.
@@ -51,6 +56,11 @@ class Batch(Messenger):
                 f"{self.num_points}; expected the plate over the points of the batch: "
                 f"pyro.plate({self.plate!r}, size or len(x), subsample=index)"
             )
+
+    def __exit__(self, kind, error, trace) -> None:
+        super().__exit__(kind, error, trace)
+        if str(error).startswith("Shape mismatch inside plate"):
+            raise ValueError(f"{messages.line(error)}; expected one axis for each plate: {EVENT}") from error
 
 
 class Held(Refusing):
