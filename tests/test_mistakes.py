@@ -98,6 +98,19 @@ class Own(guides.Guide):
         return dist.Normal(self.loc, 1.0).to_event(1).expand((len(x),))
 
 
+class OtherPoints(Own):
+    r"""A guide whose plate takes points of the data at random, not those of the batch."""
+
+    def data_plate(self, x, index, size):
+        return pyro.plate("data", size, subsample_size=len(x))
+
+
+def test_the_author_of_a_guide_is_told_how_to_write_one():
+    program = Module(program_of(good))
+    with pytest.raises(ValueError, match=r"OtherPoints has other points .*inherit from guides.Guide and write"):
+        fit(program, OtherPoints(), X, epochs=1, batch_size=B, progress=False)
+
+
 class Module(PyroModule):
     r"""A program as a module."""
 
