@@ -1,4 +1,4 @@
-r"""Parts of messages to users: which rows, how to make a tensor, and an error in one line."""
+r"""Parts of messages to users: which rows, how to make a tensor of which shape, and an error in one line."""
 
 import contextlib
 import warnings
@@ -33,6 +33,14 @@ def as_tensor(name: str, value) -> str:
     if type(value).__name__ == "MaskedArray":
         return f"torch.as_tensor({name}.filled(0)), with mask=torch.as_tensor(~numpy.ma.getmaskarray({name}))"
     return f"torch.as_tensor({name})"
+
+
+def reshaping(name: str, given: Sequence[int], expected: Sequence[int], place: int) -> str:
+    r"""Returns how points get the expected shape: channels that are last are moved to ``place``, else by a reshape."""
+    given, expected = tuple(given), tuple(expected)
+    if len(given) > 1 and given != expected and (given[-1], *given[:-1]) == expected:
+        return f"move the channels, which are last, with {name}.movedim(-1, {place})"
+    return f"reshape {name}"
 
 
 def line(error: Exception) -> str:

@@ -106,6 +106,11 @@ def forgotten(call, **parts):
 WRONG = [
     # The shape of x
     ("fit-channels", lambda: train(rand(N, 3, 5, 7)), "(10, 3, 5, 7) | points of shape (1, 5, 7) | reshape"),
+    (
+        "fit-channels-last",
+        lambda: train(rand(N, 5, 7, 1)),
+        "(10, 5, 7, 1) | of shape (1, 5, 7) | x.movedim(-1, 1)",
+    ),
     ("fit-no-channel", lambda: train(rand(N, 5, 7)), "(10, 5, 7) | points of shape (1, 5, 7) | reshape x"),
     ("fit-transposed", lambda: train(rand(N, 1, 7, 5)), "(10, 1, 7, 5) | (B, 1, 5, 7) | reshape x"),
     ("fit-val-shape", lambda: train(x_val=rand(3, 1, 7, 5)), "(3, 1, 7, 5) | (B, 1, 5, 7) | reshape x"),

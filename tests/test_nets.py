@@ -118,3 +118,13 @@ def test_the_activation_is_the_one_asked_for():
     ):
         kinds = {type(m) for m in net.modules()}
         assert nn.Tanh in kinds and kinds.isdisjoint({nn.GELU, nn.ELU, nn.ReLU})
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+@pytest.mark.parametrize(("in_shape", "out_shape"), [((), 2), (3, ()), ((), ())])
+def test_a_number_is_a_point_of_a_perceptron(in_shape, out_shape, lead):
+    net = nets.MLP(in_shape, out_shape, (5,))
+    v = torch.randn((*lead, *([] if in_shape == () else [3])))
+    made, rows = net(v), v.reshape(-1, *v.shape[len(lead) :])
+    assert made.shape == (*lead, *([] if out_shape == () else [2]))
+    assert torch.allclose(made, torch.stack([net(row) for row in rows]).reshape(made.shape), atol=1e-6)

@@ -139,8 +139,8 @@ class AutoLocal(Outer):
         if own is None and size not in (None, B):
             raise ValueError(
                 f"the program takes no size, so that its plate {self.plate!r} counts {B} of {size} points as if "
-                f"they were all; expected a program of (x, index, *, size=None) with pyro.plate({self.plate!r}, size, "
-                "subsample=index), or one batch of all points"
+                f"they were all; expected a program of (x, index, *, size=None) with pyro.plate({self.plate!r}, "
+                "size or len(x), subsample=index), or one batch of all points"
             )
         return own
 

@@ -45,9 +45,6 @@ def options_in(config: dict) -> dict:
     return options
 
 
-OPTION = "--{kind} {name}"  # how the command line names what may be imported
-
-
 def consented(run: Path, likelihood: str | None, guide: str | None) -> list[str]:
     r"""Returns the import paths that were given for a run, once it is known that they are all that it needs.
 
@@ -62,8 +59,13 @@ def consented(run: Path, likelihood: str | None, guide: str | None) -> list[str]
             raise ValueError(f"--{kind} is {path}, and that of {run} is {recipe.get(kind)}; leave it out, or give that")
     named = {kind: str(recipe[kind]) for kind in ("likelihood", "guide") if kind in recipe}
     given = [path for path in (likelihood, guide) if path is not None]
-    check_consent(named, given, run, OPTION)
+    check_consent(named, given, run, consent)
     return given
+
+
+def consent(paths: dict[str, str]) -> str:
+    r"""Returns how the command line names what may be imported."""
+    return " ".join(f"--{kind} {name}" for kind, name in paths.items())
 
 
 def from_file(context, parameter, value: Path | None) -> None:

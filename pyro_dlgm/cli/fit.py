@@ -59,7 +59,7 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
         options |= {name: value for name, value in config.options_of(out).items() if name not in given}
         types.device(context, None, options["device"])
     own = [options[kind] for kind in KINDS if kind in named]
-    check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.OPTION)
+    check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.consent)
     points, source = config.dataset(options, download=download)
     if options["name"] not in sources.KNOWN:
         click.echo(f"{points.name}: {points.protocol}")

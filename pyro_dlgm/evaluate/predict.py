@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from .. import messages
 from ..distributions import averaged, draws, guess, mean, unwrapped
 from ..guides.programs.given import given_globals
 from ..latents.asked import emission, posterior
@@ -68,7 +69,8 @@ def predicted(model, guide, points: Points, num_samples: int | None, seed: int |
     if made.shape != points.x.shape:
         # A guide that ignores x would not notice the wrong shape.
         raise ValueError(
-            f"x has shape {tuple(points.x.shape)}; expected {tuple(made.shape)}, the shape of the model: reshape x"
+            f"x has shape {tuple(points.x.shape)}; expected {tuple(made.shape)}, the shape of the model: "
+            + messages.reshaping("x", points.x.shape[1:], made.shape[1:], 1)
         )
     return made
 

@@ -1,15 +1,23 @@
 r"""Calls a program with (x, index, *, mask, given, weight, size), or those of them that it takes."""
 
 import inspect
+import traceback
 from collections.abc import Callable
 
 from pyro import poutine
 from torch import nn
 
-from .. import masks
+from .. import masks, messages
 from ..points import Points
 
 KEYWORDS = ("mask", "given", "weight", "size")
+# What to do where a program needs an argument that was not handed over.
+ABSENT = {
+    "given": "given= with the points, or a program that runs without it",
+    "size": "a program that runs without size, as evaluate calls it: pyro.plate(name, size or len(x), subsample=index)",
+}
+# Texts of errors of Python, torch and Pyro that `None` causes; an assertion may have no text.
+OF_NONE = ("None", "missing", "arguments must all be instances of")
 
 
 class Call:
@@ -37,7 +45,7 @@ class Call:
         places = [p for p in places if p.name not in KEYWORDS]
         if len(places) > 1 and places[1].name != "index" and places[1].default is not places[1].empty:
             places = places[:1]  # another option of the program, which keeps its default
-        known = {p.name for p in parameters if p.name in KEYWORDS}
+        self._named = known = {p.name for p in parameters if p.name in KEYWORDS}
         self.num_places = 2 if any(p.kind == p.VAR_POSITIONAL for p in parameters) else min(2, len(places))
         if any(p.kind == p.VAR_KEYWORD for p in parameters):
             known = set(KEYWORDS)
@@ -49,7 +57,8 @@ class Call:
         r"""Calls the program with those of the arguments, which are those of a model, that it takes.
 
         Raises:
-            ValueError: if there is a mask, ``given`` or a weight that the program does not take.
+            ValueError: if there is a mask, ``given`` or a weight that the program does not take, or the program needs
+                ``given`` or ``size`` and it is `None`.
         """
         for name in ("mask", "given", "weight"):
             if kwargs.get(name) is not None and name not in self.takes:
@@ -60,7 +69,22 @@ class Call:
         kept = {name: value for name, value in kwargs.items() if name not in KEYWORDS or name in self.takes}
         if args and args[0] is not None:  # missing values become 0 before the program sees them
             args = (masks.observed(args[0], kwargs.get("mask")), *args[1:])
-        return self.program(*args[: self.num_places], **kept)
+        try:
+            return self.program(*args[: self.num_places], **kept)
+        except (AssertionError, AttributeError, TypeError, ValueError) as error:
+            self._explain(error, kept)
+            raise
+
+    def _explain(self, error: Exception, kept: dict) -> None:
+        r"""Raises a `ValueError` if an error of the program may come from an argument that was not handed over."""
+        names = ("size",) if _in_plate(error) else ABSENT
+        absent = [name for name in names if name in self._named and kept.get(name) is None]
+        if absent and (not str(error) or any(text in str(error) for text in OF_NONE)):
+            said = f"{type(error).__name__}: {messages.line(error)}".removesuffix(": ")
+            raise ValueError(
+                f"{_name(self.program)} was called with {' and '.join(f'{name}=None' for name in absent)}, and failed "
+                f"({said}); expected {', and '.join(ABSENT[name] for name in absent)}"
+            ) from error
 
     def of(self, points: Points, size: int | None = None):
         r"""Calls the program on points."""
@@ -92,6 +116,12 @@ def _check_others(program, others) -> None:
             f"{_name(program)} needs {', '.join(map(repr, wanted))} as well; expected a program of (x, index, *, mask, "
             f"given, weight, size) or a part of it: bind the rest, functools.partial(program, {wanted[0]}=...)"
         )
+
+
+def _in_plate(error: Exception) -> bool:
+    r"""Returns whether Pyro raised the error while it made a plate, where only ``size`` can be `None`."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__") == "pyro.poutine.subsample_messenger"
 
 
 def _name(program) -> str:

@@ -1,10 +1,14 @@
-r"""Handlers that fix the latent t of a model, and refuse to draw another one."""
+r"""Handlers that fix the latent t of a model, and refuse another latent, or a plate without the points of the batch."""
 
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+
+from .. import messages
+
+EVENT = ".to_event(k) on the distribution of a site whose values have k axes in each point"
 
 
 class Refusing(Messenger):
@@ -26,6 +30,37 @@ class Refusing(Messenger):
                 "further latent: sum it out, make it part of the existing one, or hold it, with "
                 f"poutine.condition(data={{{msg['name']!r}: ...}}) around the call"
             )
+
+
+class Batch(Messenger):
+    r"""Creates the handler that refuses a plate over points that has another number of them than the batch.
+
+    Left to run, the program would fail at the first operation on values of both numbers, or broadcast them. To an error
+    of Pyro on an axis of a plate it adds what to write.
+
+    Arguments:
+        plate: the name of the plate.
+        num_points: the number B of points in the batch.
+    """
+
+    def __init__(self, plate: str | None, num_points: int):
+        super().__init__()
+        self.plate, self.num_points = plate, num_points
+
+    def _pyro_post_sample(self, msg) -> None:
+        if msg["name"] != self.plate or not poutine.util.site_is_subsample(msg):
+            return
+        if len(msg["value"]) != self.num_points:
+            raise ValueError(
+                f"the plate {self.plate!r} of the program has {len(msg['value'])} points, and the batch "
+                f"{self.num_points}; expected the plate over the points of the batch: "
+                f"pyro.plate({self.plate!r}, size or len(x), subsample=index)"
+            )
+
+    def __exit__(self, kind, error, trace) -> None:
+        super().__exit__(kind, error, trace)
+        if str(error).startswith("Shape mismatch inside plate"):
+            raise ValueError(f"{messages.line(error)}; expected one axis for each plate: {EVENT}") from error
 
 
 class Held(Refusing):

@@ -14,6 +14,7 @@ from ..program import evaluating
 from ..seeding import forked, seeds
 from . import run
 from .call import Call
+from .held import Batch
 from .layout import Layout
 from .sites import found
 
@@ -58,10 +59,11 @@ def few(points: Points) -> Points:
 def look(program: Callable, plate: str, points: Points, size: int | None) -> Look:
     r"""Traces a program on a few points; errors are those of `sites.found`."""
     # Parameters created by the first run follow the caller's seed, in a separate stream.
+    call = Batch(plate, len(points))(partial(Call(program).of, points, size))
     with evaluating(program), torch.no_grad(), forked(*seeds(1)):
-        run.execute(partial(Call(program).of, points, size), {}, 0)
+        run.execute(call, {}, 0)
     with forked(), evaluating(program):
-        one, two = (run.drawn_apart(partial(Call(program).of, points, size), seed) for seed in SEEDS)
+        one, two = (run.drawn_apart(call, seed) for seed in SEEDS)
         latents = found(one, two, plate)
         layout = Layout(latents.sites, latents.dim, latents.depth)
         params = [name for name, site in one.nodes.items() if site["type"] == "param"]

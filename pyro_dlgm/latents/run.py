@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..objectives.sites import DRAWS, is_drawn, summed
 from ..program import unregistered
+from .held import EVENT
 
 
 def execute(
@@ -86,19 +87,31 @@ def total(terms: list[Tensor], depth: int, dim: int, batch: int, num: int | None
     shape = (1,) * (depth + 1 - joint.dim()) + tuple(joint.shape)
     joint = joint.reshape(shape)
     lead, samples, plates = shape[: -depth - 1], shape[-depth - 1], list(shape[-depth:])
-    if len(lead) > enumerated or (samples != 1 and samples != num):
+    further = len(lead) > enumerated or (samples != 1 and samples != num)
+    if further and num is not None:
         raise ValueError(
-            f"the log-densities of the program have the axes {tuple(shape)} for {num or 1} samples of {batch} points; "
+            f"the log-densities of the program have the axes {tuple(shape)} for {num} samples of {batch} points; "
             "expected operations that broadcast over an axis to the left of the plates: z.unsqueeze(-2) @ W for z @ W"
         )
-    if plates[dim] not in (1, batch) or plates[:dim] + plates[dim:][1:] != [1] * (depth - 1):
+    if further or plates[dim] not in (1, batch) or plates[:dim] + plates[dim:][1:] != [1] * (depth - 1):
         raise ValueError(
-            f"the log-densities of the program have the axes {tuple(plates)} for {batch} points; expected one number "
-            "for each point: use .to_event for the axes of a point"
+            f"the log-densities of the program have the axes {tuple(shape if further else plates)} for {batch} points; "
+            f"expected one number for each point: {_per_point(dim)}"
         )
     joint = joint.reshape(*lead, samples, plates[dim])
     joint = joint.logsumexp(tuple(range(len(lead)))) if lead else joint
     return joint.squeeze(0).expand(batch) if num is None else joint.expand(num, batch)
+
+
+def _per_point(dim: int) -> str:
+    r"""Returns what to write where log-densities have an axis that is neither of points nor of a plate."""
+    if dim == -1:
+        return EVENT
+    ones = -1 - dim
+    return (
+        f"the plate over points is at dim={dim}, where numbers of points have the shape (B{', 1' * ones}); put it at "
+        f"dim=-1, or write v[...{', None' * ones}] for v of shape (B,), and {EVENT}"
+    )
 
 
 def drawn_apart(call: Callable, seed: int):

@@ -44,7 +44,7 @@ def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
         raise ValueError(
             f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
             f"that is (B, {', '.join(map(str, p.event_shape))}), here with B = {tuple(p.batch_shape[-1:])}: "
-            "reshape x, or build the network for its shape"
+            f"{messages.reshaping('x', x.shape[batch:], p.event_shape, 1)}, or build the network for its shape"
         )
     if is_validation_enabled():
         for numbers, part, whose in getattr(p, "parts", [(None, p, likelihood)]):

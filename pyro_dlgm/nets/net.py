@@ -34,7 +34,7 @@ class Net(nn.Module):
     def __init__(self, in_shape: Shape, out_shape: Shape, body: nn.Module, heads: int = 1):
         super().__init__()
         self.in_shape, self.out_shape, self.heads = as_shape(in_shape), as_shape(out_shape), heads
-        if min(*self.in_shape, *self.out_shape, heads) < 1:
+        if min((*self.in_shape, *self.out_shape, heads)) < 1:
             raise ValueError(
                 f"{type(self).__name__} from {self.in_shape} to {self.out_shape} with {heads} heads; "
                 "expected sides, channels and heads of at least 1"
@@ -57,8 +57,8 @@ class Net(nn.Module):
     def _headed(self, y: Tensor, lead: Sequence[int], dim: int):
         r"""Returns the outputs of the body, with heads concatenated along ``dim``, as tensors (*lead, *out_shape)."""
         if self.heads == 1:
-            return y.reshape(*lead, *self.out_shape)
-        return tuple(h.reshape(*lead, *self.out_shape) for h in y.chunk(self.heads, dim=dim))
+            return y.reshape((*lead, *self.out_shape))
+        return tuple(h.reshape((*lead, *self.out_shape)) for h in y.chunk(self.heads, dim=dim))
 
     def _run(self, v: Tensor):
         try:
@@ -78,7 +78,7 @@ class MLP(Net):
     r"""Creates a multilayer perceptron on flattened points.
 
     Arguments:
-        in_shape, out_shape: shapes of one point.
+        in_shape, out_shape: shapes of one point; () for a number.
         hidden: widths of the hidden layers.
         activation: class of the nonlinearity.
         heads: the number of outputs.
@@ -86,7 +86,7 @@ class MLP(Net):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, hidden=(200, 200), *, activation=nn.ELU, heads: int = 1):
         widths = [prod(as_shape(in_shape)), *hidden]
-        layers: list[nn.Module] = [nn.Flatten(-len(as_shape(in_shape)))]
+        layers: list[nn.Module] = [nn.Flatten(-len(as_shape(in_shape))) if as_shape(in_shape) else Lift()]
         for before, after in pairwise(widths):
             layers += [Affine(before, after), activation()]
         last = Affine(widths[-1], heads * prod(as_shape(out_shape)))
@@ -96,6 +96,13 @@ class MLP(Net):
         # Leading axes are kept: those of sampled weights are added on their left.
         y = self._run(v)
         return self._headed(y, y.shape[:-1], -1)
+
+
+class Lift(nn.Module):
+    r"""Creates v -> v with an axis of length 1 on the right, (...) -> (..., 1)."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v.unsqueeze(-1)
 
 
 class Affine(nn.Linear):

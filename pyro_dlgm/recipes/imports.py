@@ -66,18 +66,19 @@ def built(path: str, thing: Callable, offered: dict[str, Callable]):
     return made
 
 
-def check_consent(named: dict[str, str], allowed: Iterable[str], whose, way: str) -> None:
-    r"""Raises a `ValueError` on the first import path in a file that the caller did not name.
+def check_consent(named: dict[str, str], allowed: Iterable[str], whose, way: Callable[[dict[str, str]], str]) -> None:
+    r"""Raises a `ValueError` on the import paths in a file that the caller did not name.
 
     Arguments:
         named: the names or import paths in the file, by kind: "likelihood" or "guide".
         allowed: import paths that the caller has named.
         whose: the file or folder, for the error.
-        way: how the caller names one, a text with the fields {kind} and {name}.
+        way: returns how the caller names paths, by kind.
     """
-    for kind, name in named.items():
-        if is_path(name) and name not in allowed:
-            raise ValueError(
-                f"the {kind} of {whose} is code of your own, {name}, which is not imported without your consent; "
-                f"expected that: {way.format(kind=kind, name=name)}"
-            )
+    paths = {kind: name for kind, name in named.items() if is_path(name)}
+    asked = {kind: name for kind, name in paths.items() if name not in allowed}
+    if asked:
+        raise ValueError(
+            f"the {' and the '.join(asked)} of {whose} {'is' if len(asked) == 1 else 'are'} code of your own, "
+            f"{' and '.join(asked.values())}, which is not imported without your consent; expected that: {way(paths)}"
+        )

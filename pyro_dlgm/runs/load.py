@@ -76,11 +76,15 @@ def _recipe(run: Run, config: dict) -> Recipe:
 
 def _check_consent(run: Run, recipe: Recipe, made: dict, imports: Iterable[str]) -> None:
     named = {kind: getattr(recipe, kind) for kind, module in made.items() if module is None}
-    way = "load(run, imports=['{name}']), or the pair that you build, load(run, model=..., guide=...)"
     try:
-        check_consent(named, imports, run.folder, way)
+        check_consent(named, imports, run.folder, _way)
     except ValueError as error:
         raise RunError(str(error)) from None
+
+
+def _way(paths: dict[str, str]) -> str:
+    imports = list(dict.fromkeys(paths.values()))
+    return f"load(run, imports={imports}), or the pair that you build, load(run, model=..., guide=...)"
 
 
 def _check(run: Run, name: str, module: nn.Module, saved) -> None:

@@ -7,12 +7,15 @@ from pyro.infer import autoguide
 from torch import nn
 
 from ..evaluate.quiet import quiet
+from ..guides.base import Guide
 from ..latents.call import Function, accepting
-from ..objectives.sites import is_drawn, point_frame
+from ..latents.held import Batch
+from ..objectives.sites import is_drawn, plate_of, point_frame
 from ..points import Points
 
 POSITIONAL = (autoguide.AutoContinuous, autoguide.AutoGaussian, autoguide.AutoStructured)
 USE = "use guides.MeanField, guides.FullRank or guides.auto"
+OWN = "inherit from guides.Guide and write posterior(x, index, mask), for a guide whose plate is the model's"
 
 
 def is_made(model, guide) -> bool:
@@ -47,25 +50,26 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
     args, kwargs = (points.x, points.index), points.keywords | {"size": size}
     with quiet(model, guide), pyro.validation_enabled(False), torch.enable_grad():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(accepting(model)).get_trace(
-            *args, **kwargs
-        )  # replayed, it would take the guide's points
+        plate = plate_of(model, guide) or (guide.plate if isinstance(guide, Guide) else None)
+        checked = Batch(plate, len(points))(accepting(model))
+        model_trace = poutine.trace(checked).get_trace(*args, **kwargs)  # replayed, it would take the guide's points
+    auto = isinstance(guide, autoguide.AutoGuide)
+    use = USE if auto else f"{USE}, or {OWN}"
     name, local = type(guide).__name__, _local(guide_trace, getattr(guide, "program_plate", None))
     for plate, rows in _plates(model_trace).items():
         theirs = _plates(guide_trace).get(plate)
         if theirs is not None and _same(rows, points.index) and not _same(rows, theirs):
             raise ValueError(
                 f"{name} has other points than the model in the plate {plate!r}; expected rows for those of the batch: "
-                f"{USE}, one batch of all points (batch_size=N), or create_plates="
+                f"{use}, one batch of all points (batch_size=N)" + (", or create_plates=" if auto else "")
             )
     for site, q in local.items():
         p = model_trace.nodes.get(site, q)
         if not torch.equal(*torch.broadcast_tensors(*(torch.as_tensor(s["scale"]).float() for s in (p, q)))):
             raise ValueError(
                 f"{site!r} has another scale in {name} than in the model; expected one scale of plate and weights on "
-                f"both sides: {USE}, which respect size= and weight="
+                f"both sides: {use}, which respect size= and weight="
             )
-    auto = isinstance(guide, autoguide.AutoGuide)
     if auto and local and isinstance(guide, POSITIONAL) and len(points) < size:
         raise ValueError(
             f"{name} has parameters of the batch's size, and reuses them by position for other points; expected rows "
