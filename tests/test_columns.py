@@ -146,7 +146,7 @@ def linear():
 
 
 def test_a_batch_is_at_most_all_points(x):
-    factories = {"mean-field": lambda _, n: guides.MeanField(n, D)}
+    factories = {"amortized": lambda *_: guides.Amortized(nets.Linear(P, 2 * D), D)}
     (row,) = compare(linear, factories, x, x[:M], gradients=3, batch_size=100, num_samples=25)
     assert row.gradients_per_point == 3 and [record["step"] for record in row.history] == [1, 2, 3]
 
@@ -192,6 +192,13 @@ def test_gaps_of_a_run_are_at_as_many_training_points_with_the_same_walks(x, tol
     assert {how["objective"] for how in (test, train)} == {"IWAE-5"} and {how["seed"] for how in (test, train)} == {7}
     assert asked[0][1] == 7 and torch.equal(asked[0][0].x, x[30:33])
     assert list(found) == ["train_gaps", "test_gaps"] and found["test_gaps"]["seed"] == 7
+
+
+def test_a_run_whose_q_is_not_gaussian_has_log_px_and_the_reason_for_no_gap(x, told):
+    data = Dataset("rows", train=x[:30], val=x[:0], test=x[30:])
+    guide = guides.Flow(nets.Linear(P, 4), D)
+    found = certificates.sections(linear(), guide, data, Certify(gaps=True, **TINY), 7, progress=False)
+    assert list(found) == ["test_ais"] and found["test_ais"]["reasons"] == {"gaps": NO_GAP} and not told
 
 
 def test_fewer_than_two_points_are_not_certified():
