@@ -195,6 +195,14 @@ def test_events_are_cut_after_a_step(tmp_path):
     assert [step for step, _ in scalars(tmp_path)["a"]] == [0, 1, 2]
 
 
+def test_a_resumed_run_keeps_the_events_up_to_its_step(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(tensorboard, "cut", lambda folder, step: steps.append(step))
+    for epochs in (1, 2):
+        train(amortized(), tmp_path, epochs=epochs, schedule="constant", resume=epochs > 1)
+    assert steps == [0, 2]
+
+
 def test_a_new_event_file_has_a_second_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "events.out.tfevents.0000000007.host").touch()
     clock = iter([7.2, 7.9, 8.1])

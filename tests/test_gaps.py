@@ -211,6 +211,15 @@ def test_q_star_starts_at_q_and_a_point_is_late_if_any_family_is(model, x, monke
         assert summary["gap_of"][name]["mean"] == pytest.approx(gap) and gap > 0
 
 
+def test_the_family_of_a_fitted_q_is_not_fitted_again_if_it_is_named(model, x, monkeypatch):
+    climbed, done = [], e_step.Convergence(torch.ones(POINTS) > 0, 0.0)
+    monkeypatch.setattr(inference_gap, "climb", lambda _, best, *__: climbed.append(type(best)) or done)
+    settings = {"num_chains": 2, "num_temperatures": 1, "num_samples": 20, "num_simulated": 0, "seed": 0}
+    settings |= {"families": ("full_rank", "mean_field"), "fitted": done}
+    evaluate.gaps(model, best_mean_field(model, x), x, torch.arange(POINTS), **settings)
+    assert climbed == [guides.FullRank]
+
+
 def test_the_numbers_of_gaps_are_not_those_of_log_px(model, x, monkeypatch):
     used, weigh, best = [], inference_gap.log_weights, inference_gap._best
 
