@@ -96,10 +96,18 @@ class Scalars(guides.Amortized):
         return super().posterior(x, index, mask, given).base_dist
 
 
-def forgotten(call, **parts):
-    r"""``call`` of a pair, one of whose parts forgets ``to_event``."""
-    model = DLGM(priors.StandardNormal(D), parts.get("likelihood", likelihoods.FixedNormal)(nets.MLP(D, SHAPE, (4,))))
-    return call(model, parts.get("guide", guides.Amortized)(encoder(model), D), rand(B, *SHAPE))
+class Planes(guides.Amortized):
+    r"""A guide whose points count as latents."""
+
+    def posterior(self, x=None, index=None, mask=None, given=None):
+        return super().posterior(x, index, mask, given).to_event(1)
+
+
+def forgotten(call, shape=SHAPE, **parts):
+    r"""``call`` of a pair, one of whose parts forgets ``to_event``, or has one too many."""
+    model = DLGM(priors.StandardNormal(D), parts.get("likelihood", likelihoods.FixedNormal)(nets.MLP(D, shape, (4,))))
+    net = encoder(model) if shape is SHAPE else nets.MLP(shape, 12, (4,))
+    return call(model, parts.get("guide", guides.Amortized)(net, D), rand(B, *shape))
 
 
 # (what, call, what was given | what was expected | what to do)
@@ -128,6 +136,16 @@ WRONG = [
         "likelihood-no-events",
         lambda: forgotten(partial(fit, steps=1), likelihood=NoEvents),
         "NoEvents returned batch shape (1, 1, 5, 7) | expected batch shape (1,) | p.to_event(3)",
+    ),
+    (
+        "likelihood-no-events-of-rows",
+        lambda: forgotten(partial(fit, steps=1), (6,), likelihood=NoEvents),
+        "NoEvents returned batch shape (1, 6) | expected batch shape (1,) | p.to_event(1)",
+    ),
+    (
+        "guide-points-as-events",
+        lambda: forgotten(partial(fit, steps=1), guide=Planes),
+        "Planes.posterior returned batch shape () and event shape (4, 3) | expected (B,) and (D,) | for each point",
     ),
     (
         "guide-no-events",

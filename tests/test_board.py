@@ -1,12 +1,15 @@
 """TensorBoard: what is logged, under which name, once; read back from the event files."""
 
 import errno
+import io
 import re
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from PIL import Image
 from pyro.nn import PyroModule, PyroParam
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -14,7 +17,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pyro_dlgm import DLGM, PPCA, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.plots.images import squares
+from pyro_dlgm.plots.images import grid, squares
+from pyro_dlgm.runs import events
 from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import tensorboard
@@ -41,9 +45,9 @@ def train(pair, out, x=None, **settings):
 
 
 def read(folder):
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
-    events.Reload()
-    return events
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
+    found.Reload()
+    return found
 
 
 def scalars(folder):
@@ -73,7 +77,9 @@ def test_bounds_on_training_and_validation_points_have_the_same_names(logged):
     assert {f"{part}/{name}" for part in ("train", "val") for name in bounds} <= found.keys()
     others = {"gradient_norm", "learning_rate", "points_per_second", "gradients_per_point"}
     assert {f"train/{name}" for name in others} | {"q/active_units"} <= found.keys()
-    assert not [name for name in found if "log_joint" in name or "log_px" in name or "tempered" in name]
+    assert not [
+        name for name in found if "log_joint" in name or "log_px" in name or "tempered" in name or "step" in name
+    ]
     assert {len(events) for events in found.values()} == {5}
 
 
@@ -106,6 +112,30 @@ def test_images_and_histograms_are_there(logged):
     assert {"q/mean", "q/kl_per_dimension"} <= set(events.Tags()["histograms"])
     counts = [sum(e.histogram_value.bucket) for e in events.Histograms("q/kl_per_dimension")]
     assert counts == [D] * 5
+
+
+def test_pictures_are_large_enough_with_data_above_reconstructions(logged):
+    events, images = read(logged[0]), torch.zeros(20, *SHAPE)  # 5 x 4 pixels, 6 times as large: 30 at least 28
+    for name in ("images/data_above_reconstructions", "images/samples"):
+        seen = Image.open(io.BytesIO(events.Images(name)[0].encoded_image_string))
+        assert (seen.height, seen.width) == grid(images, 6, 10).shape[1:]
+
+
+def test_labels_of_the_embedding_may_have_names(logged, tmp_path):
+    pair = logged[1].model, logged[1].guide
+    names = ["no\tone", "", "b", "c"]
+    train(pair, tmp_path, epochs=1, labels=[names[label] for label in LABELS])
+    (place,) = tmp_path.glob("*/latents")
+    assert (place / "metadata.tsv").read_text().split("\n")[:5] == ["no one", "-", "b", "c", "no one"]
+
+
+def test_what_is_known_of_training_points_alone_is_in_no_chart(tmp_path):
+    model, x = PPCA(D, 20, scale=0.5), points().flatten(1)
+    train((model, guides.MeanField(N, D)), tmp_path, x, epochs=1, x_val=x[:5])
+    (value,) = summaries(tmp_path, "custom_scalars__config__")
+    (category,) = Layout.FromString(value.tensor.string_val[0]).category
+    titles = [chart.title for chart in category.chart]
+    assert "elbo, nats per point" in titles and not [title for title in titles if "log_px" in title]
 
 
 def test_the_embedding_has_a_code_a_label_and_a_sprite_for_each_point(logged):
@@ -149,6 +179,36 @@ def test_the_configuration_is_a_table(logged):
     assert (top, rule) == ("| option | value |", "| --- | --- |")
     assert "| `fit.lr` | 0.002 |" in lines and "| `note` | [1, 2] |" in lines
     assert all(line.replace("\\|", "").count("|") == 3 for line in lines)
+
+
+def test_a_table_has_a_line_for_each_value_that_there_is():
+    said = events.table({"fit": {"lr": 0.5, "patience": None}, "note": "a|b"})
+    assert said.split("\n")[2:] == ["| `fit.lr` | 0.5 |", "| `note` | a\\|b |"]
+
+
+def test_events_are_cut_after_a_step(tmp_path):
+    writer = tensorboard.SummaryWriter(str(tmp_path))
+    for step in range(4):
+        writer.add_scalar("a", 0.0, step)
+    writer.close()
+    events.cut(tmp_path, 2)
+    assert [step for step, _ in scalars(tmp_path)["a"]] == [0, 1, 2]
+
+
+def test_a_resumed_run_keeps_the_events_up_to_its_step(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(tensorboard, "cut", lambda folder, step: steps.append(step))
+    for epochs in (1, 2):
+        train(amortized(), tmp_path, epochs=epochs, schedule="constant", resume=epochs > 1)
+    assert steps == [0, 2]
+
+
+def test_a_new_event_file_has_a_second_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "events.out.tfevents.0000000007.host").touch()
+    clock = iter([7.2, 7.9, 8.1])
+    monkeypatch.setattr(events, "time", SimpleNamespace(time=lambda: next(clock), sleep=lambda _: None))
+    events.wait_for_a_new_second(tmp_path)
+    assert next(clock, None) is None  # it has looked until the second was over
 
 
 def test_training_and_validation_are_in_one_chart(logged):

@@ -146,6 +146,15 @@ class Factors(PyroModule):
                 pyro.sample("x", dist.Normal(g + z.sum(-1), 1.0), obs=x)
 
 
+def test_masked_points_pay_no_free_bits(x):
+    model, guide = pair()
+    seen = torch.arange(20) % 4 == 0
+    masked = [pyro.poutine.mask(program, seen) for program in (model, guide)]
+    lowest, highest = (loss(FreeBits(free), *masked, x[:20]) for free in (0.0, 5.0))
+    wanted = [5 * charged(model, guide, x[:20][seen], free) for free in (0.0, 5.0)]  # of 5 points
+    assert highest - lowest == pytest.approx(wanted[1] - wanted[0], rel=1e-4)
+
+
 def test_free_bits_are_those_of_the_plate_over_points_at_any_dimension():
     x, free = torch.randn(4, 3), 5.0
     p, q = Factors(1.0, True), Factors(0.5, False)

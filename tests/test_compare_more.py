@@ -9,11 +9,14 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from pyro_dlgm import DLGM, PPCA, Points, compare, guides, likelihoods, nets, priors
+from pyro_dlgm import DLGM, PPCA, Points, compare, guides, likelihoods, nets, objectives, priors
+from pyro_dlgm.cli import compare as compare_command
 from pyro_dlgm.cli import evaluate as command
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.comparison.certificates import Certify
+from pyro_dlgm.data.dataset import Dataset
 from pyro_dlgm.recipes import pairs
+from pyro_dlgm.runs.fingerprint import described
 
 QUICK = ["--gradients", "2", "--samples", "25", "--guides", "mean-field,amortized"]
 RNG = np.random.default_rng(0)
@@ -122,6 +125,7 @@ def files(tmp_path_factory):
     np.savez(folder / "two.npz", a=ROWS, b=ROWS)
     np.save(folder / "square.npy", RNG.random((20, 5, 6, 5), dtype=np.float32))
     np.save(folder / "rows.npy", ROWS)
+    np.savez(folder / "rows.npz", x=ROWS, y=np.arange(len(ROWS)) % 4)
     return folder
 
 
@@ -163,6 +167,83 @@ def test_what_cannot_be_certified_fails_before_anything_is_scored(options, files
     said = call("evaluate", tmp_path / "out", *options)
     assert said.exit_code == 2 and "temperatures" in said.output, said.output
     assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+@pytest.fixture
+def asked(files, monkeypatch):
+    r"""A function that gives what ``compare`` with these arguments would work on, and what it prints first."""
+    seen = []
+    monkeypatch.setattr(compare_command, "_rows", lambda *given: seen.append(given) or iter(()))
+    monkeypatch.setattr(compare_command, "_say", lambda *_: None)
+    monkeypatch.setattr(compare_command, "_write", lambda *_: [])
+
+    def called(*arguments):
+        said = call("compare", "--data", files / "rows.npz", "--labels", "y", "--key", "x", *arguments)
+        return (seen.pop() if seen else None), said
+
+    return called
+
+
+@pytest.mark.parametrize(
+    ("arguments", "certify"),
+    [
+        ([], Certify(True, 4, 4, 30)),  # a tenth of the 40 points test
+        (["--no-gaps"], Certify(False, 4, 4, 30)),
+        (["--no-ais"], None),
+        (["--certified", 2, "--chains", 3, "--temperatures", 7], Certify(True, 2, 3, 7)),
+        (["--tol", 0.3], Certify(True, 4, 4, tol=0.3)),
+    ],
+)
+def test_compare_certifies_what_is_asked_for_and_shows_its_columns(arguments, certify, asked):
+    (_, _, found, _), said = asked(*arguments)
+    assert found == certify
+    assert ("log p(x)" in said.output) == (certify is not None)
+    assert ("approx. gap" in said.output) == (certify is not None and certify.gaps)
+
+
+def test_compare_works_on_the_first_points_with_its_budget(asked):
+    (_, data, certify, budget), _ = asked("--points", 3, "--seed", 5, "--samples", 30, "--gradients", 7)
+    assert len(data.test) == len(data.test_labels) == certify.points == 3
+    assert budget == {"gradients": 7, "num_samples": 30, "seed": 5, "ppca": 4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tol", 0.3, "--temperatures", 7], "leave out --temperatures, or --tol"),
+        (["--no-ais", "--chains", 3], "--chains is for AIS, which was not asked for"),
+        (["--no-ais", "--tol", 0.3], "--tol is for AIS, which was not asked for"),
+    ],
+)
+def test_settings_of_nothing_are_refused(arguments, words, asked):
+    seen, said = asked(*arguments)
+    assert seen is None and said.exit_code == 2 and words in said.output, said.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "certify"),
+    [
+        ([], None),
+        (["--ais"], Certify(False, 64, 4)),
+        (["--gaps"], Certify(True, 64, 4)),
+        (["--gaps", "--certified", 5, "--chains", 3, "--temperatures", 6], Certify(True, 5, 3, 6)),
+        (["--ais", "--tol", 0.3], Certify(False, 64, 4, tol=0.3)),
+    ],
+)
+def test_evaluate_certifies_what_is_asked_for(arguments, certify, tmp_path, monkeypatch):
+    x, seen = torch.as_tensor(ROWS), []
+    kept = {"fit": {"objective": described(objectives.IWAE(5))}}
+    pair = linear(), guides.MeanField(30, 2)
+    monkeypatch.setattr("pyro_dlgm.runs.load.load", lambda *_, **__: (*pair, kept))
+    monkeypatch.setattr("pyro_dlgm.comparison.certificates.sections", lambda *a, **k: seen.append((a, k)) or {})
+    monkeypatch.setattr(command.config, "consented", lambda *_: [])
+    monkeypatch.setattr(command.config, "data_of", lambda *_: Dataset("rows", train=x[:30], val=x[:0], test=x[30:]))
+    for name in ("_scored", "_add"):
+        monkeypatch.setattr(command, name, lambda *_: {})
+    said = call("evaluate", tmp_path, "--seed", 9, *arguments)
+    assert said.exit_code == 0, said.output
+    assert [given[3:] for given, _ in seen] == ([] if certify is None else [(certify, 9)])
+    assert all("IWAE" in how["objective"] for _, how in seen)
 
 
 def refuse(*_, **__):

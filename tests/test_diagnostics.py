@@ -161,6 +161,11 @@ def test_the_pit_of_ranks_gives_every_level_its_exact_share_of_the_ranks():
     assert torch.allclose(every.found[:, 0], every.levels)
 
 
+def test_the_ends_of_an_interval_are_inside():
+    held = uniformity.inside(torch.tensor([0.25, 0.75, 0.5, 0.125]), torch.tensor([0.0, 0.5]).double())
+    assert held.tolist() == [[0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+
+
 def test_only_the_wrong_dimension_is_named():
     ranks = torch.randint(200, (1000, 3))
     ranks[:, 1] = (ranks[:, 1] + torch.randint(200, (1000,))) // 2  # a hump

@@ -10,8 +10,9 @@ from pyro_dlgm.guides import families
 
 from pyro_dlgm import PPCA, compare, evaluate, guides
 from pyro_dlgm.comparison.certificates import Certify
-from pyro_dlgm.evaluate import inference_gap
+from pyro_dlgm.evaluate import e_step, inference_gap
 from pyro_dlgm.plots.gaps import bars, posterior_on_grid, posteriors
+from pyro_dlgm.seeding import seeds
 
 POINTS, D, P = 30, 5, 12
 QUICK = {"num_chains": 8, "num_temperatures": 60, "num_samples": 2000, "seed": 0}
@@ -158,8 +159,6 @@ def test_a_judge_makes_one_estimator_of_all_guides(model, x):
 
 
 def test_where_climbing_brings_nothing_q_is_kept(model, x, monkeypatch):
-    from pyro_dlgm.evaluate import e_step
-
     guide, index = best_mean_field(model, x), torch.arange(POINTS)
     climb = e_step.climb
 
@@ -188,6 +187,56 @@ def test_unknown_errors_are_no_numbers_of_json(model, x):
     found = evaluate.gaps(model, best_mean_field(model, x[:1]), x[:1], torch.arange(1), **settings).summary()
     json.dumps(found, allow_nan=False)
     assert found["ais"]["monte_carlo_error"] is None and found["reached"]["standard_error"] is None
+
+
+def test_q_star_starts_at_q_and_a_point_is_late_if_any_family_is(model, x, monkeypatch):
+    guide, index, starts = best_mean_field(model, x, 0.3), torch.arange(POINTS), {}
+
+    def stay(model, best, points, pace):
+        starts[type(best).__name__] = best.posterior(*points.seen).mean.detach().clone()
+        late = torch.arange(POINTS) == (2 if isinstance(best, guides.FullRank) else 5)
+        return e_step.Convergence(~late, 0.0)
+
+    monkeypatch.setattr(inference_gap, "climb", stay)
+    settings = {"num_chains": 2, "num_temperatures": 1, "num_samples": 20, "num_simulated": 0, "seed": 0}
+    found = evaluate.gaps(model, guide, x, index, families=("full_rank",), **settings)
+    mean = guide.posterior(index=index).mean.detach()
+    assert starts.keys() == {"FullRank", "MeanField"}
+    assert all(torch.allclose(start, mean) for start in starts.values())
+    assert found.late == [2, 5] and found.kept.all()  # q* is q, and where they are equal q is kept
+    summary = found.summary()
+    assert (summary["kept"], summary["unconverged"]) == (POINTS, 2)
+    for name, bound in found.families.items():
+        gap = float((found.log_px.value - bound.value).mean())
+        assert summary["gap_of"][name]["mean"] == pytest.approx(gap) and gap > 0
+
+
+def test_the_family_of_a_fitted_q_is_not_fitted_again_if_it_is_named(model, x, monkeypatch):
+    climbed, done = [], e_step.Convergence(torch.ones(POINTS) > 0, 0.0)
+    monkeypatch.setattr(inference_gap, "climb", lambda _, best, *__: climbed.append(type(best)) or done)
+    settings = {"num_chains": 2, "num_temperatures": 1, "num_samples": 20, "num_simulated": 0, "seed": 0}
+    settings |= {"families": ("full_rank", "mean_field"), "fitted": done}
+    evaluate.gaps(model, best_mean_field(model, x), x, torch.arange(POINTS), **settings)
+    assert climbed == [guides.FullRank]
+
+
+def test_the_numbers_of_gaps_are_not_those_of_log_px(model, x, monkeypatch):
+    used, weigh, best = [], inference_gap.log_weights, inference_gap._best
+
+    def weighed(*args, seed, **more):
+        used.append(seed)
+        return weigh(*args, seed=seed, **more)
+
+    def climbed(model, q, family, points, seed):
+        used.append(seed)
+        return best(model, q, family, points, seed)
+
+    monkeypatch.setattr(inference_gap, "log_weights", weighed)
+    monkeypatch.setattr(inference_gap, "_best", climbed)
+    monkeypatch.setattr(inference_gap, "climb", lambda *_: e_step.Convergence(torch.ones(POINTS) > 0, 0.0))
+    settings = {"num_chains": 2, "num_temperatures": 1, "num_samples": 20, "num_simulated": 0, "seed": 0}
+    evaluate.gaps(model, best_mean_field(model, x), x, torch.arange(POINTS), **settings)
+    assert len(set(used)) == 3 and not set(used) & set(seeds(inference_gap.STREAMS, 0))
 
 
 def test_another_objective_is_labelled(model, x):

@@ -26,6 +26,7 @@ from pyro_dlgm.evaluate.snapshot import Snapshot, plane
 from pyro_dlgm.plots.curves import learning_curves
 from pyro_dlgm.plots.images import as_pil, captioned, grid, strip, traversal_figure, traversals
 from pyro_dlgm.report import page as report
+from pyro_dlgm.report import verdicts as words
 from pyro_dlgm.report.sections import Section, drawing
 from pyro_dlgm.runs.files import RunError
 
@@ -334,10 +335,51 @@ def test_a_q_that_follows_x_is_not(dataset):
     assert said["active units"].startswith("3 of 3") and not notes
 
 
+def test_a_single_active_latent_is_no_collapse(dataset):
+    guide = collapsed()
+    guide.head.weight.data[0] = 50 * torch.randn(8, generator=torch.Generator().manual_seed(0))
+    guide.encoder.load_state_dict(nets.MLP(SHAPE, 8).state_dict())
+    said, notes = verdicts(guide, dataset)
+    assert said["active units"].startswith("1 of 3") and not notes
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "calibrate", "asked"),
+    [
+        ("amortized", 7, True, (5, words.SIMULATED)),  # of the 7, the first 5 are looked at
+        ("amortized", 7, False, (5, 0)),
+        ("rows", 7, True, (5, 0)),  # points that are simulated would need an E-step
+        ("amortized", 2, False, (2, 0)),
+        ("amortized", 1, True, None),
+        ("hard-em", 7, True, None),
+    ],
+)
+def test_verdicts_are_on_the_first_points(kind, points, calibrate, asked, monkeypatch):
+    seen, diagnose = [], words.diagnose
+
+    def diagnosed(model, guide, points, *, num_simulated, seed):
+        seen.append((len(points), num_simulated))
+        return diagnose(model, guide, points, num_simulated=0, seed=seed)
+
+    monkeypatch.setattr(words, "POINTS", 5)
+    monkeypatch.setattr(words, "diagnose", diagnosed)
+    made = FACTORIES | {"rows": lambda model, N: guides.MeanField(N, D)}
+    pair = Snapshot(model(), made[kind](None, points), torch.rand(points, *SHAPE))
+    section = words.verdicts({kind: pair}, "test", calibrate=calibrate)
+    assert seen == ([] if asked is None else [asked]) and ("<svg" in section.body) == bool(seen)
+    assert ("there is a single point" in section.body) == (points == 1)
+
+
+def test_of_several_pairs_and_of_a_single_point_no_collapse_is_said():
+    pairs = {name: Snapshot(model(), FACTORIES[name](None, 1), torch.rand(1, *SHAPE)) for name in FACTORIES}
+    assert not words.verdicts(pairs, "test").notes
+
+
 def test_verdicts_on_a_point_mass_say_what_there_is(comparison):
     figure = figures_of(comparison)["Verdicts"]
     assert [text(h) for h in figure.iter("h3")] == ["PPCA-3", "hard-em", "amortized"]
     assert text(figure).count("without a density") == 1 and text(figure).count("active units") == 3
+    assert figure.find(".//svg") is None  # a figure is of a single pair
 
 
 def dashed(histories, **settings):
@@ -355,6 +397,16 @@ def test_dashed_lines_are_validation_points_and_nothing_else():
     assert list(axis.lines[0].get_xdata()) == [2.0, 4.0]
     axis, _, _ = dashed({"a": history}, against="epoch")
     assert axis.get_xlabel() == "epoch" and list(axis.lines[0].get_xdata()) == [1, 2]
+
+
+def test_importance_bounds_have_a_panel_without_the_levels_of_f():
+    record = {"gradients_per_point": 2.0, "elbo": 0.0, "iwae_5": 1.0}
+    figure = Figure(layout="constrained")
+    learning_curves(figure, {"a": [record], "b": [record, record | {"gradients_per_point": 4.0}]}, {"level": 0.5})
+    assert [axis.get_ylabel() for axis in figure.axes] == ["ELBO, nats per point", "IWAE-5, nats per point"]
+    styles = [[line.get_linestyle() for line in axis.lines] for axis in figure.axes]
+    assert styles == [["-", "-", ":"], ["-", "-"]]
+    assert [line.get_marker() for line in figure.axes[1].lines] == ["o", "None"]  # of one record there is no line
 
 
 def test_latents_are_counted_from_0():

@@ -102,7 +102,7 @@ def sections(
     device = next(model.parameters()).device
     test = dataset.test_points[: certify.points].to(device).numbered()
     how = certify.numbers() | {"seed": seed, "progress": progress}
-    if certify.gaps and adapted(guide).has_density:
+    if certify.gaps and has_gap(model, guide, test):
         train = dataset.seen(len(test)).to(device)
         found = _gaps(model, guide, train, test, how | {"families": ("full_rank",), "objective": objective})
         return {f"{part}_gaps": kept | result.summary() for part, result in found.items()}
