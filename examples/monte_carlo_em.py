@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison.comparison import epochs
-from pyro_dlgm.comparison.scoring import full_rank
 from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.recipes.pairs import CHAIN, HYBRID
 from pyro_dlgm.runs.files import whole

@@ -79,6 +79,12 @@ def test_rows_that_infer_has_fitted_are_q_star(model, x, monkeypatch):
     assert found.late == [1]
 
 
+def test_a_convergence_of_another_guide_is_refused(model, x):
+    q = evaluate.infer(model, guides.MeanField(1, D).double(), x[:4], seed=0, max_steps=50)
+    with pytest.raises(ValueError, match="not the convergence of this MeanField"):
+        evaluate.gaps(model, best_mean_field(model, x[:4]), x[:4], torch.arange(4), fitted=q.convergence, **QUICK)
+
+
 def test_other_families_of_fitted_rows_are_climbed(model, x):
     q = evaluate.infer(model, guides.MeanField(1, D).double(), x, seed=0)
     args = {"families": ("full_rank", "mean_field"), "fitted": q.convergence, "num_simulated": 0}

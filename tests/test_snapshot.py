@@ -78,13 +78,16 @@ def test_the_plane_is_the_latents_or_their_pca(d):
     means = torch.randn(N, d) * torch.arange(1, d + 1)
     seen = snapshot.plane(means)
     if d <= 2:
-        assert torch.equal(seen.points[:, :d], means) and seen.axes[0] == "posterior mean of t1"
+        assert torch.equal(seen.points[:, :d], means) and seen.axes[0] == "posterior mean of t0"
         assert d == 2 or not seen.points[:, 1].any()
         return
     pca = PCA(2).fit(means.numpy())
     assert torch.allclose(seen.points.abs(), torch.as_tensor(pca.transform(means.numpy())).abs(), atol=1e-4)
     for j in range(2):
-        assert seen.axes[j] == f"PCA {j + 1}, {pca.explained_variance_ratio_[j]:.0%} of the variance"
+        assert (
+            seen.axes[j]
+            == f"PCA {j + 1} of the posterior means, {pca.explained_variance_ratio_[j]:.0%} of the variance"
+        )
 
 
 def test_a_single_point_has_a_place_in_the_plane():

@@ -68,6 +68,7 @@ def compare_command(out, download, **options) -> None:
     --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
     """
+    check_certifying(options["ais"], options["gaps"])
     options["gaps"] = options["gaps"] and options["ais"]
     asked = check_certifying(options["ais"], options["gaps"])
     dataset, kept = _dataset(options, download)

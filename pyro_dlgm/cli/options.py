@@ -200,12 +200,16 @@ def check_certifying(ais: bool, gaps: bool) -> bool:
     r"""Returns whether log p(x) is asked for.
 
     Raises:
-        click.UsageError: if an option says how log p(x) is to be certified, and none that it is.
+        click.UsageError: if an option says how log p(x) is to be certified, and none that it is, or if gaps are asked
+            for without it.
     """
     source = click.get_current_context().get_parameter_source
     given = [
         name for name in ("certified", "chains", "temperatures", "tol") if source(name) is ParameterSource.COMMANDLINE
     ]
+    asked = {name: source(name) is ParameterSource.COMMANDLINE for name in ("ais", "gaps")}
+    if all(asked.values()) and gaps and not ais:
+        raise click.UsageError("--gaps needs log p(x): leave out --no-ais, or --gaps")
     if given and not (ais or gaps):
         raise click.UsageError(f"--{given[0]} is for AIS, which was not asked for: add --ais, or --gaps")
     return ais or gaps

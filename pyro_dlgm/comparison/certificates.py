@@ -42,7 +42,10 @@ class Certify:
 
     def __post_init__(self):
         if self.points is not None and self.points < 2:
-            raise ValueError(f"points is {self.points}; expected at least 2 points to certify")
+            raise ValueError(
+                f"points is {self.points}; expected at least 2 points to certify; without a "
+                "certificate: certify=None, on the command line --no-ais"
+            )
         Asked(**self.numbers())
 
     def numbers(self) -> dict:

@@ -132,7 +132,11 @@ def _delta(row: Row) -> str:
 
 
 MEDIANS = {name: (lambda s, name=name: median(s.own, name)) for name in WEIGHTS}
-CERTIFIED = {"certified_points": Scored.certified_points, "certifying_gradients_per_point": Scored.certifying}
+CERTIFIED = {
+    "certified_points": Scored.certified_points,
+    "uncertain": Scored.uncertain,
+    "certifying_gradients_per_point": Scored.certifying,
+}
 COLUMNS = (
     Column("method", -12, lambda row: row.name, {}),
     Column("model", -12, lambda row: "reference" if row.reference else row.model, {}),

@@ -137,6 +137,7 @@ def _linear(train: Points, test: Points, D: int, transform, seed: int, certify: 
     row.put(dict.fromkeys(("test_elbo", "test_iwae"), exact.mean) | {"test_log_px": certified})
     row.put(dict.fromkeys(("approximation_gap", "amortization_gap", "gradients_per_point", "test_seconds"), 0.0))
     row.put({"test_gradients_per_point": 0.0, "scales_at_floor": 0, "test_unconverged": 0, "not_certified": ""})
+    row.put({"uncertain": 0})
     row.put({"conditions": ""})
     row.put({"difference": Reason("another model"), "seconds": time.perf_counter() - start})
     row.put({"certified_points": len(log_px[: certify.points]) if certify else Reason(exactly)})

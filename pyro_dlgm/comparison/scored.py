@@ -71,6 +71,10 @@ class Scored:
             return Reason(NO_LOG_PX)
         return " ".join(doubts(verdicts(self.certified, self.certified.get("bdmc"))))
 
+    def uncertain(self) -> int | Reason:
+        r"""At how many points walks do not agree on log p(x)."""
+        return self.certified["uncertain"] if self.certified else Reason(NO_LOG_PX)
+
     def certified_points(self) -> int | Reason:
         r"""How many test points were certified."""
         return self.certified["points"] if self.certified else Reason(NO_LOG_PX)

@@ -6,7 +6,7 @@ from ..evaluate.marginal.certificate import NOT_CERTIFIED
 from .columns import EMPTY, Column, Row, columns, filled, groups, number
 
 CERTIFIED = (
-    "log p(x) and the gaps: means over {} test points. log p(x) is AIS from Laplace's Gaussians, or IWAE, the larger "
+    "{}: means over {} test points. log p(x) is AIS from Laplace's Gaussians, or IWAE, the larger "
     "mean, or within errors the smaller error; lower bounds in expectation. BDMC: what bounds the error of AIS on "
     "points that the row's model makes."
 )
@@ -48,12 +48,15 @@ def footnotes(rows: list[Row], dataset: Dataset, num_samples: int) -> list[str]:
         notes.append(f"Δ: paired difference of log p(x) to {compared[0].difference['to']}.")
     certified = [row.certified_points for row in rows if row.certified_points is not None]
     if certified:
-        notes += [CERTIFIED.format(certified[0]), GAPS]
+        gaps = any(column.needs == "gaps" for column in filled(rows))
+        notes += [CERTIFIED.format("log p(x) and the gaps" if gaps else "log p(x)", certified[0]), *[GAPS] * gaps]
         paid = [row.certifying_gradients_per_point for row in rows if row.certifying_gradients_per_point]
         notes += (
             [f"Gradients a point for log p(x) and its certificate: {min(paid):.0f} to {max(paid):.0f}."] if paid else []
         )
     notes += _doubtful([row for row in rows if row.not_certified])
+    apart = _counts(rows, "uncertain")
+    notes += [f"Points at which walks do not agree on log p(x): {apart}."] if apart else []
     notes += [f"Scored given global latents: {held}." for held in dict.fromkeys(row.conditions for row in rows) if held]
     frozen = [row.w for row in rows if row.w != "own"]
     if frozen:

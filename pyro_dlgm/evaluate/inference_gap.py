@@ -160,7 +160,8 @@ def gaps(
 
     Raises:
         TypeError: if the guide has no `posterior`, or one that has no density or is not Gaussian.
-        ValueError: on an unknown family, numbers out of range, or if x, index, mask or given does not fit.
+        ValueError: on an unknown family, numbers out of range, if x, index, mask or given does not fit, or if
+            ``fitted`` is of another guide.
     """
     _check(families)
     numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
@@ -169,6 +170,7 @@ def gaps(
     check_start(guide)
     asked = Points.of(x, index, mask=mask, given=given)
     check_pair(model, guide, asked)
+    _check_fitted(guide, fitted)
     climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
     with quiet(model, guide):
         q = posterior(guide, asked)
@@ -199,6 +201,14 @@ def _check(families: tuple[str, ...]) -> None:
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
+
+
+def _check_fitted(guide, fitted: Convergence | None) -> None:
+    if fitted is not None and vars(guide).get("convergence") is not fitted:
+        raise ValueError(
+            f"fitted is not the convergence of this {type(guide).__name__}; expected that of the guide whose gaps are "
+            "asked for, as `infer` returned it: q = infer(...), gaps(model, q, x, index, fitted=q.convergence)"
+        )
 
 
 def _keep(best: PerPoint, rows: Tensor, guide, asked: Points, weigh) -> Tensor:

@@ -96,6 +96,11 @@ class Snapshot:
         return {"log_px": float(self.model.log_prob(self.x, self.points.mask).mean())} | scores
 
     @_quietly
+    def latent_dim(self) -> int:
+        r"""Returns the number D of latents."""
+        return self._posterior().event_shape[0]
+
+    @_quietly
     def means(self) -> Tensor:
         r"""Returns the means of q, (B, D)."""
         return mean(self._posterior())

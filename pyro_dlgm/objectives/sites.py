@@ -3,6 +3,8 @@ r"""Sites of traces: which of them are drawn, and whether those of guide and mod
 from pyro import poutine
 from torch import Tensor
 
+from ..program import Program
+
 DRAWS = "num_particles_vectorized"  # Pyro's name for a plate of draws
 
 
@@ -23,8 +25,11 @@ def point_frame(site: dict, plate: str | None):
 
 
 def plate_of(program, guide) -> str | None:
-    r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one."""
-    return getattr(program, "plate", getattr(guide, "program_plate", None))
+    r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one.
+
+    An attribute ``plate`` of a user's own program may be anything.
+    """
+    return program.plate if isinstance(program, Program) else getattr(guide, "program_plate", None)
 
 
 def summed(values: Tensor, dims: list[int]) -> Tensor:

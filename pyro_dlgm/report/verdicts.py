@@ -1,6 +1,7 @@
 r"""The section of a report that says in words what is wrong with q: the verdicts of `evaluate.diagnose`."""
 
 import math
+from functools import partial
 
 from markupsafe import Markup
 
@@ -36,23 +37,36 @@ def verdicts(pairs: dict[str, Snapshot], of: str, *, calibrate: bool = False) ->
     seen = with_posterior(pairs)
     if not seen:
         return missing("Verdicts", caption, UNSAID)
-    found = {name: _found(pair, calibrate) for name, pair in seen.items()}
+    found, refused = {}, []
+    for name, pair in seen.items():
+        found[name], reason = _found(pair, calibrate)
+        refused += [f"{name}: no calibration, since {reason}"] if reason else []
     blocks = [(name, _lines(seen[name], diagnosis)) for name, diagnosis in found.items()]
     body = Markup(PAGES.get_template("verdicts.html").render(blocks=blocks))
     diagnoses = [diagnosis for diagnosis in found.values() if diagnosis is not None]
     if len(seen) == len(diagnoses) == 1:
         body += drawing(lambda: latents(diagnoses[0]), "KL and aggregate posterior of each latent")
     notes = tuple(COLLAPSE.format(name) for name in seen if _active(seen[name], found[name]) == 0)
-    return Section("Verdicts", caption, body, notes + unsaid(pairs))
+    return Section("Verdicts", caption, body, notes + tuple(refused) + unsaid(pairs))
 
 
-def _found(pair: Snapshot, calibrate: bool) -> Diagnosis | None:
-    r"""The diagnosis at the first points; `None` where q has no density, or there is a single point."""
+def _found(pair: Snapshot, calibrate: bool) -> tuple[Diagnosis | None, str]:
+    r"""The diagnosis at the first points, and why it has no calibration where that was asked for and refused.
+
+    There is none where q has no density, or there is a single point.
+    """
     points = pair.points[:POINTS]
     if not pair.has_density or len(points) < 2:
-        return None
+        return None, ""
     simulated = 0 if not calibrate or adapted(pair.guide).per_point else SIMULATED
-    return diagnose(pair.model, pair.guide, points, num_simulated=simulated, seed=0)
+    ask = partial(diagnose, pair.model, pair.guide, points, seed=0)
+    try:
+        return ask(num_simulated=simulated), ""
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if not simulated:
+            raise
+        # A likelihood need not have samples, nor a program further sites that could be drawn.
+        return ask(num_simulated=0), str(error) or f"points cannot be simulated ({type(error).__name__})"
 
 
 def _active(pair: Snapshot, found: Diagnosis | None) -> float:

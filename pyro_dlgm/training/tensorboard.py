@@ -47,6 +47,7 @@ class TensorBoard:
         self.names = names
         self.folder, self.training, self.pair = run.folder, training, _snapshot(training, labels)
         config = run.config()
+        self.moves = config["fit"].get("schedule") != "constant"
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
         wait_for_a_new_second(self.folder)
         # On resume, steps after the checkpoint go: they will come again.
@@ -73,7 +74,7 @@ class TensorBoard:
         if record is None:
             return
         with writing(f"to TensorBoard in {self.folder}", ": make room and resume", verb="log"):
-            self._scalars(step.step, record)
+            self._scalars(step, record)
             if self.pair.has_posterior:
                 self._model(step.step)
                 with only_warned("what q looks like, for TensorBoard,", but=(OSError,)):
@@ -100,7 +101,7 @@ class TensorBoard:
         tags = {name: [f"^{part}/{name}$" for part in self.parts] for name in names}  # regular expressions
         return {f"{name}, nats per point": ["Multiline", tags[name]] for name in names}
 
-    def _scalars(self, step: int, record: dict) -> None:
+    def _scalars(self, step, record: dict) -> None:
         bound, values = self.training.bound, {}
         for key, value in record.items():
             part, name = ("val", key.removeprefix("val_")) if key.startswith("val_") else ("train", key)
@@ -109,21 +110,20 @@ class TensorBoard:
                 values[f"{part}/loss"] = -value
             if not name.startswith("tempered_"):
                 values[f"{part}/{name}"] = value
-        values |= self._schedules()
+        values |= self._schedules(step)
         if self.pair.has_posterior:  # at the points shown, after the epoch
             with only_warned("a bound for TensorBoard", but=(OSError,)):
                 values |= {f"train/{name}": value for name, value in self.pair.bounds().items()}
         for tag, value in values.items():
             if tag != "train/step":
-                self.writer.add_scalar(tag, value, step)
+                self.writer.add_scalar(tag, value, step.step)
 
-    def _schedules(self) -> dict[str, float]:
+    def _schedules(self, step) -> dict[str, float]:
         r"""The weight β of the KL term and the learning rate, where they move: a constant is in the configuration."""
         training, values = self.training, {}
-        if training.warmup_steps > len(training.batches):  # it is not over with the first epoch
+        if training.warmup_steps > step.step / step.epoch:  # it is not over with the first epoch
             values["train/beta"] = training.svi.objective.beta
-        moves = len({training.factor(place / 10) for place in range(11)}) > 1
-        if moves and training.svi.optimizers:  # none where all is frozen
+        if self.moves and training.svi.optimizers:  # none where all is frozen
             values["train/learning_rate"] = training.svi.optimizers[0].param_groups[0]["lr"]
         return values
 
@@ -179,10 +179,11 @@ def _snapshot(training: Training, labels: Tensor | None) -> Snapshot:
 
 def hyper_parameters(config: dict, pair: Snapshot) -> dict[str, str | float | bool]:
     r"""What runs are told apart by: guide, likelihood, latents, options of `fit`, and what a user keeps with them."""
-    recipe, model = config.get("recipe") or {}, pair.model
+    recipe, model = config.get("recipe"), pair.model
+    recipe = recipe if isinstance(recipe, dict) else {}  # another one is a user's own
     said = {"guide": type(pair.guide).__name__, "likelihood": type(model).__name__}
     if pair.has_posterior:
-        said |= {"likelihood": type(model.likelihood).__name__, "latents": pair.means().shape[-1]}
+        said |= {"likelihood": type(model.likelihood).__name__, "latents": pair.latent_dim()}
     said |= {name: recipe[name] for name in (*said, "prior") if name in recipe}
     said |= {name: config["fit"].get(name) for name in MATTER}
     said |= flat({name: value for name, value in config.items() if name not in SAID})
