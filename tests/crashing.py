@@ -15,7 +15,7 @@ from killing import same, train, weights
 from pyro_dlgm.guides.per_point import PerPoint
 
 from pyro_dlgm.runs import checkpoint
-from pyro_dlgm.storage import folder, journal, opening, row_files
+from pyro_dlgm.storage import folder, journal, row_files
 from pyro_dlgm.storage.journal import Journal
 from pyro_dlgm.training import autosave, tensorboard
 from pyro_dlgm.training.loop import Training
@@ -103,7 +103,7 @@ for number in range(1, 5):
     for name, action in (("before", before), ("after", after)):
         MOMENTS[f"{name} header {number}"] = lambda n=number, a=action: at(folder, "replace", n, a)
 for number in range(1, 4):
-    MOMENTS[f"before room {number} for moments"] = lambda n=number: at(opening, "allocate", 1 + n, before)
+    MOMENTS[f"before room {number} for moments"] = lambda n=number: at(row_files, "allocate", n, before)
 
 # While a training that was killed three steps after its checkpoint is being resumed.
 BACK = {

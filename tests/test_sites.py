@@ -49,5 +49,5 @@ def test_beta_is_for_latents_of_that_plate_and_not_for_what_is_observed(plate, t
 
 
 def test_the_plate_of_a_program_goes_before_that_of_the_guide():
-    own, guide = SimpleNamespace(plate="own"), SimpleNamespace(program_plate="guide")
+    own, guide = SimpleNamespace(plate_dim=-1, plate="own"), SimpleNamespace(program_plate="guide")
     assert (plate_of(own, guide), plate_of(program, guide), plate_of(program, program)) == ("own", "guide", None)

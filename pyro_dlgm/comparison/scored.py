@@ -73,7 +73,7 @@ class Scored:
 
     def uncertain(self) -> int | Reason:
         r"""At how many points walks do not agree on log p(x)."""
-        return self.certified["uncertain"] if self.certified else Reason(NO_LOG_PX)
+        return self.certified.get("uncertain", Reason(NO_LOG_PX))
 
     def certified_points(self) -> int | Reason:
         r"""How many test points were certified."""

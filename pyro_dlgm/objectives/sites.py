@@ -3,8 +3,6 @@ r"""Sites of traces: which of them are drawn, and whether those of guide and mod
 from pyro import poutine
 from torch import Tensor
 
-from ..program import Program
-
 DRAWS = "num_particles_vectorized"  # Pyro's name for a plate of draws
 
 
@@ -27,9 +25,9 @@ def point_frame(site: dict, plate: str | None):
 def plate_of(program, guide) -> str | None:
     r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one.
 
-    An attribute ``plate`` of a user's own program may be anything.
+    The ``plate`` of a user's own module may be anything: programs of this package have a ``plate_dim`` as well.
     """
-    return program.plate if isinstance(program, Program) else getattr(guide, "program_plate", None)
+    return program.plate if hasattr(program, "plate_dim") else getattr(guide, "program_plate", None)
 
 
 def summed(values: Tensor, dims: list[int]) -> Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import row_files
 from .folder import Folder
 from .journal import Journal
 from .mapped_file import LET_GO, MappedFile, allocate, num_bytes
-from .row_files import BLOCK, RowFiles
+from .row_files import RowFiles
 
 _open = weakref.WeakValueDictionary()
 
@@ -46,8 +47,8 @@ def opened(folder: str | Path, shape: tuple[int, int], dtype: torch.dtype, make:
 def _create(folder: Folder, shape: Sequence[int], dtype: torch.dtype, make: Callable[[int], Tensor]) -> None:
     allocate(folder.file("weight"), num_bytes(shape, dtype))
     file = MappedFile(folder.file("weight"), shape, dtype)
-    for first in range(0, shape[0], BLOCK):
-        last = min(first + BLOCK, shape[0])
+    for first in range(0, shape[0], row_files.BLOCK):
+        last = min(first + row_files.BLOCK, shape[0])
         file.tensor[first:last] = make(last - first)
         file.advise(LET_GO, first, last)
     Journal.create(folder.file("journal"))
