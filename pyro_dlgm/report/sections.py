@@ -66,7 +66,7 @@ def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
     }
     return Section(
         "Results",
-        "Every row starts from the same w and spends the same budget, so rows differ in q alone; a reference, in "
+        "Every row starts at the same w and trains it with the same budget, so rows differ by their q; a reference, in "
         "italics, is another model. log p(x) says how good w has become, its distance to the ELBO how close q is.",
         Markup(PAGES.get_template("table.html").render(table)),
         tuple(footnotes(rows, dataset, num_samples)),
