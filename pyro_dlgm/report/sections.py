@@ -67,7 +67,7 @@ def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
     return Section(
         "Results",
         "Every row starts at the same w and trains it with the same budget, so rows differ by their q; a reference, in "
-        "italics, is another model. Read log p(x) for how good w is, and the distance of the ELBO to it for how close q is.",
+        "italics, is another model. Read log p(x) for how good w is, and the distance of the ELBO to it for q.",
         Markup(PAGES.get_template("table.html").render(table)),
         tuple(footnotes(rows, dataset, num_samples)),
     )
