@@ -222,7 +222,9 @@ def test_the_family_of_a_fitted_q_is_not_fitted_again_if_it_is_named(model, x, m
     monkeypatch.setattr(inference_gap, "climb", lambda _, best, *__: climbed.append(type(best)) or done)
     settings = {"num_chains": 2, "num_temperatures": 1, "num_samples": 20, "num_simulated": 0, "seed": 0}
     settings |= {"families": ("full_rank", "mean_field"), "fitted": done}
-    evaluate.gaps(model, best_mean_field(model, x), x, torch.arange(POINTS), **settings)
+    q = best_mean_field(model, x)
+    q.convergence = done
+    evaluate.gaps(model, q, x, torch.arange(POINTS), **settings)
     assert climbed == [guides.FullRank]
 
 
