@@ -23,11 +23,8 @@ def point_frame(site: dict, plate: str | None):
 
 
 def plate_of(program, guide) -> str | None:
-    r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one.
-
-    The ``plate`` of a user's own module may be anything: programs of this package have a ``plate_dim`` as well.
-    """
-    return program.plate if hasattr(program, "plate_dim") else getattr(guide, "program_plate", None)
+    r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one."""
+    return getattr(program, "plate", getattr(guide, "program_plate", None))
 
 
 def summed(values: Tensor, dims: list[int]) -> Tensor:
