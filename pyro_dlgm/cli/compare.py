@@ -13,11 +13,12 @@ from ..recipes import imports, pairs
 from ..runs.files import whole, write_json
 from . import config, types
 from .help import Taught
-from .options import COUNT, DATA, LIKELIHOOD, annealed, certifying, check_certifying
+from .options import COUNT, DATA, LIKELIHOOD, annealed, certifying, scores_asked
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
 OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
 TEMPERATURES = 30  # a pilot that finds how many --tol takes costs each row more than the walks of 64 points
+ASKED = {"log_px": "ais", "gaps": "gaps"}  # what a column needs, and the option that asks for it
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 EXAMPLES = {
     "pyro-dlgm compare --data digits": "five guides on the built-in digits, with certificates",
@@ -68,11 +69,9 @@ def compare_command(out, download, **options) -> None:
     --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
     """
-    check_certifying(options["ais"], options["gaps"])
-    options["gaps"] = options["gaps"] and options["ais"]
-    asked = check_certifying(options["ais"], options["gaps"])
+    options["ais"], options["gaps"] = scores_asked(options["ais"], options["gaps"])
     dataset, kept = _dataset(options, download)
-    certify = _certify(options, len(dataset.test)) if asked else None
+    certify = _certify(options, len(dataset.test)) if options["ais"] else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}
     budget["ppca"] = _linear(options, dataset)
     done = _printed(_rows(options, dataset, certify, budget), options)
@@ -134,9 +133,6 @@ def _printed(rows: Iterator, options: dict) -> list:
         click.echo(table.line(row, shown))
         done.append(row)
     return done
-
-
-ASKED = {"log_px": "ais", "gaps": "gaps"}  # what a column needs, and the option that asks for it
 
 
 def _say(done: list, dataset, options: dict, budget: dict) -> None:

@@ -8,7 +8,7 @@ import click
 from ..runs.files import add_section
 from . import config, types
 from .help import Taught
-from .options import COUNT, DEVICE, MOVED, OWN, annealed, certifying, check_certifying
+from .options import COUNT, DEVICE, MOVED, OWN, annealed, certifying, scores_asked
 
 EXAMPLES = {
     "pyro-dlgm evaluate runs/x": "ELBO and IWAE-1000 at all test points",
@@ -37,7 +37,7 @@ def evaluate_command(
     --ais    log p(x) of the run's w by annealed importance sampling, with the bound that BDMC sets on its error
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)], on training and on test points
     """
-    asked = check_certifying(ais, gaps)
+    ais, gaps = scores_asked(ais, gaps)
     from ..comparison.certificates import Certify, sections
     from ..runs.fingerprint import bound
     from ..runs.load import load
@@ -48,7 +48,7 @@ def evaluate_command(
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))
     click.echo(f"{len(dataset.test[:points])} test points of {dataset.name}: {dataset.protocol}")
     _add(run, dataset, {"test": _scored(*pair, dataset, iwae, seed, points)}, imports)
-    if asked:
+    if ais:
         said = {"objective": bound(kept.get("fit", {}).get("objective")), "progress": sys.stderr.isatty()}
         _add(run, dataset, sections(*pair, dataset, certify, seed, **said), imports)
     click.echo(f"Written: {run / 'evaluation.json'}, {run / 'report.html'}")

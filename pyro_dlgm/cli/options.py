@@ -196,20 +196,22 @@ def annealed(temperatures: int | None, tol: float | None, default: int | None = 
     return {"tol": tol}
 
 
-def check_certifying(ais: bool, gaps: bool) -> bool:
-    r"""Returns whether log p(x) is asked for.
+def scores_asked(ais: bool, gaps: bool) -> tuple[bool, bool]:
+    r"""Returns whether log p(x) and whether gaps are asked for: gaps need log p(x), and --no-ais leaves out both.
 
     Raises:
         click.UsageError: if an option says how log p(x) is to be certified, and none that it is, or if gaps are asked
             for without it.
     """
     source = click.get_current_context().get_parameter_source
-    given = [
-        name for name in ("certified", "chains", "temperatures", "tol") if source(name) is ParameterSource.COMMANDLINE
-    ]
-    asked = {name: source(name) is ParameterSource.COMMANDLINE for name in ("ais", "gaps")}
-    if all(asked.values()) and gaps and not ais:
-        raise click.UsageError("--gaps needs log p(x): leave out --no-ais, or --gaps")
-    if given and not (ais or gaps):
-        raise click.UsageError(f"--{given[0]} is for AIS, which was not asked for: add --ais, or --gaps")
-    return ais or gaps
+    names = ("ais", "gaps", "certified", "chains", "temperatures", "tol")
+    typed = [name for name in names if source(name) is ParameterSource.COMMANDLINE]
+    if "ais" in typed and not ais:
+        if gaps and "gaps" in typed:
+            raise click.UsageError("--gaps needs log p(x): leave out --no-ais, or --gaps")
+        gaps = False
+    ais = ais or gaps
+    settings = [name for name in typed if name not in ("ais", "gaps")]
+    if settings and not ais:
+        raise click.UsageError(f"--{settings[0]} is for AIS, which was not asked for: add --ais, or --gaps")
+    return ais, gaps
