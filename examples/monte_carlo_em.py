@@ -12,7 +12,6 @@ annealed importance sampling from a full-rank q that knows nothing of the row's 
 
 import argparse
 import json
-import warnings
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison.comparison import epochs
+from pyro_dlgm.comparison.scoring import infer_silently
 from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.recipes.pairs import CHAIN, HYBRID
 from pyro_dlgm.runs.files import whole
@@ -79,9 +79,7 @@ def row(name: str, seed: int, budget: int, lr: float, known: data.Dataset, x: Te
     except FloatingPointError as error:
         return {"log_px": None, "reason": str(error)}
     fitted, walked, made = seeds(3, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # points that have not converged cost certainty, which BDMC measures
-        judge = evaluate.infer(model, guides.FullRank(len(x), LATENTS).to(x), x, seed=fitted)
+    judge = infer_silently(model, guides.FullRank(1, LATENTS).to(x), x, fitted)
     found = evaluate.ais(model, judge, x, torch.arange(len(x)), seed=walked, **ANNEALED)
     result = run.history[-1] | {"lr": lr, "log_px": found.log_px.tolist(), "stderr": float(found.stderr.mean())}
     if simulated:
