@@ -11,6 +11,7 @@ AXES = {"epoch": "epoch", "gradients_per_point": "gradient evaluations per train
 TAIL = 0.05  # of the records are left out when the scale is chosen: the first steps climb far
 NAMED = 20  # as many labels have their name in the plane
 ACROSS = 4  # entries of a legend in a line
+DASHED = "dashed: validation points"
 
 
 def learning_curves(
@@ -43,9 +44,6 @@ def learning_curves(
         across = min(ACROSS, len(entries))
         figure.legend(entries.values(), entries, loc="outside lower center", ncols=across, fontsize=8, frameon=False)
     return figure
-
-
-DASHED = "dashed: validation points"
 
 
 def _draw(axis, history: list[dict], kind: str, against: str, name: str, color: str, entries: dict) -> None:

@@ -82,6 +82,6 @@ def _lines(pair: Snapshot, found: Diagnosis | None) -> dict[str, str]:
         return ({"given": found.conditions} if found.conditions else {}) | found.verdicts
     if pair.has_density:
         return {"q": "there is a single point, and verdicts need at least two"}
-    active, D = _active(pair, found), pair.means().shape[-1]
+    active, D = _active(pair, found), pair.latent_dim()
     said = "a single state of a chain does not tell" if math.isnan(active) else f"{active:.0f} of {D}"
     return {"active units": f"{said}, by the variance of E_q[t | x] (> 0.01)", "KL(q || p)": NO_DENSITY}
