@@ -5,8 +5,7 @@ import re
 from contextlib import contextmanager
 
 import click
-from docutils import nodes
-from docutils.statemachine import StringList
+from nested import parsed
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -86,9 +85,7 @@ class CommandLine(SphinxDirective):
         if self.arguments:
             command = main.commands[self.arguments[0]]
             context = click.Context(command, parent=context, info_name=command.name, **main.context_settings)
-        node = nodes.container()
-        self.state.nested_parse(StringList(described(command, context), source=""), self.content_offset, node)
-        return node.children
+        return parsed(self, described(command, context)).children
 
 
 def setup(app):

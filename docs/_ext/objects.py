@@ -12,7 +12,7 @@ from types import ModuleType
 
 from docstrings import escape
 from docutils import nodes
-from docutils.statemachine import StringList
+from nested import parsed
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
@@ -130,9 +130,7 @@ class Rst(SphinxDirective):
         raise NotImplementedError
 
     def run(self):
-        node = nodes.container()
-        text = StringList(["````{eval-rst}", *self.lines(), "````"], source="")
-        self.state.nested_parse(text, self.content_offset, node)
+        node = parsed(self, ["````{eval-rst}", *self.lines(), "````"])
         self.keep_anchors(node)
         return node.children
 

@@ -1,7 +1,6 @@
 r"""Lists of pages with a line each, of those that are there: the tutorials."""
 
-from docutils import nodes
-from docutils.statemachine import StringList
+from nested import parsed
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
@@ -19,10 +18,8 @@ class Pages(SphinxDirective):
             raise ExtensionError(f"{self.env.docname} says nothing about {', '.join(sorted(missing))}")
         names = [name for name in lines if name in there]
         text = [line for name in names for line in (f"1. [](./{name}.md): {lines[name]}", "")]
-        node = nodes.container()
         toctree = ["```{toctree}", ":hidden:", "", *names, "```"] if names else []
-        self.state.nested_parse(StringList(text + toctree, source=""), self.content_offset, node)
-        return node.children
+        return parsed(self, text + toctree).children
 
 
 def setup(app):

@@ -1,7 +1,7 @@
 r"""Tables that are made from the package: the options of `fit`, the columns of a comparison."""
 
 from docutils import nodes
-from docutils.statemachine import StringList
+from nested import parsed
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -14,10 +14,7 @@ class Table(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         titles, *rows = self.rows()
         lines = [titles, ["---"] * len(titles), *rows]
-        text = StringList([f"| {' | '.join(line)} |" for line in lines], source="")
-        node = nodes.container()
-        self.state.nested_parse(text, self.content_offset, node)
-        return node.children
+        return parsed(self, (f"| {' | '.join(line)} |" for line in lines)).children
 
 
 class Options(Table):
