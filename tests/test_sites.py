@@ -51,3 +51,9 @@ def test_beta_is_for_latents_of_that_plate_and_not_for_what_is_observed(plate, t
 def test_the_plate_of_a_program_goes_before_that_of_the_guide():
     own, guide = SimpleNamespace(plate_dim=-1, plate="own"), SimpleNamespace(program_plate="guide")
     assert (plate_of(own, guide), plate_of(program, guide), plate_of(program, program)) == ("own", "guide", None)
+
+
+@pytest.mark.parametrize("own", [8, pyro.plate("points", 8, dim=-1)], ids=["number", "plate"])
+def test_a_users_attribute_of_that_name_is_no_name_of_a_plate(own):
+    assert plate_of(SimpleNamespace(plate=own), SimpleNamespace()) is None
+    assert plate_of(SimpleNamespace(plate=own), SimpleNamespace(program_plate="rows")) == "rows"

@@ -24,7 +24,8 @@ def point_frame(site: dict, plate: str | None):
 
 def plate_of(program, guide) -> str | None:
     r"""Returns the name of the plate over points, of the program or else of the guide; `None` if neither has one."""
-    return getattr(program, "plate", getattr(guide, "program_plate", None))
+    own = getattr(program, "plate", None)  # of a user's module, this may be a plate, or a number
+    return own if isinstance(own, str) else getattr(guide, "program_plate", None)
 
 
 def summed(values: Tensor, dims: list[int]) -> Tensor:
