@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ..masks import filled
+from ..nets.net import shapes_checked
 from ..points import Points, joined
+from ..program import evaluating
 from .base import Guide
 from .families import FAMILIES, Family, log_scale
 from .per_point import PER_POINT, PerPoint
@@ -88,6 +90,7 @@ class Amortized(Guide):
         and so part of checkpoints. Otherwise, and for a guide that has been trained, nothing changes.
         """
         points = look()
+        self._check_encoder(points[:2])
         x, mask = filled(points.x, points.mask)
         seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         axes = [axis for axis in range(x.dim()) if axis != 1]
@@ -124,6 +127,11 @@ class Amortized(Guide):
             raw = self.raw(points.x, points.mask, points.given)
         guide = PER_POINT[self.family.name](len(points), self.latent_dim, latent=self.latent, plate=self.plate)
         return guide.to(raw).set_rows(raw)
+
+    def _check_encoder(self, points: Points) -> None:
+        expected = f"a network from x (B, {', '.join(map(str, points.x.shape[1:]))}) to features (B, H)"
+        with evaluating(self), shapes_checked(f"the encoder {type(self.encoder).__name__}", points.x.shape, expected):
+            self.raw(points.x, points.mask, points.given)
 
     def _given(self, given: Tensor | None) -> Tensor:
         if given is None or given.shape[-1] != self.given_dim:

@@ -174,6 +174,14 @@ def adapted(guide) -> Guide | Adapter:
     return guide if isinstance(guide, Guide) else Adapter(guide)
 
 
+def check_order(model, guide) -> None:
+    r"""Raises a `TypeError` if the guide is a model, or the model a guide: a swapped pair would train silently."""
+    guided = isinstance(guide, Program) and not isinstance(guide, Guide)
+    if isinstance(model, Guide) or guided:
+        what = f"guide is {type(guide).__name__}, a model" if guided else f"model is {type(model).__name__}, a guide"
+        raise TypeError(f"{what}; expected the model first and its guide after it: (model, guide)")
+
+
 def check_start(name: str, guide, otherwise: str) -> None:
     r"""Raises a `TypeError` unless ``guide`` is `None`, or has a q for points without rows.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .latents.held import Emitting, Held
 from .likelihoods.support import of_points, supported
 from .masks import filled
+from .nets.net import shapes_checked
 from .points import side
 from .priors.given import needs_given
 from .program import Program, unregistered
@@ -115,7 +116,9 @@ class DLGM(Program):
             one = {name: value[:1] for name, value in side(given).items()}
             t = self.prior_of(one.get("given"))((1,))  # a draw: a prior may have no mean
             t = t.squeeze(0) if t.dim() > 2 else t
-            p = of_points(self.likelihood(t, **one), self.likelihood)
+            what = f"the likelihood {type(self.likelihood).__name__}"
+            with shapes_checked(what, t.shape, f"a network that decodes t (B, {t.shape[-1]}), the prior's latents"):
+                p = of_points(self.likelihood(t, **one), self.likelihood)
             supported(p.expand((len(x),)) if len(x) else p, x, self.likelihood, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(

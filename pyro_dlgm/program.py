@@ -213,6 +213,8 @@ class Program(PyroModule):
 
     def _batch_length(self, x, index, size) -> int:
         check_index(index)
+        if isinstance(x, int | float):
+            raise TypeError(f"x is {x}; expected a tensor (B, ...), or no x to generate: size={x}")
         lengths = {len(v) for v in (x, index) if v is not None} or {size}
         if lengths == {None}:
             raise ValueError(

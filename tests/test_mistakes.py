@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro.nn import PyroModule
 
-from pyro_dlgm import evaluate, fit, guides
+from pyro_dlgm import DLGM, SVI, evaluate, fit, guides, likelihoods, nets, priors
 
 N, P, B = 20, 3, 10
 X, GIVEN, INDEX = torch.randn(N, P), torch.randn(N, 1), torch.arange(N)
@@ -165,3 +165,63 @@ def test_positions_from_the_left_are_told_to_broadcast():
     with pytest.raises(ValueError, match=r"count axes from the right") as raised:
         evaluate.elbo(program, train(program), X, INDEX, 2)
     assert "to_event" not in str(raised.value)
+
+
+SWAPPED = [
+    lambda model, guide: fit(guide, model, X, epochs=1, progress=False),
+    lambda model, guide: SVI(guide, model),
+    lambda model, guide: evaluate.elbo(guide, model, X),
+    lambda model, guide: evaluate.log_weights(guide, model, X),
+    lambda model, guide: evaluate.reconstruct(guide, model, X),
+    lambda model, guide: evaluate.ais(guide, model, X),
+    lambda model, guide: evaluate.diagnose(guide, model, X),
+    lambda model, guide: evaluate.gaps(guide, model, X),
+]
+
+
+@pytest.mark.parametrize("call", SWAPPED)
+def test_a_swapped_pair_is_refused(call):
+    r"""Both are programs with the sites t and x: without the check, F would be a number."""
+    with pytest.raises(TypeError, match=r"expected the model first and its guide after it"):
+        call(*pair())
+
+
+def test_a_guide_of_a_function_is_no_model():
+    program = program_of(good)
+    with pytest.raises(TypeError, match=r"model is AutoPerPoint, a guide; expected the model first"):
+        fit(guides.AutoPerPoint(program, N), program, X, epochs=1, progress=False)
+
+
+def pair(net=None, encoder=None):
+    net = nets.Linear(2, P) if net is None else net
+    model = DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(net))
+    return model, guides.Amortized(nets.Linear(P, 4) if encoder is None else encoder, 2)
+
+
+def test_an_encoder_of_another_width_is_named_with_the_shape_of_x():
+    model, guide = pair(encoder=torch.nn.Linear(P + 1, 4))
+    expected = r"encoder Linear failed at shape \(2, 3\) .*; expected a network from x \(B, 3\) to features \(B, H\)"
+    with pytest.raises(ValueError, match=expected):
+        fit(model, guide, X, epochs=1, progress=False)
+
+
+def test_a_decoder_of_other_codes_is_named_with_d():
+    model, guide = pair(net=torch.nn.Linear(5, P))
+    with pytest.raises(
+        ValueError, match=r"likelihood FixedNormal failed .*; expected a network that decodes t \(B, 2\)"
+    ):
+        fit(model, guide, X, epochs=1, progress=False)
+
+
+def test_a_body_with_another_number_of_outputs_is_told_how_many():
+    with pytest.raises(
+        ValueError, match=r"body of Net returned shape \(7, 5\) for 7 points; expected 6 numbers for each"
+    ):
+        nets.Net(2, 3, torch.nn.Linear(2, 5), heads=2)(torch.randn(7, 2))
+
+
+def test_a_number_of_points_to_generate_is_size():
+    model, guide = pair()
+    for program in (model, guide):
+        with pytest.raises(TypeError, match=r"x is 5; expected a tensor .*: size=5"):
+            program(5)

@@ -3,6 +3,7 @@ r"""The pair (model, guide) of points given the global latents, which are held a
 from torch import Tensor
 
 from ...seeding import forked
+from ..base import check_order
 from .auto_local import AutoLocal
 
 AT = {"centre": "at the centre of q", "draw": "at a draw of q"}
@@ -22,8 +23,10 @@ def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed:
         seed: the seed of the draw.
 
     Raises:
+        TypeError: if model and guide are swapped.
         ValueError: on an unknown ``at``, or values of other latents.
     """
+    check_order(model, guide)
     if not isinstance(guide, AutoLocal):
         return model, guide
     if isinstance(at, str) and at not in AT:

@@ -5,11 +5,15 @@ leading axes are flattened for the body and restored afterwards, so that network
 enumeration, which add axes on the left. With ``heads=k`` the call returns a tuple of k tensors of ``out_shape``.
 """
 
+import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor, nn
+
+from .. import messages
 
 Shape = int | Sequence[int]
 
@@ -17,6 +21,27 @@ Shape = int | Sequence[int]
 def as_shape(shape: Shape) -> tuple[int, ...]:
     r"""Returns a shape as a tuple: 5 -> (5,)."""
     return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+@contextlib.contextmanager
+def shapes_checked(what: str, shape: Sequence[int], expected: str):
+    r"""Context manager: turns an error of torch in a network, such as "mat1 and mat2", into one that names the network.
+
+    Arguments:
+        what: the network.
+        shape: of its input.
+        expected: what it should accept and return.
+
+    Raises:
+        ValueError: instead of a `RuntimeError`, other than one of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = messages.line(error)
+        raise ValueError(f"{what} failed at shape {tuple(shape)} ({said}); expected {expected}") from error
 
 
 class Net(nn.Module):
@@ -28,7 +53,8 @@ class Net(nn.Module):
         heads: the number of outputs of ``out_shape``.
 
     Raises:
-        ValueError: if a side or the number of heads is below 1; in a call, if points have another shape or dtype.
+        ValueError: if a side or the number of heads is below 1; in a call, if points have another shape or dtype, or
+            the body returns another number of values.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, body: nn.Module, heads: int = 1):
@@ -56,6 +82,12 @@ class Net(nn.Module):
 
     def _headed(self, y: Tensor, lead: Sequence[int], dim: int):
         r"""Returns the outputs of the body, with heads concatenated along ``dim``, as tensors (*lead, *out_shape)."""
+        if y.numel() != prod(lead) * self.heads * self.out_features:
+            raise ValueError(
+                f"the body of {type(self).__name__} returned shape {tuple(y.shape)} for {prod(lead)} points; expected "
+                f"{self.heads * self.out_features} numbers for each, {self.heads} x out_shape {self.out_shape}: change "
+                "the last layer of the body, or out_shape"
+            )
         if self.heads == 1:
             return y.reshape((*lead, *self.out_shape))
         return tuple(h.reshape((*lead, *self.out_shape)) for h in y.chunk(self.heads, dim=dim))

@@ -14,7 +14,7 @@ import pyro.infer
 import torch
 from torch import Tensor, nn
 
-from ..guides.base import adapted
+from ..guides.base import adapted, check_order
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import Rows, sparse_gradients
 from ..latents.call import accepting, as_module
@@ -87,8 +87,8 @@ class SVI(pyro.infer.SVI):
             if there are none, or neither ``clip_norm`` nor ``check_every`` needs it.
 
     Raises:
-        TypeError: if one of the optimizers is not of torch, the loss cannot be differentiated (`RenyiELBO`), or model
-            or guide is not a module, so that its parameters cannot be found.
+        TypeError: if one of the optimizers is not of torch, the loss cannot be differentiated (`RenyiELBO`), model or
+            guide is not a module, so that its parameters cannot be found, or they are swapped.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class SVI(pyro.infer.SVI):
         compile: bool | str = False,
         compile_size: int | None = None,
     ):
+        check_order(model, guide)
         if isinstance(guide, AutoLocal):
             guide.check_found()
             model = as_module(model)

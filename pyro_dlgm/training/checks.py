@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import masks, messages
 from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
+from ..guides.base import check_order
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files
 from ..objectives.elbo import ELBO
@@ -52,6 +53,7 @@ def check_arguments(a: SimpleNamespace) -> None:
 
 
 def _check_kinds(a: SimpleNamespace) -> None:
+    check_order(a.model, a.guide)
     check_program("guide", a.guide)
     if not isinstance(a.guide, AutoLocal):
         check_program("model", a.model)
