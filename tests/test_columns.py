@@ -216,15 +216,17 @@ def test_columns_are_those_that_were_asked_for_in_groups():
     assert titles() == [first, ("q of the row", bounds), spent]
     alone = ("w alone", ["log p(x)", "Δ log p(x)", "BDMC"])
     assert titles("log_px") == [first, ("q of the row", bounds), alone, spent]
-    gaps = ("q of the row", [*bounds, "approx. gap", "amort. gap"])
-    assert titles("log_px", "gaps") == [first, gaps, alone, spent]
+    gaps = ("gaps of q", ["approx. gap", "amort. gap"])
+    assert titles("log_px", "gaps") == [first, ("q of the row", bounds), gaps, alone, spent]
+    counted = [name for name, _ in columns.groups(columns.columns("log_px", "gaps"), 64)]
+    assert counted == ["", "q of the row", "gaps of q, 64 points", "w alone, 64 points", "spent"]
 
 
 def test_each_group_is_over_its_columns():
     shown = columns.columns("log_px", "gaps")
-    over, titles = table.header(shown).splitlines()
+    over, titles = table.header(shown, 64).splitlines()
     spans = [found.span() for found in re.finditer("─+ [^─]+ ─+", over)]
-    titled = [("ELBO", "amort. gap"), ("log p(x)", "BDMC"), ("grads", "seconds")]
+    titled = [("ELBO", "ESS / k-hat"), ("approx. gap", "amort. gap"), ("log p(x)", "BDMC"), ("grads", "seconds")]
     for (start, end), (first, last) in zip(spans, titled, strict=True):
         assert start <= titles.index(first) and end == titles.index(last) + len(last)
 

@@ -74,7 +74,7 @@ def compare_command(out, download, **options) -> None:
     certify = _certify(options, len(dataset.test)) if options["ais"] else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}
     budget["ppca"] = _linear(options, dataset)
-    done = _printed(_rows(options, dataset, certify, budget), options)
+    done = _printed(_rows(options, dataset, certify, budget), options, certify and certify.points)
     _say(done, dataset, options, budget)
     said = {"data": kept, **{name: options[name] for name in ("likelihood", "guides", "w")}, **budget}
     written = _write(out, done, dataset, said | {"certify": certify and asdict(certify)})
@@ -123,12 +123,16 @@ def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
     )
 
 
-def _printed(rows: Iterator, options: dict) -> list:
-    r"""The rows, each printed as soon as it is there, in the columns that can be filled."""
+def _printed(rows: Iterator, options: dict, certified: int | None) -> list:
+    r"""The rows, each printed as soon as it is there, in the columns that can be filled.
+
+    Arguments:
+        certified: the number of points at which log p(x) is certified.
+    """
     from ..comparison import columns, table
 
     shown, done = columns.columns(*(name for name, ask in ASKED.items() if options[ask])), []
-    click.secho(table.header(shown), bold=True)
+    click.secho(table.header(shown, certified), bold=True)
     for row in rows:
         click.echo(table.line(row, shown))
         done.append(row)

@@ -97,7 +97,7 @@ def number(value: float | None, error: float | None = None, digits: int = 2) -> 
     return said if error is None else f"{said} ± {error:.{digits}f}"
 
 
-Q, W, SPENT = "q of the row", "w alone", "spent"
+Q, GAPS, W, SPENT = "q of the row", "gaps of q", "w alone", "spent"
 
 
 def _mean(title: str, width: int, name: str, value: Callable, group: str, *, error=False, needs="", **more) -> Column:
@@ -108,7 +108,7 @@ def _mean(title: str, width: int, name: str, value: Callable, group: str, *, err
 
 def _gap(title: str, part: str, **more) -> Column:
     r"""A column of one part of the inference gap."""
-    return _mean(title, 12, f"{part}_gap", lambda s: s.certificate(part), Q, error=True, needs="gaps", **more)
+    return _mean(title, 12, f"{part}_gap", lambda s: s.certificate(part), GAPS, error=True, needs="gaps", **more)
 
 
 def _log_px(title: str, width: int, name: str, value: Callable, **more) -> Column:
@@ -171,6 +171,13 @@ def filled(rows: list[Row]) -> list[Column]:
     ]
 
 
-def groups(shown: list[Column]) -> list[tuple[str, list[Column]]]:
-    r"""The columns by the headings of their groups, in their order."""
-    return [(name, list(of)) for name, of in groupby(shown, lambda column: column.group)]
+def groups(shown: list[Column], certified: int | None = None) -> list[tuple[str, list[Column]]]:
+    r"""The columns by the headings of their groups, in their order.
+
+    Arguments:
+        shown: the columns.
+        certified: on how many points groups are computed that have to be asked for: their headings say so.
+    """
+    found = [(name, list(of)) for name, of in groupby(shown, lambda column: column.group)]
+    few = "" if certified is None else f", {certified} points"
+    return [(name + few * bool(name and of[0].needs), of) for name, of in found]

@@ -13,10 +13,10 @@ CERTIFIED = (
 GAPS = "approx. gap: log p(x) − F(q*), q* the best q of the family; amort. gap: F(q*) − F(q)."
 
 
-def header(shown: list[Column] | None = None) -> str:
-    r"""The headings of the groups above the titles of the columns, by default of those that are always filled."""
+def header(shown: list[Column] | None = None, certified: int | None = None) -> str:
+    r"""The headings of `groups` above the titles of the columns, by default of those that are always filled."""
     shown = columns() if shown is None else shown
-    over = [(_over(name, of), sum(abs(column.width) + 1 for column in of) - 1) for name, of in groups(shown)]
+    over = [(_over(name, of), sum(abs(column.width) + 1 for column in of) - 1) for name, of in groups(shown, certified)]
     return _line(over) + "\n" + _line([(column.title, column.width) for column in shown])
 
 

@@ -55,7 +55,8 @@ def drawing(make: Callable[[], Figure], alt: str) -> Markup:
 def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
     r"""The table of a comparison, with its footnotes."""
     shown = filled(rows)
-    spans = [(name, len(of)) for name, of in groups(shown)]
+    certified = next((row.certified_points for row in rows if row.certified_points is not None), None)
+    spans = [(name, len(of)) for name, of in groups(shown, certified)]
     table = {
         "groups": spans,
         "starts": [sum(span for _, span in spans[:n]) for n in range(1, len(spans))],
