@@ -31,20 +31,25 @@ def bars(found: dict[str, dict]) -> Figure:
             # A gap can be a little below zero, by Monte Carlo error: it is drawn as it is.
             axis.barh(place, gaps[name]["mean"], left=left, color=colour(number), height=0.6)
             left += gaps[name]["mean"]
-        above = max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))  # what BDMC allows log p(x); nothing below
+        above = _above(gaps)
         axis.errorbar(left, place, xerr=[[0.0], [above]], fmt="|", color=REFERENCE, capsize=4, markersize=18)
         total = round(gaps["total"]["mean"], 2) + 0.0  # zero has no sign
-        axis.annotate(f"{total:.2f}", (left, place), (6, 0), textcoords="offset points", va="center")
+        axis.annotate(f"{total:.2f}", (left + above, place), (6, 0), textcoords="offset points", va="center")
     for number, name in enumerate(PIECES):
         axis.barh(0, 0, color=colour(number), label=f"{name} gap")
     low = min(gaps["reached"]["mean"] for gaps in found.values())
-    high = max(gaps["log_px"]["mean"] for gaps in found.values())
+    high = max(gaps["log_px"]["mean"] + _above(gaps) for gaps in found.values())
     axis.set_xlim(low - 0.05 * (high - low) - 1e-3, high + 0.15 * (high - low) + 1e-3)
     axis.set_yticks(range(len(found)), list(found))
     axis.invert_yaxis()
     axis.set_xlabel("nats per point: from F(q) on the left to log p(x) on the right")
     axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
+
+
+def _above(gaps: dict) -> float:
+    r"""What BDMC allows log p(x) above its estimate, in nats; nothing below."""
+    return max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))
 
 
 def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor | Points) -> Figure:
