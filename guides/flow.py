@@ -146,7 +146,7 @@ def zuko():
     try:
         import zuko
     except ImportError as error:
-        raise ImportError("a flow needs the package zuko, the extra "flow" of pyro_dlgm: pip install zuko") from error
+        raise ImportError("a flow needs the package zuko, which is the extra 'flow': pip install zuko") from error
     finally:
         torch.distributions.Distribution.set_default_validate_args(validated)
     return zuko
