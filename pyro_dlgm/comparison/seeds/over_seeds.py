@@ -166,7 +166,7 @@ def run(parts: list[Part], folder: Path, jobs: int | None = None) -> Iterator[Do
 
 
 def _phases(parts: list[Part]) -> list[list[Part]]:
-    r"""Returns the parts that do not wait for one another: all of them, or the w that other rows need, then the rest."""
+    r"""Returns the parts that need no others, then the rest: with one w, the first row makes it for the others."""
     of_w = [part for part in parts if part.frozen == part.name]
     return [of_w, [part for part in parts if part.frozen != part.name]]
 

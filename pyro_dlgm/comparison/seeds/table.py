@@ -2,7 +2,7 @@ r"""The table of a comparison over seeds as text: its columns, footnotes, and wh
 
 from collections.abc import Sequence
 
-from ..columns import EMPTY, Q, SPENT, W, Column, number
+from ..columns import EMPTY, SPENT, Column, Q, W, number
 from .gathered import SCORES, SeedRow, first, winner
 
 RULE = (
@@ -70,8 +70,8 @@ def footnotes(rows: Sequence[SeedRow], num_points: int, num_samples: int) -> lis
     notes = [
         f"Nats per test point, larger is better, over {num_points} points: means over seeds {seeds[0]} to {seeds[-1]}, "
         "in brackets the standard deviation over seeds.",
-        "Δ: difference to the first row that has the score, paired over seeds, ± its standard error over seeds. Data and "
-        "test points are the same at all seeds.",
+        "Δ: difference to the first row that has the score, paired over seeds, ± its standard error over seeds. "
+        "Data and test points are the same at all seeds.",
         f"IWAE: {num_samples} samples of the row's own q. grads, seconds: per training point + per test point; "
         "training + scoring, in a process with one thread.",
         RULE,
