@@ -32,7 +32,7 @@ CLOCK = {
     "test_seconds",
     "history",
     "difference",
-}  # what differs from `compare`: times, and the one reference
+}  # times, and the difference to the first row
 
 
 def model():
@@ -258,17 +258,17 @@ def test_a_real_difference_names_the_winner_though_seeds_vary_more():
 
 def test_the_winner_is_ahead_of_every_other_row_not_only_of_the_next_one():
     even = {0: 0.0, 1: 0.0, 2: 0.0}
-    table_ = {"best": {s: 1.0 for s in even}, "next": even, "wild": {0: -9.0, 1: 10.0, 2: -5.0}}
+    table_ = {"best": dict.fromkeys(even, 1.0), "next": even, "wild": {0: -9.0, 1: 10.0, 2: -5.0}}
     found = lead(table_)
     assert (found.best, found.other, found.wins) == ("best", "wild", False)
     assert lead({name: table_[name] for name in ("best", "next")}).wins
 
 
 def test_who_has_no_score_at_a_seed_wins_nothing():
-    good = {s: 5.0 for s in range(4)}
-    assert lead({"a": good, "b": {s: 0.0 for s in range(4)}}).wins
-    assert not lead({"a": {s: 5.0 for s in range(3)}, "b": {s: 0.0 for s in range(4)}}).wins
-    assert lead({"a": good, "b": {s: 0.0 for s in range(2)}}).wins
+    good = dict.fromkeys(range(4), 5.0)
+    assert lead({"a": good, "b": dict.fromkeys(range(4), 0.0)}).wins
+    assert not lead({"a": dict.fromkeys(range(3), 5.0), "b": dict.fromkeys(range(4), 0.0)}).wins
+    assert lead({"a": good, "b": dict.fromkeys(range(2), 0.0)}).wins
     assert lead({"a": good, "b": {}}) is None and not lead({"a": {0: 5.0}, "b": {0: 0.0}}).wins
 
 
@@ -302,13 +302,8 @@ def test_a_reference_takes_no_part():
 def test_cells_are_means_spreads_and_paired_differences():
     rows = rows_of({"a": [1.0, 3.0], "b": [1.5, 4.5]}, gap=0.25)
     cells = {column.title: column.text(rows[1]) for column in table.columns(rows)}
-    assert cells == {
-        "method": "b",
-        "model": "m",
-        "log p(x)": "3.00 (2.12)",
-        "Δ log p(x)": "1.00 ± 0.50",
-        "BDMC": "0.25 (0.00)",
-    } | {name: cells[name] for name in ("grads", "seconds")}
+    assert (cells["method"], cells["model"], cells["log p(x)"]) == ("b", "m", "3.00 (2.12)")
+    assert (cells["Δ log p(x)"], cells["BDMC"]) == ("1.00 ± 0.50", "0.25 (0.00)") and "ELBO" not in cells
     plain = replace(rows[1]).plain()
     assert plain["test_log_px"] == 3.0 and plain["differences"]["test_log_px"]["a"]["seeds"] == 2
     json.dumps(plain, allow_nan=False)

@@ -81,6 +81,8 @@ def compare_command(out, download, **options) -> None:
     --seeds  means and paired differences over seeds; a winner is named where the differences exceed their errors
     """
     options["ais"], options["gaps"] = scores_asked(options["ais"], options["gaps"])
+    if options["jobs"] is not None and options["seeds"] == 1:
+        raise click.UsageError("--jobs is for several seeds: add --seeds, or leave out --jobs")
     dataset, kept = _dataset(options, download)
     certify = _certify(options, len(dataset.test)) if options["ais"] else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}

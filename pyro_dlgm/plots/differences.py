@@ -30,10 +30,9 @@ def differences(axis, shown: Mapping[str, Shown], title: str) -> None:
         shown: by the name of a method.
         title: of the horizontal axis.
     """
-    for place, (name, found) in enumerate(shown.items()):
-        axis.plot(
-            found.values, [place] * len(found.values), "o", color=found.colour, alpha=0.35, markersize=4, linewidth=0
-        )
+    for place, found in enumerate(shown.values()):
+        seeds = [place] * len(found.values)
+        axis.plot(found.values, seeds, "o", color=found.colour, alpha=0.35, markersize=4, linewidth=0)
         ends = [[found.mean - found.low], [found.high - found.mean]]
         axis.errorbar(found.mean, place, xerr=ends, fmt="|", color=found.colour, capsize=4, markersize=14)
         axis.annotate(f"{found.mean:.2f}", (found.mean, place), (0, 9), textcoords="offset points", ha="center", size=8)

@@ -58,10 +58,9 @@ class Worker:
 
     def give(self, task: Task) -> None:
         r"""Sends a task; a process that has died says so in `answer`."""
-        # Functions of a notebook or a script have no module to be found in: they are sent by value.
-        sent = pickle.dumps(joblib.wrap_non_picklable_objects(task))
+        message = sent(task)
         with contextlib.suppress(OSError):
-            self.pipe.send_bytes(sent)
+            self.pipe.send_bytes(message)
 
     def answer(self) -> str | None:
         r"""Waits for the end of the task: `None`, or why it failed."""
@@ -86,12 +85,18 @@ def serve(pipe) -> None:
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(_outcome(pipe.recv_bytes()))
+            pipe.send(outcome(pipe.recv_bytes()))
 
 
-def _outcome(sent: bytes) -> str | None:
+def sent(task: Task) -> bytes:
+    r"""Returns a task as bytes; functions of a notebook or a script, which no module has, go by value."""
+    return pickle.dumps(joblib.wrap_non_picklable_objects(task))
+
+
+def outcome(received: bytes) -> str | None:
+    r"""Calls a task that was sent; returns `None`, or its error in one line."""
     try:
-        pickle.loads(sent)()
+        pickle.loads(received)()
     except Exception as error:
         return f"{type(error).__name__}: {line(error)}"
     return None
