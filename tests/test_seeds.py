@@ -100,13 +100,12 @@ def same(row: dict, other: dict) -> bool:
 def test_rows_in_processes_are_those_of_one_after_the_other_bit_for_bit(found):
     _, rows = found
     torch.set_num_threads(1)
-    for seed in (SEED, SEED + 1):
-        methods = {name: METHODS[name] for name in ("sound", "rows")}
-        alone = compare(model, methods, *data(), seed=seed, ppca=D, certify=CERTIFY, **HOW)
-        ours = {row.name: row.rows[seed] for row in rows if seed in row.rows}
-        assert all(same(row.plain(), ours[row.name]) for row in alone)
-        losses = [[record.get("elbo") for record in one["history"]] for one in (alone[1].plain(), ours["sound"])]
-        assert losses[0] == losses[1] and losses[0]
+    methods = {name: METHODS[name] for name in ("sound", "rows")}
+    alone = compare(model, methods, *data(), seed=SEED + 1, ppca=D, certify=CERTIFY, **HOW)
+    ours = {row.name: row.rows[SEED + 1] for row in rows if SEED + 1 in row.rows}
+    assert all(same(row.plain(), ours[row.name]) for row in alone)
+    losses = [[record["elbo"] for record in one["history"]] for one in (alone[1].plain(), ours["sound"])]
+    assert losses[0] == losses[1] and losses[0]
 
 
 def test_seeds_differ(found):
@@ -170,7 +169,7 @@ def _place(end):
 
 
 def test_one_w_for_all_rows_is_that_of_the_first(tmp_path, here):
-    methods = {"first": encoder, "second": lambda model, N: guides.MeanField(N, D)}
+    methods = {"first": encoder, "second": lambda model, N: guides.Amortized(nets.MLP((P,), 6, (6,)), D, "full_rank")}
     alone = compare(model, methods, *data(), frozen=True, seed=1, **HOW)
     rows = compare_seeds(model, methods, *data(), frozen=True, seeds=2, out=tmp_path, **HOW)
     assert here == [("first", 0), ("first", 1), ("second", 0), ("second", 1)]

@@ -32,14 +32,15 @@ def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str | None]]:
     free = [Worker() for _ in range(min(jobs, len(waiting)))]
     try:
         while waiting or busy:
-            while waiting and free:
-                worker, task = free.pop(), waiting.popleft()
+            while waiting and len(busy) < jobs:
+                worker, task = free.pop() if free else Worker(), waiting.popleft()
                 busy[worker.pipe] = worker, task
                 worker.give(task)
             for pipe in connection.wait(list(busy)):
                 worker, task = busy.pop(pipe)
                 said = worker.answer()
-                free.append(worker if worker.process.is_alive() else Worker())
+                if worker.process.is_alive():
+                    free.append(worker)
                 yield task, said
     finally:
         for worker in (*free, *(worker for worker, _ in busy.values())):
