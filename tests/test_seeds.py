@@ -126,11 +126,11 @@ def test_a_failure_names_row_and_seed_and_the_rest_goes_on(found):
 
 def test_finished_rows_are_kept_and_more_seeds_and_guides_are_added(found, here):
     out, rows = found
-    methods = {"rows": METHODS["rows"], "more": encoder, "killed": killed}
+    methods = {"sound": METHODS["sound"], "more": encoder, "killed": killed}
     how = HOW | {"certify": CERTIFY, "seed": SEED + 1, "out": out}
     again = compare_seeds(model, methods, *data(), seeds=2, **how)
-    assert here == [("more", 4), ("rows", 5), ("more", 5), ("killed", 5)]
-    assert again[0].rows[SEED + 1] == rows[4].rows[SEED + 1]
+    assert here == [("more", 4), ("sound", 5), ("more", 5), ("killed", 5)]
+    assert again[0].rows[SEED + 1] == rows[1].rows[SEED + 1]
 
 
 @pytest.mark.parametrize(
@@ -334,6 +334,17 @@ def test_the_command_over_seeds(folder):
     assert json.loads((out / "config.json").read_text())["seeds"] == 2
     assert "6 of 6  amortized-full-rank, seed 1: ELBO" in result.stderr
     assert "Δ ELBO" in result.stdout and "ELBO: " in result.stdout and "one seed" not in result.stdout
+
+
+def test_a_failure_is_said_and_ends_the_command_with_status_1(tmp_path, here, monkeypatch):
+    run = workers.run
+    fails = lambda task, why: why or ("lost" if (task.name, task.seed) == ("amortized", 1) else None)  # noqa: E731
+    monkeypatch.setattr(workers, "run", lambda tasks, jobs: ((t, fails(t, why)) for t, why in run(tasks, jobs)))
+    arguments = ["compare", "--guides", "amortized", "--gradients", "1", "--samples", "25", "--no-ais", "--points", "9"]
+    result = CliRunner().invoke(main, [*arguments, "--seeds", "2", "--out", str(tmp_path)])
+    assert result.exit_code == 1 and "amortized, seed 1 failed: lost" in result.stderr
+    assert "amortized failed at seed 1: lost." in result.stdout
+    assert json.loads((tmp_path / "compare.json").read_text())[1]["failed"] == {"1": "lost"}
 
 
 def test_jobs_need_seeds():

@@ -90,11 +90,11 @@ def compare_command(out, download, **options) -> None:
     said = {"data": kept, **{name: options[name] for name in ("likelihood", "guides", "w")}, **budget}
     said |= {"certify": certify and asdict(certify)}
     asked = _asked(options, dataset, certify, budget)
-    if options["seeds"] > 1:
-        written = _over_seeds(asked, options, dataset, out, said)
-    else:
-        written = _one_seed(asked, options, dataset, out, said)
+    do = _over_seeds if options["seeds"] > 1 else _one_seed
+    written, sound = do(asked, options, dataset, out, said)
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
+    if not sound:
+        click.get_current_context().exit(1)
 
 
 def _dataset(options: dict, download: bool):
@@ -135,24 +135,25 @@ def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
     return (model, factories, dataset.train_points, dataset.test_points), settings | budget
 
 
-def _one_seed(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> list[Path]:
-    r"""Trains, scores and prints the rows at one seed, and writes the files."""
+def _one_seed(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
+    r"""Trains, scores and prints the rows at one seed; returns the files, and whether nothing failed."""
     from ..comparison.comparison import rows
 
     points, settings = asked
     done = _printed(rows(*points, progress=sys.stderr.isatty(), **settings), options)
     _say(done, dataset, options, settings)
-    return _write(out, done, dataset, said)
+    return _write(out, done, dataset, said), True
 
 
-def _over_seeds(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> list[Path]:
+def _over_seeds(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
     r"""The same over several seeds."""
     from . import seeds
 
     rows = seeds.compared(asked, options["seeds"], options["jobs"], out)
     click.echo("\n".join(seeds.said(rows, dataset, options["samples"])))
     _say_linear(options, said)
-    return seeds.write(out, rows, dataset, said | {"seeds": options["seeds"], "machine": _machine()})
+    said |= {"seeds": options["seeds"], "machine": _machine()}
+    return seeds.write(out, rows, dataset, said), not any(row.failed for row in rows)
 
 
 def _printed(rows: Iterator, options: dict) -> list:

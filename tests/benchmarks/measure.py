@@ -71,7 +71,7 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 
 def table(measured: dict[str, list[float]], against: str, first: dict[str, float] | None = None) -> str:
-    r"""One line a contender: milliseconds per step, the ratio to ``against``, and ``first``, seconds of the first step."""
+    r"""One line a contender: milliseconds per step, the ratio to ``against``, and ``first``: seconds of one step."""
     width = max(map(len, measured))
     lines = [f"{'':{width}}  ms/step   ratio to {against} (quartiles over rounds)" + "   first step, s" * bool(first)]
     for name, values in measured.items():

@@ -43,7 +43,7 @@ class SeedRow:
         return Spread.of(self.scores(key))
 
     @property
-    def open(self) -> float:
+    def allowance(self) -> float:
         r"""By how much log p(x) may be too low by the certificates, in nats: the mean of |BDMC| + 2 s.e. over seeds."""
         return statistics.fmean(
             allowed({"gap": row["test_bdmc_gap"], "standard_error": row["standard_errors"].get("test_bdmc_gap")})
@@ -118,4 +118,6 @@ def winner(rows: Sequence[SeedRow], score: str = "test_log_px") -> Lead | None:
     of_w = score == "test_log_px"
     if of_w and any(row.w != "own" for row in own):
         return None
-    return lead({row.name: row.scores(score) for row in own}, {row.name: row.open for row in own} if of_w else None)
+    return lead(
+        {row.name: row.scores(score) for row in own}, {row.name: row.allowance for row in own} if of_w else None
+    )

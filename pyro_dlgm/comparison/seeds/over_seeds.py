@@ -79,8 +79,12 @@ def compare_seeds(
         parts = planned(
             model_factory, guide_factories, x_train, x_test, seeds=seeds, seed=seed, folder=folder, **settings
         )
+        done = []
         with Bar(len(parts), shown=progress, name="rows x seeds") as bar:
-            return gathered(parts, [(bar.tick(), done)[1] for done in run(parts, folder, jobs)])
+            for end in run(parts, folder, jobs):
+                done.append(end)
+                bar.tick()
+        return gathered(parts, done)
 
 
 @contextlib.contextmanager

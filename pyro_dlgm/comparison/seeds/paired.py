@@ -72,23 +72,23 @@ class Lead(NamedTuple):
         best: its name.
         other: the name of that other row.
         paired: the difference best − other.
-        open: by how much the score of the other row may be too low, in nats.
+        allowance: by how much the score of the other row may be too low, in nats.
         missing: at how many seeds the best row has no score, and another row has one.
     """
 
     best: str
     other: str
     paired: Paired
-    open: float
+    allowance: float
     missing: int
 
     @property
     def wins(self) -> bool:
         r"""Whether the best row may be called the winner."""
-        return self.missing == 0 and self.paired.low > self.open
+        return self.missing == 0 and self.paired.low > self.allowance
 
 
-def lead(scores: Mapping[str, Scores], open: Mapping[str, float] | None = None) -> Lead | None:
+def lead(scores: Mapping[str, Scores], allowances: Mapping[str, float] | None = None) -> Lead | None:
     r"""Returns the row with the highest mean, and whether it is ahead of each other row by more than the error.
 
     It is the winner where the interval of its paired difference to each other row lies above what the score of that
@@ -98,7 +98,7 @@ def lead(scores: Mapping[str, Scores], open: Mapping[str, float] | None = None) 
 
     Arguments:
         scores: of each row by name, by seed.
-        open: by how much the score of a row may be too low, in nats; 0 where it is left out.
+        allowances: by how much the score of a row may be too low, in nats; 0 where it is left out.
 
     Returns:
         `None` unless at least two rows have scores, and the best one shares a seed with each of the others.
@@ -111,5 +111,5 @@ def lead(scores: Mapping[str, Scores], open: Mapping[str, float] | None = None) 
     if None in others.values():
         return None
     missing = len(set().union(*scores.values()) - scores[best].keys())
-    leads = [Lead(best, name, paired, (open or {}).get(name, 0.0), missing) for name, paired in others.items()]
-    return min(leads, key=lambda found: found.paired.low - found.open)
+    leads = [Lead(best, name, paired, (allowances or {}).get(name, 0.0), missing) for name, paired in others.items()]
+    return min(leads, key=lambda found: found.paired.low - found.allowance)

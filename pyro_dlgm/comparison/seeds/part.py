@@ -16,7 +16,7 @@ from ...runs.fingerprint import differences
 from ..comparison import compare
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     r"""Creates the task that trains and scores one row at one seed, and writes it to its file.
 
