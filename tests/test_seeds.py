@@ -74,7 +74,9 @@ def found(tmp_path_factory):
     r"""Four methods at two seeds in two processes; one is killed at the first seed, one fails at the second."""
     out = tmp_path_factory.mktemp("seeds")
     how = HOW | {"ppca": D, "certify": CERTIFY}
-    return out, compare_seeds(model, METHODS, *data(), seeds=2, seed=SEED, jobs=2, out=out, **how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")  # what a process would take by itself
+        return out, compare_seeds(model, METHODS, *data(), seeds=2, seed=SEED, jobs=2, out=out, **how)
 
 
 @pytest.fixture
@@ -187,6 +189,17 @@ def test_where_the_first_w_failed_the_others_say_so(here):
     assert rows[1].failed == {0: "RunError: there is no w: first failed at seed 0"} and list(rows[1].rows) == [1]
 
 
+def test_a_process_has_the_default_dtype_of_the_caller(tmp_path, here):
+    points = [v.double() for v in data()]
+    try:
+        torch.set_default_dtype(torch.float64)
+        parts = over_seeds.planned(model, {"a": encoder}, *points, seeds=1, seed=0, folder=tmp_path, **HOW)
+        torch.set_default_dtype(torch.float32)
+        assert [end.failure for end in over_seeds.run(parts, tmp_path)] == [None]
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_what_makes_no_sense_is_refused(here):
     with pytest.raises(TypeError, match="gradient"):
         compare_seeds(model, {"a": encoder}, *data(), seeds=2, gradient=3)
@@ -271,11 +284,11 @@ def test_who_has_no_score_at_a_seed_wins_nothing():
     assert lead({"a": good, "b": {}}) is None and not lead({"a": {0: 5.0}, "b": {0: 0.0}}).wins
 
 
-def rows_of(log_px: dict[str, list[float]], gap: float = 0.0, **more) -> list[SeedRow]:
-    r"""Rows with these scores, which BDMC certifies within |gap|."""
+def rows_of(log_px: dict[str, list[float]], gap: float = 0.0, **gaps: float) -> list[SeedRow]:
+    r"""Rows with these scores, which BDMC certifies within |gap|, of some rows another one."""
     made = []
     for name, values in log_px.items():
-        one = {"test_bdmc_gap": gap, "standard_errors": {"test_bdmc_gap": 0.0}, "reasons": {}, "test_elbo": None}
+        one = {"test_bdmc_gap": gaps.get(name, gap), "standard_errors": {"test_bdmc_gap": 0.0}, "test_elbo": None}
         of = {s: one | {"test_log_px": v, "reasons": {"test_elbo": "none"}} for s, v in enumerate(values)}
         made.append(SeedRow(name, name, "m", "own", name == "PPCA", of, {}))
     for row in made:
@@ -288,6 +301,7 @@ def test_a_winner_by_log_px_is_beyond_what_bdmc_leaves_open():
     ahead = {"a": [3.0, 3.1, 2.9], "b": [1.0, 1.1, 0.9]}
     assert winner(rows_of(ahead, gap=1.5)).wins and not winner(rows_of(ahead, gap=-2.5)).wins
     assert "the winner is a, ahead of b, the closest row, by 2.00" in table.verdict(rows_of(ahead), "test_log_px")
+    assert winner(rows_of(ahead, a=2.5)).wins and not winner(rows_of(ahead, b=2.5)).wins  # both are lower bounds
     said = table.verdict(rows_of(ahead, gap=2.5), "test_log_px")
     assert "no winner is named; a is ahead of b by 2.00" in said and "BDMC leaves 2.50 open" in said
 
