@@ -39,7 +39,7 @@ def panels(rows: Sequence[SeedRow]) -> dict[str, dict[str, Shown]]:
 
 
 def _shown(rows: Sequence[SeedRow], to: SeedRow, key: str) -> dict[str, Shown]:
-    own, theirs = [row for row in rows if not row.reference], to.scores(key)
+    own, theirs = [row for row in rows if row.rows and not row.reference], to.scores(key)
     found = {}
     for number, row in enumerate(own):
         paired = row.differences[key].get(to.name)

@@ -95,7 +95,7 @@ def verdict(rows: Sequence[SeedRow], score: str) -> str | None:
     if found.wins:
         return f"{SCORES[score]}: the winner is {found.best}, ahead of {found.other}, the closest row, by {by}."
     because = f", and BDMC leaves {found.allowance:.2f} open" if found.allowance and paired.low > 0 else ""
-    because += f", and {found.best} has no score at {found.missing} seeds" if found.missing else ""
+    because += f", and {found.best} has no score at {found.missing} of the seeds" if found.missing else ""
     return f"{SCORES[score]}: no winner is named; {found.best} is ahead of {found.other} by {by}{because}."
 
 
