@@ -126,32 +126,44 @@ def test_a_failure_names_row_and_seed_and_the_rest_goes_on(found):
     assert f"broken failed at seed {SEED + 1}: ValueError: no such guide." in notes
 
 
-def test_finished_rows_are_kept_and_more_seeds_and_guides_are_added(found, here):
-    out, rows = found
-    methods = {"sound": METHODS["sound"], "more": encoder, "killed": killed}
-    how = HOW | {"certify": CERTIFY, "seed": SEED + 1, "out": out}
-    again = compare_seeds(model, methods, *data(), seeds=2, **how)
-    assert here == [("more", 4), ("sound", 5), ("more", 5), ("killed", 5)]
-    assert again[0].rows[SEED + 1] == rows[1].rows[SEED + 1]
+@pytest.fixture
+def kept(tmp_path, here):
+    r"""A folder with one method at one seed, and its row."""
+    (row,) = compare_seeds(model, {"a": encoder}, *data(), seeds=1, seed=SEED, out=tmp_path, **HOW)
+    here.clear()
+    return tmp_path, row
+
+
+def test_finished_rows_are_kept_and_more_seeds_and_guides_are_added(kept, here):
+    out, row = kept
+    again = compare_seeds(model, {"a": encoder, "b": encoder}, *data(), seeds=2, seed=SEED, out=out, **HOW)
+    assert here == [("b", SEED), ("a", SEED + 1), ("b", SEED + 1)]
+    assert again[0].rows[SEED] == row.rows[SEED] and sorted(again[0].rows) == [SEED, SEED + 1]
 
 
 @pytest.mark.parametrize(
     ("other", "said"),
-    [({"gradients": 3}, "settings.gradients was 2, now 3"), ({"certify": None}, "settings.certify")],
+    [({"gradients": 3}, "settings.gradients was 2, now 3"), ({"certify": CERTIFY}, "settings.certify")],
 )
-def test_rows_of_another_comparison_are_refused(found, other, said):
-    how = HOW | {"certify": CERTIFY} | other
+def test_rows_of_other_settings_are_refused(kept, other, said):
     with pytest.raises(RunError, match=said):
-        compare_seeds(model, {"rows": METHODS["rows"]}, *data(), seeds=1, seed=SEED, out=found[0], **how)
+        compare_seeds(model, {"a": encoder}, *data(), seeds=1, seed=SEED, out=kept[0], **HOW | other)
 
 
-def test_other_points_guides_and_models_are_refused(found):
-    how = HOW | {"certify": CERTIFY, "seeds": 1, "seed": SEED, "out": found[0]}
+def test_other_points_guides_models_and_ws_are_refused(kept):
+    def wider():
+        return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, (P,), (7,)), 0.5))
+
     x, y = data()
-    for model_, guide, points in ((model, METHODS["rows"], (x, y + 1)), (model, encoder, (x, y)), (D, encoder, (x, y))):
-        factory = model if model_ is model else lambda: DLGM(priors.StandardNormal(1), None)
-        with pytest.raises(RunError, match="is of another comparison"):
-            compare_seeds(factory, {"rows": guide}, *points, **how)
+    how = HOW | {"seeds": 1, "seed": SEED, "out": kept[0]}
+    for place, (factory, guide, points, more) in {
+        "data.test.x": (model, encoder, (x, y + 1), {}),
+        "guide": (model, METHODS["rows"], (x, y), {}),
+        "model": (wider, encoder, (x, y), {}),
+        "frozen": (model, encoder, (x, y), {"frozen": True}),
+    }.items():
+        with pytest.raises(RunError, match=f"is of another comparison: {place} was"):
+            compare_seeds(factory, {"a": guide}, *points, **how, **more)
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path, here):
