@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import data, evaluate, guides, likelihoods, nets, objectives, plots, priors, sklearn  # noqa: F401
     from .comparison.comparison import compare as compare
+    from .comparison.seeds.over_seeds import compare_seeds as compare_seeds
     from .latents.local import LocalModel as LocalModel
     from .model import DLGM as DLGM
     from .optim.svi import SVI as SVI
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
 _PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
+_PLACES |= {"compare_seeds": "comparison.seeds.over_seeds"}
 _PLACES |= {"adopt": "recipes.foreign", "DeepLatentGaussian": "sklearn.latent_gaussian"}
 _PLACES |= {"LocalModel": "latents.local", "to_rows": "training.handover", "to_encoder": "training.handover"}
 _MODULES = ("data", "evaluate", "guides", "likelihoods", "nets", "objectives", "plots", "priors", "sklearn")

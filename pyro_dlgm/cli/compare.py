@@ -4,6 +4,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ EXAMPLES = {
     "pyro-dlgm compare --data digits": "five guides on the built-in digits, with certificates",
     "pyro-dlgm compare --guides mean-field,amortized --no-ais": "two guides, by their bounds alone",
     "pyro-dlgm compare --w frozen --certified 100": "all guides at one w, gaps at 100 test points",
+    "pyro-dlgm compare --seeds 8": "each row at eight seeds, in processes, and which one wins",
 }
 
 
@@ -52,6 +54,14 @@ EXAMPLES = {
 @click.option("--samples", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of w, of each training and of each scoring.")
 @click.option(
+    "--seeds",
+    type=COUNT,
+    default=1,
+    help="Train and score each row at this many seeds, from --seed on, in processes of one thread each. What is "
+    "finished is kept, and the same command goes on from there.",
+)
+@click.option("--jobs", type=COUNT, help="Processes at a time, with --seeds.  [default: one for each core]")
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default="runs/compare",
@@ -68,17 +78,23 @@ def compare_command(out, download, **options) -> None:
     \b
     --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
+    --seeds  means and paired differences over seeds; a winner is named where the differences exceed their errors
     """
     options["ais"], options["gaps"] = scores_asked(options["ais"], options["gaps"])
+    if options["jobs"] is not None and options["seeds"] == 1:
+        raise click.UsageError("--jobs is for several seeds: add --seeds, or leave out --jobs")
     dataset, kept = _dataset(options, download)
     certify = _certify(options, len(dataset.test)) if options["ais"] else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}
     budget["ppca"] = _linear(options, dataset)
-    done = _printed(_rows(options, dataset, certify, budget), options, certify and certify.points)
-    _say(done, dataset, options, budget)
     said = {"data": kept, **{name: options[name] for name in ("likelihood", "guides", "w")}, **budget}
-    written = _write(out, done, dataset, said | {"certify": certify and asdict(certify)})
+    said |= {"certify": certify and asdict(certify)}
+    asked = _asked(options, dataset, certify, budget)
+    do = _over_seeds if options["seeds"] > 1 else _one_seed
+    written, sound = do(asked, options, dataset, out, said)
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
+    if not sound:
+        click.get_current_context().exit(1)
 
 
 def _dataset(options: dict, download: bool):
@@ -105,22 +121,40 @@ def _linear(options: dict, dataset) -> int | None:
     return min(options["latents"], dataset.test[0].numel() - 1) or None
 
 
-def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
+def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
+    r"""The arguments of `compare`, those by place and those by name."""
+    built = options["latents"], dataset.image_shape, dataset.given_dim
+    factories = {guide: pairs.guide(guide, *built) for guide in options["guides"]}
+    settings = {
+        "transform": dataset.transform,
+        "model_name": pairs.called(options["likelihood"], dataset.image_shape),
+        "certify": certify,
+        "frozen": options["w"] == "frozen",
+    }
+    model = partial(pairs.model, options["likelihood"], *built)
+    return (model, factories, dataset.train_points, dataset.test_points), settings | budget
+
+
+def _one_seed(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
+    r"""Trains, scores and prints the rows at one seed; returns the files, and whether nothing failed."""
     from ..comparison.comparison import rows
 
-    built = options["latents"], dataset.image_shape, dataset.given_dim
-    return rows(
-        lambda: pairs.model(options["likelihood"], *built),
-        {guide: pairs.guide(guide, *built) for guide in options["guides"]},
-        dataset.train_points,
-        dataset.test_points,
-        transform=dataset.transform,
-        model_name=pairs.called(options["likelihood"], dataset.image_shape),
-        certify=certify,
-        frozen=options["w"] == "frozen",
-        progress=sys.stderr.isatty(),
-        **budget,
-    )
+    points, settings = asked
+    certified = settings["certify"] and settings["certify"].points
+    done = _printed(rows(*points, progress=sys.stderr.isatty(), **settings), options, certified)
+    _say(done, dataset, options, settings)
+    return _write(out, done, dataset, said), True
+
+
+def _over_seeds(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
+    r"""The same over several seeds."""
+    from . import seeds
+
+    rows = seeds.compared(asked, options["seeds"], options["jobs"], out)
+    click.echo("\n".join(seeds.said(rows, dataset, options["samples"])))
+    _say_linear(options, said)
+    said |= {"seeds": options["seeds"], "machine": _machine()}
+    return seeds.write(out, rows, dataset, said), not any(row.failed for row in rows)
 
 
 def _printed(rows: Iterator, options: dict, certified: int | None) -> list:
@@ -144,22 +178,32 @@ def _say(done: list, dataset, options: dict, budget: dict) -> None:
     from ..comparison import table
 
     click.echo("\n" + "\n".join(table.footnotes(done, dataset, budget["num_samples"])))
+    _say_linear(options, budget)
+
+
+def _say_linear(options: dict, budget: dict) -> None:
+    r"""Prints why there is no row of PPCA, where there is none."""
     if budget["ppca"] is None:
         own = imports.is_path(options["likelihood"])
         click.echo(OWN.format(options["likelihood"]) if own else NO_PPCA)
 
 
 def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
-    import torch
-
     from ..comparison.sheet import sheet
     from ..report import page
 
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    said |= {"machine": machine | {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}}
+    said |= {"machine": _machine()}
     for name, value in (("compare", [row.plain() for row in done]), ("config", said)):
         write_json(out / f"{name}.json", value)
     with whole(out / "compare.png") as path:
         sheet(done, dataset.test_points).savefig(path, dpi=130, format="png")
     report = page.write(out, page.of_comparison(done, dataset, said["num_samples"]))
     return [out / "compare.json", out / "compare.png", report]
+
+
+def _machine() -> dict:
+    r"""What the numbers were computed on."""
+    import torch
+
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    return machine | {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}

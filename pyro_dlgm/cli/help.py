@@ -12,7 +12,7 @@ HEADINGS = {
     + ("warmup", "patience"),
     "Scores": ("iwae", "samples", "ais", "gaps", "certified", "chains", "temperatures", "tol"),
     "Picture": ("num",),
-    "Run": ("seed", "device", "config", "out", "resume", "stretch"),
+    "Run": ("seed", "seeds", "jobs", "device", "config", "out", "resume", "stretch"),
     "Help": ("help",),
 }
 

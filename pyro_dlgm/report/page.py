@@ -9,6 +9,8 @@ from torch import Tensor
 from ..comparison.certificates import Certify
 from ..comparison.columns import Row
 from ..comparison.scoring import infer_silently, summary
+from ..comparison.seeds import sheet
+from ..comparison.seeds.gathered import SeedRow
 from ..comparison.sheet import histories, levels, snapshots
 from ..data.dataset import Dataset
 from ..evaluate.scores import point_scores
@@ -19,7 +21,7 @@ from ..points import Points
 from ..runs.files import read_sections, whole, writing
 from ..runs.load import load
 from ..runs.run import Run
-from . import sections
+from . import sections, seeds
 from .sections import PAGES, Section
 from .verdicts import verdicts
 from .views import seen
@@ -44,6 +46,23 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
     shown += sections.gaps({row.name: row.gaps for row in rows})
     shown += [verdicts(pairs, "test"), *seen(pairs, "test", IN_COMPARISON)]
     size = f"{len(rows)} methods, {len(dataset.test)} test points"
+    return _page(f"Comparison on {dataset.name}", dataset, size, [*shown, *more])
+
+
+def of_seeds(rows: list[SeedRow], dataset: Dataset, num_samples: int, more: Sequence[Section] = ()) -> str:
+    r"""The report of a comparison over seeds, as HTML.
+
+    Arguments:
+        rows: of `compare_seeds`.
+        dataset: whose test points they were scored on.
+        num_samples: K of IWAE-K.
+        more: further sections, which come last.
+    """
+    notes = (sections.BUDGET, "Curves are means over seeds.")
+    curves = sections.learning(sheet.histories(rows), sheet.levels(rows), "gradients_per_point", notes)
+    shown = [seeds.results(rows, len(dataset.test), num_samples), seeds.differences(rows), curves]
+    num = len(set().union(*(row.rows for row in rows)))
+    size = f"{len(rows)} methods, {num} seeds, {len(dataset.test)} test points"
     return _page(f"Comparison on {dataset.name}", dataset, size, [*shown, *more])
 
 

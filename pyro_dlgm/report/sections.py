@@ -1,6 +1,6 @@
 r"""Sections of a report, each with two sentences on how to read it; here those that show numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ..comparison import evaluation
-from ..comparison.columns import Row, filled, groups
+from ..comparison.columns import Column, Row, filled, groups
 from ..comparison.table import footnotes
 from ..data.dataset import Dataset
 from ..plots.curves import learning_curves
@@ -52,12 +52,10 @@ def drawing(make: Callable[[], Figure], alt: str) -> Markup:
     return Markup('<div class="wide">{}</div>').format(Markup(svg(make, alt)))
 
 
-def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
-    r"""The table of a comparison, with its footnotes."""
-    shown = filled(rows)
-    certified = next((row.certified_points for row in rows if row.certified_points is not None), None)
+def table(shown: list[Column], rows: Sequence, certified: int | None = None) -> Markup:
+    r"""The HTML of columns and rows; references are in italics, and headings of groups as in `groups`."""
     spans = [(name, len(of)) for name, of in groups(shown, certified)]
-    table = {
+    said = {
         "groups": spans,
         "starts": [sum(span for _, span in spans[:n]) for n in range(1, len(spans))],
         "titles": [column.title for column in shown],
@@ -65,11 +63,17 @@ def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
         "rows": [[column.text(row) for column in shown] for row in rows],
         "references": [number for number, row in enumerate(rows) if row.reference],
     }
+    return Markup(PAGES.get_template("table.html").render(said))
+
+
+def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
+    r"""The table of a comparison, with its footnotes."""
+    certified = next((row.certified_points for row in rows if row.certified_points is not None), None)
     return Section(
         "Results",
         "Every row starts at the same w and trains it with the same budget, so rows differ by their q; a reference, in "
         "italics, is another model. Read log p(x) for how good w is, and the distance of the ELBO to it for q.",
-        Markup(PAGES.get_template("table.html").render(table)),
+        table(filled(rows), rows, certified),
         tuple(footnotes(rows, dataset, num_samples)),
     )
 

@@ -70,14 +70,15 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return {"median": middle, "lower_quartile": low, "upper_quartile": high}
 
 
-def table(measured: dict[str, list[float]], against: str) -> str:
-    r"""One line a contender: milliseconds per step, and the ratio to the contender ``against``."""
+def table(measured: dict[str, list[float]], against: str, first: dict[str, float] | None = None) -> str:
+    r"""One line a contender: milliseconds per step, the ratio to ``against``, and ``first``: seconds of one step."""
     width = max(map(len, measured))
-    lines = [f"{'':{width}}  ms/step   ratio to {against} (quartiles over rounds)"]
+    lines = [f"{'':{width}}  ms/step   ratio to {against} (quartiles over rounds)" + "   first step, s" * bool(first)]
     for name, values in measured.items():
         q = ratio(values, measured[against])
         spread = f"{q['median']:7.3g}   ({q['lower_quartile']:.3g} .. {q['upper_quartile']:.3g})"
-        lines.append(f"{name:{width}}  {1e3 * statistics.median(values):7.3f}   {spread}")
+        begun = f"   {first[name]:10.3f}" if first else ""
+        lines.append(f"{name:{width}}  {1e3 * statistics.median(values):7.3f}   {spread}{begun}")
     return "\n".join(lines)
 
 

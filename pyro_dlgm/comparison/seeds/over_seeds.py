@@ -1,0 +1,187 @@
+r"""`compare_seeds`: each row of a comparison over several seeds, in processes."""
+
+import contextlib
+import inspect
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...points import Points
+from ...progress import Bar
+from ...runs.files import discard_unfinished
+from ...runs.fingerprint import described, fingerprint
+from ...runs.run import Run
+from ..comparison import rows
+from . import workers
+from .gathered import SeedRow, gathered
+from .part import Done, Part
+
+FOLDER = "seeds"  # in the folder of a comparison
+
+
+def compare_seeds(
+    model_factory: Callable,
+    guide_factories: dict[str, Callable],
+    x_train: Tensor | Points,
+    x_test: Tensor | Points,
+    *,
+    seeds: int,
+    seed: int = 0,
+    jobs: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = False,
+    **settings,
+) -> list[SeedRow]:
+    r"""Trains and scores all methods at the seeds seed, seed + 1, ..., and returns their rows over seeds.
+
+    Each row at each seed is what `compare` gives for it with one thread, bit for bit on the same machine: random
+    numbers depend on the seed alone, and one thread adds up in one order. The work is done in spawned processes with
+    one thread each, so a script calls this function under ``if __name__ == "__main__":``. If a row fails at a seed,
+    the others go on, and `SeedRow.failed` says why.
+
+    With S seeds and d_s the difference between two rows at seed s, its mean d̄ has the standard error sd(d) / √S and
+    the 95% interval d̄ ± t sd(d) / √S, with Student's t of S − 1 degrees of freedom. A row may be called the winner on
+    a score if the interval of its difference to each other row is above 0 (`winner`). Data and test points are the
+    same for all seeds, so this is a statement on what training makes of these data.
+
+    Arguments:
+        model_factory, guide_factories, x_train, x_test: as in `compare`.
+        seeds: the number S of seeds; with 1 there are no errors over seeds and no winner.
+        seed: the first one.
+        jobs: how many processes work at a time; by default one for each core that this process may use.
+        out: a folder. What is finished is kept in ``out/seeds``, and not done again by another call, with more seeds or
+            more guides too; with `None`, nothing is kept.
+        progress: whether to show a bar that counts rows times seeds.
+        settings: the other arguments of `compare`, such as ``gradients``, ``ppca``, ``certify`` and ``frozen``.
+
+    Returns:
+        A `SeedRow` for each method, a reference first.
+
+    Raises:
+        RunError: if ``out`` holds rows of another comparison or is in use, or if everything failed.
+        ValueError: if ``seeds`` or ``jobs`` is below 1, or there is no guide.
+
+    Example:
+        >>> from pyro_dlgm import DLGM, compare_seeds, guides, likelihoods, nets, priors
+        >>> def model():
+        ...     return DLGM(priors.StandardNormal(1), likelihoods.FixedNormal(nets.Linear(1, (3,))))
+        >>> q = {"point": lambda model, N: guides.PointEstimate(N, 1), "rows": lambda model, N: guides.MeanField(N, 1)}
+        >>> rows = compare_seeds(model, q, torch.randn(20, 3), torch.randn(9, 3), seeds=2, gradients=2, num_samples=25)
+        >>> [(row.name, sorted(row.rows)) for row in rows]
+        [('point', [0, 1]), ('rows', [0, 1])]
+    """
+    with _folder(out) as folder:
+        parts = planned(
+            model_factory, guide_factories, x_train, x_test, seeds=seeds, seed=seed, folder=folder, **settings
+        )
+        done = []
+        with Bar(len(parts), shown=progress, name="rows x seeds") as bar:
+            for end in run(parts, folder, jobs):
+                done.append(end)
+                bar.tick()
+        return gathered(parts, done)
+
+
+@contextlib.contextmanager
+def _folder(out: str | Path | None):
+    if out is not None:
+        yield Path(out).expanduser() / FOLDER
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def planned(
+    model_factory: Callable,
+    guide_factories: dict[str, Callable],
+    x_train: Tensor | Points,
+    x_test: Tensor | Points,
+    *,
+    seeds: int,
+    seed: int,
+    folder: Path,
+    frozen: bool = False,
+    ppca: int | None = None,
+    **settings,
+) -> list[Part]:
+    r"""Returns the parts of `compare_seeds`, all rows of the first seed first; nothing is done yet.
+
+    Arguments:
+        folder: where the parts are kept.
+        frozen, ppca: as in `compare`.
+        model_factory, guide_factories, x_train, x_test, seeds, seed, settings: as in `compare_seeds`.
+    """
+    inspect.signature(rows).bind(model_factory, guide_factories, x_train, x_test, **settings)
+    if seeds < 1 or not guide_factories:
+        raise ValueError(f"seeds is {seeds}, with {len(guide_factories)} guides; expected at least 1 of each")
+    points = {"train": Points.of(x_train), "test": Points.of(x_test)}
+    first = next(iter(guide_factories)) if frozen else None
+    config = _config(model_factory, points, settings) | {"frozen": first}
+    more = {"folder": folder, "model_factory": model_factory, "dtype": torch.get_default_dtype(), **points}
+    methods = {name: ({name: factory}, settings) for name, factory in guide_factories.items()}
+    if ppca is not None:
+        methods = {f"PPCA-{ppca}": ({}, settings | {"ppca": ppca})} | methods
+    return [
+        Part(name, s, guides=guide, settings=own, config=config | {"guide": _described(guide)}, frozen=first, **more)
+        for s in range(seed, seed + seeds)
+        for name, (guide, own) in methods.items()
+    ]
+
+
+def _config(model_factory: Callable, points: dict[str, Points], settings: dict) -> dict:
+    r"""Returns what the numbers of a row depend on, apart from seed and guide, as plain values."""
+    said = {name: described(value) if callable(value) else value for name, value in settings.items()}
+    if settings.get("certify") is not None:
+        said["certify"] = asdict(settings["certify"])
+    tensors = {f"{part}.{name}": v for part, of in points.items() for name, v in vars(of).items() if v is not None}
+    data = {name: said for name, said in fingerprint(None, None, tensors).items() if name in tensors}
+    return {"model": described(model_factory), "data": data, "dtype": str(torch.get_default_dtype()), "settings": said}
+
+
+def _described(guide: dict[str, Callable]) -> list[str]:
+    return [described(factory) for factory in guide.values()]
+
+
+def run(parts: list[Part], folder: Path, jobs: int | None = None) -> Iterator[Done]:
+    r"""Does the parts that are not kept yet, and yields all of them, the kept ones first.
+
+    Arguments:
+        parts: of `planned`.
+        folder: where they are kept.
+        jobs: how many processes work at a time; by default one for each core.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs is {jobs}; expected at least 1 process")
+    lock = Run(folder)
+    lock.lock()
+    try:
+        kept = {part.file: part.kept() for part in parts}
+        yield from (Done(part, kept[part.file]) for part in parts if kept[part.file] is not None)
+        missing = [part for part in parts if kept[part.file] is None]
+        for together in _phases(missing):
+            yield from _done(together, jobs or _cores())
+    finally:
+        lock.unlock()
+
+
+def _phases(parts: list[Part]) -> list[list[Part]]:
+    r"""Returns the parts that need no others, then the rest: with one w, the first row makes it for the others."""
+    of_w = [part for part in parts if part.frozen == part.name]
+    return [of_w, [part for part in parts if part.frozen != part.name]]
+
+
+def _done(parts: list[Part], jobs: int) -> Iterator[Done]:
+    for part in parts:
+        discard_unfinished(part.file)
+    for part, failure in workers.run(parts, jobs):
+        yield Done(part, None, failure) if failure else Done(part, part.kept())
+
+
+def _cores() -> int:
+    r"""Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
