@@ -26,6 +26,12 @@ def data_file():
 
 
 @pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    r"""`compare` of the command line does rows one after the other, unless a test asks for processes."""
+    monkeypatch.setattr("pyro_dlgm.comparison.workers.cores", lambda: 1)
+
+
+@pytest.fixture(autouse=True)
 def alone():
     r"""Each test starts at one seed, with an empty parameter store, and leaves all settings as they were."""
     settings, threads = pyro.settings.get(), torch.get_num_threads()

@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
@@ -18,8 +19,9 @@ from click.testing import CliRunner
 
 from pyro_dlgm import DLGM, compare, compare_seeds, guides, likelihoods, nets, priors
 from pyro_dlgm.cli.main import main
+from pyro_dlgm.comparison import comparison, workers
 from pyro_dlgm.comparison.certificates import Certify
-from pyro_dlgm.comparison.seeds import over_seeds, table, workers
+from pyro_dlgm.comparison.seeds import over_seeds, table
 from pyro_dlgm.comparison.seeds.gathered import SeedRow, winner
 from pyro_dlgm.comparison.seeds.paired import Paired, Spread, lead
 from pyro_dlgm.runs.files import RunError
@@ -66,6 +68,7 @@ def broken(model, N):
 
 
 METHODS = {"sound": lambda model, N: one_thread(model, N), "killed": killed, "broken": broken}
+METHODS |= {"slow": lambda model, N: time.sleep(0.5) or encoder(model, N)}
 METHODS |= {"rows": lambda model, N: guides.PointEstimate(N, D)}
 
 
@@ -76,7 +79,16 @@ def found(tmp_path_factory):
     how = HOW | {"ppca": D, "certify": CERTIFY}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "2")  # what a process would take by itself
-        return out, compare_seeds(model, METHODS, *data(), seeds=2, seed=SEED, jobs=2, out=out, **how)
+        return out, compare_seeds(
+            model,
+            {k: v for k, v in METHODS.items() if k != "slow"},
+            *data(),
+            seeds=2,
+            seed=SEED,
+            jobs=2,
+            out=out,
+            **how,
+        )
 
 
 @pytest.fixture
@@ -87,7 +99,7 @@ def here(monkeypatch):
     def run(tasks, jobs):
         for task in tasks:
             called.append((task.name, task.seed))
-            yield task, workers.outcome(workers.sent(task))
+            yield task, pickle.loads(workers.outcome(workers.sent(task)))
 
     monkeypatch.setattr(workers, "run", run)
     torch.set_num_threads(1)
@@ -108,6 +120,24 @@ def test_rows_in_processes_are_those_of_one_after_the_other_bit_for_bit(found):
     assert all(same(row.plain(), ours[row.name]) for row in alone)
     losses = [[record["elbo"] for record in one["history"]] for one in (alone[1].plain(), ours["sound"])]
     assert losses[0] == losses[1] and losses[0]
+
+
+def test_rows_at_once_are_those_in_turn_bit_for_bit_and_in_order():
+    torch.set_num_threads(1)
+    methods = {name: METHODS[name] for name in ("slow", "sound", "rows")}
+    alone, together = (compare(model, methods, *data(), certify=CERTIFY, jobs=jobs, **HOW) for jobs in (None, 2))
+    assert [row.name for row in together] == list(methods)
+    assert all(same(a.plain(), b.plain()) for a, b in zip(alone, together, strict=True))
+    differences = [row.difference for row in together]
+    assert [row.difference for row in alone] == differences and differences[0]["to"] == "slow"
+    for a, b in zip(alone, together, strict=True):
+        pairs = [list(part.parameters()) for one in (a, b) for part in one.pair]
+        assert all(torch.equal(p, q) for p, q in zip(pairs[0] + pairs[1], pairs[2] + pairs[3], strict=True))
+
+
+def test_a_method_that_fails_at_once_is_named():
+    with pytest.raises(RuntimeError, match="broken: ValueError: no such guide"):
+        compare(model, {"broken": METHODS["broken"]}, *data(), seed=SEED + 1, jobs=1, **HOW)
 
 
 def test_seeds_differ(found):
@@ -225,7 +255,7 @@ def test_what_makes_no_sense_is_refused(here):
 
 def test_processes_end_when_the_work_is_given_up():
     work = workers.run([partial(int, 1), partial(time.sleep, 600)], jobs=2)
-    assert next(work)[1] is None
+    assert next(work)[1] == (1, None)
     children = multiprocessing.active_children()
     work.close()
     assert len(children) == 2 and not any(child.is_alive() for child in children)
@@ -364,8 +394,9 @@ def test_the_command_over_seeds(folder):
 
 def test_a_failure_is_said_and_ends_the_command_with_status_1(tmp_path, here, monkeypatch):
     run = workers.run
-    fails = lambda task, why: why or ("lost" if (task.name, task.seed) == ("amortized", 1) else None)  # noqa: E731
-    monkeypatch.setattr(workers, "run", lambda tasks, jobs: ((t, fails(t, why)) for t, why in run(tasks, jobs)))
+    lost = workers.Outcome(None, "lost")
+    fails = lambda task, end: lost if (task.name, task.seed) == ("amortized", 1) else end  # noqa: E731
+    monkeypatch.setattr(workers, "run", lambda tasks, jobs: ((t, fails(t, end)) for t, end in run(tasks, jobs)))
     arguments = ["compare", "--guides", "amortized", "--gradients", "1", "--samples", "25", "--no-ais", "--points", "9"]
     result = CliRunner().invoke(main, [*arguments, "--seeds", "2", "--out", str(tmp_path)])
     assert result.exit_code == 1 and "amortized, seed 1 failed: lost" in result.stderr
@@ -373,6 +404,22 @@ def test_a_failure_is_said_and_ends_the_command_with_status_1(tmp_path, here, mo
     assert json.loads((tmp_path / "compare.json").read_text())[1]["failed"] == {"1": "lost"}
 
 
-def test_jobs_need_seeds():
-    result = CliRunner().invoke(main, ["compare", "--jobs", "2"])
-    assert result.exit_code == 2 and "--jobs is for several seeds" in result.output
+def test_rows_that_wait_for_one_w_are_not_done_at_once():
+    result = CliRunner().invoke(main, ["compare", "--jobs", "2", "--w", "frozen"])
+    assert result.exit_code == 2 and "--jobs does not go with --w frozen at one seed" in result.output
+    with pytest.raises(ValueError, match="jobs is 2; expected no jobs with frozen=True"):
+        compare(model, {"a": encoder}, *data(), jobs=2, frozen=True)
+    with pytest.raises(ValueError, match="jobs is 0; expected at least 1"):
+        compare(model, {"a": encoder}, *data(), jobs=0)
+
+
+@pytest.mark.parametrize(("asked", "jobs"), [((), None), (("--jobs", "5"), 2), (("--jobs", "1"), None)])
+def test_the_command_does_rows_at_once_where_there_are_cores(tmp_path, monkeypatch, asked, jobs):
+    seen = []
+    monkeypatch.setattr(comparison, "rows", lambda *args, jobs, **how: seen.append(jobs) or iter(()))
+    monkeypatch.setattr("pyro_dlgm.cli.compare._write", lambda *args: [])
+    CliRunner().invoke(main, ["compare", "--guides", "amortized,hard-em", "--out", str(tmp_path), *asked])
+    assert seen == [jobs]
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    CliRunner().invoke(main, ["compare", "--guides", "amortized,hard-em", "--out", str(tmp_path)])
+    assert seen[1:] == [2]

@@ -60,7 +60,12 @@ EXAMPLES = {
     help="Train and score each row at this many seeds, from --seed on, in processes of one thread each. What is "
     "finished is kept, and the same command goes on from there.",
 )
-@click.option("--jobs", type=COUNT, help="Processes at a time, with --seeds.  [default: one for each core]")
+@click.option(
+    "--jobs",
+    type=COUNT,
+    help="Processes of one thread each, in which rows are trained and scored. With 1, and for --w frozen at one seed, "
+    "one row is done after the other, with all threads.  [default: one for each core]",
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -81,8 +86,8 @@ def compare_command(out, download, **options) -> None:
     --seeds  means and paired differences over seeds; a winner is named where the differences exceed their errors
     """
     options["ais"], options["gaps"] = scores_asked(options["ais"], options["gaps"])
-    if options["jobs"] is not None and options["seeds"] == 1:
-        raise click.UsageError("--jobs is for several seeds: add --seeds, or leave out --jobs")
+    if options["jobs"] is not None and options["seeds"] == 1 and options["w"] == "frozen":
+        raise click.UsageError("--jobs does not go with --w frozen at one seed, where rows wait for the first one's w")
     dataset, kept = _dataset(options, download)
     certify = _certify(options, len(dataset.test)) if options["ais"] else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}
@@ -141,9 +146,18 @@ def _one_seed(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said
 
     points, settings = asked
     certified = settings["certify"] and settings["certify"].points
-    done = _printed(rows(*points, progress=sys.stderr.isatty(), **settings), options, certified)
+    at_once = {"jobs": _jobs(options), "progress": sys.stderr.isatty()}
+    done = _printed(rows(*points, **at_once, **settings), options, certified)
     _say(done, dataset, options, settings)
     return _write(out, done, dataset, said), True
+
+
+def _jobs(options: dict) -> int | None:
+    r"""In how many processes the rows at one seed are done; `None`: in this one."""
+    from ..comparison import workers
+
+    jobs = min(options["jobs"] or workers.cores(), len(options["guides"]))
+    return None if jobs == 1 or options["w"] == "frozen" else jobs
 
 
 def _over_seeds(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:

@@ -4,32 +4,26 @@ Every row starts from the same w and spends the same number of gradient evaluati
 row for each point score the test set after an E-step there (`evaluate.infer`).
 """
 
-import copy
 import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
 from ..data.batches import transformed
-from ..distributions import draws
 from ..evaluate.estimates import Mean
-from ..evaluate.scores import point_scores
-from ..guides.base import adapted
-from ..guides.programs.given import conditions, given_globals
-from ..latents.asked import prior
 from ..masks import pixelwise
 from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
-from ..training.fit import fit
 from .certificates import Certify
 from .columns import Row
+from .method import Method, at_once, in_turn
 from .scored import Reason, Scored
-from .scoring import infer_silently, scales_at_floor
 
 P = ParamSpec("P")
 
@@ -52,6 +46,7 @@ def rows(
     certify: Certify | None = None,
     frozen: bool = False,
     seed: int = 0,
+    jobs: int | None = None,
     progress: bool = False,
 ) -> Iterator[Row]:
     r"""Trains and scores one method after the other.
@@ -72,30 +67,39 @@ def rows(
         frozen: whether the first row's w serves all rows, which then train q alone, so that F(q) and the gaps compare
             what the guides can do at one w. Otherwise each method trains its w.
         seed: of w, of each training and of each scoring.
+        jobs: how many methods are trained and scored at a time, in spawned processes with one thread each: a script
+            then calls this function under ``if __name__ == "__main__":``. By default they are done here, one after the
+            other, with all threads. Numbers differ by the rounding of one thread against several.
         progress: whether each training, and annealing, shows a bar.
 
     Yields:
         A `Row` as soon as it is there, its pair (model, guide for the test points) in ``row.pair``.
+
+    Raises:
+        ValueError: if ``jobs`` is below 1, or comes with ``frozen``, where methods wait for the first one's w.
+        RuntimeError: with ``jobs``, if a method failed.
     """
+    if jobs is not None and (jobs < 1 or frozen):
+        expected = "no jobs with frozen=True, where methods wait for the first one's w" if frozen else "at least 1"
+        raise ValueError(f"jobs is {jobs}; expected {expected}")
     train, test = Points.of(x_train), Points.of(x_test)
     if ppca is not None:
         yield _linear(train, test, ppca, transform, seed, certify)
     with forked(seed):
-        model = first = model_factory()
+        first = model_factory()
     size = batch_size and min(batch_size, len(train))
     settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
-    settings |= {"transform": transform, "seed": seed, "progress": progress}
-    reference = None
-    for name, factory in guide_factories.items():
-        # Frozen: the w that the first row has trained, which no training moves any more.
-        model = copy.deepcopy(model).requires_grad_(False) if frozen and reference else copy.deepcopy(first)
-        with forked(seed):
-            guide = factory(model, len(train))
-        row = Row(name, model_name, reference[0] if frozen and reference else "own")
-        row.history = fit(model, guide, train, epochs=epochs(guide, gradients), **settings).history
-        scored, row.pair = _score(model, guide, test, num_samples, certify, seed, progress)
+    settings |= {"transform": transform, "seed": seed, "progress": progress and jobs is None}
+    method = Method(train, test, gradients, settings, num_samples, certify)
+    names, reference = list(guide_factories), None
+    if jobs is None:
+        made = in_turn(method, guide_factories, first, frozen)
+    else:
+        made = at_once([partial(method, first, factory) for factory in guide_factories.values()], names, jobs)
+    for name, (history, scored, pair) in zip(names, made, strict=True):
+        row = Row(name, model_name, reference[0] if frozen and reference else "own", history=history, pair=pair)
         reference = reference or (name, scored["log_px"])
-        row.fill(Scored(**scored, training=row.history[-1], reference=reference))
+        row.fill(Scored(**scored, training=history[-1], reference=reference))
         yield row
 
 
@@ -114,12 +118,6 @@ def _listed(function: Callable[P, Iterator[Row]]) -> Callable[P, list[Row]]:
 
 
 compare = _listed(rows)
-
-
-def epochs(guide, gradients: int) -> int:
-    r"""How many epochs the budget pays for, at least one."""
-    cost = adapted(guide).cost
-    return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
 
 
 def _linear(train: Points, test: Points, D: int, transform, seed: int, certify: Certify | None) -> Row:
@@ -150,30 +148,3 @@ def _flat(points: Points) -> tuple[Tensor, Tensor | None]:
     r"""x and its mask as rows (N, P), in float64."""
     mask = None if points.mask is None else pixelwise(points.mask, points.x.dim()).expand(points.x.shape).flatten(1)
     return points.x.flatten(1).double(), mask
-
-
-def _score(
-    model, guide, points: Points, K: int, certify: Certify | None, seed: int, progress: bool
-) -> tuple[dict, tuple]:
-    r"""Scores a pair on the test points: most of a `Scored`, and the pair with rows for them where it has rows."""
-    start = time.perf_counter()
-    points = points.numbered()
-    q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
-    pair = model, q
-    model, q = given_globals(model, q)
-    own = point_scores(model, q, points, K, seed=seed)
-    ended = None if pair[1] is guide else pair[1].convergence
-    found = certify and certify(model, q, points, seed, fitted=ended, progress=progress)
-    with forked(seed):
-        codes = draws(prior(model, points), 1, len(points)).squeeze(0)
-    scored = {
-        "own": own,
-        "certified": found.summary() if found else {},
-        "log_px": found.log_px.value if found else None,
-        "gaps_asked": certify is not None and certify.gaps,
-        "gradients_per_point": 0.0 if ended is None else ended.gradients_per_point,
-        "unconverged": 0 if ended is None else int((~ended.converged).sum()),
-        "conditions": conditions(model),
-        "scales_at_floor": scales_at_floor(model, codes, **points.side),
-    }
-    return scored | {"seconds": time.perf_counter() - start}, pair

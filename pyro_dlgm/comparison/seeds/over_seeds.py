@@ -2,7 +2,6 @@ r"""`compare_seeds`: each row of a comparison over several seeds, in processes."
 
 import contextlib
 import inspect
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -16,8 +15,8 @@ from ...progress import Bar
 from ...runs.files import discard_unfinished
 from ...runs.fingerprint import described, fingerprint
 from ...runs.run import Run
+from .. import workers
 from ..comparison import rows
-from . import workers
 from .gathered import SeedRow, gathered
 from .part import Done, Part
 
@@ -164,7 +163,7 @@ def run(parts: list[Part], folder: Path, jobs: int | None = None) -> Iterator[Do
         yield from (Done(part, kept[part.file]) for part in parts if kept[part.file] is not None)
         missing = [part for part in parts if kept[part.file] is None]
         for together in _phases(missing):
-            yield from _done(together, jobs or _cores())
+            yield from _done(together, jobs or workers.cores())
     finally:
         lock.unlock()
 
@@ -178,10 +177,5 @@ def _phases(parts: list[Part]) -> list[list[Part]]:
 def _done(parts: list[Part], jobs: int) -> Iterator[Done]:
     for part in parts:
         discard_unfinished(part.file)
-    for part, failure in workers.run(parts, jobs):
-        yield Done(part, None, failure) if failure else Done(part, part.kept())
-
-
-def _cores() -> int:
-    r"""Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for part, end in workers.run(parts, jobs):
+        yield Done(part, None, end.failure) if end.failure else Done(part, part.kept())

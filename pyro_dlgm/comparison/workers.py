@@ -2,21 +2,35 @@ r"""Tasks in processes with one thread each. A task that fails, and a process th
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
+from typing import NamedTuple
 
 import joblib
 import torch
 
-from ...messages import line
+from ..messages import line
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 
 
-def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str | None]]:
+class Outcome(NamedTuple):
+    r"""The end of a task.
+
+    Attributes:
+        value: what it returned; `None` if it failed.
+        failure: why it failed, in one line, or `None`.
+    """
+
+    value: object
+    failure: str | None = None
+
+
+def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Outcome]]:
     r"""Calls each task in one of at most ``jobs`` processes, in their order, and yields those that have ended.
 
     Processes are spawned, and each has one thread of torch. When this generator is closed, as by Ctrl-C, they end.
@@ -26,7 +40,7 @@ def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str | None]]:
         jobs: how many processes there are at a time, at least 1.
 
     Yields:
-        The task, and `None`, or why it failed, in one line.
+        The task, and its `Outcome`.
     """
     waiting, busy = deque(tasks), {}
     free = [Worker() for _ in range(min(jobs, len(waiting)))]
@@ -38,13 +52,18 @@ def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str | None]]:
                 worker.give(task)
             for pipe in connection.wait(list(busy)):
                 worker, task = busy.pop(pipe)
-                said = worker.answer()
+                end = worker.answer()
                 if worker.process.is_alive():
                     free.append(worker)
-                yield task, said
+                yield task, end
     finally:
         for worker in (*free, *(worker for worker, _ in busy.values())):
             worker.end()
+
+
+def cores() -> int:
+    r"""Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Worker:
@@ -63,15 +82,15 @@ class Worker:
         with contextlib.suppress(OSError):
             self.pipe.send_bytes(message)
 
-    def answer(self) -> str | None:
-        r"""Waits for the end of the task: `None`, or why it failed."""
+    def answer(self) -> Outcome:
+        r"""Waits for the end of the task."""
         try:
-            return self.pipe.recv()
+            return pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
             by = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            return f"its process {by}"
+            return Outcome(None, f"its process {by}")
 
     def end(self) -> None:
         r"""Ends the process, whatever it is doing."""
@@ -81,12 +100,12 @@ class Worker:
 
 
 def serve(pipe) -> None:
-    r"""Calls the tasks that arrive, until the pipe ends, and answers each with `None` or with its error in one line."""
+    r"""Calls the tasks that arrive, until the pipe ends, and answers each with its `Outcome`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(outcome(pipe.recv_bytes()))
+            pipe.send_bytes(outcome(pipe.recv_bytes()))
 
 
 def sent(task: Task) -> bytes:
@@ -94,10 +113,9 @@ def sent(task: Task) -> bytes:
     return pickle.dumps(joblib.wrap_non_picklable_objects(task))
 
 
-def outcome(received: bytes) -> str | None:
-    r"""Calls a task that was sent; returns `None`, or its error in one line."""
+def outcome(received: bytes) -> bytes:
+    r"""Calls a task that was sent, and returns its `Outcome` as bytes."""
     try:
-        pickle.loads(received)()
+        return pickle.dumps(Outcome(pickle.loads(received)()))
     except Exception as error:
-        return f"{type(error).__name__}: {line(error)}"
-    return None
+        return pickle.dumps(Outcome(None, f"{type(error).__name__}: {line(error)}"))

@@ -1,0 +1,111 @@
+r"""Methods of a comparison: each trains and scores a pair; one after the other, or several at a time in processes."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from ..distributions import draws
+from ..evaluate.scores import point_scores
+from ..guides.base import adapted
+from ..guides.programs.given import conditions, given_globals
+from ..latents.asked import prior
+from ..points import Points
+from ..seeding import forked
+from ..training.fit import fit
+from . import workers
+from .certificates import Certify
+from .scoring import infer_silently, scales_at_floor
+
+
+class Made(NamedTuple):
+    r"""What a method has made: the records of its training, most of a `Scored`, and the pair for the test points."""
+
+    history: list[dict]
+    scored: dict
+    pair: tuple
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    r"""Creates the function that trains and scores a pair; attributes are arguments of `rows`, or go to `fit`."""
+
+    train: Points
+    test: Points
+    gradients: int
+    settings: dict
+    num_samples: int
+    certify: Certify | None
+
+    def __call__(self, model, factory: Callable) -> Made:
+        r"""Trains and scores a model, which changes, and the guide that the factory makes for it."""
+        seed, progress = self.settings["seed"], self.settings["progress"]
+        with forked(seed):
+            guide = factory(model, len(self.train))
+        history = fit(model, guide, self.train, epochs=epochs(guide, self.gradients), **self.settings).history
+        return Made(history, *_score(model, guide, self.test, self.num_samples, self.certify, seed, progress))
+
+
+def in_turn(method: Method, factories: dict[str, Callable], first, frozen: bool) -> Iterator[Made]:
+    r"""Yields what each method makes of the first w, or, frozen, of the w that the first method has trained."""
+    model = None
+    for factory in factories.values():
+        model = copy.deepcopy(model).requires_grad_(False) if frozen and model else copy.deepcopy(first)
+        yield method(model, factory)
+
+
+def at_once(tasks: list[Callable[[], Made]], names: list[str], jobs: int) -> Iterator[Made]:
+    r"""Yields what the tasks return, in their order, while others are done by other processes."""
+    dtype, ended = torch.get_default_dtype(), {}
+    tasks = [partial(_with_dtype, dtype, task) for task in tasks]
+    with contextlib.closing(workers.run(tasks, jobs)) as ends:
+        for task, name in zip(tasks, names, strict=True):
+            while task not in ended:
+                ended |= [next(ends)]
+            end = ended.pop(task)
+            if end.failure:
+                raise RuntimeError(f"{name}: {end.failure}")
+            yield end.value
+
+
+def _with_dtype(dtype: torch.dtype, task: Callable[[], Made]) -> Made:
+    torch.set_default_dtype(dtype)
+    return task()
+
+
+def epochs(guide, gradients: int) -> int:
+    r"""How many epochs the budget pays for, at least one."""
+    cost = adapted(guide).cost
+    return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
+
+
+def _score(
+    model, guide, points: Points, K: int, certify: Certify | None, seed: int, progress: bool
+) -> tuple[dict, tuple]:
+    r"""Scores a pair on the test points: most of a `Scored`, and the pair with rows for them where it has rows."""
+    start = time.perf_counter()
+    points = points.numbered()
+    q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
+    pair = model, q
+    model, q = given_globals(model, q)
+    own = point_scores(model, q, points, K, seed=seed)
+    ended = None if pair[1] is guide else pair[1].convergence
+    found = certify and certify(model, q, points, seed, fitted=ended, progress=progress)
+    with forked(seed):
+        codes = draws(prior(model, points), 1, len(points)).squeeze(0)
+    scored = {
+        "own": own,
+        "certified": found.summary() if found else {},
+        "log_px": found.log_px.value if found else None,
+        "gaps_asked": certify is not None and certify.gaps,
+        "gradients_per_point": 0.0 if ended is None else ended.gradients_per_point,
+        "unconverged": 0 if ended is None else int((~ended.converged).sum()),
+        "conditions": conditions(model),
+        "scales_at_floor": scales_at_floor(model, codes, **points.side),
+    }
+    return scored | {"seconds": time.perf_counter() - start}, pair
