@@ -348,6 +348,11 @@ def test_a_winner_by_log_px_is_beyond_what_bdmc_leaves_open():
     assert "no winner is named; a is ahead of b by 2.00" in said and "BDMC leaves 2.50 open" in said
 
 
+def test_rows_with_one_w_have_no_winner_by_it():
+    rows = rows_of({"a": [3.0, 3.1, 2.9], "b": [1.0, 1.1, 0.9]})
+    assert winner(rows).wins and winner([rows[0], replace(rows[1], w="a")]) is None
+
+
 def test_a_reference_takes_no_part():
     rows = rows_of({"PPCA": [9.0, 9.1], "a": [3.0, 3.0], "b": [1.0, 1.0]})
     assert winner(rows).best == "a" and winner(rows).wins

@@ -69,10 +69,11 @@ def compare_seeds(
         >>> from pyro_dlgm import DLGM, compare_seeds, guides, likelihoods, nets, priors
         >>> def model():
         ...     return DLGM(priors.StandardNormal(1), likelihoods.FixedNormal(nets.Linear(1, (3,))))
-        >>> q = {"point": lambda model, N: guides.PointEstimate(N, 1), "rows": lambda model, N: guides.MeanField(N, 1)}
-        >>> rows = compare_seeds(model, q, torch.randn(20, 3), torch.randn(9, 3), seeds=2, gradients=2, num_samples=25)
-        >>> [(row.name, sorted(row.rows)) for row in rows]
-        [('point', [0, 1]), ('rows', [0, 1])]
+        >>> q = {"encoder": lambda model, N: guides.Amortized(nets.MLP(3, 4, (8,)), 1)}
+        >>> x, x_test = torch.randn(20, 3), torch.randn(9, 3)
+        >>> (row,) = compare_seeds(model, q, x, x_test, seeds=2, jobs=1, gradients=2, num_samples=25)
+        >>> sorted(row.rows), row.spread("test_elbo").standard_deviation > 0
+        ([0, 1], True)
     """
     with _folder(out) as folder:
         parts = planned(
