@@ -9,20 +9,23 @@ from pathlib import Path
 
 import click
 
-from ..recipes import imports, pairs
+from ..recipes import bounds, imports, mechanisms, pairs
 from ..runs.files import whole, write_json
 from . import config, types
 from .help import Taught
-from .options import COUNT, DATA, LIKELIHOOD, annealed, certifying, scores_asked
+from .options import COUNT, DATA, LIKELIHOOD, MISSINGNESS, OBJECTIVE, annealed, certifying, scores_asked
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
+MASKS = "There is no row of PPCA: log p(x, m) counts which values are missing, and PPCA's does not."
 OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
+SAID = ("likelihood", "missingness", "guides", "objective", "w")  # in config.json
 TEMPERATURES = 30  # a pilot that finds how many --tol takes costs each row more than the walks of 64 points
 ASKED = {"log_px": "ais", "gaps": "gaps"}  # what a column needs, and the option that asks for it
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 EXAMPLES = {
     "pyro-dlgm compare --data digits": "five guides on the built-in digits, with certificates",
     "pyro-dlgm compare --guides mean-field,amortized --no-ais": "two guides, by their bounds alone",
+    "pyro-dlgm compare --guides mean-field,amortized --objective iwae:10": "trained by IWAE-10",
     "pyro-dlgm compare --w frozen --certified 100": "all guides at one w, gaps at 100 test points",
 }
 
@@ -36,10 +39,12 @@ EXAMPLES = {
     help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}, or module:Name.",
 )
 @LIKELIHOOD
+@MISSINGNESS
 @click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
 @click.option(
     "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
 )
+@OBJECTIVE
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
 @certifying(True)
 @click.option(
@@ -70,15 +75,25 @@ def compare_command(out, download, **options) -> None:
     --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
     """
     options["ais"], options["gaps"] = scores_asked(options["ais"], options["gaps"])
+    _check(options)
     dataset, kept = _dataset(options, download)
     certify = _certify(options, len(dataset.test)) if options["ais"] else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}
     budget["ppca"] = _linear(options, dataset)
     done = _printed(_rows(options, dataset, certify, budget), options)
     _say(done, dataset, options, budget)
-    said = {"data": kept, **{name: options[name] for name in ("likelihood", "guides", "w")}, **budget}
+    said = {"data": kept, **{name: options[name] for name in SAID}, **budget}
     written = _write(out, done, dataset, said | {"certify": certify and asdict(certify)})
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
+
+
+def _check(options: dict) -> None:
+    r"""Raises a `ValueError` that names the first options that do not fit each other, before anything is spent."""
+    bounds.check(options["objective"], options["guides"])
+    mechanisms.check(options["missingness"], options["likelihood"], pairs.names(options["likelihood"]))
+    K, budget = bounds.num_samples(options["objective"]), options["gradients"]
+    if budget < K:
+        raise ValueError(f"gradients is {budget}, and objective {options['objective']!r} takes {K} at each visit")
 
 
 def _dataset(options: dict, download: bool):
@@ -100,7 +115,7 @@ def _certify(options: dict, M: int):
 def _linear(options: dict, dataset) -> int | None:
     r"""The latents of PPCA; `None` where it is no reference."""
     likelihood = options["likelihood"]
-    if imports.is_path(likelihood) or set(pairs.names(likelihood)) & set(pairs.MASSES):
+    if options["missingness"] or imports.is_path(likelihood) or set(pairs.names(likelihood)) & set(pairs.MASSES):
         return None
     return min(options["latents"], dataset.test[0].numel() - 1) or None
 
@@ -109,8 +124,9 @@ def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
     from ..comparison.comparison import rows
 
     built = options["latents"], dataset.image_shape, dataset.given_dim
+    hides = {"missingness": options["missingness"]}
     return rows(
-        lambda: pairs.model(options["likelihood"], *built),
+        lambda: pairs.model(options["likelihood"], *built, **hides),
         {guide: pairs.guide(guide, *built) for guide in options["guides"]},
         dataset.train_points,
         dataset.test_points,
@@ -119,6 +135,7 @@ def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
         certify=certify,
         frozen=options["w"] == "frozen",
         progress=sys.stderr.isatty(),
+        objective=bounds.objective(options["objective"]),
         **budget,
     )
 
@@ -142,7 +159,8 @@ def _say(done: list, dataset, options: dict, budget: dict) -> None:
     click.echo("\n" + "\n".join(table.footnotes(done, dataset, budget["num_samples"])))
     if budget["ppca"] is None:
         own = imports.is_path(options["likelihood"])
-        click.echo(OWN.format(options["likelihood"]) if own else NO_PPCA)
+        why = OWN.format(options["likelihood"]) if own else NO_PPCA
+        click.echo(MASKS if options["missingness"] else why)
 
 
 def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:

@@ -22,6 +22,7 @@ from ..guides.base import adapted
 from ..guides.programs.given import conditions, given_globals
 from ..latents.asked import prior
 from ..masks import pixelwise
+from ..objectives.elbo import ELBO
 from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
@@ -45,6 +46,7 @@ def rows(
     lr: float = 2e-3,
     row_lr: float = 1e-1,
     schedule: str | Callable[[float], float] = "cosine",
+    objective: ELBO | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     num_samples: int = 1000,
     ppca: int | None = None,
@@ -63,7 +65,7 @@ def rows(
         x_test: data (M, ...) to test on, after one draw of it, or `Points`.
         gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
         batch_size: as in `fit`; all training points if there are fewer.
-        lr, row_lr, schedule, transform: as in `fit`.
+        lr, row_lr, schedule, objective, transform: as in `fit`; K samples cost K gradient evaluations of the budget.
         num_samples: K of IWAE-K.
         ppca: with D latents, PPCA comes first: a linear baseline, and another model.
         model_name: what the column "model" says of the rows that are no reference.
@@ -84,15 +86,15 @@ def rows(
         model = first = model_factory()
     size = batch_size and min(batch_size, len(train))
     settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
-    settings |= {"transform": transform, "seed": seed, "progress": progress}
-    reference = None
+    settings |= {"objective": objective, "transform": transform, "seed": seed, "progress": progress}
+    reference, samples = None, getattr(objective, "num_particles", 1)
     for name, factory in guide_factories.items():
         # Frozen: the w that the first row has trained, which no training moves any more.
         model = copy.deepcopy(model).requires_grad_(False) if frozen and reference else copy.deepcopy(first)
         with forked(seed):
             guide = factory(model, len(train))
         row = Row(name, model_name, reference[0] if frozen and reference else "own")
-        row.history = fit(model, guide, train, epochs=epochs(guide, gradients), **settings).history
+        row.history = fit(model, guide, train, epochs=epochs(guide, gradients, samples), **settings).history
         scored, row.pair = _score(model, guide, test, num_samples, certify, seed, progress)
         reference = reference or (name, scored["log_px"])
         row.fill(Scored(**scored, training=row.history[-1], reference=reference))
@@ -116,9 +118,9 @@ def _listed(function: Callable[P, Iterator[Row]]) -> Callable[P, list[Row]]:
 compare = _listed(rows)
 
 
-def epochs(guide, gradients: int) -> int:
-    r"""How many epochs the budget pays for, at least one."""
-    cost = adapted(guide).cost
+def epochs(guide, gradients: int, samples: int = 1) -> int:
+    r"""How many epochs the budget pays for, at least one, with an objective of that many samples."""
+    cost = lambda n: adapted(guide).cost(n) + n * (samples - 1)  # noqa: E731  # q's own, and one for each M-step
     return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
 
 
