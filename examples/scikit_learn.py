@@ -33,6 +33,7 @@ from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.sklearn import PPCA, DeepLatentGaussian
 
 GRIDS = {"wine": [1, 2, 3, 4, 6], "digits": [8, 16]}
+OUR_GRIDS = {"wine": [1, 2, 4], "digits": [8, 16]}  # each fit of a network takes seconds
 COMPONENTS = {"wine": [1, 2, 3, 4], "digits": [5, 10, 20]}  # of a mixture
 FOLDS = {"wine": 5, "digits": 2}
 TRAINING = {"wine": {}, "digits": {"image_shape": (1, 8, 8)}}  # beside the defaults
@@ -70,10 +71,8 @@ def searches(name: str, seed: int) -> dict[str, tuple]:
         f"GaussianMixture, {kind}": GaussianMixture(covariance_type=kind, reg_covar=1e-4, random_state=seed)
         for kind in ("diag", "full")
     }
-    linear = theirs | {"PPCA": PPCA()} | ours
-    return {key: (model, GRIDS[name]) for key, model in linear.items()} | {
-        key: (model, COMPONENTS[name]) for key, model in mixtures.items()
-    }
+    grids = ((theirs | {"PPCA": PPCA()}, GRIDS), (ours, OUR_GRIDS), (mixtures, COMPONENTS))
+    return {key: (model, grid[name]) for models, grid in grids for key, model in models.items()}
 
 
 def searched(model, grid: list[int], name: str, train: np.ndarray, a: argparse.Namespace) -> GridSearchCV:

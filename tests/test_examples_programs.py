@@ -132,7 +132,12 @@ def test_bands_are_wider_with_fewer_flowers(run):
 
 def test_components_are_searched_by_held_out_log_likelihood(run):
     tiny = {"max_iter": 2, "num_samples": 2}
-    small = {"GRIDS": {"wine": [1, 2], "digits": [2]}, "COMPONENTS": {"wine": [1], "digits": [1]}, "SAMPLES": 3}
+    small = {
+        "GRIDS": {"wine": [1, 2], "digits": [2]},
+        "OUR_GRIDS": {"wine": [1], "digits": [2]},
+        "COMPONENTS": {"wine": [1], "digits": [1]},
+        "SAMPLES": 3,
+    }
     training = {"wine": tiny, "digits": tiny | {"image_shape": (1, 8, 8)}}
     results = run("scikit_learn", TRAINING=training, FOLDS={"wine": 2, "digits": 2}, **small)["results"]
     assert [len(rows["PCA"]["scores"]) for rows in results.values()] == [45, 450]
