@@ -5,9 +5,9 @@ r"""A missing value has a distribution: narrow where sensors that go with it wer
 Hourly air quality in an Italian town (UCI, De Vito et al. 2008): 12 columns, of which analysers and sensors fail for
 hours and days. Each hour is a point; concentrations are taken as logarithms, columns are standardized. A nonlinear
 decoder with σ(t) and an encoder that gets the mask are trained on what is there. A tenth of the observed values is
-hidden from the training, to see whether intervals of draws contain the truth as often as they should; the error of their
-mean is compared with that of PPCA, of the mean of a column, and of a straight line in time between the neighbours, which
-the model, for which hours have no order, cannot draw.
+hidden from the training, to see whether intervals of draws contain the truth as often as they should; the error of
+their mean is compared with that of PPCA, of the mean of a column, and of a straight line in time between neighbours,
+which the model, for which hours have no order, cannot draw.
 """
 
 import argparse
