@@ -21,11 +21,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from pyro_dlgm import DLGM, PPCA, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison.scoring import infer_silently
-from pyro_dlgm.points import Points
 
 LATENTS, HIDDEN, LR, BATCH = 10, (64, 64), 3e-3, 100
-POINTS, DRAWS, PROPOSALS, SHOWN = 200, 50, 2000, 12
+POINTS, E_STEPS, DRAWS, PROPOSALS, SHOWN = 200, 3000, 50, 2000, 12
 HALVES = (
     (slice(0, 4), slice(None)),
     (slice(4, 8), slice(None)),
@@ -83,7 +81,7 @@ def drawn(digits: data.Dataset, train_mask: Tensor, x: Tensor, mask: Tensor, a: 
     r"""Errors and coverage of the model, draws of the hidden halves, and their mean."""
     model, encoder = trained(digits, train_mask, a)
     index, settings = torch.arange(len(x)), {"mask": mask, "num_proposals": PROPOSALS, "seed": a.seed}
-    q = infer_silently(model, encoder, Points(x, index, mask), a.seed)
+    q = evaluate.infer(model, encoder, x, mask=mask, max_steps=E_STEPS, seed=a.seed)
     found = evaluate.check_imputations(model, q, x, index, **settings)
     draws, mean = (evaluate.impute(model, q, x, index, DRAWS, by=by, **settings) for by in ("draws", "mean"))
     return summary(found) | {"rmse of the mean": rmse(mean, x, mask)}, draws, mean

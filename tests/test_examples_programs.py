@@ -167,9 +167,9 @@ def test_priors_are_compared_point_by_point(run):
     assert "components" in results["VampPrior"][0]["rand"] and results.keys() == {"N(0, I)", "mixture", "VampPrior"}
 
 
-@pytest.mark.filterwarnings("ignore:.*weights of")
+@pytest.mark.filterwarnings("ignore:.*(weights of|converged)")
 def test_hidden_halves_are_drawn(run):
-    small = {"HIDDEN": (8, 8), "LATENTS": 2, "POINTS": 6, "DRAWS": 4, "PROPOSALS": 30}
+    small = {"HIDDEN": (8, 8), "LATENTS": 2, "POINTS": 6, "E_STEPS": 20, "DRAWS": 4, "PROPOSALS": 30}
     results = run("half_hidden_digits", "--epochs", 1, **small)["results"]
     assert sum(results["images by the number of digits in their draws"]) == 6
     assert all(0 < results[name]["rmse"] < 1 for name in ("DLGM", "PPCA", "mean of each pixel"))
