@@ -1,12 +1,12 @@
-r"""A model that has seen halves of digits alone draws the other halves: of several digits where several would fit.
+r"""From half of an image the other half is drawn: several digits, where several would fit.
 
     python examples/half_hidden_digits.py
 
-Of each image one half is hidden, upper, lower, left or right, in training and in the test. Nothing is filled in for
-the training: given t the pixels are independent, so that p(x_o | t) is the product over the observed ones, and the
-encoder gets the mask as a second channel. For the test images rows of q are fitted to their visible halves
-(`evaluate.infer`), and draws of the hidden ones are weighted by p(x_o, t) / q(t | x) (`evaluate.impute`). The error of
-their mean is compared with PPCA of the same halves, which is exact and linear, and with the mean of each pixel;
+No training image is complete: half of its pixels, at random, are hidden. Nothing is filled in for the training: given t
+the pixels are independent, so that p(x_o | t) is the product over the observed ones, and the encoder gets the mask as a
+second channel. Of a test image one half is hidden, upper, lower, left or right. Rows of q are fitted to what is visible
+(`evaluate.infer`), and draws of the rest are weighted by p(x_o, t) / q(t | x) (`evaluate.impute`). The error of their
+mean is compared with PPCA of the same pixels, which is exact and linear, and with the mean of each pixel;
 `evaluate.check_imputations` says whether intervals of the draws contain the truth as often as they should. What a draw
 shows is named by the nearest whole training image, which the models have not seen.
 """
@@ -35,11 +35,11 @@ HALVES = (
 def arguments() -> argparse.Namespace:
     r"""The command line."""
     parser = argparse.ArgumentParser(
-        description="Trains on digits of which one half is hidden, and draws the hidden halves of test digits. Writes "
+        description="Trains on digits with half of the pixels hidden, and draws hidden halves of others. Writes "
         "half_hidden_digits.json and half_hidden_digits.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--epochs", type=int, default=100, help="passes through the training points")
+    parser.add_argument("--epochs", type=int, default=60, help="passes through the training points")
     parser.add_argument("--seed", type=int, default=0, help="seed of the halves, the training and the draws")
     parser.add_argument("--out", default="runs/half_hidden_digits", help="folder for the results")
     return parser.parse_args()
@@ -51,6 +51,11 @@ def halves(num: int, seed: int) -> Tensor:
     for i, which in enumerate(torch.randint(4, (num,), generator=torch.Generator().manual_seed(seed)).tolist()):
         mask[i, 0][HALVES[which]] = False
     return mask
+
+
+def pixels(shape: tuple[int, ...], seed: int) -> Tensor:
+    r"""Masks of that shape, which hide half of the pixels at random."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
 
 
 def trained(digits: data.Dataset, mask: Tensor, a: argparse.Namespace):
@@ -89,7 +94,7 @@ def drawn(digits: data.Dataset, train_mask: Tensor, x: Tensor, mask: Tensor, a: 
 
 def compared(digits: data.Dataset, a: argparse.Namespace) -> tuple[dict, dict]:
     r"""Errors, coverage and what the draws show; and the images of the picture."""
-    train_mask, mask = halves(len(digits.train), a.seed), halves(POINTS, a.seed + 1)
+    train_mask, mask = pixels(digits.train.shape, a.seed), halves(POINTS, a.seed)
     x = digits.test[:POINTS]
     own, draws, mean = drawn(digits, train_mask, x, mask, a)
     whole = digits.seen(len(digits.train)).x
@@ -128,14 +133,14 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     digits = data.digits()
     results, images = compared(digits, a)
-    protocol = f"{len(digits.train)} training and {POINTS} test images, one half of each hidden, seed {a.seed}"
+    protocol = f"{len(digits.train)} images, half of the pixels hidden; {POINTS} test images, one half; seed {a.seed}"
     print(protocol)
     for name, found in results.items():
         print(f"{name}: {found}")
     (out / "half_hidden_digits.json").write_text(
         json.dumps({"protocol": protocol, "results": results}, indent=2) + "\n"
     )
-    picture(images).savefig(out / "half_hidden_digits.png", dpi=110)
+    picture(images).savefig(out / "half_hidden_digits.png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ NAMES = ("CO", "S1 CO", "C6H6", "S2 NMHC", "NOx", "S3 NOx", "NO2", "S4 NO2", "S5
 COLUMNS = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)  # of the file; NMHC, 90% missing, is left out
 LOGGED = ("CO", "C6H6", "NOx", "NO2")
 LATENTS, HIDDEN, LR, BATCH = 6, (64,), 3e-3, 200
-HELD_OUT, DRAWS, WINDOW = 0.1, 400, 168
+HELD_OUT, E_STEPS, DRAWS, WINDOW = 0.1, 2000, 400, 168
 TARGET = NAMES.index("CO")
 # What is observed of an hour, besides the hidden CO: all, the weather alone, nothing.
 SITUATIONS = {"all other columns": NAMES, "the weather alone": ("T", "RH", "AH"), "nothing": ()}
@@ -72,12 +72,18 @@ def interpolated(x: Tensor, mask: Tensor) -> Tensor:
     return torch.tensor(np.stack(columns, 1), dtype=x.dtype)
 
 
+def rows_for(pair: tuple, x: Tensor, mask: Tensor, a: argparse.Namespace) -> tuple:
+    r"""The pair with rows of q for these points, which start at the encoder's: proposals near the posterior."""
+    return pair[0], evaluate.infer(*pair, x, mask=mask, max_steps=E_STEPS, seed=a.seed)
+
+
 def checked(pair: tuple, x: Tensor, mask: Tensor, hidden: Tensor, a: argparse.Namespace) -> dict:
     r"""Coverage of intervals and errors of the hidden values of some hours, beside those of others."""
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(a.seed))[: a.checked]
     rows = rows[hidden[rows].any(1)]
     some = {"mask": mask[rows], "held_out": hidden[rows], "seed": a.seed}
-    found = evaluate.check_imputations(*pair, x[rows], None, **some)
+    index, pair = torch.arange(len(rows)), rows_for(pair, x[rows], mask[rows], a)
+    found = evaluate.check_imputations(*pair, x[rows], index, **some)
     ppca = PPCA.fit(x.masked_fill(~mask, torch.nan).double(), LATENTS)
     linear = evaluate.check_imputations(ppca, guides.Exact(ppca), x[rows].double(), None, **some)
     lines, truth = interpolated(x, mask)[rows][hidden[rows]], x[rows][hidden[rows]]
@@ -106,9 +112,10 @@ def quantiles(draws: Tensor) -> Tensor:
 
 def week(axis, pair: tuple, x: Tensor, mask: Tensor, hidden: Tensor, a: argparse.Namespace) -> None:
     r"""A week of CO: what is observed, intervals of what is missing, and what was hidden."""
-    part = window(mask | hidden)
-    made = evaluate.impute(*pair, x[part], None, DRAWS, by="draws", mask=mask[part], seed=a.seed)[..., TARGET]
-    hours, gone = torch.arange(WINDOW), ~mask[part, TARGET]
+    part, hours = window(mask | hidden), torch.arange(WINDOW)
+    pair = rows_for(pair, x[part], mask[part], a)
+    made = evaluate.impute(*pair, x[part], hours, DRAWS, by="draws", mask=mask[part], seed=a.seed)[..., TARGET]
+    gone = ~mask[part, TARGET]
     low, lower, upper, high = quantiles(made)
     axis.plot(hours[~gone], x[part, TARGET][~gone], "k.", ms=4, label="observed")
     axis.vlines(hours[gone], low[gone], high[gone], color="C0", alpha=0.4, label="missing: 90% interval")
@@ -125,14 +132,16 @@ def situations(axis, pair: tuple, x: Tensor, whole: int, a: argparse.Namespace) 
     for k, (said, names) in enumerate(SITUATIONS.items()):
         mask = torch.tensor([[name in names for name in NAMES]])
         mask[:, TARGET] = False
-        draws = evaluate.impute(*pair, x[whole : whole + 1], None, 10 * DRAWS, by="draws", mask=mask, seed=a.seed)
+        one = x[whole : whole + 1]
+        rows = rows_for(pair, one, mask, a)
+        draws = evaluate.impute(*rows, one, torch.zeros(1).long(), 10 * DRAWS, by="draws", mask=mask, seed=a.seed)
         values = draws[:, 0, TARGET]
         low, _, _, high = quantiles(values).tolist()
         widths[said] = high - low
         axis.hist(values.tolist(), 60, range=(-4, 4), density=True, histtype="step", color=f"C{k}", label=said)
     axis.axvline(float(x[whole, TARGET]), color="k", ls=":", label="truth")
-    axis.set(xlabel="log CO of one hour, standard deviations", ylabel="density", title="observed besides it:")
-    axis.legend(fontsize=8)
+    axis.set(xlabel="log CO of one hour, standard deviations", ylabel="density")
+    axis.legend(fontsize=8, title="observed besides it")
     return widths
 
 
