@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison.comparison import epochs
+from pyro_dlgm.comparison.method import epochs
 from pyro_dlgm.comparison.scoring import infer_silently
 from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.recipes.pairs import CHAIN, HYBRID

@@ -11,7 +11,7 @@ import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("cell_factors", "mixture_of_dlgms", "moving_digits", "noisy_twins", "credible_curves", "m2_digits")
-NAMES += ("scikit_learn", "priors_on_digits")
+NAMES += ("scikit_learn", "priors_on_digits", "half_hidden_digits", "scientific_table")
 
 
 def loaded(name: str):
@@ -132,7 +132,12 @@ def test_bands_are_wider_with_fewer_flowers(run):
 
 def test_components_are_searched_by_held_out_log_likelihood(run):
     tiny = {"max_iter": 2, "num_samples": 2}
-    small = {"GRIDS": {"wine": [1, 2], "digits": [2]}, "COMPONENTS": {"wine": [1], "digits": [1]}, "SAMPLES": 3}
+    small = {
+        "GRIDS": {"wine": [1, 2], "digits": [2]},
+        "OUR_GRIDS": {"wine": [1], "digits": [2]},
+        "COMPONENTS": {"wine": [1], "digits": [1]},
+        "SAMPLES": 3,
+    }
     training = {"wine": tiny, "digits": tiny | {"image_shape": (1, 8, 8)}}
     results = run("scikit_learn", TRAINING=training, FOLDS={"wine": 2, "digits": 2}, **small)["results"]
     assert [len(rows["PCA"]["scores"]) for rows in results.values()] == [45, 450]
@@ -160,3 +165,38 @@ def test_priors_are_compared_point_by_point(run):
     results = run("priors_on_digits", "--epochs", 1, "--seeds", 0, "--annealed", 3, **small)["results"]
     assert results["N(0, I)"][0]["gain"]["mean"] == 0 != results["mixture"][0]["gain"]["mean"]
     assert "components" in results["VampPrior"][0]["rand"] and results.keys() == {"N(0, I)", "mixture", "VampPrior"}
+
+
+@pytest.mark.filterwarnings("ignore:.*(weights of|converged)")
+def test_hidden_halves_are_drawn(run):
+    small = {"HIDDEN": (8, 8), "LATENTS": 2, "POINTS": 6, "E_STEPS": 20, "DRAWS": 4, "PROPOSALS": 30}
+    results = run("half_hidden_digits", "--epochs", 1, **small)["results"]
+    assert sum(results["images by the number of digits in their draws"]) == 6
+    assert all(0 < results[name]["rmse"] < 1 for name in ("DLGM", "PPCA", "mean of each pixel"))
+
+
+def test_a_half_is_hidden_of_each_image():
+    module = loaded("half_hidden_digits")
+    mask = module.halves(50, 0)
+    assert 0.45 < float(module.pixels((50, 1, 8, 8), 0).double().mean()) < 0.55
+    assert (mask.flatten(1).sum(1) == 32).all() and len(mask.flatten(1).unique(dim=0)) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*(weights of|converged)")
+def test_a_table_with_missing_values_is_drawn(run, tmp_path):
+    rng = np.random.default_rng(0)
+    v = np.exp(rng.normal(size=(240, 1)) + 0.3 * rng.normal(size=(240, 13)))
+    v[rng.random(v.shape) < 0.1] = np.nan
+    v[20:60, 0] = np.nan  # an analyser that fails for hours
+    lines = [",".join(["time", *["" if np.isnan(value) else f"{value:.4f}" for value in row]]) for row in v]
+    (tmp_path / "x.csv").write_text("\n".join(["head", *lines]))
+    small = {"HIDDEN": (8,), "LATENTS": 2, "E_STEPS": 20, "DRAWS": 20, "WINDOW": 48}
+    results = run("scientific_table", "--file", tmp_path / "x.csv", "--epochs", 2, "--checked", 30, **small)["results"]
+    assert results["widths"].keys() == {"all other columns", "the weather alone", "nothing"}
+    assert results["DLGM"]["rmse"] > 0 and results["lines in time"]["rmse"] > 0
+
+
+def test_air_quality_is_read(data_file):
+    x = loaded("scientific_table").table(str(data_file("Science", "air_quality.csv")))
+    assert x.shape == (9357, 12) and 0.05 < float(x.isnan().double().mean()) < 0.1
+    assert float(x.nanmean(0).abs().max()) < 1e-3

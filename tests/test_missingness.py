@@ -301,7 +301,7 @@ class Own(torch.nn.Module):
         return self.a * x + self.c
 
 
-@pytest.mark.parametrize("mechanism", ["known", "self_masking", "network"])
+@pytest.mark.parametrize("mechanism", ["known", "self_masking", "agnostic", "network"])
 def test_a_mechanism_that_is_learned_mends_the_mean_and_the_wrong_sign_does_not(mechanism):
     x, mask = self_masked()
     errors = {}

@@ -86,7 +86,8 @@ def test_each_likelihood_gets_the_values_that_it_takes(file, array, likelihood, 
         (REAL, "continuous-bernoulli", "which are real values"),
         (300 * BYTES.astype(np.int64), "fixed", r"whole numbers from \d+ to \d+; expected 8 bits"),
         (-BYTES.astype(np.int64), "fixed", r"whole numbers from -\d+ to"),
-        (np.where(UNIT > 0.9, np.nan, UNIT), "fixed", "missing values"),
+        (np.where(UNIT > 0.9, np.nan, UNIT), "bernoulli", "has missing values.*, which Binarize"),
+        (np.full_like(UNIT, np.nan), "fixed", "has missing values alone"),
     ],
 )
 def test_a_likelihood_that_does_not_fit_names_those_that_do(file, array, likelihood, words):

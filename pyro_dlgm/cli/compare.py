@@ -10,20 +10,23 @@ from pathlib import Path
 
 import click
 
-from ..recipes import imports, pairs
+from ..recipes import bounds, imports, mechanisms, pairs
 from ..runs.files import whole, write_json
 from . import config, types
 from .help import Taught
-from .options import COUNT, DATA, LIKELIHOOD, annealed, certifying, scores_asked
+from .options import COUNT, DATA, LIKELIHOOD, MISSINGNESS, OBJECTIVE, annealed, certifying, scores_asked
 
 NO_PPCA = "There is no row of PPCA: a probability is no density, and values of one column have no linear model."
+MASKS = "There is no row of PPCA: log p(x, m) counts which values are missing, and PPCA's does not."
 OWN = "There is no row of PPCA: it compares with a density alone, and {} does not say whether it is one."
+SAID = ("likelihood", "missingness", "guides", "objective", "w")  # in config.json
 TEMPERATURES = 30  # a pilot that finds how many --tol takes costs each row more than the walks of 64 points
 ASKED = {"log_px": "ais", "gaps": "gaps"}  # what a column needs, and the option that asks for it
 HEADLINE = "hard-em,mean-field,full-rank,amortized,auto-normal"
 EXAMPLES = {
     "pyro-dlgm compare --data digits": "five guides on the built-in digits, with certificates",
     "pyro-dlgm compare --guides mean-field,amortized --no-ais": "two guides, by their bounds alone",
+    "pyro-dlgm compare --guides mean-field,amortized --objective iwae:10": "trained by IWAE-10",
     "pyro-dlgm compare --w frozen --certified 100": "all guides at one w, gaps at 100 test points",
     "pyro-dlgm compare --seeds 8": "each row at eight seeds, in processes, and which one wins",
 }
@@ -38,10 +41,12 @@ EXAMPLES = {
     help=f"Rows, with commas between: some of {', '.join(pairs.GUIDES)}, or module:Name.",
 )
 @LIKELIHOOD
+@MISSINGNESS
 @click.option("--latents", type=click.IntRange(1, 63), default=16, help="The number D of latents t.")
 @click.option(
     "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
 )
+@OBJECTIVE
 @click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
 @certifying(True)
 @click.option(
@@ -86,13 +91,12 @@ def compare_command(out, download, **options) -> None:
     --seeds  means and paired differences over seeds; a winner is named where the differences exceed their errors
     """
     options["ais"], options["gaps"] = scores_asked(options["ais"], options["gaps"])
-    if options["jobs"] is not None and options["seeds"] == 1 and options["w"] == "frozen":
-        raise click.UsageError("--jobs does not go with --w frozen at one seed, where rows wait for the first one's w")
+    _check(options)
     dataset, kept = _dataset(options, download)
     certify = _certify(options, len(dataset.test)) if options["ais"] else None
     budget = {"gradients": options["gradients"], "num_samples": options["samples"], "seed": options["seed"]}
     budget["ppca"] = _linear(options, dataset)
-    said = {"data": kept, **{name: options[name] for name in ("likelihood", "guides", "w")}, **budget}
+    said = {"data": kept, **{name: options[name] for name in SAID}, **budget}
     said |= {"certify": certify and asdict(certify)}
     asked = _asked(options, dataset, certify, budget)
     do = _over_seeds if options["seeds"] > 1 else _one_seed
@@ -100,6 +104,17 @@ def compare_command(out, download, **options) -> None:
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
     if not sound:
         click.get_current_context().exit(1)
+
+
+def _check(options: dict) -> None:
+    r"""Raises a `ValueError` that names the first options that do not fit each other, before anything is spent."""
+    if options["jobs"] is not None and options["seeds"] == 1 and options["w"] == "frozen":
+        raise click.UsageError("--jobs does not go with --w frozen at one seed, where rows wait for the first one's w")
+    bounds.check(options["objective"], options["guides"])
+    mechanisms.check(options["missingness"], options["likelihood"], pairs.names(options["likelihood"]))
+    K, budget = bounds.num_samples(options["objective"]), options["gradients"]
+    if budget < K:
+        raise ValueError(f"gradients is {budget}, and objective {options['objective']!r} takes {K} at each visit")
 
 
 def _dataset(options: dict, download: bool):
@@ -121,7 +136,7 @@ def _certify(options: dict, M: int):
 def _linear(options: dict, dataset) -> int | None:
     r"""The latents of PPCA; `None` where it is no reference."""
     likelihood = options["likelihood"]
-    if imports.is_path(likelihood) or set(pairs.names(likelihood)) & set(pairs.MASSES):
+    if options["missingness"] or imports.is_path(likelihood) or set(pairs.names(likelihood)) & set(pairs.MASSES):
         return None
     return min(options["latents"], dataset.test[0].numel() - 1) or None
 
@@ -135,8 +150,9 @@ def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
         "model_name": pairs.called(options["likelihood"], dataset.image_shape),
         "certify": certify,
         "frozen": options["w"] == "frozen",
+        "objective": bounds.objective(options["objective"]),
     }
-    model = partial(pairs.model, options["likelihood"], *built)
+    model = partial(pairs.model, options["likelihood"], *built, missingness=options["missingness"])
     return (model, factories, dataset.train_points, dataset.test_points), settings | budget
 
 
@@ -199,7 +215,8 @@ def _say_linear(options: dict, budget: dict) -> None:
     r"""Prints why there is no row of PPCA, where there is none."""
     if budget["ppca"] is None:
         own = imports.is_path(options["likelihood"])
-        click.echo(OWN.format(options["likelihood"]) if own else NO_PPCA)
+        why = OWN.format(options["likelihood"]) if own else NO_PPCA
+        click.echo(MASKS if options["missingness"] else why)
 
 
 def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:

@@ -12,8 +12,9 @@ from .options import FIT
 
 # Where `config.json` keeps each option.
 PLACES = {"name": ("data", "name"), "data_root": ("data", "root"), "device": ("device",)}
+PLACES |= {"objective": ("objective",)}
 PLACES |= {name: ("data", name) for name in sources.OPTIONS}
-PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents", "prior", "components")}
+PLACES |= {name: ("recipe", name) for name in ("likelihood", "guide", "latents", "prior", "components", "missingness")}
 PLACES |= {name: ("fit", name) for name in FIT}
 
 
@@ -107,14 +108,22 @@ def dataset(options: dict, *, download: bool):
     r"""Returns the `Dataset` that the options name, and what ``config.json`` says of it.
 
     Arguments:
-        options: ``name``, ``data_root``, ``likelihood``, and some of `sources.OPTIONS`.
+        options: ``name``, ``data_root``, ``likelihood``, ``missingness``, and some of `sources.OPTIONS`.
         download: whether torchvision may fetch or unpack them.
+
+    Raises:
+        ValueError: if there is a mechanism of missing values, and none is missing.
     """
     from ..recipes import datasets
 
     name, root = sources.locate(options["name"], options["data_root"])
     given = sources.stated({option: options.get(option) for option in sources.OPTIONS})
     found = datasets.dataset(name, root, options["likelihood"], validate=validates(options), download=download, **given)
+    if options["missingness"] is not None and not found.has_missing:
+        raise ValueError(
+            f"missingness is {options['missingness']!r}, and no value of {found.name} is missing; expected a file with "
+            "NaN where values are missing: leave it out"
+        )
     return found, {"name": name, "root": root, **given, "protocol": found.protocol}
 
 

@@ -1,6 +1,7 @@
 r"""The command ``pyro-dlgm fit``: train a pair and keep the run on disk."""
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ..recipes import sources
+from ..recipes import bounds, sources
 from ..recipes.imports import check_consent
 from ..runs.files import writing
 from . import config, types
@@ -22,6 +23,8 @@ LINES = 20  # that a training prints where there is no terminal
 EXAMPLES = {
     "pyro-dlgm fit --data digits --guide amortized --out runs/x": "an encoder on the built-in digits",
     "pyro-dlgm fit --data table.npy --likelihood diagonal --patience 20 --out runs/x": "rows of a file, early stopping",
+    "pyro-dlgm fit --data holes.npy --missingness known --guide full-rank --out runs/x": "high values hide (NaN)",
+    "pyro-dlgm fit --data digits --objective dreg:10 --out runs/x": "a tighter bound, from ten importance weights",
     "pyro-dlgm fit --out runs/x --resume --epochs 200": "go on with a run, for more epochs",
 }
 
@@ -60,6 +63,8 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
         types.device(context, None, options["device"])
     own = [options[kind] for kind in KINDS if kind in named]
     check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.consent)
+    options["objective"] = options["objective"] or bounds.ELBO_NAME  # of a run that says none
+    bounds.check(options["objective"], [options["guide"]])
     points, source = config.dataset(options, download=download)
     if options["name"] not in sources.KNOWN:
         click.echo(f"{points.name}: {points.protocol}")
@@ -81,7 +86,7 @@ def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stre
     from ..seeding import forked
     from ..training.fit import fit
 
-    names = ("likelihood", "guide", "latents", "prior", "components")
+    names = ("likelihood", "guide", "latents", "prior", "components", "missingness")
     named = {name: options[name] for name in names if options[name] is not None}
     recipe = Recipe(
         **named, image_shape=list(points.image_shape), num_points=len(points.train), given_dim=points.given_dim
@@ -103,11 +108,17 @@ def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stre
         out=out,
         resume=resume,
         stretch=stretch,
-        config={"data": source, "recipe": recipe.plain(), "device": options["device"]},
+        config={"data": source, "recipe": recipe.plain(), "device": options["device"]} | _objective(options),
+        objective=bounds.objective(options["objective"]),
         progress=terminal,
         listeners=() if terminal else (Lines(options["epochs"], click.echo),),
         **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},
     )
+
+
+def _objective(options: dict) -> dict[str, str]:
+    r"""What ``config.json`` says of the objective: nothing for the ELBO, as in older runs."""
+    return {} if options["objective"] == bounds.ELBO_NAME else {"objective": options["objective"]}
 
 
 def _place(prior, points) -> None:
@@ -143,6 +154,7 @@ class Lines:
 
 def line(record: dict) -> str:
     r"""A record of the history as a line to read."""
-    names = [n for n in record if n.removeprefix("val_").removeprefix("tempered_") in ("elbo", "log_joint")]
+    known = re.compile(r"(val_)?(tempered_)?(elbo|log_joint)|iwae_\d+")
+    names = [name for name in record if known.fullmatch(name)]
     bounds = ", ".join(f"{name} {record[name]:.2f}" for name in names)
     return f"epoch {record['epoch']}, step {record['step']}: {bounds} nats per point, {record['seconds']:.1f} s"

@@ -6,9 +6,20 @@ WIDTH = 100  # characters of a line, where the terminal has as many
 HEADINGS = {
     "Data": ("name", "data_root", "key", "labels", "given", "layout", "size", "grey", "binarization", "num_test")
     + ("num_val", "split_seed", "download", "workers", "points"),
-    "Model": ("likelihood", "latents", "prior", "components", "w"),
+    "Model": ("likelihood", "latents", "prior", "components", "missingness", "w"),
     "Guide": ("guide", "guides"),
-    "Optimization": ("epochs", "gradients", "batch_size", "lr", "row_lr", "schedule", "e_steps", "clip_norm", "compile")
+    "Optimization": (
+        "objective",
+        "epochs",
+        "gradients",
+        "batch_size",
+        "lr",
+        "row_lr",
+        "schedule",
+        "e_steps",
+        "clip_norm",
+        "compile",
+    )
     + ("warmup", "patience"),
     "Scores": ("iwae", "samples", "ais", "gaps", "certified", "chains", "temperatures", "tol"),
     "Picture": ("num",),

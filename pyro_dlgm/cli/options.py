@@ -3,7 +3,7 @@ r"""Options that several commands share. Those of a training are read off the si
 import click
 from click.core import ParameterSource
 
-from ..recipes import pairs, sources
+from ..recipes import bounds, mechanisms, pairs, sources
 from ..training import options as checks
 from ..training.fit import fit
 from ..training.options import CHECKS, Option, options_of
@@ -73,9 +73,24 @@ ROOT = click.option(
 MOVED = click.option(
     "--data-root", type=types.PATH, help="Where the data lie, if they have moved: as for fit, or the file or folder."
 )
+OBJECTIVE = click.option(
+    "--objective",
+    metavar="elbo|iwae:K|dreg:K",
+    callback=types.objective,
+    default=bounds.ELBO_NAME,
+    help="What is climbed. elbo: F(q,w); iwae:K: the tighter bound from K importance weights of each point, at K times "
+    "the cost; dreg:K: that bound, with a gradient of q whose signal grows with K.",
+)
+MISSINGNESS = click.option(
+    "--missingness",
+    type=types.Mechanism(list(mechanisms.MECHANISMS)),
+    help="p(m|x), if missing values (NaN in a file) hide because of what they are. self_masking: a_j x_j + c_j is the "
+    "logit of x_j being missing; known: the same where high values hide, known:low where low ones do; agnostic: logits "
+    "linear in all values. Gaussian values only, in a table its Gaussian columns.  [default: missing at random]",
+)
 DEVICE = click.option("--device", default="cpu", callback=types.device, help="Where to work: cpu, cuda or cuda:0.")
 FIT = tuple(name for name in options_of(fit) if name != "steps")  # the command line counts epochs
-CLIMB = together(*(_of_fit(options_of(fit)[name]) for name in FIT), DEVICE)
+CLIMB = together(*(_of_fit(options_of(fit)[name]) for name in FIT), OBJECTIVE, DEVICE)
 DATA = together(
     click.option(
         "--data",
@@ -180,6 +195,7 @@ PAIR = together(
         default=pairs.COMPONENTS,
         help="Components of --prior mixture, pseudo-inputs of vamp.",
     ),
+    MISSINGNESS,
 )
 
 

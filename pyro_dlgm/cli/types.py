@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from ..recipes import imports, pairs, sources, tables
+from ..recipes import bounds, imports, pairs, sources, tables
 from ..runs.files import RunError, whole
 
 PATH = click.Path(path_type=Path)
@@ -86,6 +86,14 @@ class Named(click.Choice):
         return plain
 
 
+class Mechanism(click.Choice):
+    r"""Creates the type of ``--missingness``: a name, with - or _."""
+
+    def convert(self, value, param, ctx):
+        r"""The name."""
+        return super().convert(value.replace("-", "_"), param, ctx)
+
+
 class CountOr(click.IntRange):
     r"""Creates the type of a whole number, at least 1, or one word.
 
@@ -118,6 +126,15 @@ class Data(click.ParamType):
         r"""Known names that begin so, and what the shell finds among files."""
         known = [CompletionItem(name) for name in sources.KNOWN if name.startswith(incomplete)]
         return [*known, CompletionItem(incomplete, type="file")]
+
+
+def objective(context, parameter, value: str) -> str:
+    r"""The name of an objective."""
+    try:
+        bounds.num_samples(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no objective; expected {bounds.FORM}") from None
+    return value
 
 
 def size(context, parameter, value: str | None) -> str | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..data.batches import transformed
 from ..evaluate.estimates import Mean
 from ..masks import pixelwise
+from ..objectives.elbo import ELBO
 from ..points import Points
 from ..ppca.model import PPCA
 from ..seeding import forked
@@ -39,6 +40,7 @@ def rows(
     lr: float = 2e-3,
     row_lr: float = 1e-1,
     schedule: str | Callable[[float], float] = "cosine",
+    objective: ELBO | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     num_samples: int = 1000,
     ppca: int | None = None,
@@ -58,7 +60,7 @@ def rows(
         x_test: data (M, ...) to test on, after one draw of it, or `Points`.
         gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
         batch_size: as in `fit`; all training points if there are fewer.
-        lr, row_lr, schedule, transform: as in `fit`.
+        lr, row_lr, schedule, objective, transform: as in `fit`; K samples cost K gradient evaluations of the budget.
         num_samples: K of IWAE-K.
         ppca: with D latents, PPCA comes first: a linear baseline, and another model.
         model_name: what the column "model" says of the rows that are no reference.
@@ -89,7 +91,7 @@ def rows(
         first = model_factory()
     size = batch_size and min(batch_size, len(train))
     settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
-    settings |= {"transform": transform, "seed": seed, "progress": progress and jobs is None}
+    settings |= {"objective": objective, "transform": transform, "seed": seed, "progress": progress and jobs is None}
     method = Method(train, test, gradients, settings, num_samples, certify)
     names, reference = list(guide_factories), None
     if jobs is None:

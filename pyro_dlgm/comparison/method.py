@@ -47,7 +47,9 @@ class Method:
         seed, progress = self.settings["seed"], self.settings["progress"]
         with forked(seed):
             guide = factory(model, len(self.train))
-        history = fit(model, guide, self.train, epochs=epochs(guide, self.gradients), **self.settings).history
+        samples = getattr(self.settings["objective"], "num_particles", 1)
+        paid = epochs(guide, self.gradients, samples)
+        history = fit(model, guide, self.train, epochs=paid, **self.settings).history
         return Made(history, *_score(model, guide, self.test, self.num_samples, self.certify, seed, progress))
 
 
@@ -78,9 +80,9 @@ def _with_dtype(dtype: torch.dtype, task: Callable[[], Made]) -> Made:
     return task()
 
 
-def epochs(guide, gradients: int) -> int:
-    r"""How many epochs the budget pays for, at least one."""
-    cost = adapted(guide).cost
+def epochs(guide, gradients: int, samples: int = 1) -> int:
+    r"""How many epochs the budget pays for, at least one, with an objective of that many samples."""
+    cost = lambda n: adapted(guide).cost(n) + n * (samples - 1)  # noqa: E731  # q's own, and one for each M-step
     return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
 
 

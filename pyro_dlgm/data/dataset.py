@@ -2,6 +2,7 @@ r"""Data sets of images or rows, in three parts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ class Dataset:
 
     Attributes:
         name: the name of the data set.
-        train: raw values (N, C, H, W) or (N, P), before ``transform``; `Streamed` if images stay in files.
+        train: raw values (N, C, H, W) or (N, P), before ``transform``, NaN where missing; `Streamed` if images stay in
+            files.
         val, test: values after one seeded draw of ``transform``, the same in every comparison.
         transform: applied at each access in training, or `None`.
         train_labels, test_labels: whole numbers (N,), if there are any.
@@ -42,18 +44,27 @@ class Dataset:
 
     @property
     def train_points(self) -> Points:
-        r"""The training points, before the transform, with ``given``."""
-        return Points(self.train, given=self.train_given)
+        r"""The training points, before the transform, with mask and ``given``."""
+        return self._points(self.train, self.train_given)
 
     @property
     def val_points(self) -> Points:
-        r"""The validation points, with ``given``."""
-        return Points(self.val, given=self.val_given)
+        r"""The validation points, with mask and ``given``."""
+        return self._points(self.val, self.val_given)
 
     @property
     def test_points(self) -> Points:
-        r"""The test points, with ``given``."""
-        return Points(self.test, given=self.test_given)
+        r"""The test points, with mask and ``given``."""
+        return self._points(self.test, self.test_given)
+
+    @cached_property
+    def has_missing(self) -> bool:
+        r"""Whether any value is missing, NaN: then the points of all three parts have masks."""
+        parts = [v for v in (self.train, self.val, self.test) if isinstance(v, Tensor) and v.is_floating_point()]
+        return any(bool(v.isnan().any()) for v in parts)
+
+    def _points(self, x: Tensor | Streamed, given: Tensor | None) -> Points:
+        return Points(x, mask=~x.isnan() if self.has_missing else None, given=given)
 
     @property
     def given_dim(self) -> int:
@@ -67,9 +78,8 @@ class Dataset:
 
     def seen(self, num: int) -> Points:
         r"""Returns the first training points, after one seeded draw of the transform."""
-        return Points(
-            seen(self.train, self.transform, num), given=None if self.train_given is None else self.train_given[:num]
-        )
+        given = None if self.train_given is None else self.train_given[:num]
+        return self._points(seen(self.train, self.transform, num), given)
 
 
 def split(

@@ -87,9 +87,15 @@ def _official(read: Callable, binary: bool, root, likelihood: str, given: dict) 
 def _file(root, likelihood: str, given: dict) -> Dataset:
     named = (given.get(option) for option in ("key", "layout", "labels", "given"))
     held = array_files.read(root, *named)
-    beside = {"given": held.given, "label_names": held.label_names, "protocol": held.said}
+    beside = {"given": held.given, "label_names": held.label_names, "protocol": held.said + _missing(held.v)}
     v, transform = _taken(held.v, likelihood, root)
     return split(Path(root).stem, v, held.labels, transform=transform, **beside, **_parts(len(v), given))
+
+
+def _missing(v: Tensor) -> str:
+    r"""Returns text for the protocol if values are missing."""
+    share = float(v.isnan().double().mean()) if v.is_floating_point() else 0.0
+    return f"{share:.1%} of the values are missing; " if share else ""
 
 
 def _taken(v: Tensor, likelihood: str, root) -> tuple[Tensor, Transform | None]:
@@ -103,7 +109,10 @@ def _taken(v: Tensor, likelihood: str, root) -> tuple[Tensor, Transform | None]:
     check_fits(likelihood, values, f"the values of {root}", v)
     if values == "8-bit values":
         return (v / 255 if likelihood == "bernoulli" else v), _of_bytes(likelihood)
-    return v, Binarize() if likelihood == "bernoulli" and values != "zeros and ones" else None
+    transform = Binarize() if likelihood == "bernoulli" and values != "zeros and ones" else None
+    if transform is not None and v.isnan().any():
+        raise ValueError(f"{root} has missing values (NaN), which {transform} cannot take; save zeros and ones")
+    return v, transform
 
 
 def _check_columns(v: Tensor, table: str, root) -> None:
@@ -131,7 +140,8 @@ def _check_columns(v: Tensor, table: str, root) -> None:
 def _note_scale(v: Tensor, whose: str) -> None:
     r"""Warns about columns (N, n) whose mean and scale a network learns slowly."""
     v = real(v)
-    far = float((v.mean(0).abs() + v.std(0, correction=0)).max())
+    mean = v.nanmean(0)
+    far = float((mean.abs() + (v - mean).square().nanmean(0).sqrt()).max())
     if far > FAR:
         warnings.warn(
             f"{whose} lie far from 0 ± 1 (mean and standard deviation up to {far:.3g}), which a network learns "
@@ -196,15 +206,14 @@ def check_fits(likelihood: str, values: str, whose: str, v: Tensor | None = None
 
 
 def kind(v: Tensor, root) -> str:
-    r"""Returns the kind of values in v, a key of `FITTING`.
+    r"""Returns the kind of the observed values in v, a key of `FITTING`.
 
     Raises:
-        ValueError: on missing values, with their location ``root``.
+        ValueError: if there are none, with their location ``root``.
     """
-    if v.isnan().any():
-        raise ValueError(
-            f"{root} has missing values (NaN); here there is no mask for them: use fit(..., mask=) in Python"
-        )
+    v = v[~v.isnan()] if v.is_floating_point() else v
+    if v.numel() == 0:
+        raise ValueError(f"{root} has missing values alone (NaN); expected some that are observed")
     lowest, highest = float(v.min()), float(v.max())
     unit = 0 <= lowest <= highest <= 1
     if unit and bool(((v == 0) | (v == 1)).all()):

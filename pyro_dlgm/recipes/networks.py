@@ -28,6 +28,7 @@ def parts() -> SimpleNamespace:
         student_t,
         tables,
     )
+    from ..likelihoods.missingness import likelihood as missingness
     from ..nets import conv, net
     from ..priors import mixture, vamp
     from ..priors import normal as normal_priors
@@ -45,7 +46,7 @@ def parts() -> SimpleNamespace:
         low_rank,
         normal,
     )
-    modules += (semi_amortized, categorical, counts, student_t, tables, mixture, normal_priors, vamp)
+    modules += (semi_amortized, categorical, counts, missingness, student_t, tables, mixture, normal_priors, vamp)
     names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})
 

@@ -11,7 +11,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from . import tables
+from . import mechanisms, tables
 from .imports import built, imported, is_path
 from .networks import decoder, encoder, network, parts
 
@@ -126,7 +126,13 @@ def _table(p, groups: list[tuple[list[int], str]], D: int, shape):
 
 
 def model(
-    likelihood: str, D: int, shape: tuple[int, ...], given_dim: int = 0, prior: str = "standard", K: int = COMPONENTS
+    likelihood: str,
+    D: int,
+    shape: tuple[int, ...],
+    given_dim: int = 0,
+    prior: str = "standard",
+    K: int = COMPONENTS,
+    missingness: str | None = None,
 ) -> DLGM:
     r"""Creates the model with that likelihood, D latents and points of that shape, (C, H, W) or (P,).
 
@@ -135,7 +141,8 @@ def model(
     from ..model import DLGM
 
     p = parts()
-    return DLGM(PRIORS[prior](p, D, K), _likelihood(p, likelihood, D + given_dim, shape, given_dim))
+    made = _likelihood(p, likelihood, D + given_dim, shape, given_dim)
+    return DLGM(PRIORS[prior](p, D, K), mechanisms.hiding(p, made, missingness, shape))
 
 
 def with_vamp(model: DLGM, guide: Guide, shape: tuple[int, ...], K: int) -> None:
@@ -189,6 +196,7 @@ class Recipe:
         prior: a key of `PRIORS`.
         components: the number of components of a mixture, or of pseudo-inputs.
         given_dim: the number C of columns of ``given``.
+        missingness: a key of `mechanisms.MECHANISMS`, or `None`: values are missing at random.
 
     Raises:
         ValueError: on an unknown name.
@@ -202,10 +210,12 @@ class Recipe:
     given_dim: int = 0
     prior: str = "standard"
     components: int = COMPONENTS
+    missingness: str | None = None
 
     def __post_init__(self):
         for kind in ("likelihood", "guide"):
             check_name(kind, getattr(self, kind))
+        mechanisms.check(self.missingness, self.likelihood, names(self.likelihood))
         if self.prior not in PRIORS:
             raise ValueError(f"prior is {self.prior!r}; expected one of {', '.join(PRIORS)}")
         if self.prior == "vamp" and (not self.guide.startswith("amortized") or self.given_dim):
@@ -217,7 +227,8 @@ class Recipe:
     def new_model(self) -> DLGM:
         r"""Creates the model, with random weights."""
         shape = tuple(self.image_shape)
-        return model(self.likelihood, self.latents, shape, self.given_dim, self.prior, self.components)
+        built = self.latents, shape, self.given_dim, self.prior, self.components, self.missingness
+        return model(self.likelihood, *built)
 
     def new_guide(self, model: DLGM) -> Guide:
         r"""Creates the guide for that model; sets the prior "vamp" of the model to that of this guide, in place."""
@@ -229,7 +240,7 @@ class Recipe:
 
     def plain(self) -> dict:
         r"""Returns the recipe as plain values; newer fields with default values are left out."""
-        later = {"given_dim": 0, "prior": "standard"}
+        later = {"given_dim": 0, "prior": "standard", "missingness": None}
         if self.prior not in MIXTURES:
             later["components"] = self.components
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}

@@ -5,7 +5,8 @@ is left out; in the first half of them, rounded down, a value above the column's
 error is the root mean square of imputed minus true values over what is missing, in standard deviations. Seeds permute
 nothing: the tables are given, and a seed is that of starting values and draws.
 
-Each cell (table, row, seed) is kept in a file as soon as it is there, and a run goes on where the last one stopped.
+Each cell (table, row, seed) is kept in a file as soon as it is there, and a run goes on where the last one stopped;
+fits with other settings are done again.
 """
 
 import argparse
@@ -168,11 +169,12 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     file = a.out / "not_miwae.json"
     cells = json.loads(file.read_text()) if file.exists() else {}
-    wanted = [(name, row, seed) for row in a.rows for name in a.tables for seed in range(a.seeds)]
+    wanted = [(name, row, seed) for seed in range(a.seeds) for row in a.rows for name in a.tables]
     for number, (name, row, seed) in enumerate(wanted, 1):
         key = f"{name}/{row}/{seed}"
-        if key not in cells:
-            cells[key] = cell(name, row, seed, a) | {"steps": a.steps, "lr": a.lr}
+        settings = {"steps": a.steps, "lr": a.lr} if row in FITTED else {}
+        if key not in cells or any(cells[key].get(setting) != value for setting, value in settings.items()):
+            cells[key] = cell(name, row, seed, a) | settings
             file.write_text(json.dumps(cells, indent=1) + "\n")
             print(f"{number}/{len(wanted)} {key}: {cells[key]}", flush=True)
     (a.out / "not_miwae.md").write_text(markdown(cells))

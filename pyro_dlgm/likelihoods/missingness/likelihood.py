@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from ...distributions import pixels_of
 from ...masks import pixelwise
-from ...nets.net import Linear
 from ...points import side
 from ..base import Conditional
+from .all_values import AllValues
 from .drawn import Drawn
 from .mechanism import Mechanism
 from .selection import Selection
@@ -34,7 +34,7 @@ class Missingness(Conditional):
 
             - "self_masking": a_j x_j + c_j, a of any sign; integrated out exactly (`SelfMasking`),
             - "known": the same, if it is known that high values hide (``sign=1``) or low ones (``sign=-1``),
-            - "agnostic": (A x + c)_j, of all values; missing ones are drawn (`Drawn`),
+            - "agnostic": (A x + c)_j, of all values (`AllValues`); missing ones are drawn (`Drawn`),
             - a network from x to logits of x's shape, drawn as well, or a `SelfMasking`, `Drawn` or other `Mechanism`.
 
         sign: for "known", 1 or −1, or a tensor of x's shape.
@@ -105,15 +105,7 @@ def _mechanism(mechanism: str | nn.Module, likelihood: nn.Module, sign, shape) -
     shape = getattr(getattr(likelihood, "net", None), "out_shape", None) if shape is None else shape
     if shape is None:
         raise ValueError(f"{type(likelihood).__name__} has no network that says out_shape; expected shape=, that of x")
-    return _agnostic(shape) if mechanism == "agnostic" else SelfMasking(shape, sign)
-
-
-def _agnostic(shape) -> Drawn:
-    r"""Returns the mechanism with logits A x + c that start at 0."""
-    net = Linear(shape, shape)
-    for v in net.parameters():
-        nn.init.zeros_(v)
-    return Drawn(net)
+    return Drawn(AllValues(shape)) if mechanism == "agnostic" else SelfMasking(shape, sign)
 
 
 def _gaussian(p) -> dist.Normal:

@@ -77,7 +77,10 @@ class SelfMasking(Mechanism):
 
     def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> dist.Independent:
         shape = torch.broadcast_shapes(p.batch_shape, x.shape, mask.shape)
-        mu, scale = p.loc.expand(shape), self.slope.sign() * p.scale.expand(shape)
+        direction = 1 - 2 * (self.slope < 0).to(
+            p.scale
+        )  # not sign(a): where a is 0, x has the σ of p(x | t) all the same
+        mu, scale = p.loc.expand(shape), direction * p.scale.expand(shape)
         m, s = self._standardized(p, shape)
         return Tilted(mu, scale, m, s, x.expand(shape), mask.expand(shape)).to_event(event_dim)
 
