@@ -9,7 +9,7 @@ HEADINGS = {
     "Model": ("likelihood", "latents", "prior", "components", "w"),
     "Guide": ("guide", "guides"),
     "Optimization": ("epochs", "gradients", "batch_size", "lr", "row_lr", "schedule", "e_steps", "clip_norm", "compile")
-    + ("warmup", "patience"),
+    + ("precision", "warmup", "patience"),
     "Scores": ("iwae", "samples", "ais", "gaps", "certified", "chains", "temperatures", "tol"),
     "Picture": ("num",),
     "Run": ("seed", "device", "config", "out", "resume", "stretch"),

@@ -7,6 +7,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from ..guides.rows import Rows, in_files
+from .precision import BF16
 from .row_adam import RowAdam
 
 CLIMBED = "objectives.ELBO, IWAE, DReG, Trace_ELBO or TraceMeanField_ELBO"
@@ -24,6 +25,12 @@ def check_program(name: str, program) -> None:
             f"{name} is {said}, whose parameters cannot be found; expected a Pyro module: call it, or enter handlers "
             "(poutine.scale), in the forward of a PyroModule that holds them"
         )
+
+
+def check_precision(precision: str | None) -> None:
+    r"""Raises a `ValueError` unless the precision of networks is "bf16" or `None`."""
+    if precision not in (None, BF16):
+        raise ValueError(f"precision is {precision!r}; expected {BF16!r}, or None for that of the parameters")
 
 
 def check_objective(objective) -> None:
