@@ -90,6 +90,8 @@ def test_batches_go_to_the_device_once_a_pass():
     next(batches)
     with Moves():
         assert next(batches).index.device.type == "meta"
+        # Orders of many points, and of blocks, are computed batch by batch.
+        assert len(list(Batches(torch.zeros(10, 2, device="meta"), 5, block=5))) == 2
 
 
 def test_a_chain_asks_which_points_are_new_until_none_is():
@@ -112,14 +114,15 @@ def test_a_chain_asks_which_points_are_new_until_none_is():
     assert other._waiting == cases.N - cases.B and (other.transitions > 0).sum() == cases.B
 
 
-def test_an_exact_posterior_without_factors_is_named_when_the_flag_is_read():
+@pytest.mark.parametrize("W", [float("nan"), 1e9])
+def test_an_exact_posterior_without_factors_is_named_when_the_flag_is_read(W):
     torch.manual_seed(0)
     model = PPCA(2, 5)
     svi = SVI(model, guides.Exact(model), check_every=50)
     x = torch.randn(4, 5)
     svi.step(x)
     with torch.no_grad():
-        model.W[0, 0] = float("nan")
+        model.W[0] = W
     before = cases.tensors(model)
     for _ in range(2):
         assert svi.step(x).isnan()
