@@ -9,12 +9,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from pyro.infer import Trace_ELBO
+from pyro.nn import PyroModule
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.cli.main import main
-from pyro_dlgm.optim.precision import networks
+from pyro_dlgm.nets.bfloat16 import networks
 from pyro_dlgm.runs.files import RunError
 
 N, P, D = 40, 60, 2
@@ -54,6 +55,8 @@ def test_networks_are_the_outermost_ones():
 
     own = Own()
     assert networks(own) == [own.first, own.second] and len(networks(nn.Sequential(own))) == 1
+    bayesian = nn.Sequential(nn.Linear(2, 3), PyroModule[nn.Linear](3, 2))
+    assert networks(bayesian, PyroModule) == [bayesian[0]] and networks(nn.Sequential(nn.ELU())) == []
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "fixed"])

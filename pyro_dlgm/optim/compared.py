@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from .. import messages
+from ..nets.bfloat16 import InBfloat16
 from ..program import unregistered
 from ..seeding import forked, restore
 from .batch_loss import Batch
 from .nan_guard import Attempt
 from .noise import NotCaptured
-from .precision import InBfloat16
 from .tensor_step import TensorStep
 
 TIMES = 2  # with different parameters, to detect one that has become a constant

@@ -12,12 +12,14 @@ from functools import partial
 import pyro
 import pyro.infer
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import Rows, sparse_gradients
 from ..latents.call import accepting, as_module
+from ..nets.bfloat16 import InBfloat16
 from ..objectives.elbo import ELBO
 from ..ppca.posterior import unread
 from ..program import unregistered
@@ -25,7 +27,6 @@ from ..seeding import states
 from .checks import check_jacobians, check_objective, check_precision, check_program, listed, takes_sparse
 from .compiled import Compiler
 from .nan_guard import Attempt, Watch, bad, total_norm
-from .precision import InBfloat16
 from .row_adam import RowAdam
 
 
@@ -83,7 +84,7 @@ class SVI(pyro.infer.SVI):
             device. A step where they are not, and all later ones, are not taken. `None`: no check.
         compile: whether to compile a whole step, or with which backend of `torch.compile`: see `optim.compiled`.
         compile_size: the number of points of the batches to compile; `None`: each size.
-        precision: "bf16": networks compute in bfloat16, all else in float32: see `optim.precision`. `None`: as the
+        precision: "bf16": networks compute in bfloat16, all else in float32: see `nets.bfloat16`. `None`: as the
             parameters are.
 
     Attributes:
@@ -127,9 +128,13 @@ class SVI(pyro.infer.SVI):
             # An optimizer that cannot skip an update needs the flag to be read before each one.
             masked = all(getattr(o, "_step_supports_amp_scaling", False) for o in optimizers)
             self.watch = Watch(check_every if masked else 1)
-        check_precision(precision)
-        self.precision = contextlib.nullcontext() if precision is None else InBfloat16(model, guide)
+        check_precision(precision, guide)
+        self.precision = contextlib.nullcontext() if precision is None else self._rounded()
         self.compiler = Compiler(self, compile, compile_size) if compile else None
+
+    def _rounded(self) -> InBfloat16:
+        # A PyroModule may have random weights, which are sites.
+        return InBfloat16([part for part in (self.model, self.guide) if isinstance(part, nn.Module)], but=PyroModule)
 
     def run(self, *args, **kwargs):
         r"""Raises a `NotImplementedError`: Pyro has deprecated it."""

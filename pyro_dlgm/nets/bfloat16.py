@@ -8,17 +8,14 @@ References:
     Kalamkar et al., "A study of BFLOAT16 for deep learning training" (2019). https://arxiv.org/abs/1905.12322
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.utils.hooks import RemovableHandle
 
-from ..guides.exact import Exact
-from ..guides.laplace import Laplace
-from ..nets.net import Net
+from .net import Net
 
 BF16 = "bf16"
 LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
@@ -27,29 +24,22 @@ WHOLE = (Net, nn.Sequential, *LAYERS)
 
 
 class InBfloat16:
-    r"""Creates a context manager in which the networks of a pair compute in bfloat16, and return float32.
+    r"""Creates a context manager in which the networks of modules compute in bfloat16, and return float32.
 
     A network is a `nets.Net`, an ``nn.Sequential``, or any other linear, convolutional, recurrent or attention layer of
     torch, wherever it is in the modules. A module of another class, such as one that contains such layers, is float32
-    between them: put it into an ``nn.Sequential`` to run it as a whole. Bayesian networks (`PyroModule`) stay as they
-    are.
+    between them: put it into an ``nn.Sequential`` to run it as a whole.
 
     Arguments:
-        model, guide: the pair.
+        modules: where the networks are.
+        but: a class of modules that are no part of a network, such as those with random weights.
 
     Raises:
-        ValueError: if there is no network of float32, or q needs all digits of w: it is a closed form (`Exact`), or the
-            result of steps that must converge (`Laplace`).
+        ValueError: if there is no network, one is not of float32, or the device has no bfloat16.
     """
 
-    def __init__(self, model, guide):
-        if isinstance(guide, Exact | Laplace):
-            raise ValueError(
-                f"precision is {BF16!r} and the guide is {type(guide).__name__}, which solves for q with all digits of "
-                "w; expected no precision, or another guide"
-            )
-        found = [n for part in (model, guide) if isinstance(part, nn.Module) for n in networks(part)]
-        self.networks = list(dict.fromkeys(found))
+    def __init__(self, modules: Sequence[nn.Module], but: type | tuple = ()):
+        self.networks = list(dict.fromkeys(network for module in modules for network in networks(module, but)))
         _check(self.networks)
         self._handles: list[RemovableHandle] = []
 
@@ -64,11 +54,11 @@ class InBfloat16:
             self._handles.pop().remove()
 
 
-def networks(module: nn.Module) -> list[nn.Module]:
-    r"""Returns the outermost networks in a module, itself included."""
-    if isinstance(module, WHOLE) and not any(isinstance(m, PyroModule) for m in module.modules()):
+def networks(module: nn.Module, but: type | tuple = ()) -> list[nn.Module]:
+    r"""Returns the outermost networks in a module, itself included; none contains modules of the class ``but``."""
+    if isinstance(module, WHOLE) and not any(isinstance(m, but) for m in module.modules()):
         return [module] if next(module.parameters(), None) is not None else []
-    return [network for child in module.children() for network in networks(child)]
+    return [network for child in module.children() for network in networks(child, but)]
 
 
 def _check(found: list[nn.Module]) -> None:
