@@ -105,8 +105,10 @@ def test_a_chain_asks_which_points_are_new_until_none_is():
     twice = torch.tensor([1, 1, 3, 4])
     guide(case.x, twice)
     assert guide._waiting == cases.N - cases.B - 3
-    guide(cases.points(case.model, 3), torch.tensor([5, 6, 8]))
-    assert guide._waiting == 0 and int((guide.transitions == 0).sum()) == 0
+    guide(cases.points(case.model, 2), torch.tensor([5, 6]))
+    assert guide._waiting == 1 and guide.transitions[8] == 0
+    guide(cases.points(case.model, 1), torch.tensor([8]))
+    assert guide._waiting == 0 and guide.transitions[8] == guide.transitions[5] == 3  # two of them are its burn-in
     other = copy.deepcopy(guide)
     fresh = case.fresh_guide()
     other.load_state_dict(fresh.state_dict())
@@ -114,7 +116,7 @@ def test_a_chain_asks_which_points_are_new_until_none_is():
     assert other._waiting == cases.N - cases.B and (other.transitions > 0).sum() == cases.B
 
 
-@pytest.mark.parametrize("W", [float("nan"), 1e9])
+@pytest.mark.parametrize("W", [float("nan"), 1e7])
 def test_an_exact_posterior_without_factors_is_named_when_the_flag_is_read(W):
     torch.manual_seed(0)
     model = PPCA(2, 5)
@@ -146,12 +148,14 @@ def test_exact_steps_are_the_same_whenever_the_flag_is_read():
 
 
 class No64(TorchDispatchMode):
-    r"""Refuses tensors of float64, as devices without it do; the noise of refinements is drawn on the CPU."""
+    r"""Refuses to make float64 of data; constants may be drawn in it, as they are on the CPU in any case."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
+        inside = {v.dtype for v in args if isinstance(v, Tensor)} - {torch.float64}
         several = made if isinstance(made, tuple | list) else (made,)
-        assert not any(isinstance(v, Tensor) and v.dtype == torch.float64 and v.dim() for v in several), func
+        wide = any(isinstance(v, Tensor) and v.dtype == torch.float64 and v.dim() for v in several)
+        assert not (inside and wide), func
         return made
 
 
@@ -179,7 +183,7 @@ def test_sums_are_float32_where_a_device_has_no_float64(name, monkeypatch):
             svi = SVI(p, guides.Exact(p) if name == "ppca" else q, check_every=50)
             torch.manual_seed(1)
             losses = torch.stack([svi.step(x, torch.arange(6)) for _ in range(2)])
-        tables.append((losses, evaluate.ais(p, q, x, torch.arange(6), 2, 5, seed=0).log_weights))
+            tables.append((losses, evaluate.ais(p, q, x, torch.arange(6), 2, 5, seed=0).log_weights))
         assert tables[-1][1].dtype == (torch.float32 if kinds else torch.float64)
     torch.testing.assert_close(tables[0][0], tables[1][0], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(tables[0][1].float(), tables[1][1], rtol=1e-3, atol=1e-2)

@@ -1,5 +1,6 @@
 r"""Networks in bfloat16: what is rounded and what is not, against float64 from the networks' outputs."""
 
+import contextlib
 import copy
 import shutil
 import warnings
@@ -16,6 +17,8 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.nets.bfloat16 import networks
+from pyro_dlgm.optim import compared
+from pyro_dlgm.optim.noise import NotCaptured
 from pyro_dlgm.runs.files import RunError
 
 N, P, D = 40, 60, 2
@@ -103,13 +106,26 @@ def test_parameters_moments_and_gradients_stay_float32_and_networks_are_rounded(
         assert None not in svi.compiler.steps.values()
 
 
-def test_compiled_and_eager_steps_have_the_same_numbers():
+def test_compiled_and_eager_steps_have_the_same_numbers(monkeypatch):
+    monkeypatch.setattr(compared, "AGREE_BF16", 1e-6)  # the eager step that it is compared with is rounded, too
     found = []
     for compile in (False, "eager"):
         svi = SVI(*pair(), check_every=1, compile=compile, precision="bf16")
         torch.manual_seed(4)
         found.append([float(svi.step(binary(), factor=1 / N)) for _ in range(5)])
     assert found[0] == pytest.approx(found[1], rel=1e-5)  # the same roundings, where the backend changes none
+    assert None not in svi.compiler.steps.values()
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_compiled_step_may_round_elsewhere_in_bfloat16(precision):
+    svi = SVI(*pair(), check_every=1, compile="eager", precision=precision)
+    svi.step(binary())
+    (step,) = svi.compiler.steps.values()
+    with contextlib.nullcontext() if precision else pytest.raises(NotCaptured, match="without compiling"):
+        step._compare(torch.tensor(100.5), torch.tensor(100.0))
+    with pytest.raises(NotCaptured):
+        step._compare(torch.tensor(103.0), torch.tensor(100.0))
 
 
 @pytest.mark.parametrize(
@@ -224,10 +240,12 @@ def test_a_bad_step_is_named_as_in_float32():
     model, guide = pair()
     x = binary()
     svi = SVI(model, guide, check_every=1, precision="bf16")
+    seen = Outputs(model.likelihood.net)
     with torch.no_grad():
         guide.head.bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"guide\.head\.bias"):
         svi.step(x)
+    assert len(seen.found[0]) > 1 and {y.dtype for y in seen.found[0]} == {torch.bfloat16}  # repeated as it was
 
 
 def test_the_command_line_has_it(tmp_path):
