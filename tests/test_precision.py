@@ -241,11 +241,12 @@ def test_a_bad_step_is_named_as_in_float32():
     x = binary()
     svi = SVI(model, guide, check_every=1, precision="bf16")
     seen = Outputs(model.likelihood.net)
+    svi.step(x)  # with Pyro's validation, which raises its own error
     with torch.no_grad():
         guide.head.bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"guide\.head\.bias"):
         svi.step(x)
-    assert len(seen.found[0]) > 1 and {y.dtype for y in seen.found[0]} == {torch.bfloat16}  # repeated as it was
+    assert len(seen.found[0]) > 2 and {y.dtype for y in seen.found[0]} == {torch.bfloat16}  # repeated as it was
 
 
 def test_the_command_line_has_it(tmp_path):

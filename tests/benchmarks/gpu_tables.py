@@ -79,7 +79,7 @@ def _trained(name: str, asked: Asked, until: int, save: Path | None = None, load
     svi = SVI(model, guide, check_every=interval(asked.device))
     training = Training(svi, Batches(x, 30), 10**6)
     if load is not None:
-        pass
+        training.load_state_dict(checkpoint.read(load))
     for step, _ in training:
         if step.step == until:
             break
