@@ -1,7 +1,8 @@
 # make compare   the main job: several guides, one generative model, one table
 # make test      the tests        make lint   ruff        make docs   the site, in docs/_build
 # make bench     the measurements of docs/benchmarks.md (DATA=folder with MNIST for the last one)
-# Each makes the virtual environment .venv first, if it is not there.
+# make gpu       those of a GPU, in eight minutes
+# Each but gpu makes the virtual environment .venv first, if it is not there.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ DATA ?=
 BIN := $(VENV)/bin
 MADE := $(VENV)/.installed
 
-.PHONY: install compare test lint docs bench clean
+.PHONY: install compare test lint docs bench gpu clean
 
 install: $(MADE)-test
 
@@ -67,6 +68,10 @@ bench: $(MADE)-bench
 	$(if $(DATA),$(BIN)/python examples/inference_gap.py --data-root $(DATA))
 	$(if $(DATA),$(BIN)/python examples/monte_carlo_em.py --data mnist --data-root $(DATA) --budgets 200)
 	$(if $(DATA),$(BIN)/python examples/kingma_welling.py --data-root $(DATA))
+
+# Nothing is installed: it runs in .venv if that is there, else with PYTHON, which needs torch, torchvision and Pyro.
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build docs/_build *.egg-info

@@ -10,6 +10,7 @@ from ..masks import filled
 from ..nets.net import shapes_checked
 from ..points import Points, joined
 from ..program import evaluating
+from ..sums import widened
 from .base import Guide
 from .families import FAMILIES, Family, log_scale
 from .per_point import PER_POINT, PerPoint
@@ -95,7 +96,7 @@ class Amortized(Guide):
         seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         axes = [axis for axis in range(x.dim()) if axis != 1]
         count = seen.sum(axes, keepdim=True).clamp_min(1)
-        centre = x.double().sum(axes, keepdim=True) / count
+        centre = widened(x).sum(axes, keepdim=True) / count
         spread = (torch.where(seen, x - centre, 0).square().sum(axes, keepdim=True) / count).sqrt()
         far = float((centre.abs() + spread).max()) > FAR
         if not far or float(self.raw(points.x, points.mask, points.given).abs().nan_to_num(torch.inf).max()) <= WILD:

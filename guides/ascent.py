@@ -51,7 +51,7 @@ class Bound:
         self.noise = noise.unsqueeze(1)
 
     def __call__(self, raw: Tensor) -> Tensor:
-        t = self.family.codes(raw, self.noise.to(raw))
+        t = self.family.codes(raw, self.noise.to(raw, non_blocking=True))
         return log_joint(self.model, self.points, t).mean(0) + self.family(raw).entropy()
 
 
@@ -86,7 +86,7 @@ def look(bound: Callable, family: Gaussian, raw: Tensor, through: bool) -> Place
     value = bound(family.nearby(raw, step))
     by_step, by_raw = torch.autograd.grad(value.sum(), (step, raw), create_graph=through)
     D = family.latent_dim(raw.shape[-1])
-    return Place(raw, value.detach(), by_step / family.information(D).to(raw), by_raw.detach())
+    return Place(raw, value.detach(), by_step / family.information(D).to(raw, non_blocking=True), by_raw.detach())
 
 
 def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through: bool = False) -> Refined:

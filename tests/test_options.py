@@ -27,6 +27,7 @@ from pyro_dlgm.training.options import (
     EPOCHS,
     NEEDED,
     POSITIVE,
+    PRECISION,
     SCHEDULE,
     WHOLE,
     check,
@@ -69,7 +70,7 @@ def test_the_command_line_has_them_with_their_defaults_meanings_and_checks():
         assert OPTIONS[name].meaning.startswith(SHELL[name].help.partition(".")[0]), name
         kind = dict.fromkeys((COUNT, WHOLE, EPOCHS), click.IntRange)
         kind |= {POSITIVE: click.FloatRange, SCHEDULE: click.Choice, E_STEPS: CountOr}
-        kind |= {COMPILE: click.types.BoolParamType}
+        kind |= {COMPILE: click.types.BoolParamType, PRECISION: click.Choice}
         assert isinstance(SHELL[name].type, kind[CHECKS[name]]), name
     assert DEFAULTS.keys() == {"epochs", "batch_size", "seed"} and DEFAULTS["batch_size"] == BATCH
     assert all(OPTIONS[name].default is None for name in DEFAULTS)

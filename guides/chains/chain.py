@@ -86,6 +86,7 @@ class Chain(Rowed):
         self._model, self._start_from = Shared((model,)), Shared((start_from,))
         if latent_dim != (expected := asked.latent_dim(model, self)):
             raise ValueError(f"latent_dim is {latent_dim}; expected {expected}, the latents of this model")
+        self._waiting: int | None = None  # points that no chain has visited yet; `None`: to be counted
         self._make_tables(_prior(model, latent_dim))
 
     def _make_tables(self, prior) -> None:
@@ -166,11 +167,20 @@ class Chain(Rowed):
         first = M * (1 + s["burn_in"] * L) if s["burn_in"] else 0
         return first + visits * (M * (1 + s["num_transitions"] * L) + 1)
 
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        self._waiting = None
+
     def _begin(self, points: Points) -> None:
         r"""Initializes the points that have not been visited yet."""
+        if self._waiting is None:
+            self._waiting = int((self.transitions == 0).sum())
+        if self._waiting == 0:  # then a step never waits for the device
+            return
         new = points[(self.transitions[points.index] == 0).nonzero().squeeze(-1)]
         if len(new) == 0:
             return
+        self._waiting -= len(new.index.unique())
         start = self._first_q(new)
         if start is not None:
             with torch.no_grad():

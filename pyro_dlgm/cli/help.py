@@ -18,9 +18,8 @@ HEADINGS = {
         "schedule",
         "e_steps",
         "clip_norm",
-        "compile",
     )
-    + ("warmup", "patience"),
+    + ("compile", "precision", "warmup", "patience"),
     "Scores": ("iwae", "samples", "ais", "gaps", "certified", "chains", "temperatures", "tol"),
     "Picture": ("num",),
     "Run": ("seed", "seeds", "jobs", "device", "config", "out", "resume", "stretch"),

@@ -50,6 +50,7 @@ KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.
 KINDS |= {checks.E_STEPS: types.CountOr(checks.CONVERGED)}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 KINDS[checks.COMPILE] = click.BOOL
+KINDS[checks.PRECISION] = click.Choice(["bf16"])
 # What the command line gives where `fit` has no default.
 DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
 

@@ -90,7 +90,7 @@ class Batches:
 
     def take(self, rows: Tensor) -> Points:
         r"""Returns these points with their index, before the transform."""
-        rows = rows.to(self.device)
+        rows = rows.to(self.device, non_blocking=True)
         return replace(self.points[rows], index=rows)
 
     def drawn(self) -> Points:
@@ -129,7 +129,8 @@ class Batches:
     def _left(self) -> Iterator[Tensor]:
         r"""Returns the rows of each remaining batch of the pass."""
         if isinstance(self._order, Tensor):
-            return iter(self._order.split(self.batch_size)[self._position :])
+            # Moved once for a pass: a copy for each batch would wait for the device.
+            return iter(self._order.to(self.device).split(self.batch_size)[self._position :])
         return order(self.num_points, self._order, self.block).batches(self.batch_size, self._position)
 
     def _read(self, left: Iterator[Tensor]) -> Iterator[Points]:

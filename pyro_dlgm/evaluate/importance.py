@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from .. import distributions, messages
+from ..sums import widened
 
 FEWEST = 25  # weights for a tail of 5
 UNRELIABLE = 0.7  # the k̂ above which an average is unreliable
@@ -51,8 +52,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     tail = math.ceil(min(0.2 * K, 3 * math.sqrt(K)))
     if tail < 5:
         raise ValueError(f"{K} weights for each point; expected at least {FEWEST}, for a tail of 5")
-    log_w = (log_weights - log_weights.amax(0)).double().sort(0).values
-    cutoff = log_w[-tail - 1].clamp_min(math.log(torch.finfo(torch.float64).tiny))
+    log_w = widened(log_weights - log_weights.amax(0)).sort(0).values
+    cutoff = log_w[-tail - 1].clamp_min(math.log(torch.finfo(log_w.dtype).tiny))
     above = log_w[-tail:] > cutoff
     k = torch.full_like(cutoff, math.inf)  # four weights or fewer dominate: no tail to fit, the worst case
     for length in range(5, tail + 1):
@@ -101,7 +102,7 @@ def strays(q, log_q: Tensor) -> Tensor:
     if not (distributions.diagonal(q) or isinstance(q, MultivariateNormal | LowRankMultivariateNormal)):
         return torch.zeros_like(log_q[0])
     K, (D,) = len(log_q), q.event_shape
-    off = (log_q.double().mean(0) + q.entropy()).abs()
+    off = (widened(log_q).mean(0) + q.entropy()).abs()
     harmless = math.sqrt(D * CHANCE / K) + CHANCE / K + D * torch.finfo(log_q.dtype).eps ** 0.5
     return torch.where(off > harmless, off, 0.0).to(log_q)
 

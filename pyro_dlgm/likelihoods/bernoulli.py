@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..distributions import Fisher, apart
 from ..masks import filled
+from ..sums import widened
 from .base import Likelihood, check_heads
 
 
@@ -50,11 +51,11 @@ class Bernoulli(_Logits):
             Nats (C, B), in float64: large terms of both signs cancel.
         """
         x, mask = filled(x, mask)
-        logits, ones = (v.double().reshape(len(v), -1) for v in (self.net(t), x))
+        logits, ones = (widened(v).reshape(len(v), -1) for v in (self.net(t), x))
         linear = logits @ ones.mT
         if mask is None:
             return linear - _softplus_sum(logits)
-        return linear + nn.functional.logsigmoid(-logits) @ mask.double().reshape(len(x), -1).mT
+        return linear + nn.functional.logsigmoid(-logits) @ widened(mask).reshape(len(x), -1).mT
 
 
 FACTORS = 16  # in [1, 2], multiplied for one logarithm

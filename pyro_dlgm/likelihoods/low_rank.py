@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..masks import pixelwise
+from ..sums import sums_dtype, widened
 from .base import Conditional, check_heads, heads
 
 
@@ -143,13 +144,13 @@ class LowRankPixels(dist.TorchDistribution):
             self._validate_sample(value)
         u, U, log_scale, count = self._standardized(value)
         # In double: C has eigenvalues from 1 to |F|²/σ², too wide a range for floats where σ is small.
-        u, U = u.double(), U.double()
+        u, U = widened(u), widened(U)
         C = U.mT @ U + torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
         # It cannot fail on finite numbers; NaN passes through, and the training loop reports it.
         L = torch.linalg.cholesky_ex(C).L
         z = torch.linalg.solve_triangular(L, U.mT @ u.unsqueeze(-1), upper=False).squeeze(-1)
         square = u.square().sum(-1) - z.square().sum(-1)
-        log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 2 * log_scale.double().sum(-1)
+        log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 2 * widened(log_scale).sum(-1)
         return (-0.5 * (square + log_det + count * math.log(2 * math.pi))).to(value.dtype)
 
     def _standardized(self, value: Tensor):
@@ -160,7 +161,7 @@ class LowRankPixels(dist.TorchDistribution):
             residual = torch.where(self.observed, residual, 0.0)
             F = torch.where(self.observed.unsqueeze(-1), F, 0.0)
             log_scale = torch.where(self.observed, log_scale, 0.0)
-            count = self._flat(self.observed.expand(residual.shape)).sum(-1, dtype=torch.float64)
+            count = self._flat(self.observed.expand(residual.shape)).sum(-1, dtype=sums_dtype(residual.device))
         u, U = residual / self.scale, F / self.scale.unsqueeze(-1)
         start = U.dim() - 1 - self.event_dim
         return self._flat(u), U.flatten(start, -2), self._flat(log_scale), count

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from ..sums import widened
+
 FLAT = 0.1  # the smallest curvature that is not repaired, in units of the prior's
 
 
@@ -57,7 +59,7 @@ def gauss_newton(J: Tensor, information: Tensor) -> Tensor:
     """
     weighted = (J.unsqueeze(-2) @ information).squeeze(-2)
     left, right = (v.movedim(0, 1).flatten(2) for v in (weighted, J))  # (B, D, P * h)
-    C = (left @ right.mT).double()
+    C = widened(left @ right.mT)
     return 0.5 * (C + C.mT)
 
 
@@ -71,9 +73,9 @@ def repaired(C: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         Dauphin et al., "Identifying and attacking the saddle point problem" (2014), section 4.
         https://arxiv.org/abs/1406.2572
     """
-    S = scale.double()
+    S = widened(scale)
     outer = S.unsqueeze(-1) * S.unsqueeze(-2)
-    A = C.double() * outer
+    A = widened(C) * outer
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     numbers = A.isfinite().all(-1).all(-1)
     wrong = (torch.linalg.cholesky_ex(A - FLAT * eye).info != 0) & numbers

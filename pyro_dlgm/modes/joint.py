@@ -12,6 +12,7 @@ from ..latents.asked import emission, log_joint, prior
 from ..latents.local import LocalModel
 from ..masks import pixelwise
 from ..points import Points
+from ..sums import widened
 from . import curvature
 from .newton import Look
 
@@ -97,7 +98,7 @@ class Joint:
         J = curvature.jacobian(lambda t: fisher(emitted(self.model, points, t)).parameters, t)
         J, information = J.flatten(1 + first, -2), _seen(known.information, points).flatten(first, -3)
         of_prior = curvature.hessian(lambda t: prior(self.model, points).log_prob(t), t)
-        return curvature.gauss_newton(J, information) - of_prior.double()
+        return curvature.gauss_newton(J, information) - widened(of_prior)
 
     def _is_all(self, points: Points, t: Tensor, p, value: Tensor) -> bool:
         r"""Returns whether log p(x, t | w) is log p(t) + log p(x | t), without further sites."""

@@ -19,6 +19,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..sums import sums_dtype, widened
+
 DAMPING = 1e-2  # initially
 LEAST, MOST = 1e-9, 1e9  # bounds of the damping; at the upper one no step can increase f
 EASED, RAISED = 0.1, 8.0  # factors of the damping after a good step, and after a poor one
@@ -80,7 +82,7 @@ def climb(function: Function, t: Tensor, *, max_steps: int, tol: float) -> Top:
         tol: in the units of the functions, nats.
     """
     t, rows = t.clone(), torch.arange(len(t), device=t.device)
-    here, damping = function.look(t, rows), torch.full_like(t[:, 0], DAMPING, dtype=torch.float64)
+    here, damping = function.look(t, rows), torch.full_like(t[:, 0], DAMPING, dtype=sums_dtype(t.device))
     for _ in range(max_steps):
         rows = (~_arrived(here, tol) & (damping < MOST)).nonzero().flatten()
         if not len(rows):
@@ -97,7 +99,7 @@ def _try(function: Function, t: Tensor, here: Look, damping: Tensor, rows: Tenso
     look = _of(here, rows)
     step, promised = _step(look, damping[rows])
     there = t[rows] + step
-    gained = function.value(there, rows).double() - look.value.double()
+    gained = widened(function.value(there, rows)) - widened(look.value)
     climbs = gained > -_rounding(look.value)  # false for NaN
     good, poor = gained > GOOD * promised, ~(gained > POOR * promised)
     factor = torch.where(good, EASED, torch.where(poor, RAISED, 1.0))
@@ -115,17 +117,17 @@ def _of(look: Look, rows: Tensor) -> Look:
 
 def _arrived(here: Look, tol: float) -> Tensor:
     r"""Returns whether the undamped step predicts a gain of at most ``tol`` or the rounding of f; false for NaN."""
-    _, promised = _step(here, torch.zeros_like(here.value, dtype=torch.float64))
+    _, promised = _step(here, torch.zeros_like(here.value, dtype=sums_dtype(here.value.device)))
     return promised <= _rounding(here.value).clamp_min(tol)
 
 
 def _rounding(value: Tensor) -> Tensor:
-    return ROUNDING * torch.finfo(value.dtype).eps * (1 + value.double().abs())
+    return ROUNDING * torch.finfo(value.dtype).eps * (1 + widened(value).abs())
 
 
 def _step(look: Look, damping: Tensor) -> tuple[Tensor, Tensor]:
     r"""Returns the step (n, D), in the dtype of the gradient, and its predicted gain, (n,), in float64."""
-    C, g = look.curvature.double(), look.gradient.double()
+    C, g = widened(look.curvature), widened(look.gradient)
     damped = C + (damping.unsqueeze(-1) * C.diagonal(dim1=-2, dim2=-1)).diag_embed()
     L, failed = torch.linalg.cholesky_ex(damped)
     step = torch.cholesky_solve(g.unsqueeze(-1), L)

@@ -78,7 +78,7 @@ def gradients(svi, batch: Batch, targets: list[Tensor]) -> Callable[[list[Tensor
             return rows[places[id(table.weight)]]
 
         beta = None if batch.beta is None else rest[-1]
-        with _running(svi.objective, beta, lookup if rows else None):
+        with svi.precision, _running(svi.objective, beta, lookup if rows else None):
             loss = batch.factor * svi.objective.differentiable_loss(svi.program, svi.guide, *args, **kwargs)
             if not loss.requires_grad:
                 raise NotCaptured("its loss has no gradient")

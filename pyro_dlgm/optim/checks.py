@@ -6,7 +6,10 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
+from ..guides.exact import Exact
+from ..guides.laplace import Laplace
 from ..guides.rows import Rows, in_files
+from ..nets.bfloat16 import BF16
 from .row_adam import RowAdam
 
 CLIMBED = "objectives.ELBO, IWAE, DReG, Trace_ELBO or TraceMeanField_ELBO"
@@ -23,6 +26,20 @@ def check_program(name: str, program) -> None:
         raise TypeError(
             f"{name} is {said}, whose parameters cannot be found; expected a Pyro module: call it, or enter handlers "
             "(poutine.scale), in the forward of a PyroModule that holds them"
+        )
+
+
+def check_precision(precision: str | None, guide) -> None:
+    r"""Raises a `ValueError` unless the precision of networks is "bf16" or `None`.
+
+    It is also refused for a q that needs all digits of w: a closed form, or the result of steps that must converge.
+    """
+    if precision not in (None, BF16):
+        raise ValueError(f"precision is {precision!r}; expected {BF16!r}, or None for that of the parameters")
+    if precision is not None and isinstance(guide, Exact | Laplace):
+        raise ValueError(
+            f"precision is {precision!r} and the guide is {type(guide).__name__}, which solves for q with all digits "
+            "of w; expected no precision, or another guide"
         )
 
 

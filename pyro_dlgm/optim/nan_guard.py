@@ -77,17 +77,23 @@ class Attempt:
         except (torch.linalg.LinAlgError, ValueError) as error:
             if isinstance(error, ValueError) and "to satisfy the constraint" not in str(error):
                 raise
-            raise self._said(f"the loss at {self.name} does not exist ({messages.line(error)})") from error
+            raise self._absent(error) from error
 
     def error(self) -> FloatingPointError:
         r"""Returns the error to raise, which names the step, the site, the rows and the first parameter."""
-        with self._again(), torch.no_grad():
+        with self._again(), torch.no_grad(), self.svi.precision:
             traces = self.svi.objective._get_traces(self.svi.program, self.svi.guide, self.args, self.kwargs)
-            site = _bad_site(traces, partial(self.svi.program, *self.args, **self.kwargs))
+            try:
+                site = _bad_site(traces, partial(self.svi.program, *self.args, **self.kwargs))
+            except torch.linalg.LinAlgError as error:
+                return self._absent(error)
         with self._again():
             loss = self.backward().detach()
             what = "the gradient is not finite" if loss.isfinite() else f"the loss is {float(loss)}"
             return self._said(f"{what} at {self.name}: {site}")
+
+    def _absent(self, error: Exception) -> FloatingPointError:
+        return self._said(f"the loss at {self.name} does not exist ({messages.line(error)})")
 
     def _said(self, what: str) -> FloatingPointError:
         return FloatingPointError(

@@ -12,16 +12,19 @@ from functools import partial
 import pyro
 import pyro.infer
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..guides.base import adapted, check_order
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import Rows, sparse_gradients
 from ..latents.call import accepting, as_module
+from ..nets.bfloat16 import InBfloat16
 from ..objectives.elbo import ELBO
+from ..ppca.posterior import unread
 from ..program import unregistered
 from ..seeding import states
-from .checks import check_jacobians, check_objective, check_program, listed, takes_sparse
+from .checks import check_jacobians, check_objective, check_precision, check_program, listed, takes_sparse
 from .compiled import Compiler
 from .nan_guard import Attempt, Watch, bad, total_norm
 from .row_adam import RowAdam
@@ -81,12 +84,15 @@ class SVI(pyro.infer.SVI):
             device. A step where they are not, and all later ones, are not taken. `None`: no check.
         compile: whether to compile a whole step, or with which backend of `torch.compile`: see `optim.compiled`.
         compile_size: the number of points of the batches to compile; `None`: each size.
+        precision: "bf16": networks compute in bfloat16, all else in float32: see `nets.bfloat16`. `None`: as the
+            parameters are.
 
     Attributes:
         gradient_norm: the global norm of the dense gradients in the last step, before clipping, a scalar tensor; `None`
             if there are none, or neither ``clip_norm`` nor ``check_every`` needs it.
 
     Raises:
+        ValueError: if ``clip_norm`` or ``precision`` is invalid, or bfloat16 would do nothing or make no sense.
         TypeError: if one of the optimizers is not of torch, the loss cannot be differentiated (`RenyiELBO`), model or
             guide is not a module, so that its parameters cannot be found, or they are swapped.
     """
@@ -102,6 +108,7 @@ class SVI(pyro.infer.SVI):
         check_every: int | None = None,
         compile: bool | str = False,
         compile_size: int | None = None,
+        precision: str | None = None,
     ):
         check_order(model, guide)
         if isinstance(guide, AutoLocal):
@@ -122,7 +129,13 @@ class SVI(pyro.infer.SVI):
             # An optimizer that cannot skip an update needs the flag to be read before each one.
             masked = all(getattr(o, "_step_supports_amp_scaling", False) for o in optimizers)
             self.watch = Watch(check_every if masked else 1)
+        check_precision(precision, guide)
+        self.precision = contextlib.nullcontext() if precision is None else self._rounded()
         self.compiler = Compiler(self, compile, compile_size) if compile else None
+
+    def _rounded(self) -> InBfloat16:
+        # A PyroModule may have random weights, which are sites.
+        return InBfloat16([part for part in (self.model, self.guide) if isinstance(part, nn.Module)], but=PyroModule)
 
     def run(self, *args, **kwargs):
         r"""Raises a `NotImplementedError`: Pyro has deprecated it."""
@@ -206,13 +219,20 @@ class SVI(pyro.infer.SVI):
         return pyro.validation_enabled(False) if self.validated else contextlib.nullcontext()
 
     def _backward(self, only, factor, args, kwargs) -> Tensor:
-        with self.validation(), sparse_gradients() if self.sparse else contextlib.nullcontext(), unregistered():
+        with self.precision, self.validation(), self._lookup(), self._reading(), unregistered():
             loss = factor * self.objective.differentiable_loss(self.program, self.guide, *args, **kwargs)
             self.validated = True
             if loss.requires_grad and only != []:
                 loss.backward(inputs=only)
                 self.backward_passes += 1
         return loss
+
+    def _lookup(self):
+        return sparse_gradients() if self.sparse else contextlib.nullcontext()
+
+    def _reading(self):
+        # Where the flag is read later, a value that does not exist is NaN, and `check` names the error.
+        return unread() if self.watch is not None and self.watch.every > 1 else contextlib.nullcontext()
 
     def parameters(self) -> Iterator[Tensor]:
         r"""Returns the parameters of all optimizers."""

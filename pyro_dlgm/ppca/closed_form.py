@@ -8,6 +8,8 @@ column.
 import torch
 from torch import Tensor
 
+from ..sums import widened
+
 LARGEST = 1e150  # absolute values: their squares and sums of these are finite
 FEWEST = 1e-6  # the smallest ratio of noise to a column's spread that can be told from rounding
 
@@ -45,7 +47,7 @@ def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tens
     Raises:
         ValueError: if X has no variance outside the leading D directions.
     """
-    x = X.double()
+    x = widened(X)
     mu = x.mean(0)
     x = x - mu
     F = torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x

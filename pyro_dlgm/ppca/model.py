@@ -27,6 +27,7 @@ from ..model import DLGM
 from ..nets.net import Linear
 from ..priors.normal import StandardNormal
 from ..seeding import forked
+from ..sums import sums_dtype, widened
 from . import closed_form, em
 from .posterior import Posterior
 
@@ -130,11 +131,11 @@ class PPCA(DLGM):
         closed_form.check(known, latent_dim, missing=mask is None)
         mask = ~X.isnan() if mask is None else mask
         with forked():
-            ppca = cls(latent_dim, X.shape[1]).double().to(X.device)
+            ppca = cls(latent_dim, X.shape[1]).to(X.device, sums_dtype(X.device))
         if mask.all():
             ppca.set(*closed_form.maximum_likelihood(X, latent_dim))
         else:
-            ppca._fit_missing(X.double(), mask, torch.finfo(X.dtype).eps, tol, max_steps)
+            ppca._fit_missing(widened(X), mask, torch.finfo(X.dtype).eps, tol, max_steps)
         return ppca.to(X)
 
     def _fit_missing(self, X: Tensor, mask: Tensor, eps: float, tol: float, max_steps: int) -> None:
@@ -166,7 +167,7 @@ class PPCA(DLGM):
             raise ValueError(f"sigma2 is {sigma2:g}; expected a finite variance > 0: choose fewer latents, or float64")
         self.W.copy_(W)
         self.mu.copy_(mu)
-        self.likelihood.u.copy_(0.5 * sigma2.double().log())
+        self.likelihood.u.copy_(0.5 * widened(sigma2).log())
 
     @torch.no_grad()
     def em_step(self, X: Tensor, mask: Tensor | None = None) -> Tensor:

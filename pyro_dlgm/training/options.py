@@ -46,6 +46,7 @@ COMPILE = Check(
     "True, False, or the name of a backend of torch.compile",
     lambda value: isinstance(value, bool) or (isinstance(value, str) and value != ""),
 )
+PRECISION = Check("'bf16'", lambda value: value == "bf16")
 CHECKS = {
     "epochs": COUNT,
     "steps": COUNT,
@@ -56,6 +57,7 @@ CHECKS = {
     "e_steps": E_STEPS,
     "clip_norm": POSITIVE,
     "compile": COMPILE,
+    "precision": PRECISION,
     "warmup": EPOCHS,
     "patience": COUNT,
     "seed": WHOLE,

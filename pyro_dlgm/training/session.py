@@ -127,7 +127,8 @@ def _training(a: SimpleNamespace) -> Training:
 
 
 def _compiling(a: SimpleNamespace, batches: Batches | Source) -> dict:
-    return {"compile": a.compile, "compile_size": getattr(batches, "batch_size", None)}
+    size = getattr(batches, "batch_size", None)
+    return {"compile": a.compile, "compile_size": size, "precision": a.precision}
 
 
 def _some(batches: Batches | Source) -> Points:
@@ -168,6 +169,8 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
     run, settings = Run(a.out), {name: getattr(a, name) for name in CHECKS}
     former = run.config().get("fit", {}) if a.resume and run.checkpoint_file.exists() else {}
     longer = Longer(a, former)
+    if former and a.precision is None and "precision" not in former:
+        del settings["precision"]  # a run from before it was kept
     settings["schedule"] = as_before(former.get("schedule"), a.schedule)
     settings |= fingerprint(a.objective, a.transform, {name: getattr(a, name) for name in TENSORS}, a.size, former)
     with (

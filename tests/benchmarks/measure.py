@@ -44,22 +44,29 @@ def use_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def rounds(contenders: dict[str, Step], *, num_rounds: int, steps: int, warmup: int) -> dict[str, list[float]]:
-    r"""Seconds per step of each contender in each round; they take turns, every other round in reverse order."""
+def rounds(
+    contenders: dict[str, Step], *, num_rounds: int, steps: int, warmup: int, wait: Step = lambda: None
+) -> dict[str, list[float]]:
+    r"""Seconds per step of each contender in each round; they take turns, every other round in reverse order.
+
+    ``wait`` returns when the device has done what it was given.
+    """
     for step in contenders.values():
         seconds(step, warmup)
     measured = {name: [] for name in contenders}
     for r in range(num_rounds):
         for name in list(contenders)[:: 1 if r % 2 == 0 else -1]:
-            measured[name].append(seconds(contenders[name], steps))
+            measured[name].append(seconds(contenders[name], steps, wait))
     return measured
 
 
-def seconds(step: Step, steps: int) -> float:
+def seconds(step: Step, steps: int, wait: Step = lambda: None) -> float:
     r"""Wall-clock seconds per step, over ``steps`` of them."""
+    wait()
     start = time.perf_counter()
     for _ in range(steps):
         step()
+    wait()
     return (time.perf_counter() - start) / max(1, steps)
 
 

@@ -18,6 +18,7 @@ from pyro_dlgm.optim.svi import adam
 
 IMAGE, NUM_POINTS, LR = (1, 28, 28), 60_000, 1e-3
 OURS, COMPILED, HAND = "pyro_dlgm.SVI", "pyro_dlgm.SVI, compiled", "hand-written"
+BF16 = "bf16"  # of networks; log-densities are float32
 FLOOR = "networks alone"
 
 
@@ -26,11 +27,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Times one training step of a variational autoencoder: pyro_dlgm.SVI, eager and "
         "compiled; a hand-written loop with fused Adam; Pyro's stock SVI with its Adam and Trace_ELBO; the same "
-        "with TraceMeanField_ELBO; the networks alone, forward and backward, as a floor. All have the same "
+        "with TraceMeanField_ELBO; the networks alone, forward and backward, as a floor; with networks in bfloat16 and "
+        "log-densities in float32, ours and the hand-written one. All have the same "
         "networks and take turns in rounds. Case mlp: 784-200-200-50 and back, batch 128, wanted eager <= 1.2, "
         "compiled <= 0.8. Case conv: the default convolutional networks, 64 latents, 28x28, batch 100, wanted "
-        "<= 1.05 and <= 0.85. The first step of each is timed apart: for the compiled one that is the time to "
-        "compile, with an empty cache of the compiler, and in the first case with the compiler's own start.",
+        "<= 1.05 and <= 0.85, with bf16 <= 0.65 where the processor has units for it. The first step of each is timed apart: "
+        "for the compiled one that is the time to compile, with an empty cache of the compiler, and in the first case with "
+        "the compiler's own start.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which networks")
@@ -60,18 +63,26 @@ CASES = {"mlp": mlp, "conv": conv}
 class HandWritten(nn.Module):
     r"""Creates the same autoencoder without Pyro: copied layers of a model and a guide, and −F as one writes it."""
 
-    def __init__(self, model: DLGM, guide: guides.Amortized):
+    def __init__(self, model: DLGM, guide: guides.Amortized, precision: str | None = None):
         super().__init__()
+        self.precision = precision
         self.encoder, self.decoder = _bare(guide.encoder), _bare(model.likelihood.net)
         self.head = copy.deepcopy(guide.head)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=LR, fused=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        m, log_s = self.head(self.encoder(x)).chunk(2, -1)
+        with self._rounded(x):
+            raw = self.head(self.encoder(x))
+        m, log_s = raw.float().chunk(2, -1)
         s = log_s.exp()
-        logits = self.decoder(m + s * torch.randn_like(s))
+        with self._rounded(x):
+            logits = self.decoder(m + s * torch.randn_like(s))
+        logits = logits.float()
         kl = 0.5 * (m.square() + s.square() - 1).sum() - log_s.sum()
         return (F.binary_cross_entropy_with_logits(logits.view_as(x), x, reduction="sum") + kl) / len(x)
+
+    def _rounded(self, x: Tensor):
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is not None)
 
     def step(self, x: Tensor) -> Tensor:
         self.optimizer.zero_grad()
@@ -88,21 +99,36 @@ def _bare(net: nn.Module) -> nn.Module:
     return nn.Sequential(*map(_bare, net)) if isinstance(net, nn.Sequential) else copy.deepcopy(net)
 
 
-def contenders(case: str) -> dict[str, measure.Step]:
-    r"""The four ways to take a step on the next batch (x, index), from the same starting values."""
+def pair(case: str, device: str = "cpu") -> tuple[DLGM, guides.Amortized, list[tuple[Tensor, Tensor]]]:
+    r"""Model, guide and fifty batches (x, index)."""
     encoder, decoder, latents, batch = CASES[case]()
-    model = DLGM(priors.StandardNormal(latents), likelihoods.Bernoulli(decoder))
-    guide = guides.Amortized(encoder, latents)
+    model = DLGM(priors.StandardNormal(latents), likelihoods.Bernoulli(decoder)).to(device)
     data = [(torch.bernoulli(torch.full((batch, *IMAGE), 0.13)), torch.randperm(NUM_POINTS)[:batch]) for _ in range(50)]
-    hand = HandWritten(model, guide)
-    steps = {HAND: _on(data, lambda x, index: hand.step(x))}
-    for loss in (Trace_ELBO(), TraceMeanField_ELBO()):
-        pair = copy.deepcopy(model), copy.deepcopy(guide)
-        svi = pyro.infer.SVI(*pair, pyro.optim.Adam({"lr": LR}), loss)
-        steps[f"stock SVI, {type(loss).__name__}"] = _on(data, svi.step)
-    compiled = copy.deepcopy((model, guide))
-    steps |= {COMPILED: _on(data, _ours(*compiled, compile=True)), FLOOR: _on(data, _products(hand))}
-    return {OURS: _on(data, _ours(model, guide))} | steps
+    guide = guides.Amortized(encoder, latents).to(device)
+    return model, guide, [(x.to(device), index.to(device)) for x, index in data]
+
+
+def contenders(
+    case: str, device: str = "cpu", backend: bool | str = True, *, stock: bool = True
+) -> dict[str, measure.Step]:
+    r"""The ways to take a step on the next batch (x, index), from the same starting values."""
+    model, guide, data = pair(case, device)
+    steps = {}
+    for name, precision in ((HAND, None), (f"{HAND}, {BF16}", BF16)):
+        steps[name] = on(data, _by_hand(HandWritten(model, guide, precision)))
+    for loss in (Trace_ELBO(), TraceMeanField_ELBO()) if stock else ():
+        svi = pyro.infer.SVI(*map(copy.deepcopy, (model, guide)), pyro.optim.Adam({"lr": LR}), loss)
+        steps[f"stock SVI, {type(loss).__name__}"] = on(data, svi.step)
+    for name, ways in {OURS: {}, **({COMPILED: {"compile": backend}} if backend else {})}.items():
+        for precision in (None, BF16):
+            copied = copy.deepcopy((model, guide))
+            named = name if precision is None else f"{name}, {precision}"
+            steps[named] = on(data, _ours(*copied, **ways, precision=precision))
+    return steps | {FLOOR: on(data, _products(HandWritten(model, guide)))}
+
+
+def _by_hand(hand: HandWritten):
+    return lambda x, index: hand.step(x)
 
 
 def _products(hand: HandWritten):
@@ -124,7 +150,8 @@ def _ours(model: DLGM, guide: guides.Guide, **ways):
     return lambda x, index: svi.step(x, index, mask=None, size=NUM_POINTS, factor=1 / NUM_POINTS)
 
 
-def _on(data: list[tuple[Tensor, Tensor]], step) -> measure.Step:
+def on(data: list[tuple[Tensor, Tensor]], step) -> measure.Step:
+    r"""Returns the step on the next batch, without arguments."""
     batches = itertools.cycle(data)
     return lambda: step(*next(batches))
 

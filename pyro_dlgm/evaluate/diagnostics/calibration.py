@@ -24,6 +24,7 @@ from ...guides.base import adapted
 from ...guides.programs.given import conditions, given_globals
 from ...latents.asked import log_joint, posterior
 from ...points import Points
+from ...sums import sums_dtype
 from ..blocks import FIT_ONE, blocks, check_axes, check_density
 from ..e_step import infer
 from ..predict import simulated
@@ -90,7 +91,7 @@ class Calibration:
     def coverage(self) -> Coverage:
         r"""Coverage of the central intervals of q."""
         n = len(self.pit)
-        levels = torch.tensor(LEVELS, dtype=torch.float64, device=self.pit.device)
+        levels = torch.tensor(LEVELS, dtype=sums_dtype(self.pit.device), device=self.pit.device)
         held = inside(self.pit, levels)  # (4, n, D)
         of_point = held.mean(-1)
         by_ranks = self._pit(self.ranks)

@@ -8,9 +8,10 @@ References:
 """
 
 import numpy as np
-import scipy  # not scipy.stats, which takes a second to import: SciPy imports it at its first use
 import torch
 from torch import Tensor
+
+from ...sums import sums_dtype, widened
 
 BINS, RANKS_PER_BIN = 20, 10
 WORDS = (("high", "low"), ("wide", "narrow"))  # for a negative and a positive location, and spread
@@ -22,10 +23,12 @@ def chi_square_p(ranks: Tensor, L: int) -> Tensor:
     There are at most 20 bins, with about 10 expected ranks or more in each. The probability of a bin is its share of
     the L + 1 values, so that no bin is favoured if the number of bins does not divide L + 1.
     """
+    from scipy import stats  # imported here: it is slow to import, and training does not need it
+
     bins = max(2, min(BINS, L + 1, len(ranks) // RANKS_PER_BIN))
     share = _counts(torch.arange(L + 1).unsqueeze(-1) * bins // (L + 1), bins) / (L + 1)
     found = _counts(ranks.cpu() * bins // (L + 1), bins)
-    p = scipy.stats.chisquare(found.numpy(), len(ranks) * share.numpy(), axis=-1).pvalue
+    p = stats.chisquare(found.numpy(), len(ranks) * share.numpy(), axis=-1).pvalue
     return torch.as_tensor(p, device=ranks.device)
 
 
@@ -36,11 +39,11 @@ def directions(ranks: Tensor, L: int) -> Tensor:
     that of uniform ranks, is positive if they gather at both ends (a U: q is too narrow). It is taken around the mean
     of the ranks: ranks that all gather at one end have little spread.
     """
-    grid = torch.arange(L + 1, dtype=torch.float64, device=ranks.device) - L / 2
+    grid = torch.arange(L + 1, dtype=sums_dtype(ranks.device), device=ranks.device) - L / 2
     n, variance = len(ranks), grid.square().mean()
     error = (grid.square() - variance).square().mean().sqrt()
-    location = (ranks.double().mean(0) - L / 2) / variance.sqrt()
-    return n**0.5 * torch.stack([location, (ranks.double().var(0) - variance) / error])
+    location = (widened(ranks).mean(0) - L / 2) / variance.sqrt()
+    return n**0.5 * torch.stack([location, (widened(ranks).var(0) - variance) / error])
 
 
 def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
@@ -50,8 +53,10 @@ def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
     probability of at most ``alpha`` (Bonferroni). The more significant of the two directions names the shape; "odd" is
     a departure that only the chi-square test detects.
     """
+    from scipy import stats  # imported here, as above
+
     z, threshold = directions(ranks, L), alpha / (3 * ranks.shape[1])
-    seen = z.abs() > scipy.stats.norm.isf(threshold / 2)
+    seen = z.abs() > stats.norm.isf(threshold / 2)
     odd = chi_square_p(ranks, L) < threshold
     named = []
     for d, strongest in enumerate(z.abs().argmax(0).tolist()):
@@ -62,13 +67,13 @@ def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
 
 def inside(pit: Tensor, levels: Tensor) -> Tensor:
     r"""Returns whether central intervals of each level contain the truth, 0 or 1: (n, ...) -> (levels, n, ...)."""
-    return ((2 * pit.double() - 1).abs() <= levels.view(-1, *[1] * pit.dim())).double()
+    return widened((2 * widened(pit) - 1).abs() <= levels.view(-1, *[1] * pit.dim()))
 
 
 def ecdf_difference(ranks: Tensor, L: int) -> Tensor:
     r"""Returns ECDF(z) − z of ranks (n, D) at z = 1/(L+1), ..., L/(L+1): (L, D)."""
     below = _counts(ranks, L + 1).cumsum(-1)[:, :-1]  # (D, L)
-    z = torch.arange(1, L + 1, device=ranks.device).double() / (L + 1)
+    z = widened(torch.arange(1, L + 1, device=ranks.device)) / (L + 1)
     return (below / len(ranks) - z).T
 
 
@@ -84,7 +89,9 @@ def ecdf_band(n: int, L: int, level: float = 0.95, num_simulations: int = 1000) 
         level: the probability that an ECDF is inside.
         num_simulations: the number of simulated data sets, always the same ones.
     """
-    binom, z = scipy.stats.binom, np.arange(1, L + 1) / (L + 1)
+    from scipy import stats  # imported here, as above
+
+    binom, z = stats.binom, np.arange(1, L + 1) / (L + 1)
     uniform = np.full(L + 1, 1 / (L + 1))
     below = np.random.default_rng(0).multinomial(n, uniform, num_simulations).cumsum(1)[:, :-1]  # (num_simulations, L)
     tail = np.minimum(binom.cdf(below, n, z), binom.sf(below - 1, n, z)).min(1)
@@ -96,4 +103,4 @@ def ecdf_band(n: int, L: int, level: float = 0.95, num_simulations: int = 1000) 
 
 def _counts(values: Tensor, number: int) -> Tensor:
     r"""Returns how often each of 0..number−1 occurs in each column of (n, D): (D, number)."""
-    return torch.stack([torch.bincount(column, minlength=number) for column in values.T]).double()
+    return widened(torch.stack([torch.bincount(column, minlength=number) for column in values.T]))

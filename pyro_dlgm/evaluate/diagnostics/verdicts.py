@@ -6,7 +6,6 @@ no test, if it is large enough to matter.
 
 import math
 
-import scipy  # not scipy.stats, as in uniformity
 import torch
 from torch import Tensor
 
@@ -81,10 +80,12 @@ def coverage(c, n: int) -> str:
         Maurer and Pontil, "Empirical Bernstein bounds and sample variance penalization" (2009), theorem 4.
         https://arxiv.org/abs/0907.3740
     """
+    from scipy import stats  # imported here, as in uniformity
+
     D = c.found.shape[1]
     delta = ALPHA / (2 * 4 * (D + 1))
     inside, expected = (n * c.found).round().cpu().numpy(), c.expected[:, None].cpu().numpy()
-    tails = scipy.stats.binom.cdf(inside, n, expected), scipy.stats.binom.sf(inside - 1, n, expected)
+    tails = stats.binom.cdf(inside, n, expected), stats.binom.sf(inside - 1, n, expected)
     slack = math.log(2 / delta)
     far = (2 * slack) ** 0.5 * c.pooled_stderr + 7 * slack / (3 * (n - 1))
     together = (c.pooled < c.expected - far, c.pooled > c.expected + far)

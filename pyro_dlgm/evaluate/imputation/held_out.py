@@ -19,6 +19,7 @@ from torch import Tensor
 from ...guides.programs.given import conditions, given_globals
 from ...masks import check, pixelwise
 from ...points import Points
+from ...sums import widened
 from ..blocks import check_points
 from ..quiet import quiet
 from .predictive import predictive, proposals, warn
@@ -103,11 +104,11 @@ def _hidden(points: Points, held_out: Tensor | None) -> Tensor:
 def _table(x: Tensor, made: Tensor, hidden: Tensor, classes: Tensor, first: int) -> tuple[Tensor, ...]:
     r"""Returns rows, columns, ranks, errors, scores and classes of the hidden values of a block."""
     rows, columns = hidden.reshape(len(x), -1).nonzero().T
-    values, truth = made[:, hidden].double(), x[hidden].double()  # (L, n), (n,)
+    values, truth = widened(made[:, hidden]), widened(x[hidden])  # (L, n), (n,)
     kinds = classes.to(x.device).flatten()[columns]
     ties = (values == truth).sum(0)
     ranks = (values < truth).sum(0) + (torch.rand(len(truth), device=x.device) * (ties + 1)).long()
-    wrong = (most_frequent(values) != truth).double()
+    wrong = widened(most_frequent(values) != truth)
     errors = torch.where(kinds, wrong, values.mean(0) - truth)
     scores = torch.where(kinds, _brier(values, ties), _crps(values, truth))
     return rows + first, columns, ranks, errors, scores, kinds
@@ -125,7 +126,7 @@ def _brier(values: Tensor, ties: Tensor) -> Tensor:
     L, ordered = len(values), values.sort(0).values
     number = torch.arange(L, device=values.device).unsqueeze(-1).expand_as(ordered)
     starts = torch.cat([torch.ones_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]])
-    equal = (number - torch.where(starts, number, 0).cummax(0).values).sum(0).double()  # pairs
+    equal = widened((number - torch.where(starts, number, 0).cummax(0).values).sum(0))  # pairs
     return 1 - ties / L - 0.5 * (1 - 2 * equal / max(1, L * (L - 1)))
 
 

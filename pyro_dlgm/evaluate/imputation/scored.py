@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...sums import sums_dtype
 from ..diagnostics import verdicts
 from ..diagnostics.uniformity import inside, shapes
 
@@ -60,7 +61,8 @@ class Imputations:
     @property
     def coverage(self) -> dict[float, tuple[float, float]]:
         r"""How often central 50% and 90% intervals contain the truth, with standard errors over points."""
-        held = inside(self.pit, torch.tensor(LEVELS, dtype=torch.float64, device=self.pit.device))  # (2, n)
+        levels = torch.tensor(LEVELS, dtype=sums_dtype(self.pit.device), device=self.pit.device)
+        held = inside(self.pit, levels)  # (2, n)
         found = held.mean(1)
         of_point = held.new_zeros(len(LEVELS), len(self.effective))
         off = of_point.index_add(1, self.rows, held - found.unsqueeze(1))

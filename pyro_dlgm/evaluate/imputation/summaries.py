@@ -8,6 +8,8 @@ References:
 import torch
 from torch import Tensor
 
+from ...sums import widened
+
 BY = ("mean", "median", "mode", "draws")
 ATOM = 0.05  # the share of draws from which on a value counts as an atom
 
@@ -23,7 +25,7 @@ def summary(made: Tensor, by: str, classes: Tensor) -> Tensor:
     if by == "draws":
         return made
     rules = {"mean": lambda v: v.mean(0), "median": lambda v: v.median(0).values, "mode": mode}
-    number = rules[by](made if made.is_floating_point() or by != "mean" else made.double())
+    number = rules[by](made if made.is_floating_point() or by != "mean" else widened(made))
     return torch.where(classes.to(made.device), most_frequent(made).to(number.dtype), number)
 
 
@@ -39,7 +41,7 @@ def mode(made: Tensor) -> Tensor:
     with the smallest range is taken repeatedly, until two are left; the mode is the lower one, a draw.
     """
     often = most_frequent(made)
-    return torch.where((made == often).double().mean(0) >= ATOM, often, _half_sample(made.sort(0).values))
+    return torch.where(widened(made == often).mean(0) >= ATOM, often, _half_sample(made.sort(0).values))
 
 
 def _half_sample(ordered: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from ...latents.asked import log_joint, posterior, prior
 from ...points import Points
 from ...program import unregistered
 from ...progress import Bar
+from ...sums import widened
 from .. import importance
 from ..blocks import FIT_ONE, check_density, chunks
 from ..quiet import quiet
@@ -75,7 +76,7 @@ def report(walks: Walk, settings: Settings, stacklevel: int) -> None:
 
     Some divergences are harmless: step sizes are near the largest stable one, and the weights stay valid.
     """
-    share = walks.diverged.double().mean(0) / max(1, settings.num_temperatures - 1)
+    share = widened(walks.diverged).mean(0) / max(1, settings.num_temperatures - 1)
     bad = ((share > OFTEN) & (importance.ess(walks.log_weights) < ALONE)).nonzero().flatten().tolist()
     if bad:
         warnings.warn(

@@ -12,6 +12,7 @@ from ...likelihoods.bernoulli import Bernoulli
 from ...model import DLGM
 from ...points import Points
 from ...seeding import forked
+from ...sums import sums_dtype, widened
 
 NUMBERS = 2**21  # values of x to decode or evaluate at a time
 NODES = 2**8  # midpoints to decode at a time, at most
@@ -96,7 +97,7 @@ def log_joint(model, points: Points, scales: tuple[Tensor, Tensor], owner: Tenso
     )
     plain = own and type(model.likelihood) is Bernoulli and points.given is None
     values = _shared(model, points, owner, t, _places(width, u)) if plain else _alone(model, points, owner, t)
-    return values + scale.double().log().sum(-1)
+    return values + widened(scale).log().sum(-1)
 
 
 def prior_scales(model, points: Points) -> tuple[Tensor, Tensor]:
@@ -110,12 +111,12 @@ def _alone(model, points: Points, owner: Tensor, t: Tensor) -> Tensor:
     r"""Returns log p(x_i, t | w) pair by pair, (n,)."""
     rows = max(1, NUMBERS // points.x[0].numel())
     pairs = zip(owner.split(rows), t.split(rows), strict=True)
-    return torch.cat([asked.log_joint(model, points[i], codes).double() for i, codes in pairs])
+    return torch.cat([widened(asked.log_joint(model, points[i], codes)) for i, codes in pairs])
 
 
 def _shared(model, points: Points, owner: Tensor, t: Tensor, place: Tensor) -> Tensor:
     r"""Returns log p(x_i, t | w), (n,), from tables of neighbouring codes and the points that need any of them."""
-    prior, values = model.prior(), t.new_empty(len(t), dtype=torch.float64)
+    prior, values = model.prior(), t.new_empty(len(t), dtype=sums_dtype(t.device))
     place, order = place.sort()
     node = place.unique_consecutive(return_inverse=True)[1]
     size = max(1, min(NODES, NUMBERS // points.x[0].numel()))
@@ -126,7 +127,7 @@ def _shared(model, points: Points, owner: Tensor, t: Tensor, place: Tensor) -> T
         codes = t.new_empty(int(row[-1]) + 1, t.shape[1])
         codes[row] = t[here]
         table = model.likelihood.table(some.x, codes, some.mask)
-        values[here] = table[row, column] + prior.log_prob(codes).double()[row]
+        values[here] = table[row, column] + widened(prior.log_prob(codes))[row]
     return values
 
 

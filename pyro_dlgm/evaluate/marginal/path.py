@@ -18,6 +18,7 @@ from ... import hmc
 from ...distributions import draws
 from ...latents.asked import log_joint
 from ...points import Points
+from ...sums import sums_dtype, widened
 from .. import importance
 from .chart import Chart
 
@@ -128,10 +129,10 @@ class Annealer:
     def sweep(self, t: Tensor, betas: Tensor) -> Walk:
         r"""Returns walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
         state = hmc.start(self.parts, self.chart.into(t))
-        log_weights = t.new_zeros(t.shape[:-1], dtype=torch.float64)
+        log_weights = t.new_zeros(t.shape[:-1], dtype=sums_dtype(t.device))
         accepted, diverged = torch.zeros_like(log_weights), torch.zeros_like(log_weights, dtype=torch.long)
         for before, beta in pairwise(betas):
-            log_q, log_p = state.parts.double()
+            log_q, log_p = widened(state.parts)
             log_weights += (beta - before).abs().to(log_p) * (log_p - log_q)
             # The last temperature adds to the weight only: the result of its transition is not needed.
             if 0 < beta < 1:

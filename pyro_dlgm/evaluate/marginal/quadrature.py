@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...latents.asked import prior
 from ...points import Points
+from ...sums import sums_dtype, widened
 from ..blocks import check_pair
 from ..quiet import quiet
 from .cells import Cells, laid, log_joint, prior_scales, product
@@ -60,7 +61,7 @@ def quadrature(
     check_pair(model, None, points)
     if not 0 < tol < math.inf:
         raise ValueError(f"tol is {tol}; expected a finite number > 0, in nats")
-    values = points.x.new_empty(len(points), dtype=torch.float64)
+    values = points.x.new_empty(len(points), dtype=sums_dtype(points.x.device))
     settled = torch.empty_like(values, dtype=torch.bool)
     with quiet(model):
         (D,) = prior(model, points[:1]).event_shape
@@ -111,7 +112,7 @@ class Block:
             near = self._near(cells, h)
             parents = cells[near]
             if len(cells) + len(parents) * 2**self.D > CELLS:
-                half = cells.owner <= cells.owner.double().mean()
+                half = cells.owner <= widened(cells.owner).mean()
                 work += [] if half.all() else [(cells[half], h), (cells[~half], h)]
                 continue
             if len(parents):
