@@ -1,0 +1,416 @@
+r"""Trainings on several processes, against one process on the same batches, and against themselves after a break."""
+
+import contextlib
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from killing import records, same
+from pyro_dlgm.guides.rows import Rows
+from ranks import on_ranks
+from torch import nn
+from torch.distributions import normal
+
+from pyro_dlgm import DLGM, SVI, Points, fit, guides, likelihoods, load, nets, objectives, priors
+from pyro_dlgm.cli.main import main
+from pyro_dlgm.optim.svi import adam
+from pyro_dlgm.ranks.group import Alone
+from pyro_dlgm.ranks.part import Part, parts
+from pyro_dlgm.runs.files import RunError
+from pyro_dlgm.runs.run import Run
+from pyro_dlgm.storage import orders
+from pyro_dlgm.training import autosave, session
+
+N, D, P, SIZE, STEPS = 21, 2, 4, 6, 4  # parts of 10 and 11 points, batches of 2 or 3 each
+NOISE = torch.randn(N, D, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+KINDS = ("mean_field", "amortized")
+seen = []  # the points of each call of the guide in this process: one before the first step, then one a step
+
+
+class SeenRows(guides.MeanField):
+    def posterior(self, x=None, index=None, mask=None, given=None):
+        seen.append(index)
+        return super().posterior(x, index, mask, given)
+
+
+class SeenEncoder(guides.Amortized):
+    def posterior(self, x=None, index=None, mask=None, given=None):
+        seen.append(index)
+        return super().posterior(x, index, mask, given)
+
+
+def pair(kind, net=None):
+    torch.manual_seed(1)
+    model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(net or nets.MLP(D, P, (8,)), 0.5))
+    guide = SeenRows(N, D) if kind == "mean_field" else SeenEncoder(nets.MLP(P, 8, (8,)), D)
+    return model, guide
+
+
+def points(dtype=torch.float32):
+    return torch.rand(N, P, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def jitter(x):
+    return x + 0.01 * torch.rand_like(x)
+
+
+class Noted:
+    r"""Creates the listener that notes loss, norm of the gradient, and number of points of each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def after(self, step, record):
+        self.steps.append((float(step.loss), float(step.gradient_norm), step.points))
+
+
+def replayed(shape, dtype, device):
+    r"""The noise of the points that are drawn for, whichever process draws it."""
+    return NOISE[seen[-1]].expand(shape) if seen else torch.zeros(shape, dtype=dtype)  # checks draw before
+
+
+def moments(optimizers):
+    r"""Adam's first moments, in which a factor of the gradient stays, apart for dense parameters and rows."""
+    dense, *rows = ([state["exp_avg"] for state in o.state.values()] for o in optimizers)
+    return dense, rows[0] if rows else []
+
+
+# The gradient of one process
+
+
+SETTINGS = {"schedule": "constant", "clip_norm": 3.0, "e_steps": 2}
+WEIGHT = torch.linspace(0.5, 2.0, N, dtype=torch.float64)
+
+
+def of_one_batch_in_parts(rank, kind):
+    seen.clear()
+    normal._standard_normal = replayed
+    model, guide = (part.double() for part in pair(kind))
+    noted, x = Noted(), points(torch.float64)
+    result = fit(
+        *(model, guide, x), steps=STEPS, batch_size=SIZE, ranks=True, weight=WEIGHT, listeners=[noted], **SETTINGS
+    )
+    weights = [p.detach() for p in (*model.parameters(), *guide.parameters())]
+    return seen[1:], noted.steps, moments(result.optimizers), weights, result.history
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_take_the_steps_of_one_on_the_union_of_their_batches(kind, tmp_path, monkeypatch):
+    (one, steps, (dense, rows), weights, history), (other, same_steps, (same_dense, more_rows), _, same_history) = (
+        on_ranks(2, tmp_path / "ranks", of_one_batch_in_parts, kind)
+    )
+    assert steps == same_steps and all(map(torch.equal, dense, same_dense)) and history == same_history
+
+    monkeypatch.setattr(normal, "_standard_normal", replayed)
+    model, guide = (part.double() for part in pair(kind))
+    x = points(torch.float64)
+    guide.prepare(lambda: Points(x))
+    svi = SVI(model, guide, adam(model, guide), objectives.ELBO(), clip_norm=3.0, check_every=1)
+    unions = [torch.cat(pair) for pair in zip(one, other, strict=True)]
+    total = 0
+    for (e_step, step), (loss, norm, num) in zip(zip(unions[::2], unions[1::2], strict=True), steps, strict=True):
+        assert torch.equal(e_step, step)
+        batch = {"weight": WEIGHT[step], "size": N, "factor": 1 / N}
+        svi.e_step(x[step], step, **batch)
+        expected = svi.step(x[step], step, **batch)
+        assert float(expected) == pytest.approx(loss, abs=1e-9)
+        assert float(svi.gradient_norm) == pytest.approx(norm, abs=1e-9) and num == len(step)
+        total += float(expected) * num
+    visited = torch.cat(unions[::2])
+    assert torch.equal(visited.sort().values, torch.arange(N))
+    assert history[0]["elbo"] == pytest.approx(-total / float(WEIGHT.sum()), abs=1e-6)
+    expected_dense, expected_rows = moments(svi.optimizers)
+    torch.testing.assert_close(dense, expected_dense, rtol=0, atol=1e-6)
+    torch.testing.assert_close([torch.cat(both) for both in zip(rows, more_rows, strict=True)], expected_rows)
+    torch.testing.assert_close(weights[0], next(model.parameters()).detach(), rtol=0, atol=1e-6)
+
+
+# Points and draws of each process
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+@pytest.mark.parametrize(("N", "size"), [(21, 6), (30, 30), (100, 7), (9, 3)])
+def test_parts_of_batches_are_disjoint_and_together_all_points(N, size, num, monkeypatch):
+    for whole in (2**20, 3):  # orders as permutations, and from seeds
+        monkeypatch.setattr("pyro_dlgm.data.batches.WHOLE", whole)
+        monkeypatch.setattr(orders, "CHUNK", 4)
+        made = [Part(torch.arange(N).unsqueeze(1), size, rank=rank, num=num) for rank in range(num)]
+        for _ in range(2):
+            passes = [list(part) for part in made]
+            assert {len(batches) for batches in passes} == {-(-N // size)}
+            unions = [torch.cat([b.index for b in batches]) for batches in zip(*passes, strict=True)]
+            assert max(map(len, unions)) <= size + num - 1
+            assert torch.equal(torch.cat(unions).sort().values, torch.arange(N))
+            assert [{*b.index.tolist()} <= {*parts(N, num)[r]} for r in range(num) for b in passes[r]].count(False) == 0
+
+
+@pytest.mark.parametrize("whole", [2**20, 3])
+def test_a_part_goes_on_from_any_step_and_knows_the_union(whole, monkeypatch):
+    monkeypatch.setattr("pyro_dlgm.data.batches.WHOLE", whole)
+    made = [Part(points(), SIZE, rank=rank, num=2) for rank in range(2)]
+    passes = [[(b.index, part.together(b), part.state_dict()) for b in part] for part in made]
+    for both in zip(*passes, strict=True):
+        assert {together for _, together, _ in both} == {sum(len(index) for index, _, _ in both)}
+    for step, (_, _, state) in enumerate(passes[1][:-1]):
+        again = Part(points(), SIZE, rank=1, num=2)
+        again.load_state_dict(state)
+        left = [b.index for b in again]
+        assert all(torch.equal(a, b) for a, (b, _, _) in zip(left, passes[1][step + 1 :], strict=True))
+
+
+def of_draws(rank, seed):
+    drawn, model, guide = [], pair("amortized")[0], guides.Amortized(nets.MLP(P, 8, (8,)), D)
+    fit(*(model, guide, points()), steps=3, batch_size=SIZE, seed=seed, ranks=True, transform=lambda x: noted(drawn, x))
+    return torch.cat(drawn), model.likelihood.net.state_dict(), torch.rand(1)
+
+
+def noted(drawn, x):
+    u = torch.rand_like(x)
+    drawn.append(u.flatten())
+    return x + 0.01 * u
+
+
+def test_processes_draw_different_numbers_for_one_model(tmp_path):
+    r"""Also where the user has seeded all of them alike, which the group of these processes does."""
+    (a, w, after), (b, same_w, after_b) = on_ranks(2, tmp_path / "seed", of_draws, 3)
+    (c, *_), (d, *_) = on_ranks(2, tmp_path / "none", of_draws, None)
+    draws = torch.cat([a, b, c, d])
+    assert len(draws.unique()) == len(draws)
+    assert all(map(torch.equal, w.values(), same_w.values())) and torch.equal(after, after_b)
+
+
+# Runs on disk
+
+
+class Break:
+    r"""Creates the listener that ends the training at a step, in each process."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def after(self, step, record):
+        if step.step == self.at:
+            raise RunError("broken")
+
+
+def of_run(rank, kind, out, epochs=3, at=None, x_val=None):
+    autosave.EVERY = 0.0
+    model, guide = pair(kind)
+    settings = {"epochs": epochs, "batch_size": SIZE, "seed": 3, "transform": jitter, "listeners": [Break(at)]}
+    try:
+        result = fit(model, guide, points(), **settings, out=out, resume=True, x_val=x_val, ranks=True)
+    except RunError as error:
+        return str(error)
+    return [{k: v for k, v in r.items() if "second" not in k} for r in result.history]
+
+
+def state(out):
+    r"""All tensors of model, guide and optimizers in a run's checkpoint."""
+    found = Run(out).load()
+    moments = [v for o in found["optimizers"] for held in o["state"].values() for v in held.values()]
+    return dict(enumerate([*found["model"].values(), *found["guide"].values(), *moments]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_with_as_many_processes_as_if_it_had_never_stopped(kind, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    x_val = points()[:5]
+    histories = on_ranks(2, tmp_path / "a", of_run, kind, whole, 3, None, x_val)
+    assert histories[0] == histories[1] and [r["epoch"] for r in histories[0]] == [1, 2, 3]
+    assert "val_elbo" in histories[0][0]
+    assert on_ranks(2, tmp_path / "b", of_run, kind, broken, 3, 7, x_val) == ["broken", "broken"]
+    assert Run(broken).load()["step"] == 6
+    other = tmp_path / "other"
+    shutil.copytree(broken, other)
+
+    assert on_ranks(2, tmp_path / "c", of_run, kind, broken, 3, None, x_val) == histories
+    assert same(state(broken), state(whole))
+    assert [r["elbo"] for r in records(broken)] == [r["elbo"] for r in histories[0]]
+    files = {file.name for file in broken.glob("checkpoint*")}
+    assert files == {"checkpoint.pt", *torch.load(broken / "checkpoint.pt", weights_only=True)["parts"]}
+
+    goes_on_with_others(kind, other, tmp_path, x_val)
+
+
+def goes_on_with_others(kind, out, folder, x_val):
+    r"""A run of two processes on three, and then on one: rows and moments are where they were, and all steps come."""
+    before = [h["elbo"] for h in records(out)]
+    histories = on_ranks(3, folder / "d", of_run, kind, out, 3, None, x_val)
+    assert histories[0] == histories[2] and [h["elbo"] for h in histories[0]][: len(before)] == before
+    assert len(histories[0]) == 3
+    held = state(out)
+    on_ranks(2, folder / "e", of_run, kind, out, 3, None, x_val)  # takes no step
+    assert same(held, state(out)) and len(Run(out).load()["ranks"]) == 2
+    model, guide = pair(kind)
+    fit(model, guide, points(), epochs=3, batch_size=SIZE, seed=3, transform=jitter, out=out, resume=True, x_val=x_val)
+    assert same(held, state(out)) and {file.name for file in out.glob("checkpoint*")} == {"checkpoint.pt"}
+    on_ranks(2, folder / "f", of_run, kind, out, 3, None, x_val)  # and back
+    assert same(held, state(out))
+    read = load(out, model=model, guide=copy.deepcopy(guide))[1]
+    assert all(map(torch.equal, read.state_dict().values(), guide.state_dict().values()))
+
+
+def test_a_checkpoint_without_the_rows_of_a_process_is_refused(tmp_path):
+    on_ranks(2, tmp_path / "ranks", of_run, "mean_field", tmp_path / "x", 1)
+    next((tmp_path / "x").glob("checkpoint-*-1-of-2.pt")).unlink()
+    with pytest.raises(RunError, match=r"1-of-2.pt is not there, which .*checkpoint.pt needs; copy the whole folder"):
+        load(tmp_path / "x", model=pair("mean_field")[0], guide=guides.MeanField(N, D))
+
+
+# Errors
+
+
+class Spoiled(guides.MeanField):
+    r"""Rows whose gradient is not a number at the third step of process 1, where the loss is one."""
+
+    def posterior(self, x=None, index=None, mask=None, given=None):
+        seen.append(index)
+        raw = self.rows(index)
+        if len(seen) >= 4 and int(index.min()) >= N // 2:
+            raw.register_hook(lambda g: g * float("nan"))
+        return self.family(raw)
+
+
+def of_bad_step(rank, bad):
+    seen.clear()
+    model, guide = pair("mean_field")
+    guide = Spoiled(N, D) if bad == "row" else guide
+
+    def spoils(x):
+        return x * float("nan") if bad == "loss" and rank == 1 and len(seen) == 3 else x
+
+    try:
+        fit(model, guide, points(), epochs=2, batch_size=SIZE, seed=3, ranks=True, transform=spoils)
+    except FloatingPointError as error:
+        return str(error), [p.detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("bad", ["row", "loss"])
+def test_no_process_takes_a_step_that_is_not_finite_in_one(bad, tmp_path):
+    (innocent, w), (guilty, same_w) = on_ranks(2, tmp_path / "ranks", of_bad_step, bad)
+    assert "at step 3" in guilty and "at step 3" in innocent
+    assert "finite in this process: the error of another one says more" in innocent
+    assert ("guide.rows.weight" if bad == "row" else r"site 'x' is not finite in rows [1") in guilty
+    assert all(map(torch.equal, w, same_w)) and all(p.isfinite().all() for p in w)
+
+
+REFUSED = {
+    "compile is True": {"compile": True},
+    "e_steps is 'converged'": {"e_steps": "converged"},
+    "x is a list": {"x": [Points(points())], "size": N, "batch_size": None},
+    "the objective is FreeBits": {"objective": objectives.FreeBits(0.1)},
+    "BatchNorm1d has moments of the whole batch": {"net": nn.Sequential(nn.Linear(D, P), nn.BatchNorm1d(P))},
+    "the guide is Chain, which moves by itself": {"guide": lambda model: guides.Chain(model, N, D)},
+    "the guide is Auto, whose": {"guide": lambda model: guides.auto(model, "AutoNormal", N)},
+    "patience is 2 and SeenRows has rows": {"patience": 2, "x_val": points()},
+    "batch_size is 1, which takes 21 steps": {"batch_size": 1},
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_several_processes_do_not_support_is_refused_by_name(said, monkeypatch):
+    two = Alone()
+    two.num = 2
+    monkeypatch.setattr(session, "joined", lambda *_: contextlib.nullcontext(two))
+    settings = dict(REFUSED[said])
+    model, guide = pair("mean_field", settings.pop("net", None))
+    guide = settings.pop("guide", lambda _: guide)(model)
+    with pytest.raises(ValueError, match=f"{re.escape(said)}.*; expected"):
+        fit(model, guide, **{"x": points(), "epochs": 1, "batch_size": SIZE, "ranks": True} | settings)
+
+
+def test_rows_in_files_are_refused(tmp_path, monkeypatch):
+    two = Alone()
+    two.num = 2
+    monkeypatch.setattr(session, "joined", lambda *_: contextlib.nullcontext(two))
+    guide = guides.MeanField(N, D, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"rows are in files.*leave out folder="):
+        fit(pair("mean_field")[0], guide, points(), epochs=1, ranks=True)
+
+
+def test_ranks_need_a_launcher_or_a_group():
+    with pytest.raises(ValueError, match=r"neither a process group of torch nor RANK, .*torchrun --nproc-per-node=2"):
+        fit(*pair("amortized"), points(), epochs=1, ranks=True)
+
+
+def of_other_arguments(rank):
+    try:
+        fit(*pair("amortized"), points(), epochs=1 + rank, batch_size=SIZE, ranks=True)
+    except (ValueError, RunError) as error:
+        return str(error)
+
+
+def test_processes_that_were_called_differently_say_so(tmp_path):
+    first, second = on_ranks(2, tmp_path / "ranks", of_other_arguments)
+    assert second.startswith("epochs is 2 in process 1 and 1 in process 0")
+    assert "process 0 has lost the others" in first and "resume=True" in first
+
+
+def test_a_table_asked_for_rows_of_another_process_says_where_they_are():
+    table = Rows(torch.arange(10.0).unsqueeze(1))
+    table.keep(range(4, 7))
+    assert table(torch.tensor([6, 4])).tolist() == [[6.0], [4.0]]
+    with pytest.raises(ValueError, match=r"goes from 3 to 4, and this process has the rows of points 4 to 6.*load"):
+        table(torch.tensor([3, 4]))
+
+
+# The command line
+
+
+LETHAL = """
+import os, signal
+from pyro_dlgm import likelihoods
+from pyro_dlgm.training import autosave
+
+if "RANK" in os.environ:
+    autosave.EVERY = 0.0
+
+
+class Fixed(likelihoods.FixedNormal):
+    calls = 0
+
+    def forward(self, t, mask=None, given=None):
+        Fixed.calls += 1
+        if os.environ.get("RANK") == "1" and Fixed.calls == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(t, mask)
+
+
+def lethal(net):
+    return Fixed(net, 0.5)
+"""
+
+
+def test_torchrun_ends_with_a_killed_process_and_its_run_goes_on_with_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lethal.py").write_text(LETHAL)
+    np.save("x.npy", points().numpy().repeat(3, 0))
+    arguments = "fit --data x.npy --likelihood lethal:lethal --guide mean-field --latents 2 --epochs 30 --out run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    process = subprocess.run(
+        [*launcher, "-m", "pyro_dlgm", *arguments.split(), "--batch-size", "10"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 1 and "Signal 9 (SIGKILL)" in process.stderr, process.stderr
+    assert process.stdout.count("epoch 1, step 6:") == 1
+    saved = Run("run").load()
+    assert 6 < saved["step"] < 40 and saved["guide"]["rows.weight"].shape == (57, 4)
+    calls = [
+        "fit --out run --resume --likelihood lethal:lethal",
+        "evaluate run --iwae 5 --likelihood lethal:lethal",
+    ]
+    for line in calls:
+        said = CliRunner().invoke(main, line.split(), catch_exceptions=False)
+        assert said.exit_code == 0, said.output
+    assert [r["epoch"] for r in records(Path("run"))] == list(range(1, 31))
