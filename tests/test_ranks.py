@@ -15,11 +15,29 @@ import torch
 from click.testing import CliRunner
 from killing import records, same
 from pyro_dlgm.guides.rows import Rows
-from ranks import on_ranks
+from ranks import (
+    KINDS,
+    OF_RUN,
+    SIZE,
+    WEIGHT,
+    D,
+    N,
+    P,
+    moments,
+    of_bad_step,
+    of_draws,
+    of_one_batch_in_parts,
+    of_other_arguments,
+    of_run,
+    on_ranks,
+    pair,
+    points,
+    replayed,
+)
 from torch import nn
 from torch.distributions import normal
 
-from pyro_dlgm import DLGM, SVI, Points, fit, guides, likelihoods, load, nets, objectives, priors
+from pyro_dlgm import SVI, Points, fit, guides, load, objectives
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.optim.svi import adam
 from pyro_dlgm.ranks.group import Alone
@@ -27,79 +45,9 @@ from pyro_dlgm.ranks.part import Part, parts
 from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.run import Run
 from pyro_dlgm.storage import orders
-from pyro_dlgm.training import autosave, session
-
-N, D, P, SIZE, STEPS = 21, 2, 4, 6, 4  # parts of 10 and 11 points, batches of 2 or 3 each
-NOISE = torch.randn(N, D, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-KINDS = ("mean_field", "amortized")
-seen = []  # the points of each call of the guide in this process: one before the first step, then one a step
-
-
-class SeenRows(guides.MeanField):
-    def posterior(self, x=None, index=None, mask=None, given=None):
-        seen.append(index)
-        return super().posterior(x, index, mask, given)
-
-
-class SeenEncoder(guides.Amortized):
-    def posterior(self, x=None, index=None, mask=None, given=None):
-        seen.append(index)
-        return super().posterior(x, index, mask, given)
-
-
-def pair(kind, net=None):
-    torch.manual_seed(1)
-    model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(net or nets.MLP(D, P, (8,)), 0.5))
-    guide = SeenRows(N, D) if kind == "mean_field" else SeenEncoder(nets.MLP(P, 8, (8,)), D)
-    return model, guide
-
-
-def points(dtype=torch.float32):
-    return torch.rand(N, P, generator=torch.Generator().manual_seed(0), dtype=dtype)
-
-
-def jitter(x):
-    return x + 0.01 * torch.rand_like(x)
-
-
-class Noted:
-    r"""Creates the listener that notes loss, norm of the gradient, and number of points of each step."""
-
-    def __init__(self):
-        self.steps = []
-
-    def after(self, step, record):
-        self.steps.append((float(step.loss), float(step.gradient_norm), step.points))
-
-
-def replayed(shape, dtype, device):
-    r"""The noise of the points that are drawn for, whichever process draws it."""
-    return NOISE[seen[-1]].expand(shape) if seen else torch.zeros(shape, dtype=dtype)  # checks draw before
-
-
-def moments(optimizers):
-    r"""Adam's first moments, in which a factor of the gradient stays, apart for dense parameters and rows."""
-    dense, *rows = ([state["exp_avg"] for state in o.state.values()] for o in optimizers)
-    return dense, rows[0] if rows else []
-
+from pyro_dlgm.training import session
 
 # The gradient of one process
-
-
-SETTINGS = {"schedule": "constant", "clip_norm": 3.0, "e_steps": 2}
-WEIGHT = torch.linspace(0.5, 2.0, N, dtype=torch.float64)
-
-
-def of_one_batch_in_parts(rank, kind):
-    seen.clear()
-    normal._standard_normal = replayed
-    model, guide = (part.double() for part in pair(kind))
-    noted, x = Noted(), points(torch.float64)
-    result = fit(
-        *(model, guide, x), steps=STEPS, batch_size=SIZE, ranks=True, weight=WEIGHT, listeners=[noted], **SETTINGS
-    )
-    weights = [p.detach() for p in (*model.parameters(), *guide.parameters())]
-    return seen[1:], noted.steps, moments(result.optimizers), weights, result.history
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,18 +114,6 @@ def test_a_part_goes_on_from_any_step_and_knows_the_union(whole, monkeypatch):
         assert all(torch.equal(a, b) for a, (b, _, _) in zip(left, passes[1][step + 1 :], strict=True))
 
 
-def of_draws(rank, seed):
-    drawn, model, guide = [], pair("amortized")[0], guides.Amortized(nets.MLP(P, 8, (8,)), D)
-    fit(*(model, guide, points()), steps=3, batch_size=SIZE, seed=seed, ranks=True, transform=lambda x: noted(drawn, x))
-    return torch.cat(drawn), model.likelihood.net.state_dict(), torch.rand(1)
-
-
-def noted(drawn, x):
-    u = torch.rand_like(x)
-    drawn.append(u.flatten())
-    return x + 0.01 * u
-
-
 def test_processes_draw_different_numbers_for_one_model(tmp_path):
     r"""Also where the user has seeded all of them alike, which the group of these processes does."""
     (a, w, after), (b, same_w, after_b) = on_ranks(2, tmp_path / "seed", of_draws, 3)
@@ -190,28 +126,6 @@ def test_processes_draw_different_numbers_for_one_model(tmp_path):
 # Runs on disk
 
 
-class Break:
-    r"""Creates the listener that ends the training at a step, in each process."""
-
-    def __init__(self, at):
-        self.at = at
-
-    def after(self, step, record):
-        if step.step == self.at:
-            raise RunError("broken")
-
-
-def of_run(rank, kind, out, epochs=3, at=None, x_val=None):
-    autosave.EVERY = 0.0
-    model, guide = pair(kind)
-    settings = {"epochs": epochs, "batch_size": SIZE, "seed": 3, "transform": jitter, "listeners": [Break(at)]}
-    try:
-        result = fit(model, guide, points(), **settings, out=out, resume=True, x_val=x_val, ranks=True)
-    except RunError as error:
-        return str(error)
-    return [{k: v for k, v in r.items() if "second" not in k} for r in result.history]
-
-
 def state(out):
     r"""All tensors of model, guide and optimizers in a run's checkpoint."""
     found = Run(out).load()
@@ -219,78 +133,51 @@ def state(out):
     return dict(enumerate([*found["model"].values(), *found["guide"].values(), *moments]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_goes_on_with_as_many_processes_as_if_it_had_never_stopped(kind, tmp_path):
+def test_a_run_goes_on_with_as_many_processes_as_if_it_had_never_stopped(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    x_val = points()[:5]
-    histories = on_ranks(2, tmp_path / "a", of_run, kind, whole, 3, None, x_val)
+    histories = on_ranks(2, tmp_path / "a", of_run, whole)
     assert histories[0] == histories[1] and [r["epoch"] for r in histories[0]] == [1, 2, 3]
     assert "val_elbo" in histories[0][0]
-    assert on_ranks(2, tmp_path / "b", of_run, kind, broken, 3, 7, x_val) == ["broken", "broken"]
+    assert on_ranks(2, tmp_path / "b", of_run, broken, 3, 7) == ["broken", "broken"]
     assert Run(broken).load()["step"] == 6
     other = tmp_path / "other"
     shutil.copytree(broken, other)
 
-    assert on_ranks(2, tmp_path / "c", of_run, kind, broken, 3, None, x_val) == histories
+    assert on_ranks(2, tmp_path / "c", of_run, broken) == histories
     assert same(state(broken), state(whole))
     assert [r["elbo"] for r in records(broken)] == [r["elbo"] for r in histories[0]]
     files = {file.name for file in broken.glob("checkpoint*")}
     assert files == {"checkpoint.pt", *torch.load(broken / "checkpoint.pt", weights_only=True)["parts"]}
 
-    goes_on_with_others(kind, other, tmp_path, x_val)
+    goes_on_with_others(other, tmp_path)
 
 
-def goes_on_with_others(kind, out, folder, x_val):
+def goes_on_with_others(out, folder):
     r"""A run of two processes on three, and then on one: rows and moments are where they were, and all steps come."""
     before = [h["elbo"] for h in records(out)]
-    histories = on_ranks(3, folder / "d", of_run, kind, out, 3, None, x_val)
+    histories = on_ranks(3, folder / "d", of_run, out)
     assert histories[0] == histories[2] and [h["elbo"] for h in histories[0]][: len(before)] == before
     assert len(histories[0]) == 3
     held = state(out)
-    on_ranks(2, folder / "e", of_run, kind, out, 3, None, x_val)  # takes no step
+    on_ranks(2, folder / "e", of_run, out)  # takes no step
     assert same(held, state(out)) and len(Run(out).load()["ranks"]) == 2
-    model, guide = pair(kind)
-    fit(model, guide, points(), epochs=3, batch_size=SIZE, seed=3, transform=jitter, out=out, resume=True, x_val=x_val)
+    model, guide = pair("mean_field")
+    fit(model, guide, points(), **OF_RUN, epochs=3, out=out, resume=True)
     assert same(held, state(out)) and {file.name for file in out.glob("checkpoint*")} == {"checkpoint.pt"}
-    on_ranks(2, folder / "f", of_run, kind, out, 3, None, x_val)  # and back
+    on_ranks(2, folder / "f", of_run, out)  # and back
     assert same(held, state(out))
     read = load(out, model=model, guide=copy.deepcopy(guide))[1]
     assert all(map(torch.equal, read.state_dict().values(), guide.state_dict().values()))
 
 
 def test_a_checkpoint_without_the_rows_of_a_process_is_refused(tmp_path):
-    on_ranks(2, tmp_path / "ranks", of_run, "mean_field", tmp_path / "x", 1)
+    on_ranks(2, tmp_path / "ranks", of_run, tmp_path / "x", 1)
     next((tmp_path / "x").glob("checkpoint-*-1-of-2.pt")).unlink()
     with pytest.raises(RunError, match=r"1-of-2.pt is not there, which .*checkpoint.pt needs; copy the whole folder"):
         load(tmp_path / "x", model=pair("mean_field")[0], guide=guides.MeanField(N, D))
 
 
 # Errors
-
-
-class Spoiled(guides.MeanField):
-    r"""Rows whose gradient is not a number at the third step of process 1, where the loss is one."""
-
-    def posterior(self, x=None, index=None, mask=None, given=None):
-        seen.append(index)
-        raw = self.rows(index)
-        if len(seen) >= 4 and int(index.min()) >= N // 2:
-            raw.register_hook(lambda g: g * float("nan"))
-        return self.family(raw)
-
-
-def of_bad_step(rank, bad):
-    seen.clear()
-    model, guide = pair("mean_field")
-    guide = Spoiled(N, D) if bad == "row" else guide
-
-    def spoils(x):
-        return x * float("nan") if bad == "loss" and rank == 1 and len(seen) == 3 else x
-
-    try:
-        fit(model, guide, points(), epochs=2, batch_size=SIZE, seed=3, ranks=True, transform=spoils)
-    except FloatingPointError as error:
-        return str(error), [p.detach() for p in model.parameters()]
 
 
 @pytest.mark.parametrize("bad", ["row", "loss"])
@@ -339,13 +226,6 @@ def test_rows_in_files_are_refused(tmp_path, monkeypatch):
 def test_ranks_need_a_launcher_or_a_group():
     with pytest.raises(ValueError, match=r"neither a process group of torch nor RANK, .*torchrun --nproc-per-node=2"):
         fit(*pair("amortized"), points(), epochs=1, ranks=True)
-
-
-def of_other_arguments(rank):
-    try:
-        fit(*pair("amortized"), points(), epochs=1 + rank, batch_size=SIZE, ranks=True)
-    except (ValueError, RunError) as error:
-        return str(error)
 
 
 def test_processes_that_were_called_differently_say_so(tmp_path):
