@@ -127,7 +127,11 @@ def of_one_batch_in_parts(rank, kind):
 
 
 def of_draws(rank, seed):
-    drawn, model, guide = [], pair("amortized")[0], guides.Amortized(nets.MLP(P, 8, (8,)), D)
+    drawn = []
+    torch.manual_seed(rank)  # each makes another w, and all get that of process 0
+    model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (8,)), 0.5))
+    guide = guides.Amortized(nets.MLP(P, 8, (8,)), D)
+    torch.manual_seed(1)
     fit(*(model, guide, points()), steps=3, batch_size=SIZE, seed=seed, ranks=True, transform=lambda x: noted(drawn, x))
     return torch.cat(drawn), model.likelihood.net.state_dict(), torch.rand(1)
 

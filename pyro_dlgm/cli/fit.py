@@ -24,7 +24,6 @@ EXAMPLES = {
     "pyro-dlgm fit --data digits --guide amortized --out runs/x": "an encoder on the built-in digits",
     "pyro-dlgm fit --data table.npy --likelihood diagonal --patience 20 --out runs/x": "rows of a file, early stopping",
     "pyro-dlgm fit --out runs/x --resume --epochs 200": "go on with a run, for more epochs",
-    "torchrun --nproc-per-node=2 -m pyro_dlgm fit --data digits --out runs/x": "one training on two processes",
 }
 
 
@@ -52,7 +51,8 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     E-step and M-step are one climb of F(q,w). The folder holds config.json, metrics.jsonl, checkpoint.pt and
     TensorBoard's events (tensorboard --logdir runs). A run that was killed, or stopped by Ctrl-C, goes on with
     `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs than it was made
-    for it goes on for those; where --schedule is not constant, add --stretch.
+    for it goes on for those; where --schedule is not constant, add --stretch. On two processes or GPUs:
+    `torchrun --nproc-per-node=2 -m pyro_dlgm fit ...`, where --batch-size counts the points of both.
     """
     sources_of = {name: context.get_parameter_source(name) for name in options}
     given = {name for name, source in sources_of.items() if source != ParameterSource.DEFAULT}

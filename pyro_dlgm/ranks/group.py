@@ -80,7 +80,7 @@ class Alone:
 
     def own(self, state: dict, svi, num_points: int) -> dict:
         r"""Returns the state of this process from that in a checkpoint, of any number of processes."""
-        return own(state, places(svi, state), self.part(num_points), num_points, self.rank, self.num)
+        return own(state, svi, self.part(num_points), num_points, self.rank, self.num)
 
 
 class Ranks(Alone):

@@ -22,10 +22,10 @@ def places(svi, state: dict) -> list[tuple]:
         for path, module in program.named_modules()
         if isinstance(module, Rows)
     ]
-    for number, optimizer in enumerate(svi.optimizers):
+    for number, (optimizer, held) in enumerate(zip(svi.optimizers, state["optimizers"], strict=True)):
         if isinstance(optimizer, RowAdam):
-            kept = state["optimizers"][number]["state"]
-            found += [("optimizers", number, "state", p, name) for p, tensors in kept.items() for name in tensors]
+            kept = held["state"].items()
+            found += [("optimizers", number, "state", p, name) for p, tensors in kept for name in tensors]
     return found
 
 
@@ -37,21 +37,21 @@ def parted(state: dict, where: list[tuple]) -> tuple[dict, dict]:
     return rest, {"rows": rows} | {name: rest.pop(name) for name in OWN}
 
 
-def own(state: dict, where: list[tuple], part: range, num_points: int, rank: int, num: int) -> dict:
+def own(state: dict, svi, part: range, num_points: int, rank: int, num: int) -> dict:
     r"""Returns the state of one of ``num`` processes, from a checkpoint of as many, or of another number.
 
     Another number draws the rest of the pass anew, from generators that follow from those of the first process.
 
     Arguments:
         state: the checkpoint, with the rows of these or of all points.
-        where: the `places` of rows.
+        svi: the pair with its optimizers.
         part: the points of this process.
         num_points: the number of all points.
         rank, num: the number of this process, and how many there are.
     """
     saved = state.get("ranks") or [{name: state[name] for name in OWN}]
     mine = saved[rank] if len(saved) == num else _anew(saved[0], rank, num)
-    for place in where if len(part) < num_points else ():
+    for place in places(svi, state) if num > 1 else ():
         inner = _inner(state, place)
         if len(inner[place[-1]]) == num_points:
             inner[place[-1]] = inner[place[-1]][part.start : part.stop].clone()
