@@ -127,13 +127,24 @@ def of_one_batch_in_parts(rank, kind):
 
 
 def of_draws(rank, seed):
-    drawn = []
-    torch.manual_seed(rank)  # each makes another w, and all get that of process 0
+    drawn, after = [], []
+    torch.manual_seed(rank)  # each makes another w, and all take that of process 0
     model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, P, (8,)), 0.5))
     guide = guides.Amortized(nets.MLP(P, 8, (8,)), D)
     torch.manual_seed(1)
-    fit(*(model, guide, points()), steps=3, batch_size=SIZE, seed=seed, ranks=True, transform=lambda x: noted(drawn, x))
-    return torch.cat(drawn), model.likelihood.net.state_dict(), torch.rand(1)
+    settings = {"steps": 3, "batch_size": SIZE, "seed": seed, "ranks": True, "listeners": [Weights(model, after)]}
+    fit(model, guide, points(), transform=lambda x: noted(drawn, x), **settings)
+    return torch.cat(drawn), after, torch.rand(1)
+
+
+class Weights:
+    r"""Creates the listener that notes w after each step."""
+
+    def __init__(self, model, noted):
+        self.model, self.noted = model, noted
+
+    def after(self, step, record):
+        self.noted.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
 
 
 def noted(drawn, x):
