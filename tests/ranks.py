@@ -1,6 +1,7 @@
 r"""Trainings that run in several processes, each in torch's process group, and what they return."""
 
 import multiprocessing
+import os
 import traceback
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import pyro
 import torch
 import torch.distributed as dist
+from click.testing import CliRunner
 from torch.distributions import normal
 
 from pyro_dlgm import DLGM, fit, guides, likelihoods, nets, priors
@@ -202,6 +204,15 @@ def of_bad_step(rank, bad):
         fit(model, guide, points(), epochs=2, batch_size=SIZE, seed=3, ranks=True, transform=spoils)
     except FloatingPointError as error:
         return str(error), [p.detach() for p in model.parameters()]
+
+
+def of_command(rank, line):
+    r"""Return code, output and errors of a command, as torchrun would start it."""
+    from pyro_dlgm.cli.main import main
+
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    result = CliRunner().invoke(main, line.split())
+    return result.exit_code, result.stdout, result.stderr
 
 
 def of_other_arguments(rank):

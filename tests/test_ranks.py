@@ -25,6 +25,7 @@ from ranks import (
     P,
     moments,
     of_bad_step,
+    of_command,
     of_draws,
     of_one_batch_in_parts,
     of_other_arguments,
@@ -107,11 +108,12 @@ def test_a_part_goes_on_from_any_step_and_knows_the_union(whole, monkeypatch):
     passes = [[(b.index, part.together(b), part.state_dict()) for b in part] for part in made]
     for both in zip(*passes, strict=True):
         assert {together for _, together, _ in both} == {sum(len(index) for index, _, _ in both)}
-    for step, (_, _, state) in enumerate(passes[1][:-1]):
-        again = Part(points(), SIZE, rank=1, num=2)
-        again.load_state_dict(state)
-        left = [b.index for b in again]
-        assert all(torch.equal(a, b) for a, (b, _, _) in zip(left, passes[1][step + 1 :], strict=True))
+    for rank, batches in enumerate(passes):  # two of the four batches of 10 points are longer, three of 11
+        for step, (_, _, state) in enumerate(batches[:-1]):
+            again = Part(points(), SIZE, rank=rank, num=2)
+            again.load_state_dict(state)
+            left = [b.index for b in again]
+            assert all(torch.equal(a, b) for a, (b, _, _) in zip(left, batches[step + 1 :], strict=True))
 
 
 def test_processes_draw_different_numbers_for_one_model(tmp_path):
@@ -147,7 +149,9 @@ def test_a_run_goes_on_with_as_many_processes_as_if_it_had_never_stopped(tmp_pat
     assert same(state(broken), state(whole))
     assert [r["elbo"] for r in records(broken)] == [r["elbo"] for r in histories[0]]
     files = {file.name for file in broken.glob("checkpoint*")}
-    assert files == {"checkpoint.pt", *torch.load(broken / "checkpoint.pt", weights_only=True)["parts"]}
+    assert files == {"checkpoint.pt", *Run(broken).load()["parts"]}
+    # Files of rows have new names, so that a kill in between leaves those that the former checkpoint names.
+    assert Run(broken).load()["saves"] > Run(other).load()["saves"] > 1
 
     goes_on_with_others(other, tmp_path)
 
@@ -243,6 +247,17 @@ def test_a_table_asked_for_rows_of_another_process_says_where_they_are():
 
 
 # The command line
+
+
+def test_the_first_process_alone_says_lines_and_writes_a_report(tmp_path):
+    np.save(tmp_path / "x.npy", points().numpy())
+    line = f"fit --data {tmp_path}/x.npy --latents 2 --epochs 2 --batch-size 10 --out {tmp_path}/run"
+    (code, said, error), (other_code, *other) = on_ranks(2, tmp_path / "ranks", of_command, line)
+    assert (code, error) == (0, "") and "Done: epoch 2, step 4: elbo " in said and "Report: " in said
+    assert (other_code, other) == (0, ["", ""])
+    assert len(records(tmp_path / "run")) == 2 and (tmp_path / "run" / "report.html").exists()
+    for code, said, error in on_ranks(2, tmp_path / "again", of_command, f"{line}2 --download"):
+        assert (code, said) == (2, "") and "--download is given on several processes; expected the data" in error
 
 
 LETHAL = """
