@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pyro.distributions.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ..program import held
@@ -37,7 +38,12 @@ class Rows(nn.Module):
 
     Arguments:
         start: the initial table, of shape (N, width).
+
+    Attributes:
+        part: the points whose rows are here, if the others are in other processes; `None`: all.
     """
+
+    part: range | None = None
 
     def __init__(self, start: Tensor):
         super().__init__()
@@ -48,7 +54,23 @@ class Rows(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         by = _lookup.get()
+        index = index if self.part is None else self._here(index)
         return self._rows(index) if by is None else by(self, index)
+
+    def keep(self, part: range) -> None:
+        r"""Keeps the rows of these points alone, which are still asked for by their numbers among all N."""
+        kept = self.weight.detach()[part.start : part.stop].clone()
+        self.weight, self.part = nn.Parameter(kept, requires_grad=self.weight.requires_grad), part
+
+    def _here(self, index: Tensor) -> Tensor:
+        r"""Returns the places of these points among the rows that are here; checked if Pyro's validation is on."""
+        first, last = self.part.start, self.part.stop - 1
+        if is_validation_enabled() and len(index) and not first <= int(index.min()) <= int(index.max()) <= last:
+            raise ValueError(
+                f"index goes from {int(index.min())} to {int(index.max())}, and this process has the rows of points "
+                f"{first} to {last}; expected some of these. All rows are in the run: load(out)"
+            )
+        return index - first
 
     def _rows(self, index: Tensor) -> Tensor:
         # F.embedding rather than weight[index]: its backward pass is reproducible when a row comes twice.

@@ -26,11 +26,12 @@ LAYERS = [
     ("model", "data", "ppca", "guides"),
     ("optim", "recipes"),
     ("evaluate", "runs"),
-    ("plots",),
+    ("plots", "ranks"),
     ("training",),
     ("comparison",),
     ("report", "sklearn"),
     ("cli",),
+    ("__main__",),
 ]
 LAYER = {wing: number for number, wings in enumerate(LAYERS) for wing in wings}
 

@@ -1,6 +1,7 @@
 r"""The command ``pyro-dlgm fit``: train a pair and keep the run on disk."""
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from .options import CLIMB, DATA, FIT, PAIR, WORKERS
 
 KINDS = "likelihood", "guide"  # what may be code of a user's own
 LINES = 20  # that a training prints where there is no terminal
-
+LAUNCHER = {"RANK", "WORLD_SIZE"}  # what torchrun says to each process of a training
 
 EXAMPLES = {
     "pyro-dlgm fit --data digits --guide amortized --out runs/x": "an encoder on the built-in digits",
@@ -53,7 +54,8 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     E-step and M-step are one climb of F(q,w). The folder holds config.json, metrics.jsonl, checkpoint.pt and
     TensorBoard's events (tensorboard --logdir runs). A run that was killed, or stopped by Ctrl-C, goes on with
     `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs than it was made
-    for it goes on for those; where --schedule is not constant, add --stretch.
+    for it goes on for those; where --schedule is not constant, add --stretch. On two processes or GPUs:
+    `torchrun --nproc-per-node=2 -m pyro_dlgm fit ...`, where --batch-size counts the points of both.
     """
     sources_of = {name: context.get_parameter_source(name) for name in options}
     given = {name for name, source in sources_of.items() if source != ParameterSource.DEFAULT}
@@ -65,19 +67,33 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.consent)
     options["objective"] = options["objective"] or bounds.ELBO_NAME  # of a run that says none
     bounds.check(options["objective"], [options["guide"]])
+    if download and _of_several():
+        raise ValueError("download is True on several processes; expected the data to be there: fetch them with one")
     points, source = config.dataset(options, download=download)
-    if options["name"] not in sources.KNOWN:
+    if options["name"] not in sources.KNOWN and _writes():
         click.echo(f"{points.name}: {points.protocol}")
     try:
         result = _train(options, points, source, out, resume=resume, stretch=stretch)
     except KeyboardInterrupt as stop:
         done = str(stop).partition(";")[0] or "the last checkpoint is kept"
         raise KeyboardInterrupt(f"{done}; go on with: pyro-dlgm fit --out {out} --resume") from None
+    if not _writes():
+        return
     early = ", stopped early: the run is at its best epoch" if result.stopped_early else ""
     click.echo(f"Done: {line(result.history[-1])}{early}.")
     from ..report import page
 
     click.echo(f"Report: {page.write(out, page.of_run(out, points, imports=own))}\nNext: pyro-dlgm evaluate {out}")
+
+
+def _writes() -> bool:
+    r"""Whether this is the first process of a training, or the only one: it alone writes files and lines."""
+    return not _of_several() or os.environ["RANK"] == "0"
+
+
+def _of_several() -> bool:
+    r"""Whether a launcher has started this process as one of several."""
+    return os.environ.keys() >= LAUNCHER and os.environ["WORLD_SIZE"] != "1"
 
 
 def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stretch: bool):
@@ -97,6 +113,7 @@ def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stre
         if recipe.prior == "vamp":
             _place(model.prior, points)
     terminal = sys.stderr.isatty()
+    lines = () if terminal or not _writes() else (Lines(options["epochs"], click.echo),)
     return fit(
         model,
         guide,
@@ -111,7 +128,8 @@ def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stre
         config={"data": source, "recipe": recipe.plain(), "device": options["device"]} | _objective(options),
         objective=bounds.objective(options["objective"]),
         progress=terminal,
-        listeners=() if terminal else (Lines(options["epochs"], click.echo),),
+        listeners=lines,
+        ranks=_of_several(),
         **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},
     )
 

@@ -8,18 +8,8 @@ HEADINGS = {
     + ("num_val", "split_seed", "download", "workers", "points"),
     "Model": ("likelihood", "latents", "prior", "components", "missingness", "w"),
     "Guide": ("guide", "guides"),
-    "Optimization": (
-        "objective",
-        "epochs",
-        "gradients",
-        "batch_size",
-        "lr",
-        "row_lr",
-        "schedule",
-        "e_steps",
-        "clip_norm",
-    )
-    + ("compile", "precision", "warmup", "patience"),
+    "Optimization": ("objective", "epochs", "gradients", "batch_size", "lr", "row_lr", "schedule", "e_steps")
+    + ("clip_norm", "compile", "precision", "warmup", "patience"),
     "Scores": ("iwae", "samples", "ais", "gaps", "certified", "chains", "temperatures", "tol"),
     "Picture": ("num",),
     "Run": ("seed", "seeds", "jobs", "device", "config", "out", "resume", "stretch"),

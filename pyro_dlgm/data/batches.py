@@ -45,6 +45,7 @@ class Batches:
         weight: factors (N,) of the points' terms in the objective, or `None`.
 
     Attributes:
+        own: the points that a pass visits: all N.
         epoch: the number of the pass, counted from 1.
         ended: whether the latest batch was the last one of its pass.
 
@@ -73,6 +74,7 @@ class Batches:
         self.points, self.transform = replace(points, index=None), transform
         self.batch_size, self.num_points = min(batch_size, len(points)), len(points)
         self.block = None if block is None or block >= len(points) else block
+        self.own = range(len(points))
         self._order, self._position, self.epoch = torch.empty(0, dtype=torch.long), len(self), 0
 
     def __len__(self) -> int:
@@ -99,7 +101,7 @@ class Batches:
 
     def first(self, num: int) -> Points:
         r"""Returns the first points, after one draw of the transform; reads images in files."""
-        return transformed(self.take(torch.arange(min(num, self.num_points))), self.transform)
+        return transformed(self.take(torch.arange(min(num, len(self.own))) + self.own.start), self.transform)
 
     def state_dict(self) -> dict:
         r"""Returns the number of this pass, its order (N,) or the seed of it, and how many of its batches are done."""
@@ -114,24 +116,27 @@ class Batches:
     def __iter__(self) -> Iterator[Points]:
         if self.ended:
             self._order, self._position, self.epoch = self._drawn(), 0, self.epoch + 1
+        elif self._order is None:  # the pass was begun by another number of processes
+            self._order = self._drawn()
         for batch in self._read(self._left()):
             self._position += 1
             yield transformed(batch, self.transform)
 
     def _drawn(self) -> Tensor | int:
         r"""Returns the order of a new pass, or the seed of it."""
+        num = len(self.own)
         if self.batch_size == self.num_points:
-            return torch.arange(self.num_points)
-        if self.block is None and self.num_points <= WHOLE:
-            return torch.randperm(self.num_points)
+            return torch.arange(num)
+        if self.block is None and num <= WHOLE:
+            return torch.randperm(num)
         return int(torch.randint(2**62, ()))
 
     def _left(self) -> Iterator[Tensor]:
         r"""Returns the rows of each remaining batch of the pass."""
-        if isinstance(self._order, Tensor):
-            # Moved once for a pass: a copy for each batch would wait for the device.
-            return iter(self._order.to(self.device).split(self.batch_size)[self._position :])
-        return order(self.num_points, self._order, self.block).batches(self.batch_size, self._position)
+        held = self._order
+        if isinstance(held, Tensor):  # moved once for a pass: a copy for each batch would wait for the device
+            held = held.to(self.device)
+        return order(self.num_points, held, self.block).batches(self.batch_size, self._position)
 
     def _read(self, left: Iterator[Tensor]) -> Iterator[Points]:
         x = self.points.x

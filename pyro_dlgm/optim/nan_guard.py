@@ -191,7 +191,8 @@ def _blamed(svi: pyro.infer.SVI) -> str:
         gradient = p.grad._values() if p.grad is not None and p.grad.is_sparse else p.grad
         if gradient is not None and not gradient.isfinite().all():
             return f"all parameters are finite, the first gradient that is not is that of {name}"
-    return "all parameters and their gradients are finite"
+    here = "" if svi.summed is None else " in this process: the error of another one says more"
+    return f"all parameters and their gradients are finite{here}"
 
 
 def _bad_site(traces: list, program: Callable[[], object]) -> str:

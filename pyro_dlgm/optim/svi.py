@@ -6,7 +6,7 @@ the batch.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import pyro
@@ -86,6 +86,8 @@ class SVI(pyro.infer.SVI):
         compile_size: the number of points of the batches to compile; `None`: each size.
         precision: "bf16": networks compute in bfloat16, all else in float32: see `nets.bfloat16`. `None`: as the
             parameters are.
+        summed: for a training on several processes, ``summed(loss, parameters)`` returns the sum of their losses, and
+            adds up the gradients of these parameters, all but the tables of rows, in place.
 
     Attributes:
         gradient_norm: the global norm of the dense gradients in the last step, before clipping, a scalar tensor; `None`
@@ -109,6 +111,7 @@ class SVI(pyro.infer.SVI):
         compile: bool | str = False,
         compile_size: int | None = None,
         precision: str | None = None,
+        summed: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
     ):
         check_order(model, guide)
         if isinstance(guide, AutoLocal):
@@ -132,6 +135,7 @@ class SVI(pyro.infer.SVI):
         check_precision(precision, guide)
         self.precision = contextlib.nullcontext() if precision is None else self._rounded()
         self.compiler = Compiler(self, compile, compile_size) if compile else None
+        self.summed, self.tables = summed, {m.weight for m in self.modules() if isinstance(m, Rows)}
 
     def _rounded(self) -> InBfloat16:
         # A PyroModule may have random weights, which are sites.
@@ -196,10 +200,20 @@ class SVI(pyro.infer.SVI):
         if loss is not None:
             return loss
         loss = attempt.backward() if self.watch is None else attempt.first()
+        loss = loss if self.summed is None else self._over_processes(loss, only)
         norms = self._norms()
         self.look(attempt, bad([loss.detach(), *norms]) if self.watch is not None else None)
         self._update()
         return loss.detach()
+
+    def _over_processes(self, loss: Tensor, only: list[Tensor] | None) -> Tensor:
+        r"""Returns the loss summed over processes, and sums the dense gradients."""
+        rows = [p.grad for p in self.tables if p.grad is not None]
+        for values in (g._values() if g.is_sparse else g for g in rows):
+            # Not a number if a row's gradient is none: then no process takes the step.
+            loss = loss.detach() + 0 * torch.linalg.vector_norm(values)
+        targets = self.parameters() if only is None else only
+        return self.summed(loss, [p for p in targets if p not in self.tables])
 
     def _attempt(self, only, factor, args, kwargs) -> Attempt:
         name = f"step {self.steps + 1}" if only is None else f"an E-step of step {self.steps + 1}"

@@ -43,14 +43,53 @@ def write(file: Path, state: dict) -> None:
         raise RunError(f"cannot write {file} ({line(error)}): make room and resume; {kept}") from error
 
 
-def read(file: Path) -> dict:
+def read(file: Path, points: range | None = None) -> dict:
     r"""Reads the state, to the CPU.
+
+    The rows of a training on several processes are in a file for each, and are joined.
+
+    Arguments:
+        file: the checkpoint.
+        points: those whose rows are read from these files, which are then mapped into memory; `None`: all.
 
     Raises:
         RunError: if it is missing, damaged, of another program, or holds other values than tensors and plain ones.
     """
+    state = _read(file, points is not None)
+    return _joined(state, [_part(file, name, points) for name in state["parts"]], points) if "parts" in state else state
+
+
+def _part(file: Path, name: str, points: range | None) -> dict:
+    part = file.with_name(Path(name).name)
+    if not part.exists():
+        raise RunError(f"{part} is not there, which {file} needs; copy the whole folder of the run")
+    return _read(part, points is not None)
+
+
+def _joined(state: dict, parts: list[dict], points: range | None) -> dict:
+    r"""Returns the state with the rows of all parts, by the places that they name, and what else each process had."""
+    for place in parts[0]["rows"]:
+        inner = state
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = _rows([part["rows"][place] for part in parts], points)
+    ranks = [{name: value for name, value in part.items() if name not in ("rows", "format")} for part in parts]
+    return state | ranks[0] | {"ranks": ranks}
+
+
+def _rows(tables: list[torch.Tensor], points: range | None) -> torch.Tensor:
+    if points is None:
+        return torch.cat(tables)
+    found, first = [], 0
+    for table in tables:
+        found.append(table[max(0, points.start - first) : max(0, points.stop - first)])
+        first += len(table)
+    return torch.cat(found)
+
+
+def _read(file: Path, mapped: bool) -> dict:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{file.parent} is not a run: it has no checkpoint.pt") from None
     except pickle.UnpicklingError:

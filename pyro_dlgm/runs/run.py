@@ -20,6 +20,7 @@ from .files import RunError, discard_unfinished, finite, whole, write_json, writ
 from .fingerprint import differences
 
 PLACES = ("data.root",)  # locations: a run may be resumed after they have moved
+PARTS = ("checkpoint-*-of-*.pt", ".checkpoint-*-of-*.pt")  # files of rows, finished or not
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write without space
 
 
@@ -119,12 +120,20 @@ class Run:
         return config
 
     def save(self, state: dict) -> None:
-        r"""Writes ``checkpoint.pt``: see `checkpoint.write`."""
+        r"""Writes ``checkpoint.pt``: see `checkpoint.write`. Files of rows that it does not name are removed."""
         checkpoint.write(self.checkpoint_file, state)
+        for pattern in PARTS:
+            for file in self.folder.glob(pattern):
+                if file.name not in state.get("parts", ()):
+                    file.unlink(missing_ok=True)
 
-    def load(self) -> dict:
-        r"""Returns the state in ``checkpoint.pt``, on the CPU: see `checkpoint.read`."""
-        return checkpoint.read(self.checkpoint_file)
+    def save_part(self, name: str, rows: dict) -> None:
+        r"""Writes the rows of one of several processes: see `checkpoint.write`."""
+        checkpoint.write(self.folder / name, rows)
+
+    def load(self, points: range | None = None) -> dict:
+        r"""Returns the state in ``checkpoint.pt``, on the CPU, with the rows of these points: see `checkpoint.read`."""
+        return checkpoint.read(self.checkpoint_file, points)
 
     def append(self, record: dict) -> None:
         r"""Appends a line to ``metrics.jsonl``, with Unix time in seconds; numbers that are not finite become null."""
@@ -151,7 +160,7 @@ class Run:
         if found:
             more = advice.get(found[0].partition(" ")[0], "") if len(found) == 1 else ""
             raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}{more}")
-        state = self.load()
+        state = self.load(training.own_rows)
         try:
             training.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -25,19 +25,37 @@ class Order:
         r"""Returns the points in a chunk."""
         raise NotImplementedError
 
-    def batches(self, size: int, first: int = 0) -> Iterator[Tensor]:
-        r"""Yields the points of each batch of that size, from batch ``first`` on; the last one may be shorter."""
-        skipped, left = first * size, torch.empty(0, dtype=torch.long)
+    def batches(self, size: int, first: int = 0, *, skipped: int = 0) -> Iterator[Tensor]:
+        r"""Yields the points of each batch of that size, from batch ``first`` on; the last one may be shorter.
+
+        Arguments:
+            size: the number of points in a batch.
+            first: the number of batches to leave out.
+            skipped: the number of points to leave out before these.
+        """
+        skipped, left = skipped + first * size, torch.empty(0, dtype=torch.long)
         for number, length in enumerate(self.lengths):
             if skipped >= length:
                 skipped -= length
                 continue
-            left, skipped = torch.cat([left, self.chunk(number)[skipped:]]), 0
+            chunk = self.chunk(number)[skipped:]
+            left, skipped = torch.cat([left.to(chunk.device), chunk]), 0
             whole = len(left) // size * size
             yield from (left[i : i + size] for i in range(0, whole, size))
             left = left[whole:]
         if len(left):
             yield left
+
+
+class Drawn(Order):
+    r"""Creates the order that a tensor (N,) holds."""
+
+    def __init__(self, points: Tensor):
+        self.points, self.lengths = points, [len(points)]
+
+    def chunk(self, number: int) -> Tensor:
+        r"""Returns all points."""
+        return self.points
 
 
 class Blocked(Order):
@@ -100,8 +118,10 @@ class Scattered(Order):
         return (left << self.half) | right
 
 
-def order(num_points: int, seed: int, block: int | None) -> Order:
-    r"""Returns the order of a pass, in blocks if ``block`` is given."""
+def order(num_points: int, seed: int | Tensor, block: int | None) -> Order:
+    r"""Returns the order of a pass: the points that a tensor holds, or from a seed, in blocks if ``block`` is given."""
+    if isinstance(seed, Tensor):
+        return Drawn(seed)
     return Scattered(num_points, seed) if block is None else Blocked(num_points, seed, block)
 
 

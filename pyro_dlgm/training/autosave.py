@@ -34,11 +34,13 @@ class Autosave(contextlib.ExitStack):
         Raises:
             FloatingPointError: if a parameter is not finite; the previous checkpoint is kept.
         """
-        if record is not None:
+        if record is not None and self.training.ranks.first:
             self.run.append(record)
-        if self.interrupted or self.training.done or time.monotonic() - self._saved > EVERY:
+        asks = self.interrupted or time.monotonic() - self._saved > EVERY
+        saves, stops = self.training.ranks.decided(asks, self.interrupted)
+        if saves or self.training.done:
             self._save(step.step)
-        if self.interrupted and not self.training.done:
+        if stops and not self.training.done:
             raise KeyboardInterrupt(f"saved at step {step.step}; continue with resume")
 
     def _save(self, step: int) -> None:
@@ -58,6 +60,6 @@ class Autosave(contextlib.ExitStack):
 
 def save(run: Run, training) -> None:
     r"""Saves a checkpoint in place of the previous one, and drops the journals of rows in files up to it."""
-    run.save(training.state_dict())
+    training.ranks.save(run, training.svi, training.state_dict())
     for table in in_files(training.svi.model, training.svi.guide):
         table.files.forget()

@@ -53,6 +53,7 @@ def fit(
     resume: bool = False,
     stretch: bool = False,
     start: Result | None = None,
+    ranks: bool = False,
     config: dict | None = None,
 ) -> Result:
     r"""Maximizes F(q, w) over q and w by stochastic gradients, for any guide.
@@ -111,6 +112,10 @@ def fit(
             learning rates are those of the longer run.
         start: a former `Result` of the same w, whose optimizers provide the moments of all parameters that both have:
             to continue, or after `to_rows` or `to_encoder`. A resumed run on disk has its own.
+        ranks: whether this is one of several processes of a training, called alike in each: those of torch's process
+            group (``torch.distributed.init_process_group``), or those that torchrun has started. Each visits a part of
+            the points, and ``batch_size`` counts the points of all. A guide with rows then keeps those of its part;
+            `load` has all.
         config: plain values to store in ``config.json`` with the arguments; ``recipe`` in it lets `load` build the
             pair.
 

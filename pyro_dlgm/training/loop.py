@@ -15,6 +15,7 @@ from ..guides.base import adapted
 from ..objectives.importance import IWAE
 from ..optim.svi import SVI, load_states
 from ..points import Points
+from ..ranks.group import Alone
 from ..seeding import restore, states
 from .options import CONVERGED
 from .validation import Validation
@@ -29,7 +30,7 @@ class Step:
     Attributes:
         step, epoch: counted from 1.
         loss: −F per point on this batch, in nats, a scalar tensor (reading its value waits for the device).
-        points: the number of points of the batch.
+        points: the number of points of the batch, in all processes together.
         passes: the number of backward passes for the batch, E-steps included.
         moves: gradient evaluations of log p(x, t | w) spent by q itself meanwhile, such as those of a chain.
         ends_epoch: whether each point has now been seen ``epoch`` times.
@@ -49,7 +50,9 @@ class Step:
     mass: Tensor | None = None
 
 
-def em(svi: SVI, batches: Batches | Source, *, e_steps: int | str = 1, done: int = 0) -> Iterator[Step]:
+def em(
+    svi: SVI, batches: Batches | Source, *, e_steps: int | str = 1, done: int = 0, ranks: Alone | None = None
+) -> Iterator[Step]:
     r"""Yields steps that ascend F(q, w), without end.
 
     Each batch gets ``e_steps`` − 1 steps on q alone, then one on q and w. This is the same for every guide: an
@@ -60,22 +63,25 @@ def em(svi: SVI, batches: Batches | Source, *, e_steps: int | str = 1, done: int
         batches: the data.
         e_steps: steps on q for each step on w; "converged": `until_it_stops`.
         done: the number of joint steps taken before.
+        ranks: the processes, by default this one alone.
     """
-    N, svi.steps, guide = batches.num_points, done, adapted(svi.guide)
+    N, svi.steps, guide, ranks = batches.num_points, done, adapted(svi.guide), ranks or Alone()
     while True:
         for points in batches:
             passes, moves = svi.backward_passes, guide.gradients
+            together = ranks.together(batches, points)
+            weight = len(points) / together / N
             if e_steps == CONVERGED:
                 until_it_stops(svi, batches)
             else:
                 for _ in range(e_steps - 1):
-                    _taken(svi.e_step, points, N)
-            loss = _taken(svi.step, points, N)
+                    _taken(svi.e_step, points, N, weight)
+            loss = _taken(svi.step, points, N, weight)
             # Counted here: validation, TensorBoard and listeners also use q, which is not training.
-            passes, moves = svi.backward_passes - passes, guide.gradients - moves
-            mass = None if points.weight is None else points.weight.sum()
+            passes, moves = svi.backward_passes - passes, (guide.gradients - moves) * together // len(points)
+            mass = None if points.weight is None else ranks.total(points.weight.sum())
             norm = svi.gradient_norm
-            yield Step(svi.steps, batches.epoch, loss, len(points), passes, moves, batches.ended, norm, mass)
+            yield Step(svi.steps, batches.epoch, loss, together, passes, moves, batches.ended, norm, mass)
 
 
 def until_it_stops(svi: SVI, batches: Batches) -> None:
@@ -91,16 +97,17 @@ def until_it_stops(svi: SVI, batches: Batches) -> None:
     """
     before = math.inf
     for _ in range(WINDOWS):
-        losses = [_taken(svi.e_step, batches.drawn(), batches.num_points) for _ in range(WINDOW)]
+        N = batches.num_points
+        losses = [_taken(svi.e_step, batches.drawn(), N, 1 / N) for _ in range(WINDOW)]
         loss = float(torch.stack(losses).mean())
         if not loss < before:
             return
         before = loss
 
 
-def _taken(step: Callable, points: Points, N: int) -> Tensor:
+def _taken(step: Callable, points: Points, N: int, factor: float) -> Tensor:
     r"""Takes a step of an `SVI` on a batch, and returns the loss per point."""
-    return step(points.x, points.index, **points.keywords, size=N, factor=1 / N)
+    return step(points.x, points.index, **points.keywords, size=N, factor=factor)
 
 
 @dataclass
@@ -148,6 +155,7 @@ class Training:
         factor: the factor of the learning rates as a function of the fraction done.
         warmup_steps: steps over which β rises from 0 to 1.
         validation: the bound on validation points, or `None`.
+        ranks: the processes, by default this one alone.
     """
 
     def __init__(
@@ -160,7 +168,9 @@ class Training:
         factor: Callable[[float], float] = lambda done: 1.0,
         warmup_steps: int = 0,
         validation: Validation | None = None,
+        ranks: Alone | None = None,
     ):
+        self.ranks = ranks or Alone()
         self.svi, self.batches, self.total, self.e_steps = svi, batches, total, e_steps
         self.factor, self.warmup_steps, self.validation = factor, warmup_steps, validation
         self.rates = [[group["lr"] for group in o.param_groups] for o in svi.optimizers]
@@ -176,7 +186,7 @@ class Training:
         r"""Yields each step, with a record of the history at the end of an epoch (or the training), else `None`."""
         self._set_schedules()
         start = time.perf_counter() - self.seconds
-        steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step)
+        steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step, ranks=self.ranks)
         while not self.done:
             self._began = time.perf_counter()
             step = next(steps)
@@ -197,7 +207,13 @@ class Training:
         self.restore_beta()
         if self.validation is not None:
             self.validation.restore_best()
+        self.ranks.same(self.svi.model, self.svi.guide)
         return self.result
+
+    @property
+    def own_rows(self) -> range | None:
+        r"""The points whose rows this process has; `None` if it has all."""
+        return None if self.ranks.num == 1 else self.ranks.part(self.batches.num_points)
 
     def restore_beta(self) -> None:
         r"""Restores the β that the objective had before the training."""
@@ -220,6 +236,7 @@ class Training:
 
     def load_state_dict(self, state: dict) -> None:
         r"""Restores what `state_dict` saved, including the random generators."""
+        state = self.ranks.own(state, self.svi, self.batches.num_points)
         state = {"busy": state["seconds"]} | state  # runs from before it was kept
         for name in STATE:
             setattr(self, name, state[name])
@@ -270,12 +287,18 @@ class Training:
 
     def _record(self, step: Step) -> dict:
         self.svi.check()
+        found = (self._scored(step), self.result.stopped_early) if self.ranks.first else None
+        record, self.result.stopped_early = self.ranks.agreed(found)
+        self._forget()
+        self.result.history.append(record)
+        return record
+
+    def _scored(self, step: Step) -> dict:
         # With β ≠ 1 at any step of the epoch the objective is not a bound, hence the name.
         name = self.bound if self.beta == 1 and self.step > self.warmup_steps else f"tempered_{self.bound}"
         record = {"epoch": step.epoch, "step": step.step, name: -float(self._loss) / float(self._points)}
         if self._steps:
             record["gradient_norm"] = float(self._norm) / self._steps
-        self._forget()
         self._stop_clock()  # reading the loss has waited for the device
         record["gradients_per_point"] = self.gradients / self.batches.num_points
         record |= {"seconds": self.seconds, "points_per_second": self.seen / self.busy}
@@ -283,5 +306,4 @@ class Training:
             scores = self.validation.scores(counts=self.step >= self.warmup_steps)
             record |= {f"val_{name}": value for name, value in scores.items()}
             self.result.stopped_early = self.validation.exhausted
-        self.result.history.append(record)
         return record

@@ -21,6 +21,9 @@ from ..optim.nan_guard import interval
 from ..optim.svi import SVI, adam
 from ..points import Points
 from ..progress import Bar
+from ..ranks import checks as of_ranks
+from ..ranks.group import joined
+from ..ranks.part import Part
 from ..runs.files import RunError
 from ..runs.fingerprint import as_before, fingerprint
 from ..runs.run import Run
@@ -45,14 +48,29 @@ def train(a: SimpleNamespace) -> Result:
     _unpack(a)
     checks.check_arguments(a)
     a.model = as_module(a.model)
-    with alone(training=True), contextlib.nullcontext() if a.seed is None else forked(a.seed):
-        _place(a)
-        checks.check_points(a)
-        training = _training(a)
-        listeners = [Guarded(listener) for listener in a.listeners]
-        if a.out is None:
-            return _climb(training, listeners, a.progress)
-        return _climb_on_disk(training, listeners, a)
+    a.device = checks.device(a.device)
+    with alone(training=True), joined(a.ranks, _device(a)) as a.ranks:
+        of_ranks.check(a, a.ranks, CHECKS)
+        a.progress = a.progress and a.ranks.first
+        seed = a.ranks.seed(a.seed)
+        with contextlib.nullcontext() if seed is None else forked(seed):
+            return _trained(a)
+
+
+def _trained(a: SimpleNamespace) -> Result:
+    _place(a)
+    checks.check_points(a)
+    training = _training(a)
+    listeners = [Guarded(listener) for listener in a.listeners]
+    if a.out is None:
+        return _climb(training, listeners, a.progress)
+    on_disk = _climb_on_disk if a.ranks.first else _climb_beside
+    return on_disk(training, listeners, a)
+
+
+def _device(a: SimpleNamespace) -> torch.device:
+    r"""Returns the device of the training."""
+    return a.device or torch.device("cpu" if checks.is_source(a.x) else a.x.device)
 
 
 def _as_plain(a: SimpleNamespace) -> None:
@@ -90,7 +108,7 @@ def _unpack(a: SimpleNamespace) -> None:
 
 def _place(a: SimpleNamespace) -> None:
     r"""Moves modules and tensors to the device, if one is given."""
-    device = checks.device(a.device)
+    device = a.device if a.device is None or a.ranks.device is None else a.ranks.device
     for name in () if device is None else ("model", "guide", *TENSORS):
         if hasattr(getattr(a, name), "to"):  # a source's batches are moved one by one
             setattr(a, name, getattr(a, name).to(device))
@@ -109,20 +127,30 @@ def _training(a: SimpleNamespace) -> Training:
     if a.transform is None:  # else the transform determines the scale of x
         with quiet(a.model, a.guide):
             adapted(a.guide).prepare(lambda: _some(batches))
+    of_ranks.check_guide(a, a.ranks)
+    a.ranks.share(a.model, a.guide, num_points=batches.num_points)
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
     if a.start is not None:
         take_over(optimizers, a.start)
     val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
         SVI(
-            a.model, a.guide, optimizers, a.objective, clip_norm=a.clip_norm, check_every=look, **_compiling(a, batches)
+            a.model,
+            a.guide,
+            optimizers,
+            a.objective,
+            clip_norm=a.clip_norm,
+            check_every=look,
+            summed=a.ranks.summed,
+            **_compiling(a, batches),
         ),
         batches,
         a.epochs * len(batches) if a.steps is None else a.steps,
         e_steps=a.e_steps,
         factor=a.schedule if callable(a.schedule) else SCHEDULES[a.schedule],
         warmup_steps=a.warmup * len(batches) if a.warmup else 0,
-        validation=None if val is None else Validation(a.model, a.guide, val, a.patience),
+        validation=None if val is None or not a.ranks.first else Validation(a.model, a.guide, val, a.patience),
+        ranks=a.ranks,
     )
 
 
@@ -147,13 +175,18 @@ def _batches(a: SimpleNamespace) -> Batches | Source:
     size = checks.batch_size(a.batch_size, len(a.x))
     checks.check_norms(a, size)
     beside = {"mask": a.mask, "given": a.given, "weight": a.weight}
+    if a.ranks.num > 1:
+        return Part(a.x, size, rank=a.ranks.rank, num=a.ranks.num, transform=a.transform, **beside)
     block = min((table.block for table in in_files(a.model, a.guide)), default=None)
     return Batches(a.x, size, transform=a.transform, block=block, **beside)
 
 
 def _climb(training: Training, listeners: Sequence[Listener], shown: bool) -> Result:
     r"""Takes the steps, and calls the listeners in their order."""
-    with Bar(training.total, done=training.step, shown=shown) as bar, contextlib.ExitStack() as stack:
+    with (
+        Bar(training.total, done=training.step, shown=shown) as bar,
+        contextlib.ExitStack() as stack,
+    ):
         stack.callback(training.restore_beta)
         stack.enter_context(torch.enable_grad())
         for step, record in training:
@@ -186,9 +219,22 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
         Autosave(run, training) as autosave,
     ):
         longer.say(training)
+        a.ranks.agreed(bool(former))
         save(run, training)
         # Logs are written before the checkpoint: after a kill, a log can be truncated to the checkpoint.
         result = _climb(training, [board, *listeners, autosave], a.progress)
+        save(run, training)
+        return result
+
+
+def _climb_beside(training: Training, listeners: Sequence[Listener], a: SimpleNamespace) -> Result:
+    r"""Takes the steps in another process than the first, which writes the run, except for the rows of this one."""
+    run = Run(a.out)
+    if a.ranks.agreed(None):  # the first process resumes the run
+        training.load_state_dict(run.load(training.own_rows))
+    with Autosave(run, training) as autosave:
+        save(run, training)
+        result = _climb(training, [*listeners, autosave], a.progress)
         save(run, training)
         return result
 

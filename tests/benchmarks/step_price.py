@@ -31,9 +31,9 @@ def arguments() -> argparse.Namespace:
         "log-densities in float32, ours and the hand-written one. All have the same "
         "networks and take turns in rounds. Case mlp: 784-200-200-50 and back, batch 128, wanted eager <= 1.2, "
         "compiled <= 0.8. Case conv: the default convolutional networks, 64 latents, 28x28, batch 100, wanted "
-        "<= 1.05 and <= 0.85, with bf16 <= 0.65 where the processor has units for it. The first step of each is timed apart: "
-        "for the compiled one that is the time to compile, with an empty cache of the compiler, and in the first case with "
-        "the compiler's own start.",
+        "<= 1.05 and <= 0.85, with bf16 <= 0.65 where the processor has units for it. The first step of each is timed "
+        "apart: for the compiled one that is the time to compile, with an empty cache of the compiler, and in the "
+        "first case with the compiler's own start.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which networks")
