@@ -10,7 +10,7 @@ from ..masks import filled
 from ..nets.net import shapes_checked
 from ..points import Points, joined
 from ..program import evaluating
-from ..sums import widened
+from ..storage.sums import widened
 from .base import Guide
 from .families import FAMILIES, Family, log_scale
 from .per_point import PER_POINT, PerPoint

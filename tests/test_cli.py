@@ -112,7 +112,7 @@ def test_sample_writes_a_picture_and_the_same_one_again(run, tmp_path):
 
 def test_resume_needs_only_the_folder_and_ends_where_an_uninterrupted_run_does(run, tmp_path):
     out = tmp_path / "x"
-    command = [sys.executable, "-m", "pyro_dlgm.cli", "fit", *TINY, "--epochs", "40", "--out", str(out)]
+    command = [sys.executable, "-m", "pyro_dlgm", "fit", *TINY, "--epochs", "40", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_dlgm import DLGM, PPCA, Points, compare, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison import certificates, columns, comparison, evaluation, table
+from pyro_dlgm.comparison import certificates, columns, evaluation, method, table
 from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.comparison.scored import NO_GAP, NO_GAPS, NO_LOG_PX
 from pyro_dlgm.data.dataset import Dataset
@@ -125,7 +125,7 @@ def test_the_linear_baseline_is_fitted_to_transformed_points(x):
 
 
 def test_a_row_counts_the_test_points_whose_e_step_had_not_converged(x, monkeypatch):
-    plain = comparison.infer_silently
+    plain = method.infer_silently
 
     def short(model, guide, points, seed):
         q = plain(model, guide, points, seed)
@@ -133,7 +133,7 @@ def test_a_row_counts_the_test_points_whose_e_step_had_not_converged(x, monkeypa
         q.convergence.converged[0] = False
         return q
 
-    monkeypatch.setattr(comparison, "infer_silently", short)
+    monkeypatch.setattr(method, "infer_silently", short)
     (row,) = compared(x, num_samples=25)
     assert row.test_unconverged == 1 and not row.pair[1].convergence.converged[0]
 

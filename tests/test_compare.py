@@ -172,9 +172,7 @@ def test_help_teaches():
 
 
 def test_the_module_runs_as_a_command():
-    run = subprocess.run(
-        [sys.executable, "-m", "pyro_dlgm.cli", "--version"], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-m", "pyro_dlgm", "--version"], capture_output=True, text=True, check=True)
     assert "0.1.0" in run.stdout
 
 

@@ -13,10 +13,11 @@ from pyro_dlgm.guides.rows import Rows
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_dlgm import DLGM, PPCA, SVI, evaluate, guides, likelihoods, nets, priors, sums
+from pyro_dlgm import DLGM, PPCA, SVI, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.data.batches import Batches
 from pyro_dlgm.optim.nan_guard import Watch
 from pyro_dlgm.optim.row_adam import RowAdam
+from pyro_dlgm.storage import sums
 
 # Laplace's steps end where each point has converged; Pyro's own guides make their parameters from numbers.
 STEPPING = [name for name in cases.NAMES if name not in ("laplace", "auto_normal", "auto_delta")]

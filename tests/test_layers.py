@@ -16,7 +16,7 @@ GUIDES = Path(pyro_dlgm.guides.__file__).parent
 # What each module imports lies on a lower layer, or in its own wing.
 LAYERS = [
     ("storage",),
-    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "shared", "sums"),
+    ("messages", "masks", "distributions", "seeding", "progress", "hmc", "shared"),
     ("nets",),
     ("points",),
     ("program", "likelihoods", "objectives"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from .. import distributions, messages
-from ..sums import widened
+from ..storage.sums import widened
 
 FEWEST = 25  # weights for a tail of 5
 UNRELIABLE = 0.7  # the k̂ above which an average is unreliable

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..distributions import Fisher, apart
 from ..masks import filled
-from ..sums import widened
+from ..storage.sums import widened
 from .base import Likelihood, check_heads
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..masks import pixelwise
-from ..sums import sums_dtype, widened
+from ..storage.sums import sums_dtype, widened
 from .base import Conditional, check_heads, heads
 
 

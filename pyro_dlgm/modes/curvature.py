@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from ..sums import widened
+from ..storage.sums import widened
 
 FLAT = 0.1  # the smallest curvature that is not repaired, in units of the prior's
 

@@ -12,7 +12,7 @@ from ..latents.asked import emission, log_joint, prior
 from ..latents.local import LocalModel
 from ..masks import pixelwise
 from ..points import Points
-from ..sums import widened
+from ..storage.sums import widened
 from . import curvature
 from .newton import Look
 

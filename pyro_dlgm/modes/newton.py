@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..sums import sums_dtype, widened
+from ..storage.sums import sums_dtype, widened
 
 DAMPING = 1e-2  # initially
 LEAST, MOST = 1e-9, 1e9  # bounds of the damping; at the upper one no step can increase f

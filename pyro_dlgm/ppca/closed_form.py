@@ -8,7 +8,7 @@ column.
 import torch
 from torch import Tensor
 
-from ..sums import widened
+from ..storage.sums import widened
 
 LARGEST = 1e150  # absolute values: their squares and sums of these are finite
 FEWEST = 1e-6  # the smallest ratio of noise to a column's spread that can be told from rounding

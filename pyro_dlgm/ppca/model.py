@@ -27,7 +27,7 @@ from ..model import DLGM
 from ..nets.net import Linear
 from ..priors.normal import StandardNormal
 from ..seeding import forked
-from ..sums import sums_dtype, widened
+from ..storage.sums import sums_dtype, widened
 from . import closed_form, em
 from .posterior import Posterior
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..modes.curvature import inverse_factor
 from ..program import held
-from ..sums import widened
+from ..storage.sums import widened
 
 LOST = 0.01  # nats, and the relative error of I + VᵀV
 _reads = contextvars.ContextVar("reads", default=True)

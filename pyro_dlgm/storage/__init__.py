@@ -1,1 +1,1 @@
-r"""Storage for data larger than memory: tables of rows in files, which can be restored, and orders of many points."""
+r"""Storage of numbers: tables of rows in files, which can be restored, orders of many points, and the dtype of sums."""

@@ -75,7 +75,7 @@ def arguments() -> argparse.Namespace:
 
 def train(runs: Path, epochs: int) -> None:
     r"""Makes the runs that are missing, and scores the first."""
-    program = [sys.executable, "-m", "pyro_dlgm.cli"]
+    program = [sys.executable, "-m", "pyro_dlgm"]
     for guide in GUIDES:
         options = ["--data", "digits", "--latents", "8", "--guide", guide, "--epochs", str(epochs)]
         if not (runs / guide / "report.html").exists():

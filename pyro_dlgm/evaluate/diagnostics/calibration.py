@@ -24,7 +24,7 @@ from ...guides.base import adapted
 from ...guides.programs.given import conditions, given_globals
 from ...latents.asked import log_joint, posterior
 from ...points import Points
-from ...sums import sums_dtype
+from ...storage.sums import sums_dtype
 from ..blocks import FIT_ONE, blocks, check_axes, check_density
 from ..e_step import infer
 from ..predict import simulated

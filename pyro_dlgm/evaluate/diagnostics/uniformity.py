@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...sums import sums_dtype, widened
+from ...storage.sums import sums_dtype, widened
 
 BINS, RANKS_PER_BIN = 20, 10
 WORDS = (("high", "low"), ("wide", "narrow"))  # for a negative and a positive location, and spread

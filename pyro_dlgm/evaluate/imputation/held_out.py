@@ -19,7 +19,7 @@ from torch import Tensor
 from ...guides.programs.given import conditions, given_globals
 from ...masks import check, pixelwise
 from ...points import Points
-from ...sums import widened
+from ...storage.sums import widened
 from ..blocks import check_points
 from ..quiet import quiet
 from .predictive import predictive, proposals, warn

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...sums import sums_dtype
+from ...storage.sums import sums_dtype
 from ..diagnostics import verdicts
 from ..diagnostics.uniformity import inside, shapes
 

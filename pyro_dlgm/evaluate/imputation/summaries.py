@@ -8,7 +8,7 @@ References:
 import torch
 from torch import Tensor
 
-from ...sums import widened
+from ...storage.sums import widened
 
 BY = ("mean", "median", "mode", "draws")
 ATOM = 0.05  # the share of draws from which on a value counts as an atom

@@ -14,7 +14,7 @@ from ...latents.asked import log_joint, posterior, prior
 from ...points import Points
 from ...program import unregistered
 from ...progress import Bar
-from ...sums import widened
+from ...storage.sums import widened
 from .. import importance
 from ..blocks import FIT_ONE, check_density, chunks
 from ..quiet import quiet

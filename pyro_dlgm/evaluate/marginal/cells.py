@@ -12,7 +12,7 @@ from ...likelihoods.bernoulli import Bernoulli
 from ...model import DLGM
 from ...points import Points
 from ...seeding import forked
-from ...sums import sums_dtype, widened
+from ...storage.sums import sums_dtype, widened
 
 NUMBERS = 2**21  # values of x to decode or evaluate at a time
 NODES = 2**8  # midpoints to decode at a time, at most

@@ -18,7 +18,7 @@ from ... import hmc
 from ...distributions import draws
 from ...latents.asked import log_joint
 from ...points import Points
-from ...sums import sums_dtype, widened
+from ...storage.sums import sums_dtype, widened
 from .. import importance
 from .chart import Chart
 

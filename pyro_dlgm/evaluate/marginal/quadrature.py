@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...latents.asked import prior
 from ...points import Points
-from ...sums import sums_dtype, widened
+from ...storage.sums import sums_dtype, widened
 from ..blocks import check_pair
 from ..quiet import quiet
 from .cells import Cells, laid, log_joint, prior_scales, product
