@@ -87,8 +87,7 @@ def test_the_same_formula_in_bfloat16_would_be_seen():
     assert abs(float(rounded / truth) - 1) > 20 * EXACT
 
 
-@pytest.mark.parametrize("rows", [False, True])
-@pytest.mark.parametrize("compile", [False, "eager"])
+@pytest.mark.parametrize(("rows", "compile"), [(False, False), (True, False), (True, "eager")])
 def test_parameters_moments_and_gradients_stay_float32_and_networks_are_rounded(rows, compile):
     found = []
     for precision in (None, "bf16"):
