@@ -88,15 +88,21 @@ class Worker:
             return pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             self.process.join()
-            code = self.process.exitcode
-            by = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            return Outcome(None, f"its process {by}")
+            return Outcome(None, _ended(self.process.exitcode))
 
     def end(self) -> None:
         r"""Ends the process, whatever it is doing."""
         self.process.terminate()
         self.process.join()
         self.pipe.close()
+
+
+def _ended(code: int) -> str:
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    # Errors of tasks are answers: so this is one of the script, which a new process reads before it serves.
+    hint = 'a script calls this under `if __name__ == "__main__":`'
+    return f"its process ended with status {code} and has said why above; {hint}"
 
 
 def serve(pipe) -> None:
