@@ -19,7 +19,7 @@ from pyro_dlgm.training import autosave
 
 CONTEXT = multiprocessing.get_context("forkserver")  # its server imports once what all processes need
 CONTEXT.set_forkserver_preload(["torch._dynamo", "ranks", "pyro_dlgm.training.tensorboard"])
-WAIT = 120  # seconds after which a test gives up
+WAIT = 300  # seconds after which a test gives up
 
 
 def on_ranks(num: int, folder: Path, function, *arguments) -> list:

@@ -298,7 +298,7 @@ def finished(command):
     settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings) as process:
         try:
-            said = process.communicate(timeout=120)
+            said = process.communicate(timeout=300)
         finally:
             process.terminate()
     return process.returncode, *said
