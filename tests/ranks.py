@@ -14,11 +14,12 @@ from torch.distributions import normal
 
 from pyro_dlgm import DLGM, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.runs.files import RunError
+from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import autosave
 
 CONTEXT = multiprocessing.get_context("forkserver")  # its server imports once what all processes need
 CONTEXT.set_forkserver_preload(["torch._dynamo", "ranks", "pyro_dlgm.training.tensorboard"])
-WAIT = 120  # seconds after which a test gives up
+WAIT = 300  # seconds after which a test gives up
 
 
 def on_ranks(num: int, folder: Path, function, *arguments) -> list:
@@ -179,6 +180,19 @@ def of_run(rank, out, epochs=3, at=None):
     except RunError as error:
         return str(error)
     return [{k: v for k, v in r.items() if "second" not in k} for r in result.history]
+
+
+def of_full_disk(rank, out):
+    r"""What a run says whose second process finds no room for its second checkpoint."""
+    write = Run.save_part
+
+    def full(self, name, rows):
+        if name == "checkpoint-2-1-of-2.pt":
+            raise RunError("no room")
+        write(self, name, rows)
+
+    Run.save_part = full
+    return of_run(rank, out, at=0)
 
 
 class Spoiled(guides.MeanField):

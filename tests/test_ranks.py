@@ -27,6 +27,7 @@ from ranks import (
     of_bad_step,
     of_command,
     of_draws,
+    of_full_disk,
     of_one_batch_in_parts,
     of_other_arguments,
     of_run,
@@ -174,6 +175,14 @@ def goes_on_with_others(out, folder):
     assert all(map(torch.equal, read.state_dict().values(), guide.state_dict().values()))
 
 
+def test_a_checkpoint_stays_whole_if_a_process_cannot_write_the_next_one(tmp_path):
+    first, second = on_ranks(2, tmp_path / "ranks", of_full_disk, tmp_path / "x")
+    assert second == "no room" and "process 0 has lost the others" in first
+    assert (tmp_path / "x" / "checkpoint-2-0-of-2.pt").exists() and Run(tmp_path / "x").load()["saves"] == 1
+    assert len(on_ranks(2, tmp_path / "again", of_run, tmp_path / "x")[0]) == 3
+    assert not list((tmp_path / "x").glob("checkpoint-2-*"))
+
+
 def test_a_checkpoint_without_the_rows_of_a_process_is_refused(tmp_path):
     on_ranks(2, tmp_path / "ranks", of_run, tmp_path / "x", 1)
     next((tmp_path / "x").glob("checkpoint-*-1-of-2.pt")).unlink()
@@ -289,7 +298,7 @@ def finished(command):
     settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings) as process:
         try:
-            said = process.communicate(timeout=120)
+            said = process.communicate(timeout=300)
         finally:
             process.terminate()
     return process.returncode, *said

@@ -22,7 +22,7 @@ from ..runs.run import Run
 from .part import Part, parts
 from .rows import own, parted, places, tables
 
-PATIENCE = timedelta(minutes=30)  # to wait for the others: the first process validates and draws pictures alone
+LONGEST = timedelta(minutes=30)  # to wait for the others: the first process validates and draws pictures alone
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 HOW = "torchrun --nproc-per-node=2 script.py, or torch.distributed.init_process_group before fit"
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
@@ -217,7 +217,7 @@ def _begin(device: torch.device) -> None:
             f"ranks is True, and there is neither a process group of torch nor {', '.join(missing)} in the "
             f"environment; expected one of them: {HOW}"
         )
-    dist.init_process_group(BACKENDS.get(device.type, "gloo"), timeout=PATIENCE)
+    dist.init_process_group(BACKENDS.get(device.type, "gloo"), timeout=LONGEST)
 
 
 @contextlib.contextmanager
