@@ -70,7 +70,8 @@ def test_where_the_mechanism_says_nothing_draws_are_those_of_the_gaussian_condit
         torch.randn(1, P, generator=torch.Generator().manual_seed(0)).double(),
         torch.tensor([[False, False, True, True]]),
     )
-    drawn = evaluate.impute(model, guides.Laplace(model), x, None, 20_000, by="draws", mask=mask, seed=0)[:, 0, :2]
+    settings = {"by": "draws", "num_proposals": 20_000, "mask": mask, "seed": 0}
+    drawn = evaluate.impute(model, guides.Laplace(model), x, None, 20_000, **settings)[:, 0, :2]
     w, b = torch.tensor(W).double(), torch.tensor(B).double()
     S = w.outer(w) + SIGMA**2 * torch.eye(P).double()
     gain = S[:2, 2:] @ torch.linalg.inv(S[2:, 2:])
