@@ -89,9 +89,8 @@ def compare_command(out, download, **options) -> None:
     budget["ppca"] = _linear(options, dataset)
     said = {"data": kept, **{name: options[name] for name in ("likelihood", "guides", "w")}, **budget}
     said |= {"certify": certify and asdict(certify)}
-    asked = _asked(options, dataset, certify, budget)
     do = _over_seeds if options["seeds"] > 1 else _one_seed
-    written, sound = do(asked, options, dataset, out, said)
+    written, sound = do(options, dataset, certify, budget, out, said)
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
     if not sound:
         click.get_current_context().exit(1)
@@ -135,23 +134,27 @@ def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
     return (model, factories, dataset.train_points, dataset.test_points), settings | budget
 
 
-def _one_seed(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
-    r"""Trains, scores and prints the rows at one seed; returns the files, and whether nothing failed."""
+def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
     from ..comparison.comparison import rows
 
-    points, settings = asked
-    done = _printed(rows(*points, progress=sys.stderr.isatty(), **settings), options)
-    _say(done, dataset, options, settings)
+    points, settings = _asked(options, dataset, certify, budget)
+    return rows(*points, progress=sys.stderr.isatty(), **settings)
+
+
+def _one_seed(options: dict, dataset, certify, budget: dict, out: Path, said: dict) -> tuple[list[Path], bool]:
+    r"""Trains, scores and prints the rows at one seed; returns the files, and whether nothing failed."""
+    done = _printed(_rows(options, dataset, certify, budget), options)
+    _say(done, dataset, options, budget)
     return _write(out, done, dataset, said), True
 
 
-def _over_seeds(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
+def _over_seeds(options: dict, dataset, certify, budget: dict, out: Path, said: dict) -> tuple[list[Path], bool]:
     r"""The same over several seeds."""
     from . import seeds
 
-    rows = seeds.compared(asked, options["seeds"], options["jobs"], out)
+    rows = seeds.compared(_asked(options, dataset, certify, budget), options["seeds"], options["jobs"], out)
     click.echo("\n".join(seeds.said(rows, dataset, options["samples"])))
-    _say_linear(options, said)
+    _say_linear(options, budget)
     said |= {"seeds": options["seeds"], "machine": _machine()}
     return seeds.write(out, rows, dataset, said), not any(row.failed for row in rows)
 
