@@ -59,6 +59,10 @@ class Rows(nn.Module):
 
     def keep(self, part: range) -> None:
         r"""Keeps the rows of these points alone, which are still asked for by their numbers among all N."""
+        if self.part == part:
+            return
+        if self.part is not None:
+            raise ValueError(f"the rows of {self.part} are here; expected all, to keep those of {part}: load(out)")
         kept = self.weight.detach()[part.start : part.stop].clone()
         self.weight, self.part = nn.Parameter(kept, requires_grad=self.weight.requires_grad), part
 

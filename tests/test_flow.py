@@ -203,7 +203,7 @@ def test_without_zuko_the_extra_is_named(make, monkeypatch):
         return plain(name, *args, **settings)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'pyro_dlgm\[flow\]'"):
+    with pytest.raises(ImportError, match="the package zuko, which is the extra 'flow': pip install zuko"):
         make()
 
 

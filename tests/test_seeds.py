@@ -8,7 +8,10 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -135,8 +138,54 @@ def test_rows_at_once_are_those_in_turn_bit_for_bit_and_in_order():
         assert all(torch.equal(p, q) for p, q in zip(pairs[0] + pairs[1], pairs[2] + pairs[3], strict=True))
 
 
+def warns(model, N):
+    warnings.warn("a word of warning", stacklevel=1)
+    return encoder(model, N)
+
+
+def test_warnings_of_rows_at_once_are_warnings_here():
+    task = partial(warns, None, 3)
+    ends = workers.run([task], jobs=1)
+    with pytest.warns(UserWarning, match="a word of warning"):
+        assert next(ends)[1].warned == ("a word of warning",)
+    ends.close()
+
+
+def test_what_cannot_be_sent_is_a_failure():
+    end = pickle.loads(workers.outcome(workers.sent(lambda: (n for n in range(3)))))
+    assert end.value is None and "cannot be sent: TypeError" in end.failure
+
+
+def test_a_class_of_a_script_comes_back_as_itself(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(OWN_CLASSES)
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", "True"]
+
+
+OWN_CLASSES = """
+import torch
+from pyro_dlgm import DLGM, compare, guides, likelihoods, nets, priors
+
+
+class Net(nets.Linear):
+    pass
+
+
+class Q(guides.MeanField):
+    pass
+
+
+if __name__ == "__main__":
+    x = torch.randn(9, 3)
+    make = lambda: DLGM(priors.StandardNormal(1), likelihoods.FixedNormal(Net(1, (3,))))
+    (row,) = compare(make, {"q": lambda model, N: Q(N, 1)}, x, x, gradients=1, num_samples=25, jobs=1)
+    print(type(row.pair[0].likelihood.net) is Net, type(row.pair[1]) is Q)
+"""
+
+
 def test_a_method_that_fails_at_once_is_named():
-    with pytest.raises(RuntimeError, match="broken: ValueError: no such guide"):
+    with pytest.raises(RunError, match="broken failed: ValueError: no such guide"):
         compare(model, {"broken": METHODS["broken"]}, *data(), seed=SEED + 1, jobs=1, **HOW)
 
 
@@ -149,10 +198,12 @@ def test_a_failure_names_row_and_seed_and_the_rest_goes_on(found):
     _, (ppca, sound, dead, bad, points) = found
     assert [row.name for row in (ppca, sound, points)] == [f"PPCA-{D}", "sound", "rows"]
     assert all(sorted(row.rows) == [SEED, SEED + 1] and not row.failed for row in (ppca, sound, points))
-    assert dead.failed == {SEED: "its process was ended by SIGKILL"} and sorted(dead.rows) == [SEED + 1]
+    assert dead.failed == {
+        SEED: "its process was ended by SIGKILL, as where there is too little memory: take fewer jobs"
+    } and sorted(dead.rows) == [SEED + 1]
     assert bad.failed == {SEED + 1: "ValueError: no such guide"} and sorted(bad.rows) == [SEED]
     notes = "\n".join(table.footnotes([ppca, sound, dead, bad, points], 8, 25))
-    assert f"killed failed at seed {SEED}: its process was ended by SIGKILL." in notes
+    assert f"killed failed at seed {SEED}: its process was ended by SIGKILL, as" in notes
     assert f"broken failed at seed {SEED + 1}: ValueError: no such guide." in notes
 
 
@@ -255,7 +306,7 @@ def test_what_makes_no_sense_is_refused(here):
 
 def test_processes_end_when_the_work_is_given_up():
     work = workers.run([partial(int, 1), partial(time.sleep, 600)], jobs=2)
-    assert next(work)[1] == (1, None)
+    assert next(work)[1] == (1, None, ())
     children = multiprocessing.active_children()
     work.close()
     assert len(children) == 2 and not any(child.is_alive() for child in children)

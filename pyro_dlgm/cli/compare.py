@@ -68,8 +68,8 @@ EXAMPLES = {
 @click.option(
     "--jobs",
     type=COUNT,
-    help="Processes of one thread each, in which rows are trained and scored. With 1, and for --w frozen at one seed, "
-    "one row is done after the other, with all threads.  [default: one for each core]",
+    help="Processes in which rows are trained and scored; they share the cores. With 1, for --w frozen at one seed and "
+    "for streamed images, one row is done after the other.  [default: one for each core]",
 )
 @click.option(
     "--out",
@@ -98,9 +98,8 @@ def compare_command(out, download, **options) -> None:
     budget["ppca"] = _linear(options, dataset)
     said = {"data": kept, **{name: options[name] for name in SAID}, **budget}
     said |= {"certify": certify and asdict(certify)}
-    asked = _asked(options, dataset, certify, budget)
     do = _over_seeds if options["seeds"] > 1 else _one_seed
-    written, sound = do(asked, options, dataset, out, said)
+    written, sound = do(options, dataset, certify, budget, out, said)
     click.echo(f"\nWritten: {', '.join(map(str, written))}")
     if not sound:
         click.get_current_context().exit(1)
@@ -143,6 +142,8 @@ def _linear(options: dict, dataset) -> int | None:
 
 def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
     r"""The arguments of `compare`, those by place and those by name."""
+    for path in filter(imports.is_path, (options["likelihood"], *options["guides"])):
+        imports.imported(path)  # here, so that what processes return can be read, and a mistake is told at once
     built = options["latents"], dataset.image_shape, dataset.given_dim
     factories = {guide: pairs.guide(guide, *built) for guide in options["guides"]}
     settings = {
@@ -156,34 +157,38 @@ def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
     return (model, factories, dataset.train_points, dataset.test_points), settings | budget
 
 
-def _one_seed(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
-    r"""Trains, scores and prints the rows at one seed; returns the files, and whether nothing failed."""
+def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
     from ..comparison.comparison import rows
 
-    points, settings = asked
-    certified = settings["certify"] and settings["certify"].points
-    at_once = {"jobs": _jobs(options), "progress": sys.stderr.isatty()}
-    done = _printed(rows(*points, **at_once, **settings), options, certified)
-    _say(done, dataset, options, settings)
-    return _write(out, done, dataset, said), True
+    points, settings = _asked(options, dataset, certify, budget)
+    return rows(*points, jobs=options["jobs"], progress=sys.stderr.isatty(), **settings)
 
 
-def _jobs(options: dict) -> int | None:
-    r"""In how many processes the rows at one seed are done; `None`: in this one."""
+def _jobs(options: dict, dataset) -> int | None:
+    r"""In how many processes the rows at one seed are done; `None`: in this one, as where images are streamed."""
     from ..comparison import workers
 
     jobs = min(options["jobs"] or workers.cores(), len(options["guides"]))
-    return None if jobs == 1 or options["w"] == "frozen" else jobs
+    alone = jobs == 1 or options["w"] == "frozen" or hasattr(dataset.train, "extremes")
+    return None if alone else jobs
 
 
-def _over_seeds(asked: tuple[tuple, dict], options: dict, dataset, out: Path, said: dict) -> tuple[list[Path], bool]:
+def _one_seed(options: dict, dataset, certify, budget: dict, out: Path, said: dict) -> tuple[list[Path], bool]:
+    r"""Trains, scores and prints the rows at one seed; returns the files, and whether nothing failed."""
+    options["jobs"] = said["jobs"] = _jobs(options, dataset)
+    done = _printed(_rows(options, dataset, certify, budget), options, certify and certify.points)
+    _say(done, dataset, options, budget)
+    return _write(out, done, dataset, said), True
+
+
+def _over_seeds(options: dict, dataset, certify, budget: dict, out: Path, said: dict) -> tuple[list[Path], bool]:
     r"""The same over several seeds."""
     from . import seeds
 
-    rows = seeds.compared(asked, options["seeds"], options["jobs"], out)
+    rows = seeds.compared(_asked(options, dataset, certify, budget), options["seeds"], options["jobs"], out)
     click.echo("\n".join(seeds.said(rows, dataset, options["samples"])))
-    _say_linear(options, said)
-    said |= {"seeds": options["seeds"], "machine": _machine()}
+    _say_linear(options, budget)
+    said |= {"seeds": options["seeds"], "jobs": options["jobs"], "machine": _machine(1)}
     return seeds.write(out, rows, dataset, said), not any(row.failed for row in rows)
 
 
@@ -220,10 +225,13 @@ def _say_linear(options: dict, budget: dict) -> None:
 
 
 def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
+    import torch
+
+    from ..comparison import workers
     from ..comparison.sheet import sheet
     from ..report import page
 
-    said |= {"machine": _machine()}
+    said |= {"machine": _machine(max(1, workers.cores() // said["jobs"]) if said["jobs"] else torch.get_num_threads())}
     for name, value in (("compare", [row.plain() for row in done]), ("config", said)):
         write_json(out / f"{name}.json", value)
     with whole(out / "compare.png") as path:
@@ -232,9 +240,7 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
     return [out / "compare.json", out / "compare.png", report]
 
 
-def _machine() -> dict:
-    r"""What the numbers were computed on."""
-    import torch
-
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+def _machine(threads: int) -> dict:
+    r"""What the numbers were computed on, with that many threads for a row."""
+    machine = {"processor": platform.processor() or platform.machine(), "threads": threads}
     return machine | {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}

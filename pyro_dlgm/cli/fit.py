@@ -19,7 +19,6 @@ from .options import CLIMB, DATA, FIT, PAIR, WORKERS
 
 KINDS = "likelihood", "guide"  # what may be code of a user's own
 LINES = 20  # that a training prints where there is no terminal
-LAUNCHER = {"RANK", "WORLD_SIZE"}  # what torchrun says to each process of a training
 
 EXAMPLES = {
     "pyro-dlgm fit --data digits --guide amortized --out runs/x": "an encoder on the built-in digits",
@@ -67,7 +66,7 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.consent)
     options["objective"] = options["objective"] or bounds.ELBO_NAME  # of a run that says none
     bounds.check(options["objective"], [options["guide"]])
-    if download and _of_several():
+    if download and types.of_several():
         raise ValueError("download is True on several processes; expected the data to be there: fetch them with one")
     points, source = config.dataset(options, download=download)
     if options["name"] not in sources.KNOWN and _writes():
@@ -88,12 +87,7 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
 
 def _writes() -> bool:
     r"""Whether this is the first process of a training, or the only one: it alone writes files and lines."""
-    return not _of_several() or os.environ["RANK"] == "0"
-
-
-def _of_several() -> bool:
-    r"""Whether a launcher has started this process as one of several."""
-    return os.environ.keys() >= LAUNCHER and os.environ["WORLD_SIZE"] != "1"
+    return not types.of_several() or os.environ["RANK"] == "0"
 
 
 def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stretch: bool):
@@ -129,7 +123,7 @@ def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stre
         objective=bounds.objective(options["objective"]),
         progress=terminal,
         listeners=lines,
-        ranks=_of_several(),
+        ranks=types.of_several(),
         **{name: options[name] for name in FIT} | {"batch_size": min(options["batch_size"], len(points.train))},
     )
 

@@ -7,14 +7,15 @@ from .evaluate import evaluate_command
 from .fit import fit_command
 from .help import WIDTH
 from .sample import sample_command
-from .types import OneLine
+from .types import OneLine, of_several
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": WIDTH}
 
 
 @click.group(cls=OneLine, context_settings=SETTINGS)
 @click.version_option(package_name="pyro_dlgm")
-def main() -> None:
+@click.pass_context
+def main(context) -> None:
     """Deep latent Gaussian models: one generative model, guides that swap.
 
     \b
@@ -29,6 +30,10 @@ def main() -> None:
     pyro-dlgm evaluate runs/x
     pyro-dlgm sample runs/x --out samples.png
     """
+    if of_several() and context.invoked_subcommand != "fit":
+        raise click.UsageError(
+            f"{context.invoked_subcommand} is for one process: leave out torchrun; compare has --jobs"
+        )
 
 
 for command in (compare_command, fit_command, evaluate_command, sample_command):

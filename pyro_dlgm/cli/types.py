@@ -1,5 +1,6 @@
 r"""What is given on the command line, read and checked: a wrong value gets one line."""
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -11,6 +12,12 @@ from ..recipes import bounds, imports, pairs, sources, tables
 from ..runs.files import RunError, whole
 
 PATH = click.Path(path_type=Path)
+LAUNCHER = {"RANK", "WORLD_SIZE"}  # what torchrun says to each process of a training
+
+
+def of_several() -> bool:
+    r"""Whether a launcher has started this process as one of several."""
+    return os.environ.keys() >= LAUNCHER and os.environ["WORLD_SIZE"] != "1"
 
 
 class OneLine(click.Group):

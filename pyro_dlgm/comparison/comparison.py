@@ -69,7 +69,7 @@ def rows(
         frozen: whether the first row's w serves all rows, which then train q alone, so that F(q) and the gaps compare
             what the guides can do at one w. Otherwise each method trains its w.
         seed: of w, of each training and of each scoring.
-        jobs: how many methods are trained and scored at a time, in spawned processes with one thread each: a script
+        jobs: how many methods are trained and scored at a time, in spawned processes that share the cores: a script
             then calls this function under ``if __name__ == "__main__":``. By default they are done here, one after the
             other, with all threads. Numbers differ by the rounding of one thread against several.
         progress: whether each training, and annealing, shows a bar.
@@ -79,7 +79,7 @@ def rows(
 
     Raises:
         ValueError: if ``jobs`` is below 1, or comes with ``frozen``, where methods wait for the first one's w.
-        RuntimeError: with ``jobs``, if a method failed.
+        RunError: with ``jobs``, if a method failed.
     """
     if jobs is not None and (jobs < 1 or frozen):
         expected = "no jobs with frozen=True, where methods wait for the first one's w" if frozen else "at least 1"

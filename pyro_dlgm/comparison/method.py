@@ -16,6 +16,7 @@ from ..guides.base import adapted
 from ..guides.programs.given import conditions, given_globals
 from ..latents.asked import prior
 from ..points import Points
+from ..runs.files import RunError
 from ..seeding import forked
 from ..training.fit import fit
 from . import workers
@@ -63,15 +64,15 @@ def in_turn(method: Method, factories: dict[str, Callable], first, frozen: bool)
 
 def at_once(tasks: list[Callable[[], Made]], names: list[str], jobs: int) -> Iterator[Made]:
     r"""Yields what the tasks return, in their order, while others are done by other processes."""
-    dtype, ended = torch.get_default_dtype(), {}
+    dtype, ended, threads = torch.get_default_dtype(), {}, max(1, workers.cores() // jobs)
     tasks = [partial(_with_dtype, dtype, task) for task in tasks]
-    with contextlib.closing(workers.run(tasks, jobs)) as ends:
+    with contextlib.closing(workers.run(tasks, jobs, threads)) as ends:
         for task, name in zip(tasks, names, strict=True):
             while task not in ended:
                 ended |= [next(ends)]
             end = ended.pop(task)
             if end.failure:
-                raise RuntimeError(f"{name}: {end.failure}")
+                raise RunError(f"{name} failed: {end.failure}")
             yield end.value
 
 

@@ -1,10 +1,12 @@
-r"""Tasks in processes with one thread each. A task that fails, and a process that dies, end nothing but themselves."""
+r"""Tasks in processes with few threads each. A task that fails, and a process that dies, end nothing but themselves."""
 
 import contextlib
 import multiprocessing
 import os
 import pickle
 import signal
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
@@ -24,30 +26,34 @@ class Outcome(NamedTuple):
     Attributes:
         value: what it returned; `None` if it failed.
         failure: why it failed, in one line, or `None`.
+        warned: the texts of its warnings.
     """
 
     value: object
     failure: str | None = None
+    warned: tuple[str, ...] = ()
 
 
-def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Outcome]]:
+def run(tasks: Sequence[Task], jobs: int, threads: int = 1) -> Iterator[tuple[Task, Outcome]]:
     r"""Calls each task in one of at most ``jobs`` processes, in their order, and yields those that have ended.
 
-    Processes are spawned, and each has one thread of torch. When this generator is closed, as by Ctrl-C, they end.
+    Processes are spawned, and end with this generator, as by Ctrl-C, or with this process. Their warnings become
+    warnings here.
 
     Arguments:
         tasks: functions without arguments; lambdas and what they hold may be sent.
         jobs: how many processes there are at a time, at least 1.
+        threads: of torch, in each process.
 
     Yields:
         The task, and its `Outcome`.
     """
     waiting, busy = deque(tasks), {}
-    free = [Worker() for _ in range(min(jobs, len(waiting)))]
+    free = [Worker(threads) for _ in range(min(jobs, len(waiting)))]
     try:
         while waiting or busy:
             while waiting and len(busy) < jobs:
-                worker, task = free.pop() if free else Worker(), waiting.popleft()
+                worker, task = free.pop() if free else Worker(threads), waiting.popleft()
                 busy[worker.pipe] = worker, task
                 worker.give(task)
             for pipe in connection.wait(list(busy)):
@@ -55,6 +61,8 @@ def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Outcome]]:
                 end = worker.answer()
                 if worker.process.is_alive():
                     free.append(worker)
+                for text in end.warned:
+                    warnings.warn(text, stacklevel=2)
                 yield task, end
     finally:
         for worker in (*free, *(worker for worker, _ in busy.values())):
@@ -69,10 +77,10 @@ def cores() -> int:
 class Worker:
     r"""Creates a process that waits for tasks at the other end of a pipe."""
 
-    def __init__(self):
+    def __init__(self, threads: int):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, threads), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends when the process does
 
@@ -85,10 +93,14 @@ class Worker:
     def answer(self) -> Outcome:
         r"""Waits for the end of the task."""
         try:
-            return pickle.loads(self.pipe.recv_bytes())
+            received = self.pipe.recv_bytes()
         except (EOFError, OSError):
             self.process.join()
             return Outcome(None, _ended(self.process.exitcode))
+        try:
+            return pickle.loads(received)
+        except Exception as error:
+            return Outcome(None, f"what it returned cannot be read here: {type(error).__name__}: {line(error)}")
 
     def end(self) -> None:
         r"""Ends the process, whatever it is doing."""
@@ -99,29 +111,43 @@ class Worker:
 
 def _ended(code: int) -> str:
     if code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}"
+        memory = ", as where there is too little memory: take fewer jobs" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(-code).name}{memory}"
     # Errors of tasks are answers: so this is one of the script, which a new process reads before it serves.
     hint = 'a script calls this under `if __name__ == "__main__":`'
-    return f"its process ended with status {code} and has said why above; {hint}"
+    return f"its process ended with status {code}, for a reason that stands above; {hint}"
 
 
-def serve(pipe) -> None:
-    r"""Calls the tasks that arrive, until the pipe ends, and answers each with its `Outcome`."""
+def serve(pipe, threads: int) -> None:
+    r"""Calls the tasks that arrive, until the pipe or the first process ends, and answers each with its `Outcome`."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send_bytes(outcome(pipe.recv_bytes()))
 
 
-def sent(task: Task) -> bytes:
-    r"""Returns a task as bytes; functions of a notebook or a script, which no module has, go by value."""
-    return pickle.dumps(joblib.wrap_non_picklable_objects(task))
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def sent(thing) -> bytes:
+    r"""Returns a task or an outcome as bytes; functions and classes of a notebook or a script go by value."""
+    return pickle.dumps(joblib.wrap_non_picklable_objects(thing, keep_wrapper=False))
 
 
 def outcome(received: bytes) -> bytes:
     r"""Calls a task that was sent, and returns its `Outcome` as bytes."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        try:
+            value, failure = pickle.loads(received)(), None
+        except Exception as error:
+            value, failure = None, f"{type(error).__name__}: {line(error)}"
+    warned = tuple(dict.fromkeys(str(one.message) for one in seen if issubclass(one.category, UserWarning)))
     try:
-        return pickle.dumps(Outcome(pickle.loads(received)()))
+        return sent(Outcome(value, failure, warned))
     except Exception as error:
-        return pickle.dumps(Outcome(None, f"{type(error).__name__}: {line(error)}"))
+        return sent(Outcome(None, f"what it returned cannot be sent: {type(error).__name__}: {line(error)}", warned))

@@ -110,6 +110,12 @@ class Ranks(Alone):
         r"""Gives the programs of all processes the dense parameters and buffers of the first."""
         rows = {table.weight for table in tables(*programs)}
         dense = [v.detach() for p in programs for v in (*p.parameters(), *p.buffers()) if v not in rows]
+        shapes = [tuple(v.shape) for v in dense]
+        if self.agreed(shapes) != shapes:
+            raise ValueError(
+                f"process {self.rank} has {len(shapes)} parameters and buffers, not those of process 0; expected the "
+                "same networks in all processes"
+            )
         for mine, first in zip(dense, self.agreed([v.cpu() for v in dense]), strict=True):
             mine.copy_(first)
 

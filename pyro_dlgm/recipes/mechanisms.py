@@ -46,7 +46,11 @@ def hiding(p: SimpleNamespace, likelihood, missingness: str | None, shape: tuple
     name, sign = MECHANISMS[missingness]
     if not isinstance(likelihood, p.Columns):
         return p.Missingness(likelihood, name, sign=sign, shape=shape)
+    gaussian = [isinstance(part, p.FixedNormal | p.DiagonalNormal) for part in likelihood.parts]
+    if not any(gaussian):
+        kinds = ", ".join(type(part).__name__ for part in likelihood.parts)
+        raise ValueError(f"missingness is {missingness!r}, and the table has {kinds}; expected a Gaussian column")
     for k, (numbers, part) in enumerate(zip(likelihood.columns, likelihood.parts, strict=True)):
-        if isinstance(part, p.FixedNormal | p.DiagonalNormal):
+        if gaussian[k]:
             likelihood.parts[k] = p.Missingness(part, name, sign=sign, shape=(len(numbers),))
     return likelihood

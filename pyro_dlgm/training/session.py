@@ -124,6 +124,7 @@ def _training(a: SimpleNamespace) -> Training:
             with quiet(a.model, a.guide):
                 a.guide.setup(transformed(_some(batches), a.transform), size=batches.num_points)
         first_call(a.model, a.guide, some, batches.num_points, validated=a.x_val is not None)
+    a.ranks.same(a.model, a.guide)
     if a.transform is None:  # else the transform determines the scale of x
         with quiet(a.model, a.guide):
             adapted(a.guide).prepare(lambda: _some(batches))

@@ -38,10 +38,11 @@ def compare_seeds(
 ) -> list[SeedRow]:
     r"""Trains and scores all methods at the seeds seed, seed + 1, ..., and returns their rows over seeds.
 
-    Each row at each seed is what `compare` gives for it with one thread, bit for bit on the same machine: random
-    numbers depend on the seed alone, and one thread adds up in one order. The work is done in spawned processes with
-    one thread each, so a script calls this function under ``if __name__ == "__main__":``. If a row fails at a seed,
-    the others go on, and `SeedRow.failed` says why.
+    Each row at each seed is what `compare` gives for it with one thread, bit for bit on the same machine, but for the
+    difference to the first row: random numbers depend on the seed alone, and one thread adds up in one order. The work
+    is done in spawned processes with one thread each, so a script calls this function under
+    ``if __name__ == "__main__":``. If a row fails at a seed, the others go on, and `SeedRow.failed` says why. Rows that
+    ``out`` holds are kept as they are, whatever has changed in the code of classes since.
 
     With S seeds and d_s the difference between two rows at seed s, its mean d̄ has the standard error sd(d) / √S and
     the 95% interval d̄ ± t sd(d) / √S, with Student's t of S − 1 degrees of freedom. A row may be called the winner on
@@ -124,6 +125,8 @@ def planned(
     config = _config(model_factory, points, settings) | {"frozen": first}
     more = {"folder": folder, "model_factory": model_factory, "dtype": torch.get_default_dtype(), **points}
     methods = {name: ({name: factory}, settings) for name, factory in guide_factories.items()}
+    if ppca is not None and f"PPCA-{ppca}" in guide_factories:
+        raise ValueError(f"a guide is called PPCA-{ppca}, as the reference is; expected another name")
     if ppca is not None:
         methods = {f"PPCA-{ppca}": ({}, settings | {"ppca": ppca})} | methods
     return [

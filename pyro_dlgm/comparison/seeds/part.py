@@ -58,6 +58,7 @@ class Part:
             checkpoint.write(self._w, {"w": row.pair[0].state_dict()})
         elif self.frozen and self.guides:
             row.w = self.frozen
+        row.cells["difference"] = None  # it would be to the first row, here itself
         write_json(self.file, {"config": self.config, "row": row.plain()})
 
     def kept(self) -> dict | None:
@@ -85,7 +86,7 @@ class Part:
     def _model(self):
         r"""Returns the model to start from: a new one, or with the w of the first row, which no training moves."""
         model = self.model_factory()
-        if self.frozen in (None, self.name):
+        if self.frozen in (None, self.name) or not self.guides:  # PPCA needs none
             return model
         if not self._w.exists():
             raise RunError(f"there is no w: {self.frozen} failed at seed {self.seed}")

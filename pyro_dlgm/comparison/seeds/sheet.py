@@ -68,4 +68,8 @@ def _mean(records: Sequence[dict]) -> dict:
 
 def levels(rows: Sequence[SeedRow]) -> dict[str, float]:
     r"""Returns log p(x) of the references at the test points, means over seeds, by what they are."""
-    return {f"{row.name}: exact log p(x), test points": row.spread("test_elbo").mean for row in rows if row.reference}
+    return {
+        f"{row.name}: exact log p(x), test points": row.spread("test_elbo").mean
+        for row in rows
+        if row.reference and row.rows
+    }
