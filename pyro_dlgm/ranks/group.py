@@ -1,7 +1,7 @@
 r"""The processes of a training, and what they say to each other.
 
-A step sends the gradients of the dense parameters and three numbers, once: 4 bytes for each parameter in float32. Rows
-and data are never sent.
+Each step on q or on both sends the gradients of its dense parameters and three numbers: 4 bytes for each parameter in
+float32. With weights of points, another message sends their sum. Rows and data are never sent.
 """
 
 import contextlib

@@ -5,6 +5,7 @@ import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -143,7 +144,9 @@ def _config(model_factory: Callable, points: dict[str, Points], settings: dict) 
         said["certify"] = asdict(settings["certify"])
     tensors = {f"{part}.{name}": v for part, of in points.items() for name, v in vars(of).items() if v is not None}
     data = {name: said for name, said in fingerprint(None, None, tensors).items() if name in tensors}
-    return {"model": described(model_factory), "data": data, "dtype": str(torch.get_default_dtype()), "settings": said}
+    by = {name: version(name) for name in ("pyro_dlgm", "pyro-ppl", "torch")}
+    kept = {"dtype": str(torch.get_default_dtype()), "settings": said, "versions": by}
+    return {"model": described(model_factory), "data": data} | kept
 
 
 def _described(guide: dict[str, Callable]) -> list[str]:
