@@ -497,7 +497,7 @@ def test_an_update_that_is_masked_leaves_rows_and_moments(tmp_path):
 # Memory
 
 MEASURED = """
-import sys, torch
+import sys, threading, torch
 from pyro_dlgm import DLGM, fit, guides, likelihoods, nets, priors
 torch.set_num_threads(1)
 def status(name):
@@ -507,19 +507,28 @@ def train(N, folder):
     guide = guides.MeanField(N, 10, folder=folder, block=2**14)
     fit(model, guide, torch.zeros(1, 1).expand(N, 1), steps=300, batch_size=2000, seed=0, out=folder)
 train(4000, sys.argv[1] + "/small")
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
-before = status("VmRSS")
+before = most = status("RssAnon")  # pages of mapped files do not count: the system keeps as many as it likes
+ended = threading.Event()
+def watch():
+    global most
+    while not ended.wait(0.002):
+        most = max(most, status("RssAnon"))
+watching = threading.Thread(target=watch)
+watching.start()
 train(2_000_000, sys.argv[1] + "/large")
-print(status("VmHWM") - before)
+ended.set()
+watching.join()
+print(most - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux")
 def test_memory_does_not_grow_with_the_table(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # The table has 160 MB, with the optimizer's rows 488; a block of them 4, and what is made or written at a time 21.
-    assert float(done.stdout.split()[-1]) < 100
+    # The table alone has 160 MB, with the optimizer's rows 488; in memory the same training takes 610. In files it takes
+    # 36 to 98, which is what the allocator keeps of 25 that are made or written at a time.
+    assert float(done.stdout.split()[-1]) < 150
     assert (tmp_path / "large" / "checkpoint.pt").stat().st_size < 20_000
 
 
