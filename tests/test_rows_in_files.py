@@ -526,8 +526,8 @@ print(most - before)
 def test_memory_does_not_grow_with_the_table(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # The table alone has 160 MB, with the optimizer's rows 488; in memory the same training takes 610. In files it takes
-    # 36 to 98, which is what the allocator keeps of 25 that are made or written at a time.
+    # The table alone has 160 MB, with the optimizer's rows 488; in memory the same training takes 610. In files it
+    # takes 36 to 98: what the allocator keeps of 25 that are made or written at a time.
     assert float(done.stdout.split()[-1]) < 150
     assert (tmp_path / "large" / "checkpoint.pt").stat().st_size < 20_000
 
