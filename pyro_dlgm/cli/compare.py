@@ -231,7 +231,7 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
     from ..comparison.sheet import sheet
     from ..report import page
 
-    said |= {"machine": _machine(max(1, workers.cores() // said["jobs"]) if said["jobs"] else torch.get_num_threads())}
+    said |= {"machine": _machine(workers.share(said["jobs"]) if said["jobs"] else torch.get_num_threads())}
     for name, value in (("compare", [row.plain() for row in done]), ("config", said)):
         write_json(out / f"{name}.json", value)
     with whole(out / "compare.png") as path:

@@ -8,7 +8,6 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import ParamSpec
 
 import torch
@@ -93,12 +92,9 @@ def rows(
     settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
     settings |= {"objective": objective, "transform": transform, "seed": seed, "progress": progress and jobs is None}
     method = Method(train, test, gradients, settings, num_samples, certify)
-    names, reference = list(guide_factories), None
-    if jobs is None:
-        made = in_turn(method, guide_factories, first, frozen)
-    else:
-        made = at_once([partial(method, first, factory) for factory in guide_factories.values()], names, jobs)
-    for name, (history, scored, pair) in zip(names, made, strict=True):
+    asked = method, guide_factories, first
+    made, reference = in_turn(*asked, frozen) if jobs is None else at_once(*asked, jobs), None
+    for name, (history, scored, pair) in zip(guide_factories, made, strict=True):
         row = Row(name, model_name, reference[0] if frozen and reference else "own", history=history, pair=pair)
         reference = reference or (name, scored["log_px"])
         row.fill(Scored(**scored, training=history[-1], reference=reference))

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import torch
-
 from ..distributions import draws
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
@@ -62,23 +60,17 @@ def in_turn(method: Method, factories: dict[str, Callable], first, frozen: bool)
         yield method(model, factory)
 
 
-def at_once(tasks: list[Callable[[], Made]], names: list[str], jobs: int) -> Iterator[Made]:
-    r"""Yields what the tasks return, in their order, while others are done by other processes."""
-    dtype, ended, threads = torch.get_default_dtype(), {}, max(1, workers.cores() // jobs)
-    tasks = [partial(_with_dtype, dtype, task) for task in tasks]
-    with contextlib.closing(workers.run(tasks, jobs, threads)) as ends:
-        for task, name in zip(tasks, names, strict=True):
+def at_once(method: Method, factories: dict[str, Callable], first, jobs: int) -> Iterator[Made]:
+    r"""Yields the same in their order, while ``jobs`` processes, which share the cores, do one method each."""
+    tasks, ended = {name: partial(method, first, factory) for name, factory in factories.items()}, {}
+    with contextlib.closing(workers.run(list(tasks.values()), jobs, workers.share(jobs))) as ends:
+        for name, task in tasks.items():
             while task not in ended:
                 ended |= [next(ends)]
             end = ended.pop(task)
             if end.failure:
                 raise RunError(f"{name} failed: {end.failure}")
             yield end.value
-
-
-def _with_dtype(dtype: torch.dtype, task: Callable[[], Made]) -> Made:
-    torch.set_default_dtype(dtype)
-    return task()
 
 
 def epochs(guide, gradients: int, samples: int = 1) -> int:

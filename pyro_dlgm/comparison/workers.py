@@ -37,8 +37,8 @@ class Outcome(NamedTuple):
 def run(tasks: Sequence[Task], jobs: int, threads: int = 1) -> Iterator[tuple[Task, Outcome]]:
     r"""Calls each task in one of at most ``jobs`` processes, in their order, and yields those that have ended.
 
-    Processes are spawned, and end with this generator, as by Ctrl-C, or with this process. Their warnings become
-    warnings here.
+    Processes are spawned with torch's default dtype here, and end with this generator, as by Ctrl-C, or with this
+    process. Their warnings become warnings here.
 
     Arguments:
         tasks: functions without arguments; lambdas and what they hold may be sent.
@@ -74,13 +74,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share(jobs: int) -> int:
+    r"""Returns how many threads each of ``jobs`` processes has, if they share the cores."""
+    return max(1, cores() // jobs)
+
+
 class Worker:
     r"""Creates a process that waits for tasks at the other end of a pipe."""
 
     def __init__(self, threads: int):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, threads), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, threads, torch.get_default_dtype()), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends when the process does
 
@@ -118,11 +123,12 @@ def _ended(code: int) -> str:
     return f"its process ended with status {code}, for a reason that stands above; {hint}"
 
 
-def serve(pipe, threads: int) -> None:
+def serve(pipe, threads: int, dtype: torch.dtype) -> None:
     r"""Calls the tasks that arrive, until the pipe or the first process ends, and answers each with its `Outcome`."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
     torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send_bytes(outcome(pipe.recv_bytes()))

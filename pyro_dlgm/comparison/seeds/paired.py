@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import scipy  # not scipy.stats, as in uniformity
+import scipy  # not scipy.stats, which is slow to import: SciPy imports it at its first use
 
 LEVEL = 0.95  # of intervals
 

@@ -77,9 +77,8 @@ class SelfMasking(Mechanism):
 
     def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> dist.Independent:
         shape = torch.broadcast_shapes(p.batch_shape, x.shape, mask.shape)
-        direction = 1 - 2 * (self.slope < 0).to(
-            p.scale
-        )  # not sign(a): where a is 0, x has the σ of p(x | t) all the same
+        # Not sign(a): where a is 0, x has the σ of p(x | t) all the same.
+        direction = 1 - 2 * (self.slope < 0).to(p.scale)
         mu, scale = p.loc.expand(shape), direction * p.scale.expand(shape)
         m, s = self._standardized(p, shape)
         return Tilted(mu, scale, m, s, x.expand(shape), mask.expand(shape)).to_event(event_dim)
