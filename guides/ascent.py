@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pyro
 import torch
 from torch import Tensor
 
 from ..latents.asked import log_joint
 from ..points import Points
+from ..program import evaluating, unregistered
 from .families import Gaussian
 
+NUMBERS = 2**22  # numbers of decoded x to compute at a time
 GROW, SHRINK = 1.5, 0.25  # factors of the step size after a step that raised F̂, and after one that lowered it
 
 
@@ -112,6 +115,32 @@ def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through
         here = Place(*(_chosen(better, b, a) for a, b in zip(here, there, strict=True)))
         rate = torch.where(better.unsqueeze(-1), GROW * rate, SHRINK * rate)
     return Refined(here.raw, first.value, here.value, first.by_raw)
+
+
+def refined(
+    model, points: Points, family: Gaussian, raw: Tensor, steps: int, epsilon: Tensor, *, through: bool = False
+) -> Refined:
+    r"""Takes `climb`'s steps on the `Bound` of the points, in blocks that bound the memory.
+
+    Modules of the model are in eval mode meanwhile, so that points are independent. Each point costs
+    S (``steps`` + 1) gradient evaluations.
+
+    Arguments:
+        model: a `DLGM`.
+        points: the B points.
+        family: the family of q.
+        raw: the raw numbers at the start, (B, width).
+        steps: at least 1.
+        epsilon: the fixed noise (S, D).
+        through: as in `climb`.
+    """
+    rows = max(1, NUMBERS // (len(epsilon) * points.x[0].numel()))
+    parts = []
+    with torch.enable_grad(), evaluating(model), pyro.validation_enabled(False), unregistered():
+        for here in torch.arange(len(raw), device=raw.device).split(rows):
+            bound = Bound(model, points[here], family, epsilon)
+            parts.append(climb(bound, family, raw[here], steps, through=through))
+    return Refined(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _chosen(better: Tensor, one: Tensor, other: Tensor) -> Tensor:

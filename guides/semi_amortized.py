@@ -9,15 +9,12 @@ from pyro.nn import pyro_method
 from torch import Tensor
 
 from ..points import Points
-from ..program import evaluating, unregistered
 from ..shared import Shared
 from .amortized import Amortized
-from .ascent import Bound, Refined, climb, noise
+from .ascent import Refined, noise, refined
 from .base import Guide
 from .families import FullRankFamily, Gaussian
 from .per_point import PerPoint
-
-NUMBERS = 2**22  # numbers of decoded x to compute at a time
 
 
 class SemiAmortized(Guide):
@@ -151,19 +148,11 @@ class SemiAmortized(Guide):
         r"""Ascends F̂ block by block, with the modules of the model in eval mode, so that points are independent."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError("SemiAmortized needs gradients and was called under inference_mode(); leave it first")
-        model, family = self._model[0], self.guide.family
         epsilon = noise(self.num_samples, self.latent_dim, self.seed)
-        rows = max(1, NUMBERS // (self.num_samples * points.x[0].numel()))
-        parts = []
-        with torch.enable_grad(), evaluating(model), pyro.validation_enabled(False), unregistered():
-            for here in torch.arange(len(raw), device=raw.device).split(rows):
-                bound = Bound(model, points[here], family, epsilon)
-                parts.append(climb(bound, family, raw[here], self.steps, through=self._differentiates(raw)))
+        through = self.through and raw.requires_grad
+        found = refined(self._model[0], points, self.guide.family, raw, self.steps, epsilon, through=through)
         self.gradients += len(raw) * self._each()
-        return Refined(*map(torch.cat, zip(*parts, strict=True)))
-
-    def _differentiates(self, raw: Tensor) -> bool:
-        return self.through and raw.requires_grad
+        return found
 
 
 def _check(guide, steps: int, num_samples: int | None) -> None:

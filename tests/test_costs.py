@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_dlgm import DLGM, SVI, evaluate, fit, guides, likelihoods, nets, objectives, priors
-from pyro_dlgm.evaluate.e_step import Pace
+from pyro_dlgm.evaluate.e_step.climb import Pace
 from pyro_dlgm.optim.svi import adam
 
 PAGE = (Path(__file__).parent.parent / "docs" / "what_it_costs.md").read_text(encoding="utf-8")

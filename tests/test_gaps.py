@@ -10,7 +10,8 @@ from pyro_dlgm.guides import families
 
 from pyro_dlgm import PPCA, compare, evaluate, guides
 from pyro_dlgm.comparison.certificates import Certify
-from pyro_dlgm.evaluate import e_step, inference_gap
+from pyro_dlgm.evaluate import inference_gap
+from pyro_dlgm.evaluate.e_step import climb as e_step
 from pyro_dlgm.plots.gaps import bars, posterior_on_grid, posteriors
 from pyro_dlgm.seeding import seeds
 

@@ -235,7 +235,7 @@ def test_weights_are_unbiased_although_the_pilot_chose():
 def test_points_where_walks_do_not_agree_start_at_an_e_step(monkeypatch):
     r"""A Laplace that is beside the posterior at two points."""
     ppca, x = linear(2)
-    plain = starts.laplace
+    plain = starts.gaussian_rows
 
     def spoiled(*asked):
         guide, gradients = plain(*asked)
@@ -243,7 +243,7 @@ def test_points_where_walks_do_not_agree_start_at_an_e_step(monkeypatch):
         rows[[1, 4], :2] += 2.0
         return guide.set_rows(rows), gradients
 
-    monkeypatch.setattr(starts, "laplace", spoiled)
+    monkeypatch.setattr(starts, "gaussian_rows", spoiled)
     settings = Settings(4, 5, 3, 0.65, 2**28)
     found = starts.chosen(ppca, Points(x).numbered(), settings, seed=0)
     assert found.refitted.nonzero().flatten().tolist() == [1, 4]

@@ -194,7 +194,7 @@ def test_a_window_that_was_cut_short_is_no_sign_of_convergence(rotated):
 
 def test_a_change_of_eight_standard_errors_is_no_convergence(rotated, monkeypatch):
     r"""F of point 1 rises by 0.05 in each window, with a standard error of 0.0025 from 16 samples; all others rest."""
-    from pyro_dlgm.evaluate import e_step
+    from pyro_dlgm.evaluate.e_step import climb as e_step
 
     ppca, X = rotated
     change = torch.zeros(e_step.CHECK_SAMPLES, 20, dtype=torch.float64)

@@ -155,7 +155,7 @@ def test_q_of_a_point_does_not_depend_on_chance_or_on_others(monkeypatch):
     torch.randn(5)
     assert torch.equal(guide.posterior(x).mean, whole.mean)
     torch.testing.assert_close(guide.posterior(x[2:4]).stddev, whole.stddev[2:4])
-    monkeypatch.setattr(module, "NUMBERS", 2 * x[0].numel() * guide.num_samples)
+    monkeypatch.setattr(ascent, "NUMBERS", 2 * x[0].numel() * guide.num_samples)
     torch.testing.assert_close(guide.posterior(x).mean, whole.mean)
     assert not torch.equal(guides.SemiAmortized(model, guide.guide, 3, seed=1).posterior(x).mean, whole.mean)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..evaluate import inference_gap
-from ..evaluate.e_step import Convergence
+from ..evaluate.e_step.climb import Convergence
 from ..evaluate.marginal.certificate import MATTERS
 from ..evaluate.marginal.evidence import Asked, Evidence, estimated
 from ..evaluate.quiet import quiet

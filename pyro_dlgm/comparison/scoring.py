@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.transforms import Dequantize
 from ..distributions import unwrapped
-from ..evaluate.e_step import infer
+from ..evaluate.e_step.infer import infer
 from ..evaluate.estimates import Mean
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted

@@ -5,7 +5,8 @@ from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
 from .diagnostics.calibration import Calibration, Coverage, check_calibration
 from .diagnostics.clusters import cluster_probabilities
 from .diagnostics.diagnose import Diagnosis, diagnose
-from .e_step import Convergence, infer
+from .e_step.climb import Convergence
+from .e_step.infer import infer
 from .importance import ess, pareto_k
 from .imputation.filling import impute
 from .imputation.held_out import check_imputations

@@ -27,7 +27,7 @@ from ..points import Points
 from ..seeding import seeds
 from .blocks import check_pair
 from .bounds import log_weights
-from .e_step import Convergence, Pace, climb
+from .e_step.climb import Convergence, Pace, climb
 from .estimates import Estimate
 from .marginal.blocks import check_start
 from .marginal.certificate import MATTERS, doubts, verdicts

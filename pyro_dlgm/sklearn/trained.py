@@ -8,7 +8,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from ..evaluate.bounds import iwae
-from ..evaluate.e_step import infer
+from ..evaluate.e_step.infer import infer
 from ..guides.base import adapted
 from ..points import Points
 from ..recipes.pairs import Recipe

@@ -26,7 +26,7 @@ from ...latents.asked import log_joint, posterior
 from ...points import Points
 from ...storage.sums import sums_dtype
 from ..blocks import FIT_ONE, blocks, check_axes, check_density
-from ..e_step import infer
+from ..e_step.infer import infer
 from ..predict import simulated
 from ..quiet import quiet
 from . import verdicts

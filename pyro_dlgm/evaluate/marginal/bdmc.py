@@ -21,7 +21,7 @@ from ...points import Points
 from ...seeding import seeds
 from ..blocks import check_axes
 from ..bounds import log_mean_exp
-from ..e_step import infer
+from ..e_step.infer import infer
 from ..estimates import Mean
 from ..predict import simulated
 from ..quiet import quiet

@@ -234,13 +234,13 @@ def _by_laplace(model, points: Points, asked: Asked, seed: int | None, progress:
     check_points(model, points)
     weighed, walked, made = seeds(STREAMS, seed)
     tried, start, walked = seeds(3, walked)
-    settings, spent = _temperatures(model, points, asked, tried)
+    settings, simulated, spent = _temperatures(model, points, asked, tried)
     starts = chosen(model, points, settings, seed=start, progress=progress)
     walks = upwards(model, starts.guide, points, settings, seed=walked, progress=progress)
     report(walks, settings, stacklevel=4)
     bounds = None
     if asked.num_simulated:
-        bounds, more = pilot.certified(model, points, asked.num_simulated, settings, seed=made, progress=progress)
+        bounds, more = pilot.certified(model, points, simulated, settings, seed=made, progress=progress)
         spent += more
     spent += starts.gradients + len(points) * (settings.gradients(sweeps=1) + asked.K)
     return Evidence(
@@ -257,10 +257,10 @@ def _by_laplace(model, points: Points, asked: Asked, seed: int | None, progress:
     )
 
 
-def _temperatures(model, points: Points, asked: Asked, seed: int) -> tuple[Settings, int]:
-    r"""Returns how to anneal, and the gradient evaluations of the pilot."""
+def _temperatures(model, points: Points, asked: Asked, seed: int) -> tuple[Settings, int, int]:
+    r"""Returns how to anneal, the number of points of the certificate, and the gradient evaluations of the pilot."""
     if asked.num_temperatures is not None:
-        return asked.walks, 0
+        return asked.walks, asked.num_simulated, 0
     settings = {"tol": asked.tol, "budget": asked.budget, "seed": seed}
     found = pilot.pilot(model, points, asked.num_simulated, asked.walks, **settings)
-    return replace(asked.walks, num_temperatures=found.num_temperatures), found.gradients
+    return replace(asked.walks, num_temperatures=found.num_temperatures), found.num_points, found.gradients

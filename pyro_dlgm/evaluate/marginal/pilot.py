@@ -1,12 +1,16 @@
-r"""The number of temperatures that brings the gap of BDMC below a tolerance, on simulated points."""
+r"""The numbers of temperatures and of simulated points that bring the gap of BDMC below a tolerance."""
 
 import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ...points import Points
 from ...seeding import seeds
+from ..estimates import Mean
 from ..predict import simulated
 from ..quiet import quiet
 from .bdmc import BDMC, bounds, bracket
@@ -24,11 +28,13 @@ class Pilot:
 
     Attributes:
         num_temperatures: the smallest number that reached the aim, or the largest within the budget.
+        num_points: the number of simulated points there.
         gaps: |gap| + 2 standard errors for each number of temperatures tried, in nats.
         gradients: gradient evaluations of log p(x, t), of all its points together.
     """
 
     num_temperatures: int
+    num_points: int
     gaps: dict[int, float]
     gradients: int
 
@@ -36,23 +42,57 @@ class Pilot:
 def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: float, budget: int, seed: int) -> Pilot:
     r"""Adds temperatures until |gap| + 2 standard errors is at most 0.8 ``tol``, or a walk would spend the budget.
 
+    Where the standard error alone is too large, more points are simulated instead, if that takes fewer gradients than
+    the next number of temperatures would.
+
     Arguments:
         model: a `DLGM`.
         like: points whose masks and ``given`` the simulated ones take in turn.
-        num_points: the number of points to simulate.
+        num_points: the number of points to simulate first.
         settings: the settings of the walks, except for the number of temperatures.
         tol: nats.
         budget: gradient evaluations that the walks of a point may spend on a sweep.
         seed: seed of all random numbers, which nothing else may use.
     """
-    spent, gaps = 0, {}
-    for T, rung in zip(rungs(settings, budget), seeds(len(LADDER) + 1, seed), strict=False):
+    spent, gaps, ladder = 0, {}, list(rungs(settings, budget))
+    for k, (T, rung) in enumerate(zip(ladder, seeds(len(ladder), seed), strict=True)):
+        first, further = seeds(2, rung)
         # With few temperatures walks disagree from any start, and an E-step costs more than the next rung.
-        found, gradients = certified(model, like, num_points, _with(settings, T), seed=rung, refit=T >= REFITS)
-        spent, gaps[T] = spent + gradients, abs(found.gap) + 2 * found.stderr
+        walks = {"settings": _with(settings, T), "refit": T >= REFITS}
+        found, gradients = certified(model, like, num_points, **walks, seed=first)
+        spent, gap = spent + gradients, found.upper - found.lower
+        dearer = _with(settings, ladder[k + 1] if k + 1 < len(ladder) else 3 * T).gradients(2)
+        price = gradients / num_points, gradients / num_points + dearer - walks["settings"].gradients(2)
+        more = _wanted(gap, AIM * tol) - num_points
+        if 0 < more <= _affordable(num_points, len(like), *price):
+            found, gradients = certified(model, like, max(more, 2), **walks, seed=further)
+            spent, gap = spent + gradients, torch.cat([gap, found.upper - found.lower])
+        gaps[T] = _off(gap)
         if gaps[T] <= AIM * tol:
             break
-    return Pilot(T, gaps, spent)
+    return Pilot(T, len(gap), gaps, spent)
+
+
+def _off(gap: Tensor) -> float:
+    r"""Returns |mean| + 2 standard errors of the gaps of points, (M,)."""
+    found = Mean.of(gap)
+    return abs(found.mean) + 2 * found.standard_error
+
+
+def _wanted(gap: Tensor, aim: float) -> float:
+    r"""Returns the number of points with which |mean| + 2 standard errors would reach the aim; infinite if none."""
+    found = Mean.of(gap)
+    room = aim - abs(found.mean)
+    return math.ceil((2 * found.standard_error / room) ** 2 * len(gap)) if room > 0 else math.inf
+
+
+def _affordable(num_points: int, num_data: int, here: float, after: float) -> float:
+    r"""Returns how many further points cost no more than the next number of temperatures.
+
+    Pilot and certificate take the simulated points, once each, and the estimate takes the data, all at the price of a
+    point ``here`` or ``after``, in gradient evaluations.
+    """
+    return ((2 * num_points + num_data) * after / here - num_data) / 2 - num_points
 
 
 def rungs(settings: Settings, budget: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-r"""Starts of walks: the Gaussians of Laplace, or of a full-rank E-step if walks from those do not agree.
+r"""Starts of walks: Gaussians near the posteriors, or of a full-rank E-step if walks from those do not agree.
 
 The choice is made for each point by walks that are used for nothing else, so that walks with other random numbers are
 as unbiased as from any q.
@@ -9,18 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal
 
-from ...distributions import mean
 from ...guides.families import full_rank
-from ...guides.laplace import Laplace
 from ...guides.per_point import FullRank
-from ...latents.asked import prior
-from ...modes.joint import spread
 from ...points import Points
 from ...seeding import seeds
-from ..e_step import infer
-from ..quiet import quiet
+from ..e_step.gaussians import gaussians
+from ..e_step.infer import infer
 from .blocks import annealers, annealing
 from .path import Annealer, Settings, Walk
 
@@ -70,7 +65,7 @@ def chosen(
     sought, walked, fitted = seeds(3, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # walks show whether a start is good
-        guide, gradients = laplace(model, points, sought)
+        guide, gradients = gaussian_rows(model, points, sought)
         nowhere = torch.zeros_like(points.index, dtype=torch.bool)
         if not refit:
             return Starts(guide, nowhere, gradients)
@@ -101,23 +96,8 @@ def _variance(log_weights: Tensor) -> Tensor:
     return log_weights.var(0).nan_to_num(nan=torch.inf)
 
 
-def laplace(model, points: Points, seed: int) -> tuple[FullRank, int]:
-    r"""Returns the Gaussians at the modes as rows of a full-rank guide, and the gradient evaluations in total.
-
-    A point without such a Gaussian gets the prior's mean and scales.
-    """
-    found = Laplace(model)
-    with quiet(model, seed=seed):
-        modes = found.find(points)
-        guide = FullRank(*modes.mean.shape, latent=model.latent, plate=model.plate).to(modes.mean)
-        q = MultivariateNormal(modes.mean, scale_tril=modes.scale_tril, validate_args=False)
-        rows, plain = full_rank.of(q), full_rank.of(_wide(model, points))
-        guide.set_rows(torch.where(rows.isfinite().all(-1, keepdim=True), rows, plain))
-    return guide, found.gradients
-
-
-def _wide(model, points: Points) -> Independent:
-    r"""Returns Gaussians (B,) with the prior's means, 0 if it has none, and its scales."""
-    p = prior(model, points)
-    shape = torch.Size((len(points), *p.event_shape))
-    return Independent(Normal(mean(p).nan_to_num(0.0).expand(shape), spread(p).expand(shape)), 1)
+def gaussian_rows(model, points: Points, seed: int) -> tuple[FullRank, int]:
+    r"""Returns a full-rank guide with the `gaussians` of the points as rows, and the gradient evaluations in total."""
+    raw, gradients = gaussians(model, points, full_rank, seed=seed)
+    guide = FullRank(len(points), full_rank.latent_dim(raw.shape[-1]), latent=model.latent, plate=model.plate)
+    return guide.to(raw).set_rows(raw), gradients

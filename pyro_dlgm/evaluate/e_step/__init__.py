@@ -1,0 +1,1 @@
+r"""The E-step alone: fits q to points, with w frozen."""
