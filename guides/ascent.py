@@ -74,12 +74,14 @@ class Refined(NamedTuple):
         raw: raw numbers of the refined q, (B, width).
         before, after: F̂ at the start and at the end, (B,), in nats.
         by_raw: the gradient of F̂ by the raw numbers at the start, (B, width).
+        looks: the number of times that F̂ was evaluated, (B,), each for one gradient evaluation per sample.
     """
 
     raw: Tensor
     before: Tensor
     after: Tensor
     by_raw: Tensor
+    looks: Tensor
 
 
 def look(bound: Callable, family: Gaussian, raw: Tensor, through: bool) -> Place:
@@ -92,7 +94,9 @@ def look(bound: Callable, family: Gaussian, raw: Tensor, through: bool) -> Place
     return Place(raw, value.detach(), by_step / family.information(D).to(raw, non_blocking=True), by_raw.detach())
 
 
-def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through: bool = False) -> Refined:
+def climb(
+    bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, tol: float = -math.inf, through: bool = False
+) -> Refined:
     r"""Takes natural-gradient steps, separately for each point; F̂ never decreases.
 
     The first step is the natural gradient, shortened to √width where it is longer. A step that would lower the F̂ of a
@@ -104,6 +108,7 @@ def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through
         family: the family of q.
         raw: the raw numbers at the start, (B, width).
         steps: at least 1.
+        tol: the ascent ends after a step with which F̂ rose by no more than this on average over the points, in nats.
         through: whether the result can be differentiated by ``raw`` and w, through the steps that were taken.
     """
     here = first = look(bound, family, raw, through)
@@ -112,18 +117,18 @@ def climb(bound: Callable, family: Gaussian, raw: Tensor, steps: int, *, through
         tried = family.nearby(here.raw, rate * _within(here.uphill))
         there = look(bound, family, tried, through) if k < steps else _end(bound, tried)
         better = there.value >= here.value  # False of NaN
+        gain = torch.where(better, there.value - here.value, 0.0).mean()
         here = Place(*(_chosen(better, b, a) for a, b in zip(here, there, strict=True)))
+        if gain <= tol:
+            break
         rate = torch.where(better.unsqueeze(-1), GROW * rate, SHRINK * rate)
-    return Refined(here.raw, first.value, here.value, first.by_raw)
+    return Refined(here.raw, first.value, here.value, first.by_raw, torch.full_like(rate[:, 0], k + 1))
 
 
-def refined(
-    model, points: Points, family: Gaussian, raw: Tensor, steps: int, epsilon: Tensor, *, through: bool = False
-) -> Refined:
+def refined(model, points: Points, family: Gaussian, raw: Tensor, steps: int, epsilon: Tensor, **settings) -> Refined:
     r"""Takes `climb`'s steps on the `Bound` of the points, in blocks that bound the memory.
 
-    Modules of the model are in eval mode meanwhile, so that points are independent. Each point costs
-    S (``steps`` + 1) gradient evaluations.
+    Modules of the model are in eval mode meanwhile, so that points are independent.
 
     Arguments:
         model: a `DLGM`.
@@ -132,14 +137,14 @@ def refined(
         raw: the raw numbers at the start, (B, width).
         steps: at least 1.
         epsilon: the fixed noise (S, D).
-        through: as in `climb`.
+        settings: ``tol`` and ``through`` of `climb`.
     """
     rows = max(1, NUMBERS // (len(epsilon) * points.x[0].numel()))
     parts = []
     with torch.enable_grad(), evaluating(model), pyro.validation_enabled(False), unregistered():
         for here in torch.arange(len(raw), device=raw.device).split(rows):
             bound = Bound(model, points[here], family, epsilon)
-            parts.append(climb(bound, family, raw[here], steps, through=through))
+            parts.append(climb(bound, family, raw[here], steps, **settings))
     return Refined(*map(torch.cat, zip(*parts, strict=True)))
 
 

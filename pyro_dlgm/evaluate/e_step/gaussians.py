@@ -19,8 +19,8 @@ from ...points import Points
 from ...seeding import seeds
 from ..quiet import quiet
 
-STEPS = 5  # up F
-TOL = 1e-2  # nats that another step of the search for the mode promises at most: the steps up F follow
+TOL = 1e-2  # nats that another step of the search for the mode promises at most
+STEPS, GAIN = 20, 2e-2  # the largest number of steps up F, and the smallest gain of one, in nats per point
 
 
 def gaussians(model, points: Points, family: Gaussian, *, seed: int | None) -> tuple[Tensor, int]:
@@ -42,8 +42,8 @@ def gaussians(model, points: Points, family: Gaussian, *, seed: int | None) -> t
         plain = family.of(_wide(model, points)).to(at_modes)
         raw = torch.where(at_modes.isfinite().all(-1, keepdim=True), at_modes, plain)
         noise = ascent.noise(2 * modes.mean.shape[-1], modes.mean.shape[-1], drawn)
-        refined = ascent.refined(model, points, family, raw, STEPS, noise)
-    return refined.raw.detach(), found.gradients + len(points) * len(noise) * (STEPS + 1)
+        refined = ascent.refined(model, points, family, raw, STEPS, noise, tol=GAIN)
+    return refined.raw.detach(), found.gradients + round(len(noise) * float(refined.looks.sum()))
 
 
 def _wide(model, points: Points) -> Independent:

@@ -5,7 +5,7 @@ as unbiased as from any q.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..e_step.infer import infer
 from .blocks import annealers, annealing
 from .path import Annealer, Settings, Walk
 
+FEW = 10  # temperatures of the walks that all points take
 AGREE = 1.0  # nats²: the variance of the log-weights of walks that agree
 
 
@@ -66,15 +67,29 @@ def chosen(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # walks show whether a start is good
         guide, gradients = gaussian_rows(model, points, sought)
-        nowhere = torch.zeros_like(points.index, dtype=torch.bool)
+        first = Starts(guide, torch.zeros_like(points.index, dtype=torch.bool), gradients)
         if not refit:
-            return Starts(guide, nowhere, gradients)
-        walks = upwards(model, guide, points, settings, seed=walked, progress=progress)
-        first = Starts(guide, nowhere, gradients + len(points) * settings.gradients(sweeps=1))
-        rows = disagree(walks.log_weights).nonzero().flatten()
-        if not len(rows):
             return first
-        return _refitted(model, points, settings, first, rows, walks.log_weights[:, rows], fitted)
+        rows, before, spent = _apart(model, first, points, settings, walked, progress)
+        first = replace(first, gradients=gradients + spent)
+        return _refitted(model, points, settings, first, rows, before, fitted) if len(rows) else first
+
+
+def _apart(model, first: Starts, points: Points, settings: Settings, seed: int, progress: bool):
+    r"""Returns the rows whose walks do not agree, their log-weights, and the gradient evaluations spent.
+
+    Walks with few temperatures come first: where they agree already, longer ones do.
+    """
+    rows, spent, T = points.index, 0, settings.num_temperatures
+    for num, walked in zip(sorted({min(FEW, T), T}), seeds(2, seed), strict=False):
+        here = replace(settings, num_temperatures=num)
+        log_weights = upwards(model, first.guide, points[rows], here, seed=walked, progress=progress).log_weights
+        spent += len(rows) * here.gradients(sweeps=1)
+        apart = disagree(log_weights)
+        rows, log_weights = rows[apart], log_weights[:, apart]
+        if not len(rows):
+            break
+    return rows, log_weights, spent
 
 
 def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Tensor, before: Tensor, seed) -> Starts:
