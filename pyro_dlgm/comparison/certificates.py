@@ -22,7 +22,7 @@ class Certify:
     r"""Creates the settings with which `compare` certifies log p(x|w) of its rows.
 
     log p(x) has one estimator in all rows, so that it scores w apart from q: that of `evaluate.evidence`, which starts
-    at Laplace's Gaussians and takes as many temperatures as bring the gap of BDMC within ``tol``.
+    at Gaussians near the posteriors and takes as many temperatures as bring the gap of BDMC within ``tol``.
 
     Attributes:
         gaps: whether log p(x) − F(q) is also taken apart.

@@ -6,7 +6,7 @@ from ..evaluate.marginal.certificate import NOT_CERTIFIED
 from .columns import EMPTY, Column, Row, columns, filled, groups, number
 
 CERTIFIED = (
-    "{}: means over {} test points. log p(x) is AIS from Laplace's Gaussians, or IWAE, the larger "
+    "{}: means over {} test points. log p(x) is AIS from Gaussians that x and w determine, or IWAE, the larger "
     "mean, or within errors the smaller error; lower bounds in expectation. BDMC: what bounds the error of AIS on "
     "points that the row's model makes."
 )

@@ -22,7 +22,7 @@ from .starts import chosen, disagree, upwards
 
 WITHIN = 2  # standard errors within which two estimates count as equal
 STREAMS = 3  # independent streams of random numbers: IWAE, AIS, BDMC
-LEAPFROG = 3  # steps of a transition, from Laplace's starts
+LEAPFROG = 3  # steps of a transition, without a judge
 SAMPLES, CHAINS, TEMPERATURES = (200, 2000), (4, 16), (1, 500)  # without a judge, and with one
 BUDGET = 8000  # gradient evaluations per point
 
@@ -168,22 +168,22 @@ def evidence(
     seed: int | None = None,
     progress: bool = False,
 ) -> Evidence:
-    r"""Estimates log p(x | w), from a q that was fitted to x or from Laplace's.
+    r"""Estimates log p(x | w), from a q that was fitted to x, or from Gaussians that x and w determine.
 
-    Without a judge, walks start at the Gaussians of `guides.Laplace`, or, for points at which these walks do not agree,
-    at those of a full-rank E-step. A pilot on simulated points adds temperatures until the gap of BDMC plus two
-    standard errors is within ``tol``. The pilot and the choice of starts use separate random numbers, so that each
+    Without a judge, walks start at the Gaussians of `guides.Laplace` after some steps up F, or, for points at which
+    these walks do not agree, at those of a full-rank E-step. A pilot on simulated points adds temperatures, or further
+    points, until the gap of BDMC plus two standard errors is within ``tol``. The pilot and the choice of starts use separate random numbers, so that each
     reported weight is unbiased for p(x | w). A warning says what is not certified, and ``uncertain`` which points.
     Walks from a q that is too narrow can agree with each other as well: only the gap reveals that.
 
     Arguments:
         model: a `DLGM`, or the model that `given_globals` makes of a program with global latents.
-        judge: a guide with rows for the points, numbered from 0; `None` starts from Laplace.
+        judge: a guide with rows for the points, numbered from 0; `None` starts from these Gaussians.
         points: data (B, ...), or `Points`.
         num_samples: the number K of IWAE-K; by default 2000, or 200 without a judge.
         num_chains: as in `ais`; by default 16, or 4 without a judge.
         num_temperatures: as in `ais`; by default 500, or without a judge the number that the pilot finds.
-        num_simulated: the number of points of `bdmc` and of the pilot; 0 omits both.
+        num_simulated: the number of points of `bdmc`, which the pilot may raise; 0 omits both.
         tol: for the pilot: by how much log p(x) may be off on average, in nats.
         budget: for the pilot: the gradient evaluations that the walks of a point may spend on one sweep.
         seed: seed of all random numbers.
