@@ -37,6 +37,9 @@ def pair(kind, out=None):
         "amortized": encoder,
         "chain": lambda: guides.Chain(model, N, D, num_states=2, num_leapfrog=2),
         "hybrid": lambda: guides.Hybrid(model, encoder(), num_leapfrog=2),
+        "semi_amortized": lambda: guides.SemiAmortized(model, encoder(), 2),
+        "flow": lambda: guides.Flow(nets.MLP(SHAPE, 8, (8,)), D),
+        "flow_rows": lambda: guides.FlowRows(N, D),
     }
     return model, make[kind]()
 
