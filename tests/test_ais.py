@@ -12,10 +12,10 @@ from pyro_dlgm.guides import families
 
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.blocks import chunks
-from pyro_dlgm.evaluate.marginal.ais import AIS, ais
-from pyro_dlgm.evaluate.marginal.bdmc import bdmc
-from pyro_dlgm.evaluate.marginal.blocks import rows_that_fit
-from pyro_dlgm.evaluate.marginal.path import schedule
+from pyro_dlgm.evaluate.marginal.annealing.ais import AIS, ais
+from pyro_dlgm.evaluate.marginal.annealing.bdmc import bdmc
+from pyro_dlgm.evaluate.marginal.annealing.blocks import rows_that_fit
+from pyro_dlgm.evaluate.marginal.annealing.path import schedule
 from pyro_dlgm.evaluate.marginal.quadrature import quadrature
 
 annealers, bdmc_module = (importlib.import_module(f"pyro_dlgm.evaluate.marginal.{name}") for name in ("blocks", "bdmc"))

@@ -13,7 +13,7 @@ from pyro_dlgm.cli.main import main
 from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.comparison.scoring import scales_at_floor
 from pyro_dlgm.evaluate.estimates import Mean
-from pyro_dlgm.evaluate.marginal.path import Settings
+from pyro_dlgm.evaluate.marginal.annealing.path import Settings
 
 D, SHAPE = 2, (1, 5, 4)
 FACTORIES = {

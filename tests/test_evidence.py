@@ -9,10 +9,10 @@ from torch import nn
 
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, priors
 from pyro_dlgm.evaluate.estimates import Estimate
-from pyro_dlgm.evaluate.marginal.evidence import Evidence
+from pyro_dlgm.evaluate.marginal.estimate import Evidence
 
 module = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
-bdmc_module = importlib.import_module("pyro_dlgm.evaluate.marginal.bdmc")
+bdmc_module = importlib.import_module("pyro_dlgm.evaluate.marginal.annealing.bdmc")
 N = 100
 
 
@@ -122,7 +122,7 @@ def test_points_rows_and_walks_of_bdmc_share_no_seed(monkeypatch):
 
 def test_walks_of_bdmc_do_not_start_at_the_codes_of_its_points(monkeypatch):
     r"""From the prior, a walk under the seed of the points would begin at their very codes."""
-    blocks, starts = importlib.import_module("pyro_dlgm.evaluate.marginal.blocks"), []
+    blocks, starts = importlib.import_module("pyro_dlgm.evaluate.marginal.annealing.blocks"), []
     plain = blocks.Annealer._draws
     monkeypatch.setattr(blocks.Annealer, "_draws", lambda self, n: starts.append(plain(self, n)) or starts[-1])
     ppca, _ = linear()

@@ -14,8 +14,8 @@ from torch import nn
 
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.marginal import pilot, starts
-from pyro_dlgm.evaluate.marginal.chart import Chart
-from pyro_dlgm.evaluate.marginal.path import Settings
+from pyro_dlgm.evaluate.marginal.annealing.chart import Chart
+from pyro_dlgm.evaluate.marginal.annealing.path import Settings
 from pyro_dlgm.latents.local import LocalModel
 from pyro_dlgm.modes import curvature
 from pyro_dlgm.points import Points

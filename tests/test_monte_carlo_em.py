@@ -30,7 +30,7 @@ def module(monkeypatch):
         monkeypatch.setattr(module, constant, value)
     short = functools.partial(evaluate.infer, max_steps=5, window=5)
     monkeypatch.setattr(scoring, "infer_silently", lambda model, guide, x, seed: short(model, guide, x, seed=seed))
-    monkeypatch.setattr(sys.modules["pyro_dlgm.evaluate.marginal.bdmc"], "infer", short)
+    monkeypatch.setattr(sys.modules["pyro_dlgm.evaluate.marginal.annealing.bdmc"], "infer", short)
     return module
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, masks, nets, priors
-from pyro_dlgm.evaluate.marginal.ais import ais
+from pyro_dlgm.evaluate.marginal.annealing.ais import ais
 from pyro_dlgm.evaluate.marginal.quadrature import quadrature
 
 whole, cells = (importlib.import_module(f"pyro_dlgm.evaluate.marginal.{name}") for name in ("quadrature", "cells"))

@@ -8,7 +8,8 @@ from ..data.dataset import Dataset
 from ..evaluate import inference_gap
 from ..evaluate.e_step.climb import Convergence
 from ..evaluate.marginal.certificate import MATTERS
-from ..evaluate.marginal.evidence import Asked, Evidence, estimated
+from ..evaluate.marginal.estimate import Evidence
+from ..evaluate.marginal.evidence import Asked, estimated
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
 from ..latents.asked import posterior

@@ -12,9 +12,10 @@ from .imputation.filling import impute
 from .imputation.held_out import check_imputations
 from .imputation.scored import Imputations
 from .inference_gap import Gaps, gaps
-from .marginal.ais import AIS, ais
-from .marginal.bdmc import BDMC, bdmc
-from .marginal.evidence import Evidence, evidence
+from .marginal.annealing.ais import AIS, ais
+from .marginal.annealing.bdmc import BDMC, bdmc
+from .marginal.estimate import Evidence
+from .marginal.evidence import evidence
 from .marginal.quadrature import quadrature
 from .predict import reconstruct
 

@@ -29,9 +29,10 @@ from .blocks import check_pair
 from .bounds import log_weights
 from .e_step.climb import Convergence, Pace, climb
 from .estimates import Estimate
-from .marginal.blocks import check_start
+from .marginal.annealing.blocks import check_start
 from .marginal.certificate import MATTERS, doubts, verdicts
-from .marginal.evidence import BUDGET, STREAMS, Asked, Evidence, estimated
+from .marginal.estimate import Evidence
+from .marginal.evidence import BUDGET, STREAMS, Asked, estimated
 from .quiet import quiet
 
 MIXES = (

@@ -8,8 +8,8 @@ import measure
 import torch
 
 from pyro_dlgm import PPCA, guides
-from pyro_dlgm.evaluate.marginal.ais import ais
-from pyro_dlgm.evaluate.marginal.bdmc import bdmc
+from pyro_dlgm.evaluate.marginal.annealing.ais import ais
+from pyro_dlgm.evaluate.marginal.annealing.bdmc import bdmc
 
 TOLERANCE = 0.02  # nats per point, of the signed mean of AIS − log p(x)
 T_INTERVAL = 0.936  # P(|t| < 2) with 15 degrees of freedom: 16 chains estimate their own standard error

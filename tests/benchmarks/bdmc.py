@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, hmc, likelihoods, nets, priors
-from pyro_dlgm.evaluate.marginal.blocks import annealing
+from pyro_dlgm.evaluate.marginal.annealing.blocks import annealing
 from pyro_dlgm.seeding import forked
 
 LATENTS, LEAPFROG = 50, 10

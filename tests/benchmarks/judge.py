@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyro_dlgm import DLGM, PPCA, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.estimates import Mean
-from pyro_dlgm.evaluate.marginal.evidence import Evidence
-from pyro_dlgm.evaluate.marginal.path import Settings
+from pyro_dlgm.evaluate.marginal.annealing.path import Settings
+from pyro_dlgm.evaluate.marginal.estimate import Evidence
 from pyro_dlgm.points import Points
 from pyro_dlgm.recipes import datasets
 

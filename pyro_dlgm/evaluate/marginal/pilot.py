@@ -13,8 +13,8 @@ from ...seeding import seeds
 from ..estimates import Mean
 from ..predict import simulated
 from ..quiet import quiet
-from .bdmc import BDMC, bounds, bracket
-from .path import TUNING, Settings
+from .annealing.bdmc import BDMC, bounds, bracket
+from .annealing.path import TUNING, Settings
 from .starts import chosen
 
 REFITS = 30  # temperatures from which on the pilot refits points

@@ -16,8 +16,8 @@ from ...points import Points
 from ...seeding import seeds
 from ..e_step.gaussians import gaussians
 from ..e_step.infer import infer
-from .blocks import annealers, annealing
-from .path import Annealer, Settings, Walk
+from .annealing.blocks import annealers, annealing
+from .annealing.path import Annealer, Settings, Walk
 
 FEW = 10  # temperatures of the walks that all points take
 AGREE = 1.0  # nats²: the variance of the log-weights of walks that agree

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from ...distributions import stddev
+from ....distributions import stddev
 
 
 class Chart:

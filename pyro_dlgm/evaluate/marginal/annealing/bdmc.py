@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...guides.base import adapted
-from ...guides.programs.given import conditions, given_globals
-from ...points import Points
-from ...seeding import seeds
-from ..blocks import check_axes
-from ..bounds import log_mean_exp
-from ..e_step.infer import infer
-from ..estimates import Mean
-from ..predict import simulated
-from ..quiet import quiet
+from ....guides.base import adapted
+from ....guides.programs.given import conditions, given_globals
+from ....points import Points
+from ....seeding import seeds
+from ...blocks import check_axes
+from ...bounds import log_mean_exp
+from ...e_step.infer import infer
+from ...estimates import Mean
+from ...predict import simulated
+from ...quiet import quiet
 from .blocks import annealers, annealing, check_start, report
 from .path import Settings, Walk
 

@@ -8,16 +8,16 @@ import pyro
 import torch
 from torch import Tensor
 
-from ... import messages
-from ...distributions import draws
-from ...latents.asked import log_joint, posterior, prior
-from ...points import Points
-from ...program import unregistered
-from ...progress import Bar
-from ...storage.sums import widened
-from .. import importance
-from ..blocks import FIT_ONE, check_density, chunks
-from ..quiet import quiet
+from .... import messages
+from ....distributions import draws
+from ....latents.asked import log_joint, posterior, prior
+from ....points import Points
+from ....program import unregistered
+from ....progress import Bar
+from ....storage.sums import widened
+from ... import importance
+from ...blocks import FIT_ONE, check_density, chunks
+from ...quiet import quiet
 from .path import Annealer, Settings, Walk
 
 COPIES = 3  # of what autograd stores: the pass itself, its gradients, and what is freed late

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...guides.programs.given import conditions, given_globals
-from ...points import Points
-from ..blocks import check_pair
-from ..bounds import log_mean_exp
-from ..estimates import log_mean_exp_error
+from ....guides.programs.given import conditions, given_globals
+from ....points import Points
+from ...blocks import check_pair
+from ...bounds import log_mean_exp
+from ...estimates import log_mean_exp_error
 from .blocks import annealers, annealing, check_start, report
 from .path import Annealer, Settings, Walk
 

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ... import hmc
-from ...distributions import draws
-from ...latents.asked import log_joint
-from ...points import Points
-from ...storage.sums import sums_dtype, widened
-from .. import importance
+from .... import hmc
+from ....distributions import draws
+from ....latents.asked import log_joint
+from ....points import Points
+from ....storage.sums import sums_dtype, widened
+from ... import importance
 from .chart import Chart
 
 RATE = 1.0  # gain of the step sizes' adaptation: it must keep up with a path of few temperatures

@@ -1,0 +1,150 @@
+r"""Gaussians near the posteriors, from which walks start, and how many simulated points the pilot takes."""
+
+import importlib
+import math
+import warnings
+
+import cases
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro_dlgm.guides.families import full_rank, mean_field
+from torch import nn
+
+from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets
+from pyro_dlgm.evaluate.e_step.gaussians import gaussians
+from pyro_dlgm.evaluate.marginal import pilot
+from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
+from pyro_dlgm.evaluate.marginal.annealing.path import Settings
+
+evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
+WALKS = Settings(4, 1, 3, 0.65, 2**28)
+
+
+def bound(model, family, raw, points):
+    r"""F of each point for these raw numbers."""
+    rows = {full_rank: guides.FullRank, mean_field: guides.MeanField}[family](len(raw), model.prior.latent_dim)
+    q = rows.to(raw).set_rows(raw)
+    return evaluate.elbo(model, q, points.x, points.index, 4000, seed=0)
+
+
+# The Gaussians
+
+
+@pytest.mark.parametrize("family", [full_rank, mean_field], ids=lambda family: family.name)
+def test_on_ppca_they_are_the_best_of_their_family(family):
+    ppca = PPCA(3, 7, 0.5).double()
+    ppca.set(torch.randn(7, 3).double(), torch.randn(7).double(), ppca.sigma2.detach())
+    points = Points(ppca(size=5).detach()).numbered()
+    raw, gradients = gaussians(ppca, points, family, seed=0)
+    exact, q = ppca.posterior(points.x), family(raw)
+    torch.testing.assert_close(q.mean, exact.mean.detach(), rtol=0, atol=1e-5)
+    precision = torch.linalg.inv(exact.covariance_matrix.detach())
+    if family is full_rank:
+        torch.testing.assert_close(q.precision_matrix, precision.expand_as(q.precision_matrix), rtol=1e-4, atol=1e-4)
+    else:
+        scale = precision.diagonal(dim1=-2, dim2=-1).rsqrt()
+        torch.testing.assert_close(q.stddev, scale.expand_as(q.stddev), rtol=1e-2, atol=0)
+    assert gradients % len(points) == 0
+
+
+def test_steps_bring_most_of_what_laplace_lacks():
+    model = cases.conv()
+    with torch.no_grad():
+        for p in model.likelihood.net.parameters():
+            p.mul_(2)
+    points = Points(model(size=12).detach()).numbered()
+    q = guides.Laplace(model).posterior(points.x)
+    laplace = bound(model, full_rank, full_rank.of(q), points)
+    raw, _ = gaussians(model, points, full_rank, seed=0)
+    refined = bound(model, full_rank, raw, points)
+    best = evaluate.infer(model, guides.FullRank(12, model.prior.latent_dim), points.x, seed=0)
+    most = evaluate.elbo(model, best, points.x, points.index, 4000, seed=0)
+    assert (most - laplace).mean() > 0.1  # there is something to bring
+    assert (most - refined).mean() < 0.2 * (most - laplace).mean()
+    assert torch.equal(raw, gaussians(model, points, full_rank, seed=0)[0])
+
+
+class Cliff(nn.Module):
+    r"""A decoder whose output is no number at some places, and the mode is one of them."""
+
+    def forward(self, t):
+        return torch.where(t.square().sum(-1, keepdim=True) < 1.0, torch.nan, t.sum(-1, keepdim=True))
+
+
+def test_a_point_without_a_mode_starts_at_the_priors_scales():
+    class Wide(nn.Module):
+        def forward(self, given=None):
+            return dist.Normal(torch.tensor([0.0, 0.0]), torch.tensor([2.0, 3.0])).to_event(1)
+
+    model = DLGM(Wide(), likelihoods.FixedNormal(nets.Net(2, 1, Cliff()), 0.5))
+    raw, _ = gaussians(model, Points(torch.zeros(2, 1)).numbered(), mean_field, seed=0)
+    q = mean_field(raw)
+    torch.testing.assert_close(q.stddev, torch.tensor([[2.0, 3.0]]).expand(2, 2))
+    assert (q.mean == 0).all()
+
+
+# The pilot's points
+
+
+def told(monkeypatch, gaps: dict[int, list[torch.Tensor]], gradients_per_point=1000):
+    r"""A pilot whose points have these gaps, by the number of temperatures, call by call; and the calls."""
+    calls = []
+
+    def certified(model, like, num_points, settings, *, seed, refit=True):
+        gap = gaps[settings.num_temperatures].pop(0)[:num_points]
+        calls.append((settings.num_temperatures, num_points, seed))
+        none = torch.zeros_like(gap)
+        return BDMC(none, gap, none, none, none), num_points * gradients_per_point
+
+    monkeypatch.setattr(pilot, "certified", certified)
+    return calls
+
+
+def spread(num, mean, deviation):
+    r"""Gaps with exactly this mean and standard deviation."""
+    v = torch.linspace(-1, 1, num, dtype=torch.float64)
+    return mean + deviation * v / v.std()
+
+
+def test_points_are_added_where_the_standard_error_is_what_is_too_large(monkeypatch):
+    # 16 points: 0.02 + 2 · 0.16/4 = 0.1 > 0.08; with n points 2 · 0.16/√n is 0.06 at n = 29.
+    calls = told(monkeypatch, {10: [spread(16, 0.02, 0.16), spread(100, 0.02, 0.1)]})
+    found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0)
+    assert [call[:2] for call in calls] == [(10, 16), (10, 29 - 16)] and calls[0][2] != calls[1][2]
+    assert found.num_temperatures == 10 and found.num_points == 29 and found.gradients == 29 * 1000
+    both = torch.cat([spread(16, 0.02, 0.16), spread(100, 0.02, 0.1)[:13]])
+    assert found.gaps == {10: pytest.approx(abs(float(both.mean())) + 2 * float(both.std()) / 29**0.5)}
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.09, 0.01), (-0.09, 0.01), (0.02, 3.0)])
+def test_temperatures_are_added_where_points_would_not_do(mean, deviation, monkeypatch):
+    r"""A gap that is too large whatever its error is, of either sign; and an error that would take too many points."""
+    calls = told(monkeypatch, {10: [spread(16, mean, deviation)], 30: [spread(16, 0.0, 0.01)]})
+    found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0)
+    assert [call[:2] for call in calls] == [(10, 16), (30, 16)]
+    assert found.num_temperatures == 30 and found.num_points == 16 and list(found.gaps) == [10, 30]
+
+
+def test_more_points_are_worth_it_where_more_data_wait():
+    r"""2 · 20 simulated ones and the data at twice the price, against 2 (20 + n) and the data at the price now."""
+    assert pilot._affordable(20, 100, 1.0, 2.0) == ((40 + 100) * 2 - 100) / 2 - 20
+    assert pilot._affordable(20, 10_000, 1.0, 2.0) > pilot._affordable(20, 100, 1.0, 2.0)
+    assert pilot._affordable(20, 100, 1.0, 1.0) == 0
+
+
+def test_the_certificate_has_as_many_points_as_the_pilot(monkeypatch):
+    ppca = PPCA(2, 5, 0.5).double()
+    ppca.set(torch.randn(5, 2).double(), torch.randn(5).double(), ppca.sigma2.detach())
+    found = pilot.Pilot(num_temperatures=5, num_points=23, gaps={5: 0.0}, gradients=7)
+    monkeypatch.setattr(pilot, "pilot", lambda *_, **__: found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = evaluate.evidence(ppca, None, ppca(size=4).detach(), num_simulated=8, seed=0)
+        given = evaluate.evidence(ppca, None, ppca(size=4).detach(), num_simulated=8, num_temperatures=5, seed=0)
+    assert len(result.certificate.lower) == 23 and result.num_temperatures == 5
+    assert len(given.certificate.lower) == 8
+
+
+def test_no_finite_gap_asks_for_no_number_of_points():
+    assert pilot._wanted(torch.tensor([math.nan, 0.0]), 0.1) == math.inf
