@@ -18,7 +18,9 @@ from pyro_dlgm.evaluate.marginal.annealing.blocks import rows_that_fit
 from pyro_dlgm.evaluate.marginal.annealing.path import schedule
 from pyro_dlgm.evaluate.marginal.quadrature import quadrature
 
-annealers, bdmc_module = (importlib.import_module(f"pyro_dlgm.evaluate.marginal.{name}") for name in ("blocks", "bdmc"))
+annealers, bdmc_module = (
+    importlib.import_module(f"pyro_dlgm.evaluate.marginal.annealing.{name}") for name in ("blocks", "bdmc")
+)
 N, D = 60, 6
 
 

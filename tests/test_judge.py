@@ -235,15 +235,15 @@ def test_weights_are_unbiased_although_the_pilot_chose():
 def test_points_where_walks_do_not_agree_start_at_an_e_step(monkeypatch):
     r"""A Laplace that is beside the posterior at two points."""
     ppca, x = linear(2)
-    plain = starts.gaussian_rows
+    plain = starts.gaussians
 
-    def spoiled(*asked):
-        guide, gradients = plain(*asked)
+    def spoiled(*asked, seed):
+        guide, gradients = plain(*asked, seed=seed)
         rows = guide.rows.weight.detach().clone()
         rows[[1, 4], :2] += 2.0
         return guide.set_rows(rows), gradients
 
-    monkeypatch.setattr(starts, "gaussian_rows", spoiled)
+    monkeypatch.setattr(starts, "gaussians", spoiled)
     settings = Settings(4, 5, 3, 0.65, 2**28)
     found = starts.chosen(ppca, Points(x).numbered(), settings, seed=0)
     assert found.refitted.nonzero().flatten().tolist() == [1, 4]

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...guides.families import full_rank
 from ...guides.per_point import FullRank
 from ...points import Points
 from ...seeding import seeds
-from ..e_step.gaussians import gaussians
 from ..e_step.infer import infer
 from .annealing.blocks import annealers, annealing
 from .annealing.path import Annealer, Settings, Walk
+from .gaussians import gaussians
 
 FEW = 10  # temperatures of the walks that all points take
 AGREE = 1.0  # nats²: the variance of the log-weights of walks that agree
@@ -66,7 +65,7 @@ def chosen(
     sought, walked, fitted = seeds(3, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # walks show whether a start is good
-        guide, gradients = gaussian_rows(model, points, sought)
+        guide, gradients = gaussians(model, points, seed=sought)
         first = Starts(guide, torch.zeros_like(points.index, dtype=torch.bool), gradients)
         if not refit:
             return first
@@ -109,10 +108,3 @@ def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Te
 
 def _variance(log_weights: Tensor) -> Tensor:
     return log_weights.var(0).nan_to_num(nan=torch.inf)
-
-
-def gaussian_rows(model, points: Points, seed: int) -> tuple[FullRank, int]:
-    r"""Returns a full-rank guide with the `gaussians` of the points as rows, and the gradient evaluations in total."""
-    raw, gradients = gaussians(model, points, full_rank, seed=seed)
-    guide = FullRank(len(points), full_rank.latent_dim(raw.shape[-1]), latent=model.latent, plate=model.plate)
-    return guide.to(raw).set_rows(raw), gradients

@@ -6,13 +6,13 @@ mode took.
 """
 
 import torch
-from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from ...distributions import mean
 from ...guides import ascent
-from ...guides.families import Gaussian
+from ...guides.families import full_rank
 from ...guides.laplace import Laplace
+from ...guides.per_point import FullRank
 from ...latents.asked import prior
 from ...modes.joint import spread
 from ...points import Points
@@ -23,27 +23,28 @@ TOL = 1e-2  # nats that another step of the search for the mode promises at most
 STEPS, GAIN = 20, 2e-2  # the largest number of steps up F, and the smallest gain of one, in nats per point
 
 
-def gaussians(model, points: Points, family: Gaussian, *, seed: int | None) -> tuple[Tensor, int]:
-    r"""Returns raw numbers (N, width) of Gaussians near the posteriors, and the gradient evaluations in total.
+def gaussians(model, points: Points, *, seed: int | None) -> tuple[FullRank, int]:
+    r"""Returns a guide with Gaussians near the posteriors as rows, and the gradient evaluations in total.
 
     A point without a Gaussian at its mode starts from the prior's mean and scales.
 
     Arguments:
         model: a `DLGM`.
         points: the N points.
-        family: a family of Gaussians with D latents.
         seed: seed of the fixed noise of the steps.
     """
     sought, drawn = seeds(2, seed)
     found = Laplace(model, tol=TOL)
     with quiet(model, seed=sought):
         modes = found.find(points)
-        at_modes = family.of(MultivariateNormal(modes.mean, scale_tril=modes.scale_tril, validate_args=False))
-        plain = family.of(_wide(model, points)).to(at_modes)
+        N, D = modes.mean.shape
+        at_modes = full_rank.of(MultivariateNormal(modes.mean, scale_tril=modes.scale_tril, validate_args=False))
+        plain = full_rank.of(_wide(model, points)).to(at_modes)
         raw = torch.where(at_modes.isfinite().all(-1, keepdim=True), at_modes, plain)
-        noise = ascent.noise(2 * modes.mean.shape[-1], modes.mean.shape[-1], drawn)
-        refined = ascent.refined(model, points, family, raw, STEPS, noise, tol=GAIN)
-    return refined.raw.detach(), found.gradients + round(len(noise) * float(refined.looks.sum()))
+        noise = ascent.noise(2 * D, D, drawn)
+        refined = ascent.refined(model, points, full_rank, raw, STEPS, noise, tol=GAIN)
+        guide = FullRank(N, D, latent=model.latent, plate=model.plate).to(raw).set_rows(refined.raw.detach())
+    return guide, found.gradients + round(len(noise) * float(refined.looks.sum()))
 
 
 def _wide(model, points: Points) -> Independent:
