@@ -23,7 +23,8 @@ from ..guides.programs.auto_local import AutoLocal
 from ..guides.programs.given import given_globals
 from ..latents.asked import log_joint, posterior
 from ..objectives.elbo import ELBO
-from ..optim.svi import SVI, adam
+from ..optim.optimizers import adam
+from ..optim.svi import SVI
 from ..points import Points
 from .blocks import check_points
 from .bounds import weigh

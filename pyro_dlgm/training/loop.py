@@ -13,7 +13,8 @@ from ..data.batches import Batches
 from ..data.source import Source
 from ..guides.base import adapted
 from ..objectives.importance import IWAE
-from ..optim.svi import SVI, load_states
+from ..optim.optimizers import load_states
+from ..optim.svi import SVI
 from ..points import Points
 from ..ranks.group import Alone
 from ..seeding import restore, states

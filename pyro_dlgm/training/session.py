@@ -18,7 +18,8 @@ from ..latents.call import as_module
 from ..messages import only_warned
 from ..objectives.elbo import ELBO
 from ..optim.nan_guard import interval
-from ..optim.svi import SVI, adam
+from ..optim.optimizers import adam
+from ..optim.svi import SVI
 from ..points import Points
 from ..progress import Bar
 from ..ranks import checks as of_ranks

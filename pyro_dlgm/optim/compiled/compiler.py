@@ -1,9 +1,4 @@
-r"""Compiled steps: for each kind of batch, the step is captured once, compared with the eager step, and run.
-
-A step is a function of parameters, moments, data and noise (`tensor_step`), which `torch.compile` turns into one
-program. Noise is drawn outside, in the order and from the generators of the eager step: losses agree up to rounding,
-and a run can be continued either way. If a step cannot be captured, a warning says why, and the eager step is taken.
-"""
+r"""Which steps are compiled, and what is done where one cannot be: a warning, and the eager step."""
 
 import warnings
 
@@ -11,12 +6,12 @@ import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from ..guides.base import adapted
-from ..guides.rows import Rows
-from ..objectives.elbo import ELBO
-from .batch_loss import Batch
+from ...guides.base import adapted
+from ...guides.rows import Rows
+from ...objectives.elbo import ELBO
+from ..attempt import Attempt
+from .batch_loss import Arguments
 from .compared import Compared
-from .nan_guard import Attempt
 from .noise import NotCaptured
 
 MOST = 8  # kinds of batches to compile, at most
@@ -62,10 +57,10 @@ class Compiler:
             return self._say(str(reason))
         return None if done is None else self._finish(attempt, step.step.optimizers(), *done)
 
-    def _batch(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Batch:
+    def _batch(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Arguments:
         objective, guide = self.svi.objective, adapted(self.svi.guide)
         beta = objective.beta if isinstance(objective, ELBO) and objective.beta != 1 else None
-        batch = Batch(attempt.args, attempt.kwargs, factor, self._tables, beta)
+        batch = Arguments(attempt.args, attempt.kwargs, factor, self._tables, beta)
         if am_i_wrapped():
             raise NotCaptured("handlers of Pyro are around it")
         if guide.moves:
@@ -77,7 +72,7 @@ class Compiler:
             raise NotCaptured(f"the batch has {points} points, and only those of {self.size} are compiled")
         return batch
 
-    def _kind(self, batch: Batch, only: list[Tensor] | None) -> tuple:
+    def _kind(self, batch: Arguments, only: list[Tensor] | None) -> tuple:
         device = batch.data[0].device.type
         beside = {"max_plate_nesting"} | ({"beta"} if isinstance(self.svi.objective, ELBO) else set())
         settings = [v for n, v in vars(self.svi.objective).items() if isinstance(v, PLAIN) and n not in beside]
