@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import masks, messages
+from ..data.source import is_source
+from ..data.streamed_images import Streamed
 from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..guides.base import check_order
@@ -70,11 +72,6 @@ def _check_kinds(a: SimpleNamespace) -> None:
             raise TypeError(
                 f"a listener is a {type(listener).__name__}; expected an object with a method after(step, record)"
             )
-
-
-def is_source(x) -> bool:
-    r"""Returns whether x is a source of batches, rather than a tensor or images in files."""
-    return not hasattr(x, "is_floating_point")
 
 
 def _check_size(a: SimpleNamespace) -> None:
@@ -163,7 +160,7 @@ def check_data(name: str, a: SimpleNamespace, points: Points, transform) -> None
         masks.check(points.mask, x)
     if name == "x":
         check_axes(model, points.given)
-    if hasattr(x, "extremes"):  # streamed images declare their range
+    if isinstance(x, Streamed):  # streamed images declare their range
         return transform.check(x.extremes) if hasattr(transform, "check") else None
     size = max(1, BLOCK // max(1, x[:1].numel()))
     for first in range(0, max(1, len(x)), size):

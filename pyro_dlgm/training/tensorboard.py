@@ -21,7 +21,7 @@ from ..runs.files import writing
 from ..runs.fingerprint import flat
 from ..runs.run import Run
 from ..seeding import forked
-from .loop import Training
+from .loop.training import Training
 
 POINTS = 256  # in the embedding and the pictures
 SHOWN = 10  # images in a row

@@ -16,7 +16,7 @@ def parts(num_points: int, num: int) -> list[range]:
     return [range(*pair) for pair in pairwise(bounds)]
 
 
-class Part(Batches):
+class RankBatches(Batches):
     r"""Creates the batches of one of several processes: of its own points, in as many steps as one process would take.
 
     A batch of the training is the union of those of all processes. A pass has ⌈N / batch_size⌉ steps, and each process
