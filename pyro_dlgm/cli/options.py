@@ -1,4 +1,4 @@
-r"""Options that several commands share. Those of a training are read off the signature and docstring of `fit`."""
+r"""Options that several commands share. Those of a training come from the signature and docstring of `fit`."""
 
 import click
 from click.core import ParameterSource
@@ -11,7 +11,7 @@ from . import types
 
 
 def together(*options):
-    r"""Several options as one decorator, shown in their order."""
+    r"""Returns one decorator for several options, shown in their order."""
     return lambda command: [command := option(command) for option in reversed(options)][-1]
 
 
@@ -33,14 +33,14 @@ LIKELIHOOD = click.option(
     default="fixed",
     help=f"p(x|t,w). {LADDER} {OTHERS}",
 )
-# Of commands that read a run: what a file names is imported only where it is named here as well.
+# For commands that read a run: code that its file names is imported only if it is named here as well.
 OWN = together(
     *(
         click.option(
             f"--{kind}",
             metavar="MODULE:NAME",
             callback=types.own,
-            help=f"Where the run's {kind} is your own code: its module:Name once more, so that it may be imported.",
+            help=f"If the run's {kind} is your own code: its module:Name once more, so that it may be imported.",
         )
         for kind in ("likelihood", "guide")
     )
@@ -51,12 +51,12 @@ KINDS |= {checks.E_STEPS: types.CountOr(checks.CONVERGED)}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 KINDS[checks.COMPILE] = click.BOOL
 KINDS[checks.PRECISION] = click.Choice(["bf16"])
-# What the command line gives where `fit` has no default.
+# Defaults of the command line where `fit` has none.
 DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
 
 
 def _of_fit(option: Option):
-    r"""The command line's option for one of `fit`; the first sentence of its meaning is the help."""
+    r"""Returns the option of the command line for one of `fit`; the first sentence of its meaning is the help."""
     default = DEFAULTS.get(option.name, option.default)
     meaning = option.meaning.partition(". ")[0].removesuffix(".") + "."
     return click.option(
@@ -165,7 +165,7 @@ CERTIFY = together(
 
 
 def certifying(default: bool):
-    r"""The options of `CERTIFY`, and before them those that ask for it, on or off by ``default``."""
+    r"""Returns the options ``--ais`` and ``--gaps``, on or off by ``default``, and those of `CERTIFY`."""
     return together(
         click.option("--ais/--no-ais", default=default, help="Estimate log p(x) by AIS, certified by BDMC."),
         click.option("--gaps/--no-gaps", default=default, help="Take log p(x) - F(q) apart as well, by AIS too."),
@@ -201,7 +201,7 @@ PAIR = together(
 
 
 def annealed(temperatures: int | None, tol: float | None, default: int | None = None) -> dict[str, int | float]:
-    r"""The arguments of `Certify` that --temperatures and --tol stand for; those of ``default`` where neither is given.
+    r"""Returns the arguments of `Certify` for --temperatures and --tol; ``default`` temperatures if neither is given.
 
     Raises:
         click.UsageError: if both are given.

@@ -18,36 +18,16 @@ def parts() -> SimpleNamespace:
 
     from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
     from ..guides.chains import chain, hybrid
-    from ..likelihoods import (
-        bernoulli,
-        categorical,
-        counts,
-        discretized_logistic,
-        low_rank,
-        normal,
-        student_t,
-        tables,
-    )
+    from ..likelihoods import bernoulli, categorical, counts, discretized_logistic, low_rank, normal, student_t, tables
     from ..likelihoods.missingness import likelihood as missingness
     from ..nets import conv, net
     from ..priors import mixture, vamp
     from ..priors import normal as normal_priors
 
-    modules = (
-        amortized,
-        autoguides,
-        chain,
-        flow,
-        hybrid,
-        laplace,
-        per_point,
-        bernoulli,
-        discretized_logistic,
-        low_rank,
-        normal,
-    )
-    modules += (semi_amortized, categorical, counts, missingness, student_t, tables, mixture, normal_priors, vamp)
-    names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
+    modules = (amortized, autoguides, chain, flow, hybrid, laplace, per_point, semi_amortized, conv, net)
+    modules += (bernoulli, categorical, counts, discretized_logistic, low_rank, normal, student_t, tables)
+    modules += (missingness, mixture, normal_priors, vamp)
+    names = {name: value for module in modules for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch})
 
 

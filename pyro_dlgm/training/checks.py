@@ -41,17 +41,22 @@ def check_arguments(a: SimpleNamespace) -> None:
         raise ValueError(
             f"e_steps is {a.e_steps!r}, which draws batches of any points, but {what}; expected a number of E-steps"
         )
-    if a.patience is not None and a.x_val is None:
-        raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
-    if a.patience is not None and in_files(a.model, a.guide):
-        raise ValueError(
-            f"patience is {a.patience} and the guide's rows are in files, which do not store those of the best epoch; "
-            "leave out patience, or folder= of the guide"
-        )
+    if a.patience is not None:
+        _check_patience(a)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
     if a.warmup and not isinstance(a.objective, ELBO):
         raise ValueError(f"warmup is {a.warmup}, but {type(a.objective).__name__} has no beta; use objectives.ELBO")
+
+
+def _check_patience(a: SimpleNamespace) -> None:
+    if a.x_val is None:
+        raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
+    if in_files(a.model, a.guide):
+        raise ValueError(
+            f"patience is {a.patience} and the guide's rows are in files, which do not store those of the best epoch; "
+            "leave out patience, or folder= of the guide"
+        )
 
 
 def _check_kinds(a: SimpleNamespace) -> None:
