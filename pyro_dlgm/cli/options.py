@@ -46,7 +46,7 @@ OWN = together(
     )
 )
 # The type of an option of `fit`, by its check.
-KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
+KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.NOT_NEGATIVE: WHOLE, checks.POSITIVE: POSITIVE}
 KINDS |= {checks.E_STEPS: types.CountOr(checks.CONVERGED)}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 KINDS[checks.COMPILE] = click.BOOL
@@ -84,7 +84,7 @@ OBJECTIVE = click.option(
 )
 MISSINGNESS = click.option(
     "--missingness",
-    type=types.Mechanism(list(mechanisms.MECHANISMS)),
+    type=types.MechanismName(list(mechanisms.MECHANISMS)),
     help="p(m|x), if missing values (NaN in a file) hide because of what they are. self_masking: a_j x_j + c_j is the "
     "logit of x_j being missing; known: the same where high values hide, known:low where low ones do; agnostic: logits "
     "linear in all values. Gaussian values only, in a table its Gaussian columns.  [default: missing at random]",

@@ -2,14 +2,13 @@ r"""Types of the values on the command line: an invalid value is refused in one 
 
 import os
 import re
-import warnings
 from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
 from ..recipes import bounds, imports, pairs, sources, tables
-from ..runs.files import RunError, whole
+from ..runs.files import whole
 
 PATH = click.Path(path_type=Path)
 LAUNCHER = {"RANK", "WORLD_SIZE"}  # variables that torchrun sets for each process of a training
@@ -18,53 +17,6 @@ LAUNCHER = {"RANK", "WORLD_SIZE"}  # variables that torchrun sets for each proce
 def of_several() -> bool:
     r"""Returns whether a launcher has started this process as one of several."""
     return os.environ.keys() >= LAUNCHER and os.environ["WORLD_SIZE"] != "1"
-
-
-class OneLine(click.Group):
-    r"""Creates a group of commands in which everything that a user can mend ends with one line and status 2."""
-
-    def invoke(self, ctx):
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = self._note
-                return super().invoke(ctx)
-        except click.UsageError as error:
-            said = error.format_message()
-        except (RunError, ValueError, FileNotFoundError, FloatingPointError) as error:
-            said = in_options(str(error), self.commands.values())
-        except KeyboardInterrupt as stop:
-            click.echo(f"Interrupted{f': {stop}' if str(stop) else ''}.", err=True)
-            ctx.exit(130)
-        click.echo(f"Error: {' '.join(said.split())}", err=True)
-        ctx.exit(2)
-
-    def _note(self, message, category, filename, lineno, file=None, line=None) -> None:
-        said = in_options(" ".join(str(message).split()), self.commands.values())
-        click.echo(f"Note: {said}", err=True)
-
-
-def in_options(said: str, commands) -> str:
-    r"""A message in the words of the command line: where Python says key=, num_val or "lr is", it says the options.
-
-    Arguments:
-        said: the message.
-        commands: those whose options are meant.
-    """
-    options = {p.name: p.opts[0] for c in commands for p in c.params if isinstance(p, click.Option)}
-    options.pop("name", None)  # of --data: it is a word as others are
-    names = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
-    unlike = "|".join(name for name in options if "_" in name or name == "lr")  # no words of English
-
-    def option(found: re.Match) -> str:
-        return options[found[1]]
-
-    said = re.sub(rf"\b({names})=True\b", option, said)
-    said = re.sub(rf"(?<!\w)({names})='(\w+)'", lambda m: f"{option(m)} {m[2]}", said)
-    said = re.sub(rf"^({names}) is None\b", lambda m: f"{option(m)} is not given", said)
-    said = re.sub(rf"(?:^|(?<=; )|(?<= and ))({names}) is True\b", lambda m: f"{option(m)} is given", said)
-    said = re.sub(rf"(?:^|(?<=; )|(?<= and ))({names}) is False\b", lambda m: f"{option(m)} is not", said)
-    said = re.sub(rf"(?:^|(?<=; ))({names}) (is|'\w+')", lambda m: f"{option(m)} {m[2]}", said)
-    return re.sub(rf"(?<![\w.-])({unlike})\b(?!\()", option, said)
 
 
 class Named(click.Choice):
@@ -93,7 +45,7 @@ class Named(click.Choice):
         return plain
 
 
-class Mechanism(click.Choice):
+class MechanismName(click.Choice):
     r"""Creates the type of ``--missingness``: a name, with - or _."""
 
     def convert(self, value, param, ctx):

@@ -47,7 +47,7 @@ class Attempt:
         r"""The memory of the batch, in bytes."""
         return sum(v.nbytes for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor))
 
-    def first(self) -> Tensor:
+    def run(self) -> Tensor:
         r"""Computes the loss and the gradients.
 
         Raises:

@@ -141,10 +141,10 @@ class SVI(PairLoss):
         loss = None if self.compiler is None else self.compiler.step(attempt, only, factor)
         if loss is not None:
             return loss
-        loss = attempt.backward() if self.watch is None else attempt.first()
+        loss = attempt.backward() if self.watch is None else attempt.run()
         loss = loss if self.summed is None else self._over_processes(loss, only)
         norms = self._norms()
-        self.look(attempt, bad([loss.detach(), *norms]) if self.watch is not None else None)
+        self.raise_flag(attempt, bad([loss.detach(), *norms]) if self.watch is not None else None)
         self._update()
         return loss.detach()
 
@@ -163,7 +163,7 @@ class SVI(PairLoss):
         needed = self.watch is not None or self.compiler is not None
         return Attempt(name, self, backward, args, kwargs, states() if needed else {})
 
-    def look(self, attempt: Attempt, bad: Tensor | None) -> None:
+    def raise_flag(self, attempt: Attempt, bad: Tensor | None) -> None:
         r"""Passes the flag ``bad``, a scalar tensor, to watch and optimizers; raises errors as `check` does."""
         if self.watch is not None:
             skip = self.watch.see(attempt, bad)

@@ -1,4 +1,4 @@
-r"""The processes of a training, and what they say to each other.
+r"""The processes of a training, and their messages to each other.
 
 Each step on q or on both sends the gradients of its dense parameters, 4 bytes for each parameter in float32, and a few
 numbers: the loss, two wishes, and for each tensor whether it has a gradient. With weights of points, another message
@@ -43,10 +43,10 @@ class Alone:
         return seed
 
     def share(self, *programs: nn.Module, num_points: int) -> None:
-        r"""Gives the programs of all processes the dense parameters of the first, and the rows of their own points."""
+        r"""Copies the dense parameters of the first process to all, and keeps the rows of this process's points."""
 
     def same(self, *programs: nn.Module) -> None:
-        r"""Gives the programs of all processes the dense parameters and buffers of the first."""
+        r"""Copies the dense parameters and buffers of the first process to all."""
 
     def together(self, batches, batch: Points) -> int:
         r"""Returns the number of points in the latest batches of all processes."""
@@ -91,13 +91,13 @@ class Ranks(Alone):
         return seeding.seeds(self.num, self.agreed(drawn))[self.rank]
 
     def share(self, *programs: nn.Module, num_points: int) -> None:
-        r"""Gives the programs of all processes the dense parameters of the first, and the rows of their own points."""
+        r"""Copies the dense parameters of the first process to all, and keeps the rows of this process's points."""
         for table in tables(*programs):
             table.keep(self.part(num_points))
         self.same(*programs)
 
     def same(self, *programs: nn.Module) -> None:
-        r"""Gives the programs of all processes the dense parameters and buffers of the first."""
+        r"""Copies the dense parameters and buffers of the first process to all."""
         rows = {table.weight for table in tables(*programs)}
         dense = [v.detach() for p in programs for v in (*p.parameters(), *p.buffers()) if v not in rows]
         shapes = [tuple(v.shape) for v in dense]

@@ -47,7 +47,7 @@ def _trained(a: SimpleNamespace) -> Result:
     listeners = [Guarded(listener) for listener in a.listeners]
     if a.out is None:
         return _climb(training, listeners, a.progress)
-    on_disk = _climb_on_disk if a.processes.first else _climb_beside
+    on_disk = _climb_on_disk if a.processes.first else _climb_as_other
     return on_disk(training, listeners, a)
 
 
@@ -78,7 +78,7 @@ def _climb_on_disk(training: Training, listeners: Sequence[Listener], a: SimpleN
         contextlib.closing(TensorBoard(run, training, a.labels, a.names)) as board,
         Autosave(run, training) as autosave,
     ):
-        longer.say(training)
+        longer.warn(training)
         a.processes.agreed(bool(former))
         save(run, training)
         # Logs are written before the checkpoint: after a kill, a log can be truncated to the checkpoint.
@@ -97,8 +97,8 @@ def _settings(a: SimpleNamespace, training: Training, former: dict) -> dict:
     return settings | fingerprint(a.objective, a.transform, tensors, a.size, former)
 
 
-def _climb_beside(training: Training, listeners: Sequence[Listener], a: SimpleNamespace) -> Result:
-    r"""Takes the steps in another process than the first, which writes the run, except for the rows of this one."""
+def _climb_as_other(training: Training, listeners: Sequence[Listener], a: SimpleNamespace) -> Result:
+    r"""Takes the steps in a process other than the first, which writes the run without the rows of this one."""
     run = Run(a.out)
     if a.processes.agreed(None):  # the first process resumes the run
         run.restore(training)

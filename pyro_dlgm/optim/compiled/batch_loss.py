@@ -1,4 +1,4 @@
-r"""Loss and gradients on a batch as a function of its tensors, the rows of its points, and β."""
+r"""Loss and gradients as a function of tensors: those of a batch, the rows of its points, and β."""
 
 import contextlib
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Arguments:
         return [*self.data, *rows, *tempered]
 
     def with_data(self, data: list[Tensor]) -> tuple[tuple, dict]:
-        r"""Returns the arguments with these tensors in place of their own."""
+        r"""Returns args and kwargs with other tensors."""
         left = iter(data)
         values = [next(left) if isinstance(v, Tensor) else v for v in self.values]
         return tuple(values[: len(self.args)]), dict(zip(self.kwargs, values[len(self.args) :], strict=True))

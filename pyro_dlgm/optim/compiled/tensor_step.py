@@ -81,17 +81,17 @@ class TensorStep:
 
     def written(self) -> list[Tensor]:
         r"""Returns all tensors that the step may overwrite."""
-        return [*self.captured.beside(), *(v for section in self._states() for v in section)]
+        return [*self.captured.others(), *(v for section in self._states() for v in section)]
 
     def _blocks(self) -> list[AdamBlock]:
-        beside = {id(tensor): place for place, tensor in enumerate(self.captured.beside())}
+        others = {id(tensor): place for place, tensor in enumerate(self.captured.others())}
         place_of = {self._targets[place]: place for place in self._dense}
         found = []
         for optimizer in filter(is_plain, self.svi.optimizers):
             for group in optimizer.param_groups:
-                params = [p for p in group["params"] if p in place_of and id(p) in beside]
+                params = [p for p in group["params"] if p in place_of and id(p) in others]
                 if params:
-                    places = [place_of[p] for p in params], [beside[id(p)] for p in params]
+                    places = [place_of[p] for p in params], [others[id(p)] for p in params]
                     found.append(AdamBlock(optimizer, group, params, *places))
         return found
 
@@ -107,10 +107,10 @@ class TensorStep:
         flat = [v for state in states for v in state]
         inputs = batch.inputs()
         flag = inputs[0].new_zeros((), dtype=torch.float32) if flag is None else flag
-        return [inputs, noise, self.captured.beside(), flat, speeds, [flag]]
+        return [inputs, noise, self.captured.others(), flat, speeds, [flag]]
 
-    def _whole(self, inputs, noise, beside, states, speeds, flags) -> list[Tensor]:
-        loss, *every = self.captured.graph(*inputs, *noise, *beside)
+    def _whole(self, inputs, noise, others, states, speeds, flags) -> list[Tensor]:
+        loss, *every = self.captured.graph(*inputs, *noise, *others)
         total, numbers = loss.new_zeros(()), [loss, *(torch.linalg.vector_norm(every[p]) for p in self._rows)]
         if self._dense:
             total = norm([every[p] for p in self._dense])
@@ -123,7 +123,7 @@ class TensorStep:
             lengths, roots = next(speeds), next(speeds)
             for k, (g, place) in enumerate(zip(block.gradients, block.places, strict=True)):
                 state = [next(states) for _ in range(3)]
-                adam_(beside[place], every[g], state, (lengths[k], roots[k]), block.group, skip)
+                adam_(others[place], every[g], state, (lengths[k], roots[k]), block.group, skip)
         return [loss, flag, total, *(every[place] for place in self._outside)]
 
 
