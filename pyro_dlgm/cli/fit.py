@@ -25,7 +25,7 @@ EXAMPLES = {
     "pyro-dlgm fit --data table.npy --likelihood diagonal --patience 20 --out runs/x": "rows of a file, early stopping",
     "pyro-dlgm fit --data holes.npy --missingness known --guide full-rank --out runs/x": "high values hide (NaN)",
     "pyro-dlgm fit --data digits --objective dreg:10 --out runs/x": "a tighter bound, from ten importance weights",
-    "pyro-dlgm fit --out runs/x --resume --epochs 200": "go on with a run, for more epochs",
+    "pyro-dlgm fit --out runs/x --resume --epochs 200": "continue a run, for more epochs",
 }
 
 
@@ -41,23 +41,23 @@ EXAMPLES = {
     expose_value=False,
     callback=config.from_file,
     help='JSON file of options, as {"data": "mnist", "epochs": 10}, or the config.json of a run. An option on the '
-    "command line goes before the file, the file before the defaults.  [default: none]",
+    "command line overrides the file, the file the defaults.  [default: none]",
 )
 @click.option("--out", type=types.PATH, default="runs/fit", help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; options left out are the run's.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out; options left out are those of the run.")
 @click.option("--stretch", is_flag=True, help="With --resume: more epochs under a schedule that ends with the run.")
 @click.pass_context
 def fit_command(context, out, resume, stretch, download, **options) -> None:
     """Train one guide on one model, and keep the run on disk.
 
-    E-step and M-step are one climb of F(q,w). The folder holds config.json, metrics.jsonl, checkpoint.pt and
-    TensorBoard's events (tensorboard --logdir runs). A run that was killed, or stopped by Ctrl-C, goes on with
-    `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs than it was made
-    for it goes on for those; where --schedule is not constant, add --stretch. On two processes or GPUs:
+    E-step and M-step maximize the same F(q,w). The folder holds config.json, metrics.jsonl, checkpoint.pt and
+    TensorBoard's events (tensorboard --logdir runs). A run that was killed, or stopped by Ctrl-C, continues with
+    `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs it continues up to
+    these; if --schedule is not constant, add --stretch. On two processes or GPUs:
     `torchrun --nproc-per-node=2 -m pyro_dlgm fit ...`, where --batch-size counts the points of both.
     """
     own = _completed(context, options, out, resume)
-    options["objective"] = options["objective"] or bounds.ELBO_NAME  # of a run that says none
+    options["objective"] = options["objective"] or bounds.ELBO_NAME  # a run with the ELBO does not store it
     bounds.check(options["objective"], [options["guide"]])
     if download and types.of_several():
         raise ValueError("download is True on several processes; expected the data to be there: fetch them with one")

@@ -72,15 +72,15 @@ ROOT = click.option(
     "--data-root", type=types.PATH, help="Folder that holds the data set's raw/ folder (cifar10: cifar-10-batches-py)."
 )
 MOVED = click.option(
-    "--data-root", type=types.PATH, help="Where the data lie, if they have moved: as for fit, or the file or folder."
+    "--data-root", type=types.PATH, help="Location of the data, if they have moved: as for fit, or the file or folder."
 )
 OBJECTIVE = click.option(
     "--objective",
     metavar="elbo|iwae:K|dreg:K",
     callback=types.objective,
     default=bounds.ELBO_NAME,
-    help="What is climbed. elbo: F(q,w); iwae:K: the tighter bound from K importance weights of each point, at K times "
-    "the cost; dreg:K: that bound, with a gradient of q whose signal grows with K.",
+    help="The training objective. elbo: F(q,w); iwae:K: the tighter bound from K importance weights of each point, at "
+    "K times the cost; dreg:K: that bound, with a gradient of q whose signal grows with K.",
 )
 MISSINGNESS = click.option(
     "--missingness",
@@ -89,7 +89,7 @@ MISSINGNESS = click.option(
     "logit of x_j being missing; known: the same where high values hide, known:low where low ones do; agnostic: logits "
     "linear in all values. Gaussian values only, in a table its Gaussian columns.  [default: missing at random]",
 )
-DEVICE = click.option("--device", default="cpu", callback=types.device, help="Where to work: cpu, cuda or cuda:0.")
+DEVICE = click.option("--device", default="cpu", callback=types.device, help="The device: cpu, cuda or cuda:0.")
 FIT = tuple(name for name in options_of(fit) if name != "steps")  # the command line counts epochs
 CLIMB = together(*(_of_fit(options_of(fit)[name]) for name in FIT), OBJECTIVE, DEVICE)
 DATA = together(
@@ -140,7 +140,7 @@ DATA = together(
         help="Seed of the shuffle before the points of a file or folder are split; none keeps their order, and the "
         "last ones test.  [default: 0]",
     ),
-    click.option("--download", is_flag=True, help="Let torchvision fetch or unpack data that are not there."),
+    click.option("--download", is_flag=True, help="Let torchvision download or unpack missing data."),
 )
 WORKERS = click.option(
     "--workers",
@@ -159,7 +159,7 @@ CERTIFY = together(
     click.option(
         "--tol",
         type=POSITIVE,
-        help="Add temperatures until BDMC's gap is within this many nats.  [default: 0.1 in evaluate]",
+        help="Add temperatures until the gap of BDMC is within this many nats.  [default: 0.1 in evaluate]",
     ),
 )
 
@@ -168,7 +168,7 @@ def certifying(default: bool):
     r"""Returns the options ``--ais`` and ``--gaps``, on or off by ``default``, and those of `CERTIFY`."""
     return together(
         click.option("--ais/--no-ais", default=default, help="Estimate log p(x) by AIS, certified by BDMC."),
-        click.option("--gaps/--no-gaps", default=default, help="Take log p(x) - F(q) apart as well, by AIS too."),
+        click.option("--gaps/--no-gaps", default=default, help="Split log p(x) - F(q) into two gaps; implies --ais."),
         CERTIFY,
     )
 
@@ -214,11 +214,10 @@ def annealed(temperatures: int | None, tol: float | None, default: int | None = 
 
 
 def scores_asked(ais: bool, gaps: bool) -> tuple[bool, bool]:
-    r"""Returns whether log p(x) and whether gaps are asked for: gaps need log p(x), and --no-ais leaves out both.
+    r"""Returns whether to estimate log p(x), and whether the gaps: gaps need log p(x), and --no-ais leaves out both.
 
     Raises:
-        click.UsageError: if an option says how log p(x) is to be certified, and none that it is, or if gaps are asked
-            for without it.
+        click.UsageError: if there are options of AIS without ``--ais`` or ``--gaps``, or ``--gaps`` with ``--no-ais``.
     """
     source = click.get_current_context().get_parameter_source
     names = ("ais", "gaps", "certified", "chains", "temperatures", "tol")
