@@ -5,6 +5,7 @@ from torch import nn
 
 from ..guides.exact import Exact
 from ..guides.laplace import Laplace
+from ..guides.programs.outer import Outer
 from ..nets.bfloat16 import BF16
 
 CLIMBED = "objectives.ELBO, IWAE, DReG, Trace_ELBO or TraceMeanField_ELBO"
@@ -57,7 +58,7 @@ def check_objective(objective) -> None:
 
 def check_jacobians(objective, guide) -> None:
     r"""Raises a `ValueError` if the objective leaves out the log-Jacobians of the guide of a program."""
-    if isinstance(objective, TraceMeanField_ELBO) and getattr(guide, "has_jacobians", False):
+    if isinstance(objective, TraceMeanField_ELBO) and isinstance(guide, Outer) and guide.has_jacobians:
         raise ValueError(
             "objective is a TraceMeanField_ELBO, which leaves out the log-Jacobians of latents that are not real "
             "(Pyro's KL of a Delta forgets its log_density); expected objectives.ELBO or Trace_ELBO"

@@ -28,7 +28,7 @@ def parts() -> SimpleNamespace:
     modules += (bernoulli, categorical, counts, discretized_logistic, low_rank, normal, student_t, tables)
     modules += (missingness, mixture, normal_priors, vamp)
     names = {name: value for module in modules for name, value in vars(module).items()}
-    return SimpleNamespace(**names | {"torch": torch})
+    return SimpleNamespace(**names | {"torch": torch, "linear": False})
 
 
 def _stages(p, shape: Sequence[int]) -> dict:
@@ -44,8 +44,8 @@ def network(shape: Sequence[int]) -> str:
 
 
 def decoder(p, D: int, shape, heads: int = 1):
-    r"""Returns a network from D numbers to points of that shape, linear if the parts say so."""
-    if getattr(p, "linear", False):
+    r"""Returns a network from D numbers to points of that shape, linear if ``p.linear``."""
+    if p.linear:
         return p.Linear(D, shape, heads=heads)
     stages = _stages(p, shape)
     return p.ConvDecoder(D, shape, heads=heads, **stages) if stages else p.MLP(D, shape, heads=heads)

@@ -8,6 +8,8 @@ from torch import nn
 
 from ..evaluate.quiet import quiet
 from ..guides.base import Guide
+from ..guides.programs.auto_local import AutoLocal
+from ..guides.programs.outer import Outer
 from ..latents.call import Function, accepting
 from ..latents.held import Batch
 from ..objectives.sites import is_drawn, plate_of, point_frame
@@ -21,8 +23,8 @@ OWN = "inherit from guides.Guide and write posterior(x, index, mask), for a guid
 def is_made(model, guide) -> bool:
     r"""Returns whether model and guide are of this package and have all parameters, so need no first call."""
     lazy = any(nn.parameter.is_lazy(p) for program in (model, guide) for p in _parameters(program))
-    ours = all(map(_is_ours, (model, guide)))
-    return ours and not lazy and all(getattr(program, "is_set_up", True) for program in (model, guide))
+    traced = guide.is_set_up if isinstance(guide, AutoLocal) else True
+    return all(map(_is_ours, (model, guide))) and not lazy and traced
 
 
 def _is_ours(program) -> bool:
@@ -53,7 +55,7 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         plate = plate_of(model, guide) or (guide.plate if isinstance(guide, Guide) else None)
         checked = Batch(plate, len(points))(accepting(model))
         model_trace = poutine.trace(checked).get_trace(*args, **kwargs)  # replayed, it would take the guide's points
-    local = _local(guide_trace, getattr(guide, "program_plate", None))
+    local = _local(guide_trace, guide.program_plate if isinstance(guide, Outer) else None)
     _check_points(guide, points.index, _plates(model_trace), _plates(guide_trace))
     _check_scales(guide, local, model_trace)
     if isinstance(guide, autoguide.AutoGuide) and local:
