@@ -152,7 +152,7 @@ class SVI(PairLoss):
         r"""Returns the loss summed over processes, and sums the dense gradients."""
         rows = [p.grad for p in self.tables if p.grad is not None]
         for values in (g._values() if g.is_sparse else g for g in rows):
-            # Not a number if a row's gradient is none: then no process takes the step.
+            # NaN if a gradient of rows is not finite: then no process takes the step.
             loss = loss.detach() + 0 * torch.linalg.vector_norm(values)
         targets = self.parameters() if only is None else only
         return self.summed(loss, [p for p in targets if p not in self.tables])
@@ -163,10 +163,10 @@ class SVI(PairLoss):
         needed = self.watch is not None or self.compiler is not None
         return Attempt(name, self, backward, args, kwargs, states() if needed else {})
 
-    def raise_flag(self, attempt: Attempt, bad: Tensor | None) -> None:
-        r"""Passes the flag ``bad``, a scalar tensor, to watch and optimizers; raises errors as `check` does."""
+    def raise_flag(self, attempt: Attempt, flag: Tensor | None) -> None:
+        r"""Passes the flag, a scalar tensor, to watch and optimizers; raises errors as `check` does."""
         if self.watch is not None:
-            skip = self.watch.see(attempt, bad)
+            skip = self.watch.see(attempt, flag)
             for optimizer in self.optimizers:
                 optimizer.found_inf = skip
 

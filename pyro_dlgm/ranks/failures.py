@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch.distributed.distributed_c10d import _get_default_store
+import torch.distributed as dist
 
 from ..messages import line
 from ..runs.files import RunError
@@ -20,14 +20,14 @@ class LostProcess(RunError):
 def told(rank: int) -> Iterator[None]:
     r"""Context manager: tells the other processes the error that ends it, unless that is the loss of one of them."""
     with _reachable():
-        _get_default_store().delete_key(KEY.format(rank))  # of an earlier training
+        _store().delete_key(KEY.format(rank))  # of an earlier training
     try:
         yield
     except LostProcess:
         raise
     except BaseException as error:
         with _reachable():
-            _get_default_store().set(KEY.format(rank), f"{type(error).__name__}: {line(error)}")
+            _store().set(KEY.format(rank), f"{type(error).__name__}: {line(error)}")
         raise
 
 
@@ -46,7 +46,7 @@ def connected(rank: int, num: int) -> Iterator[None]:
 
 
 def _why(num: int) -> str:
-    store, found = _get_default_store(), []
+    store, found = _store(), []
     with _reachable():
         for rank in range(num):
             if store.check([KEY.format(rank)]):
@@ -55,6 +55,10 @@ def _why(num: int) -> str:
         "one has ended, or was silent for as long as the process group waits; the error of the process that ended "
         "first says why"
     )
+
+
+def _store():
+    return dist.distributed_c10d._get_default_store()  # not imported above: some builds of torch have no processes
 
 
 def _reachable():
