@@ -36,7 +36,7 @@ class SVI(PairLoss):
         clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
         check_every: the number of steps between two checks that loss and gradients are finite; each waits for the
             device. A step where they are not, and all later ones, are not taken. `None`: no check.
-        compile: whether to compile a whole step, or with which backend of `torch.compile`: see `optim.compiled.compiler`.
+        compile: whether to compile steps, or with which backend of `torch.compile`: see `optim.compiled.compiler`.
         compile_size: the number of points of the batches to compile; `None`: each size.
         precision: "bf16": networks compute in bfloat16, all else in float32: see `nets.bfloat16`. `None`: as the
             parameters are.
