@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from .training.fit import fit as fit
     from .training.handover import to_encoder as to_encoder
     from .training.handover import to_rows as to_rows
-    from .training.loop import Result as Result
+    from .training.loop.result import Result as Result
 
-_PLACES = {"DLGM": "model", "PPCA": "ppca.model", "SVI": "optim.svi", "Result": "training.loop", "load": "runs.load"}
+_PLACES = {
+    "DLGM": "model",
+    "PPCA": "ppca.model",
+    "SVI": "optim.svi",
+    "Result": "training.loop.result",
+    "load": "runs.load",
+}
 _PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
+_PLACES |= {"Result": "training.loop.result"}
 _PLACES |= {"compare_seeds": "comparison.seeds.over_seeds"}
 _PLACES |= {"adopt": "recipes.foreign", "DeepLatentGaussian": "sklearn.latent_gaussian"}
 _PLACES |= {"LocalModel": "latents.local", "to_rows": "training.handover", "to_encoder": "training.handover"}

@@ -1,4 +1,4 @@
-r"""Parts of messages to users: which rows, how to make a tensor of which shape, and an error in one line."""
+r"""Parts of messages to users: rows, code that makes a tensor or reshapes it, and errors in one line."""
 
 import contextlib
 import warnings

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from .points import check_given, check_index, check_weight
 
-PARTICLES = (
-    "num_particles_vectorized",
-    "_num_predictive_samples",
-)  # Pyro's plates of draws, not of points
+# Pyro's plates of draws, not of points.
+PARTICLES = ("num_particles_vectorized", "_num_predictive_samples")
 _numbers = itertools.count(1)
 _registers = contextvars.ContextVar("registers", default=True)
 
@@ -206,10 +204,11 @@ class Program(PyroModule):
         if given is None and weight is None:
             return contextlib.nullcontext()
         B = self._batch_length(x, index, size)
-        check_given(given, B), check_weight(weight, B)
-        return (
-            contextlib.nullcontext() if weight is None else Weighted(weight.reshape(-1, *[1] * (-1 - self.plate_dim)))
-        )
+        check_given(given, B)
+        check_weight(weight, B)
+        if weight is None:
+            return contextlib.nullcontext()
+        return Weighted(weight.reshape(-1, *[1] * (-1 - self.plate_dim)))
 
     def _batch_length(self, x, index, size) -> int:
         check_index(index)

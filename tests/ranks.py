@@ -16,6 +16,7 @@ from pyro_dlgm import DLGM, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.run import Run
 from pyro_dlgm.training import autosave
+from pyro_dlgm.training.loop import Training
 
 CONTEXT = multiprocessing.get_context("forkserver")  # its server imports once what all processes need
 CONTEXT.set_forkserver_preload(["torch._dynamo", "ranks", "pyro_dlgm.training.tensorboard"])
@@ -218,6 +219,75 @@ def of_bad_step(rank, bad):
         fit(model, guide, points(), epochs=2, batch_size=SIZE, seed=3, ranks=True, transform=spoils)
     except FloatingPointError as error:
         return str(error), [p.detach() for p in model.parameters()]
+
+
+class Warmed(nets.MLP):
+    r"""Creates a network with a shift that it uses at its first calls alone: then the shift has no gradient.
+
+    Arguments:
+        calls: how many of them use it in process 0; those of process 1 use it at one call more.
+    """
+
+    def __init__(self, calls, rank):
+        super().__init__(D, P, (8,))
+        self.shift, self.left = torch.nn.Parameter(torch.zeros(P)), calls + rank
+
+    def forward(self, t):
+        self.left -= torch.is_grad_enabled() and t.requires_grad
+        return super().forward(t) + (self.shift if self.left >= 0 else 0)
+
+
+def of_vanishing_gradient(rank):
+    r"""The shift after each step, the steps that Adam has counted for it, and the gradients that it got."""
+    torch.manual_seed(1)
+    net, shifts = Warmed(3, rank), []
+    model = DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(net, 0.5))
+    guide = guides.Amortized(nets.MLP(P, 8, (8,)), D)
+    listeners = [Shift(net, shifts)]
+    result = fit(model, guide, points(), steps=8, batch_size=SIZE, seed=3, ranks=True, listeners=listeners, **CONSTANT)
+    return shifts, int(result.optimizers[0].state[net.shift]["step"])
+
+
+CONSTANT = {"schedule": "constant"}
+
+
+class Shift:
+    def __init__(self, net, noted):
+        self.net, self.noted = net, noted
+
+    def after(self, step, record):
+        self.noted.append(self.net.shift.detach().clone())
+
+
+def of_failure(rank, where):
+    r"""What the processes raise where process 1 runs out of memory: in its own work, or in a message."""
+    calls = []
+
+    def spoils(x):
+        calls.append(1)
+        if where == "work" and rank == 1 and len(calls) == 3:
+            raise torch.cuda.OutOfMemoryError("no room for 3 GiB")
+        return x
+
+    total = dist.all_reduce
+
+    def reduced(value, *rest, **more):
+        if where == "message" and rank == 1 and len(calls) == 3:
+            raise torch.cuda.OutOfMemoryError("no room for 3 GiB")
+        return total(value, *rest, **more)
+
+    dist.all_reduce = reduced
+    try:
+        fit(*pair("amortized"), points(), epochs=2, batch_size=SIZE, seed=3, ranks=True, transform=spoils)
+    except (RunError, RuntimeError) as error:
+        return type(error).__name__, str(error)
+
+
+def of_other_state(rank, out):
+    r"""What the processes raise where the checkpoint does not fit the second one."""
+    if rank == 1:
+        Training.load_state_dict = lambda self, state: state["moments"]
+    return of_run(rank, out, 1)
 
 
 def of_command(rank, line):

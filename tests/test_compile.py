@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_dlgm import DLGM, SVI, fit, guides, likelihoods, nets, objectives, priors
-from pyro_dlgm.optim import compiled
+from pyro_dlgm.optim.compiled import compiler
 from pyro_dlgm.optim.svi import adam
 
 CAPTURED = ["point", "mean_field", "full_rank", "amortized", "amortized_full_rank", "auto_normal"]
@@ -181,7 +181,7 @@ def test_train_and_eval_are_two_kinds_and_buffers_move_once():
 
 
 def test_more_kinds_than_eight_are_not_compiled(monkeypatch):
-    monkeypatch.setattr(compiled, "MOST", 2)
+    monkeypatch.setattr(compiler, "MOST", 2)
     svi = SVI(*small(), check_every=1, compile="eager")
     with pytest.warns(UserWarning, match="more than 2 kinds"):
         for num in (3, 4, 5, 6):

@@ -24,8 +24,8 @@ from pyro_dlgm.training.options import (
     COMPILE,
     COUNT,
     E_STEPS,
-    EPOCHS,
     NEEDED,
+    NOT_NEGATIVE,
     POSITIVE,
     PRECISION,
     SCHEDULE,
@@ -68,7 +68,7 @@ def test_the_command_line_has_them_with_their_defaults_meanings_and_checks():
     for name in CHECKS.keys() & SHELL.keys():
         assert SHELL[name].default == DEFAULTS.get(name, OPTIONS[name].default), name
         assert OPTIONS[name].meaning.startswith(SHELL[name].help.partition(".")[0]), name
-        kind = dict.fromkeys((COUNT, WHOLE, EPOCHS), click.IntRange)
+        kind = dict.fromkeys((COUNT, WHOLE, NOT_NEGATIVE), click.IntRange)
         kind |= {POSITIVE: click.FloatRange, SCHEDULE: click.Choice, E_STEPS: CountOr}
         kind |= {COMPILE: click.types.BoolParamType, PRECISION: click.Choice}
         assert isinstance(SHELL[name].type, kind[CHECKS[name]]), name

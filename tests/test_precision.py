@@ -17,8 +17,8 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from pyro_dlgm import DLGM, PPCA, SVI, evaluate, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.nets.bfloat16 import networks
-from pyro_dlgm.optim import compared
-from pyro_dlgm.optim.noise import NotCaptured
+from pyro_dlgm.optim.compiled import compared
+from pyro_dlgm.optim.compiled.noise import NotCaptured
 from pyro_dlgm.runs.files import RunError
 
 N, P, D = 40, 60, 2

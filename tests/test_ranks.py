@@ -2,6 +2,7 @@ r"""Trainings on several processes, against one process on the same batches, and
 
 import contextlib
 import copy
+import itertools
 import os
 import re
 import shutil
@@ -27,10 +28,13 @@ from ranks import (
     of_bad_step,
     of_command,
     of_draws,
+    of_failure,
     of_full_disk,
     of_one_batch_in_parts,
     of_other_arguments,
+    of_other_state,
     of_run,
+    of_vanishing_gradient,
     on_ranks,
     pair,
     points,
@@ -42,8 +46,8 @@ from torch.distributions import normal
 from pyro_dlgm import SVI, Points, fit, guides, load, objectives
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.optim.svi import adam
+from pyro_dlgm.ranks.batches import RankBatches, parts
 from pyro_dlgm.ranks.group import Alone
-from pyro_dlgm.ranks.part import Part, parts
 from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.run import Run
 from pyro_dlgm.storage import orders
@@ -83,6 +87,14 @@ def test_two_processes_take_the_steps_of_one_on_the_union_of_their_batches(kind,
     torch.testing.assert_close(weights[0], next(model.parameters()).detach(), rtol=0, atol=1e-6)
 
 
+def test_a_gradient_that_exists_in_no_process_moves_nothing(tmp_path):
+    r"""Adam moves a parameter whose gradient is 0 by its momentum, and leaves one without a gradient where it is."""
+    (shifts, counted), (same_shifts, same_counted) = on_ranks(2, tmp_path / "ranks", of_vanishing_gradient)
+    assert all(map(torch.equal, shifts, same_shifts)) and counted == same_counted
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(shifts)]
+    assert sum(moved) == counted - 1 and moved == sorted(moved, reverse=True) and 1 < counted < 7
+
+
 # Points and draws of each process
 
 
@@ -92,7 +104,7 @@ def test_parts_of_batches_are_disjoint_and_together_all_points(N, size, num, mon
     for whole in (2**20, 3):  # orders as permutations, and from seeds
         monkeypatch.setattr("pyro_dlgm.data.batches.WHOLE", whole)
         monkeypatch.setattr(orders, "CHUNK", 4)
-        made = [Part(torch.arange(N).unsqueeze(1), size, rank=rank, num=num) for rank in range(num)]
+        made = [RankBatches(torch.arange(N).unsqueeze(1), size, rank=rank, num=num) for rank in range(num)]
         for _ in range(2):
             passes = [list(part) for part in made]
             assert {len(batches) for batches in passes} == {-(-N // size)}
@@ -105,13 +117,13 @@ def test_parts_of_batches_are_disjoint_and_together_all_points(N, size, num, mon
 @pytest.mark.parametrize("whole", [2**20, 3])
 def test_a_part_goes_on_from_any_step_and_knows_the_union(whole, monkeypatch):
     monkeypatch.setattr("pyro_dlgm.data.batches.WHOLE", whole)
-    made = [Part(points(), SIZE, rank=rank, num=2) for rank in range(2)]
+    made = [RankBatches(points(), SIZE, rank=rank, num=2) for rank in range(2)]
     passes = [[(b.index, part.together(b), part.state_dict()) for b in part] for part in made]
     for both in zip(*passes, strict=True):
         assert {together for _, together, _ in both} == {sum(len(index) for index, _, _ in both)}
     for rank, batches in enumerate(passes):  # two of the four batches of 10 points are longer, three of 11
         for step, (_, _, state) in enumerate(batches[:-1]):
-            again = Part(points(), SIZE, rank=rank, num=2)
+            again = RankBatches(points(), SIZE, rank=rank, num=2)
             again.load_state_dict(state)
             left = [b.index for b in again]
             assert all(torch.equal(a, b) for a, (b, _, _) in zip(left, batches[step + 1 :], strict=True))
@@ -177,7 +189,7 @@ def goes_on_with_others(out, folder):
 
 def test_a_checkpoint_stays_whole_if_a_process_cannot_write_the_next_one(tmp_path):
     first, second = on_ranks(2, tmp_path / "ranks", of_full_disk, tmp_path / "x")
-    assert second == "no room" and "process 0 has lost the others" in first
+    assert second == "no room" and "process 1 ended with RunError: no room" in first
     assert (tmp_path / "x" / "checkpoint-2-0-of-2.pt").exists() and Run(tmp_path / "x").load()["saves"] == 1
     assert len(on_ranks(2, tmp_path / "again", of_run, tmp_path / "x")[0]) == 3
     assert not list((tmp_path / "x").glob("checkpoint-2-*"))
@@ -244,7 +256,22 @@ def test_ranks_need_a_launcher_or_a_group():
 def test_processes_that_were_called_differently_say_so(tmp_path):
     first, second = on_ranks(2, tmp_path / "ranks", of_other_arguments)
     assert second.startswith("epochs is 2 in process 1 and 1 in process 0")
-    assert "process 0 has lost the others" in first and "resume=True" in first
+    assert f"process 1 ended with ValueError: {second[:60]}" in first and "resume=True" in first
+
+
+@pytest.mark.parametrize("where", ["work", "message"])
+def test_the_error_of_one_process_is_named_in_all(where, tmp_path):
+    (name, said), guilty = on_ranks(2, tmp_path / "ranks", of_failure, where)
+    assert guilty == ("OutOfMemoryError", "no room for 3 GiB")
+    assert name == "LostProcess" and said.startswith("process 0 has lost the others (")
+    assert "): process 1 ended with OutOfMemoryError: no room for 3 GiB. Go on from the last checkpoint" in said
+
+
+def test_a_checkpoint_that_does_not_fit_one_process_is_named(tmp_path):
+    on_ranks(2, tmp_path / "a", of_run, tmp_path / "x", 1)
+    first, second = on_ranks(2, tmp_path / "b", of_other_state, tmp_path / "x")
+    assert second == f"{tmp_path}/x/checkpoint.pt is of another pair or training: 'moments'"
+    assert f"process 1 ended with RunError: {second}" in first
 
 
 def test_a_table_asked_for_rows_of_another_process_says_where_they_are():

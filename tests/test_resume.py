@@ -84,7 +84,7 @@ def test_refined_and_flowing_guides_go_on_bit_for_bit(kind, tmp_path, monkeypatc
 
 def test_points_per_second_are_those_of_the_steps(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pyro_dlgm.training.loop.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("pyro_dlgm.training.loop.training.time.perf_counter", lambda: now[0])
     step, scores = Training._count, lambda self, **_: now.__setitem__(0, now[0] + 100) or {"elbo": 0.0}
 
     def takes_a_second(self, done):

@@ -26,7 +26,7 @@ from pyro_dlgm.runs.run import Run
 from pyro_dlgm.storage.journal import Journal, Place
 from pyro_dlgm.storage.mapped_file import MappedFile, allocate
 from pyro_dlgm.storage.row_files import RowFiles
-from pyro_dlgm.training import autosave, session
+from pyro_dlgm.training import autosave, preparation, session
 
 HERE = Path(__file__).parent
 
@@ -46,7 +46,7 @@ def test_a_training_in_files_is_that_in_memory_bit_for_bit(kind, e_steps, tmp_pa
     filed, held = kind(N, D, folder=tmp_path, block=16), kind(N, D)
     held.set_rows(filed.rows.weight.detach().clone())
     ours = fit(model, filed, points(), **settings).history
-    monkeypatch.setattr(session, "in_files", lambda *_: [filed.rows])  # the blocks in which points are visited
+    monkeypatch.setattr(preparation, "in_files", lambda *_: [filed.rows])  # the blocks in which points are visited
     theirs = fit(other, held, points(), **settings).history
     assert torch.equal(filed.rows.weight, held.rows.weight) and same(model.state_dict(), other.state_dict())
     assert [h["elbo" if kind.family.has_density else "log_joint"] for h in ours] == [

@@ -27,7 +27,7 @@ from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.comparison.seeds import over_seeds, table
 from pyro_dlgm.comparison.seeds.gathered import SeedRow, winner
 from pyro_dlgm.comparison.seeds.paired import Paired, Spread, lead
-from pyro_dlgm.runs.files import RunError
+from pyro_dlgm.runs.files import RunError, write_json
 
 D, P, SEED = 2, 4, 3
 CERTIFY = Certify(num_chains=2, num_temperatures=5, num_samples=25, num_simulated=4)
@@ -245,6 +245,21 @@ def test_other_points_guides_models_and_ws_are_refused(kept):
     }.items():
         with pytest.raises(RunError, match=f"is of another comparison: {place} was"):
             compare_seeds(factory, {"a": guide}, *points, **how, **more)
+
+
+def test_a_default_may_be_spelled_out(tmp_path):
+    r"""In the rows that are there, and in the call that goes on with them."""
+    spelled = {"lr": 2e-3, "schedule": "cosine", "certify": None}
+    for first, then in [({}, spelled), (spelled, {})]:
+        settings = HOW | {"seeds": 1, "seed": 0, "folder": tmp_path}
+        (part,) = over_seeds.planned(model, {"a": encoder}, *data(), **settings | first)
+        older = part.config | {"settings": HOW | first}  # older versions kept what was given
+        write_json(part.file, {"config": older, "row": {"test_elbo": 1.0}})
+        (again,) = over_seeds.planned(model, {"a": encoder}, *data(), **settings | then)
+        assert again.kept() == {"test_elbo": 1.0}
+        (other,) = over_seeds.planned(model, {"a": encoder}, *data(), **settings | {"lr": 1e-3})
+        with pytest.raises(RunError, match=r"settings\.lr was not there, now 0\.001"):
+            other.kept()
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path, here):

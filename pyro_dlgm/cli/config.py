@@ -47,7 +47,7 @@ def options_in(config: dict) -> dict:
 
 
 def consented(run: Path, likelihood: str | None, guide: str | None) -> list[str]:
-    r"""Returns the import paths that were given for a run, once it is known that they are all that it needs.
+    r"""Returns the import paths that were given for a run, after checking that they are those that it needs.
 
     Raises:
         ValueError: if the run needs one that was not given, or was made with another one.
@@ -65,12 +65,12 @@ def consented(run: Path, likelihood: str | None, guide: str | None) -> list[str]
 
 
 def consent(paths: dict[str, str]) -> str:
-    r"""Returns how the command line names what may be imported."""
+    r"""Returns the options of the command line that allow these imports."""
     return " ".join(f"--{kind} {name}" for kind, name in paths.items())
 
 
 def from_file(context, parameter, value: Path | None) -> None:
-    r"""Reads options from a file: they go before the defaults, and after those of the command line."""
+    r"""Reads options from a file: they override the defaults, and those of the command line override them."""
     if value is not None and not context.resilient_parsing:
         context.default_map = {**(context.default_map or {}), **_options_in(value, context.command)}
 
@@ -93,7 +93,7 @@ def _options_in(file: Path, command: click.Command) -> dict[str, str]:
 
 
 def _by_option(file: Path, held: dict, command: click.Command) -> dict:
-    r"""Values by the name of the parameter; keys are names of options, with - or _."""
+    r"""Returns the values by the name of the parameter; keys are names of options, with - or _."""
     known = {p.opts[0].removeprefix("--"): p.name for p in command.params if p.expose_value and p.name != "resume"}
     unknown = [key for key in held if key.replace("_", "-") not in known]
     if unknown:
@@ -109,7 +109,7 @@ def dataset(options: dict, *, download: bool):
 
     Arguments:
         options: ``name``, ``data_root``, ``likelihood``, ``missingness``, and some of `sources.OPTIONS`.
-        download: whether torchvision may fetch or unpack them.
+        download: whether torchvision may download or unpack missing files.
 
     Raises:
         ValueError: if there is a mechanism of missing values, and none is missing.
@@ -128,22 +128,22 @@ def dataset(options: dict, *, download: bool):
 
 
 def unvalidated(out: Path) -> bool:
-    r"""Whether there is a run in ``out`` that was made without validation points, and has to go on without them."""
+    r"""Returns whether ``out`` holds a run that was made without validation points, and has to go on without them."""
     from ..runs.run import Run
 
     return Run(out).checkpoint_file.exists() and Run(out).config()["fit"].get("x_val") is None
 
 
 def validates(options: dict) -> bool:
-    r"""Whether the options ask for validation points, where the data set has none unless it is asked."""
+    r"""Returns whether the options ask for validation points, which some data sets have only on request."""
     return options.get("patience") is not None or bool(options.get("num_val"))
 
 
 def data_of(run: Path, config: dict, root: Path | None):
-    r"""Returns the `Dataset` with which a run was made; ``root`` is where it lies now, if it has moved.
+    r"""Returns the `Dataset` of a run; ``root`` is its location, if it has moved.
 
     Raises:
-        RunError: if the run does not say.
+        RunError: if the run does not name its data.
     """
     from ..recipes import datasets
 
@@ -154,4 +154,4 @@ def data_of(run: Path, config: dict, root: Path | None):
         place = kept["name"], None if where is None else str(where)
         return datasets.dataset(*place, config["recipe"]["likelihood"], validate=validates(options), **given)
     except (KeyError, TypeError):
-        raise RunError(f"{run} does not say its data; score it in Python: load(run), then evaluate.iwae") from None
+        raise RunError(f"{run} does not name its data; score it in Python: load(run), then evaluate.iwae") from None

@@ -1,4 +1,4 @@
-r"""The command ``pyro-dlgm evaluate``: score a run, and add the scores to it."""
+r"""The command ``pyro-dlgm evaluate``: scores a run, and adds the scores to it."""
 
 import sys
 from pathlib import Path
@@ -42,7 +42,9 @@ def evaluate_command(
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
-    certify = Certify(gaps, certified, chains, **annealed(temperatures, tol))  # before anything is spent
+    certify = Certify(
+        gaps, certified, chains, **annealed(temperatures, tol)
+    )  # so that bad options are refused before the run is read
     imports = config.consented(run, likelihood, guide)
     model, guide, kept = load(run, imports=imports)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))
@@ -69,7 +71,7 @@ def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | No
 
 
 def _add(run: Path, dataset, sections: dict[str, dict], imports: list[str]) -> None:
-    r"""Adds the sections to ``evaluation.json`` and to the report, and prints them: what comes next may take long."""
+    r"""Adds the sections to ``evaluation.json`` and the report, and prints them: the next ones take long."""
     from ..comparison.evaluation import lines
     from ..report import page
     from ..runs.run import Run

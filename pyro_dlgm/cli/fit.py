@@ -1,4 +1,4 @@
-r"""The command ``pyro-dlgm fit``: train a pair and keep the run on disk."""
+r"""The command ``pyro-dlgm fit``: trains a pair and keeps the run on disk."""
 
 import math
 import os
@@ -17,15 +17,15 @@ from . import config, types
 from .help import Taught
 from .options import CLIMB, DATA, FIT, PAIR, WORKERS
 
-KINDS = "likelihood", "guide"  # what may be code of a user's own
-LINES = 20  # that a training prints where there is no terminal
+KINDS = "likelihood", "guide"  # may be a user's own code
+LINES = 20  # printed by a training without a terminal
 
 EXAMPLES = {
     "pyro-dlgm fit --data digits --guide amortized --out runs/x": "an encoder on the built-in digits",
     "pyro-dlgm fit --data table.npy --likelihood diagonal --patience 20 --out runs/x": "rows of a file, early stopping",
     "pyro-dlgm fit --data holes.npy --missingness known --guide full-rank --out runs/x": "high values hide (NaN)",
     "pyro-dlgm fit --data digits --objective dreg:10 --out runs/x": "a tighter bound, from ten importance weights",
-    "pyro-dlgm fit --out runs/x --resume --epochs 200": "go on with a run, for more epochs",
+    "pyro-dlgm fit --out runs/x --resume --epochs 200": "continue a run, for more epochs",
 }
 
 
@@ -41,30 +41,23 @@ EXAMPLES = {
     expose_value=False,
     callback=config.from_file,
     help='JSON file of options, as {"data": "mnist", "epochs": 10}, or the config.json of a run. An option on the '
-    "command line goes before the file, the file before the defaults.  [default: none]",
+    "command line overrides the file, the file the defaults.  [default: none]",
 )
 @click.option("--out", type=types.PATH, default="runs/fit", help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; options left out are the run's.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out; options left out are those of the run.")
 @click.option("--stretch", is_flag=True, help="With --resume: more epochs under a schedule that ends with the run.")
 @click.pass_context
 def fit_command(context, out, resume, stretch, download, **options) -> None:
     """Train one guide on one model, and keep the run on disk.
 
-    E-step and M-step are one climb of F(q,w). The folder holds config.json, metrics.jsonl, checkpoint.pt and
-    TensorBoard's events (tensorboard --logdir runs). A run that was killed, or stopped by Ctrl-C, goes on with
-    `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs than it was made
-    for it goes on for those; where --schedule is not constant, add --stretch. On two processes or GPUs:
+    E-step and M-step maximize the same F(q,w). The folder holds config.json, metrics.jsonl, checkpoint.pt and
+    TensorBoard's events (tensorboard --logdir runs). A run that was killed, or stopped by Ctrl-C, continues with
+    `pyro-dlgm fit --out runs/x --resume` as if it had never stopped, bit for bit. With more --epochs it continues up to
+    these; if --schedule is not constant, add --stretch. On two processes or GPUs:
     `torchrun --nproc-per-node=2 -m pyro_dlgm fit ...`, where --batch-size counts the points of both.
     """
-    sources_of = {name: context.get_parameter_source(name) for name in options}
-    given = {name for name, source in sources_of.items() if source != ParameterSource.DEFAULT}
-    named = {name for name, source in sources_of.items() if source == ParameterSource.COMMANDLINE}
-    if resume:
-        options |= {name: value for name, value in config.options_of(out).items() if name not in given}
-        types.device(context, None, options["device"])
-    own = [options[kind] for kind in KINDS if kind in named]
-    check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.consent)
-    options["objective"] = options["objective"] or bounds.ELBO_NAME  # of a run that says none
+    own = _completed(context, options, out, resume)
+    options["objective"] = options["objective"] or bounds.ELBO_NAME  # a run with the ELBO does not store it
     bounds.check(options["objective"], [options["guide"]])
     if download and types.of_several():
         raise ValueError("download is True on several processes; expected the data to be there: fetch them with one")
@@ -85,27 +78,32 @@ def fit_command(context, out, resume, stretch, download, **options) -> None:
     click.echo(f"Report: {page.write(out, page.of_run(out, points, imports=own))}\nNext: pyro-dlgm evaluate {out}")
 
 
+def _completed(context, options: dict, out: Path, resume: bool) -> list[str]:
+    r"""Adds to the options those of the run to resume; returns the import paths that the command line gives.
+
+    Raises:
+        ValueError: if the run, or the file of options, names code that the command line does not.
+    """
+    sources_of = {name: context.get_parameter_source(name) for name in options}
+    given = {name for name, source in sources_of.items() if source != ParameterSource.DEFAULT}
+    if resume:
+        options |= {name: value for name, value in config.options_of(out).items() if name not in given}
+        types.device(context, None, options["device"])
+    own = [options[kind] for kind in KINDS if sources_of[kind] == ParameterSource.COMMANDLINE]
+    check_consent({kind: options[kind] for kind in KINDS}, own, out if resume else "the options' file", config.consent)
+    return own
+
+
 def _writes() -> bool:
-    r"""Whether this is the first process of a training, or the only one: it alone writes files and lines."""
+    r"""Returns whether this is the first process of a training, or the only one: it alone writes files and lines."""
     return not types.of_several() or os.environ["RANK"] == "0"
 
 
 def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stretch: bool):
     r"""Trains the pair that the options name on the data set ``points``, and keeps the run in ``out``."""
-    from ..recipes.pairs import Recipe
-    from ..seeding import forked
     from ..training.fit import fit
 
-    names = ("likelihood", "guide", "latents", "prior", "components", "missingness")
-    named = {name: options[name] for name in names if options[name] is not None}
-    recipe = Recipe(
-        **named, image_shape=list(points.image_shape), num_points=len(points.train), given_dim=points.given_dim
-    )
-    with forked(options["seed"]):
-        model = recipe.new_model()
-        guide = recipe.new_guide(model)
-        if recipe.prior == "vamp":
-            _place(model.prior, points)
+    model, guide, recipe = _pair(options, points)
     terminal = sys.stderr.isatty()
     lines = () if terminal or not _writes() else (Lines(options["epochs"], click.echo),)
     return fit(
@@ -119,7 +117,7 @@ def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stre
         out=out,
         resume=resume,
         stretch=stretch,
-        config={"data": source, "recipe": recipe.plain(), "device": options["device"]} | _objective(options),
+        config={"data": source, "recipe": recipe, "device": options["device"]} | _objective(options),
         objective=bounds.objective(options["objective"]),
         progress=terminal,
         listeners=lines,
@@ -128,13 +126,31 @@ def _train(options: dict, points, source: dict, out: Path, *, resume: bool, stre
     )
 
 
+def _pair(options: dict, points) -> tuple:
+    r"""Returns model and guide that the options name, for the data set ``points``, and their recipe as plain values."""
+    from ..recipes.pairs import Recipe
+    from ..seeding import forked
+
+    names = ("likelihood", "guide", "latents", "prior", "components", "missingness")
+    named = {name: options[name] for name in names if options[name] is not None}
+    recipe = Recipe(
+        **named, image_shape=list(points.image_shape), num_points=len(points.train), given_dim=points.given_dim
+    )
+    with forked(options["seed"]):
+        model = recipe.new_model()
+        guide = recipe.new_guide(model)
+        if recipe.prior == "vamp":
+            _place(model.prior, points)
+    return model, guide, recipe.plain()
+
+
 def _objective(options: dict) -> dict[str, str]:
-    r"""What ``config.json`` says of the objective: nothing for the ELBO, as in older runs."""
+    r"""Returns what ``config.json`` says of the objective: nothing for the ELBO, as in older runs."""
     return {} if options["objective"] == bounds.ELBO_NAME else {"objective": options["objective"]}
 
 
 def _place(prior, points) -> None:
-    r"""Puts the pseudo-inputs of a `VampPrior` where training points are, as the model sees them."""
+    r"""Sets the pseudo-inputs of a `VampPrior` to training points, as the model sees them."""
     import torch
 
     from ..data.batches import Batches
@@ -147,25 +163,25 @@ def _place(prior, points) -> None:
 
 
 class Lines:
-    r"""Creates the listener that says how a training goes, in about 20 lines.
+    r"""Creates the listener that prints the history of a training, in about 20 lines.
 
     Arguments:
-        epochs: how many there will be.
-        say: what takes a line.
+        epochs: the number of epochs of the training.
+        say: a function of a line, which prints it.
     """
 
     def __init__(self, epochs: int, say: Callable[[str], None]):
         self.every, self.epochs, self.say = math.ceil(epochs / LINES), epochs, say
 
     def after(self, step, record: dict | None) -> None:
-        r"""Says a record of the history, if it is its turn."""
+        r"""Prints the record of every n-th epoch, the first and the last."""
         if record is not None and (record["epoch"] in (1, self.epochs) or record["epoch"] % self.every == 0):
             with writing("how the training goes", "; what was saved goes on with --resume"):
                 self.say(line(record))
 
 
 def line(record: dict) -> str:
-    r"""A record of the history as a line to read."""
+    r"""Returns a record of the history as a line of text."""
     known = re.compile(r"(val_)?(tempered_)?(elbo|log_joint)|iwae_\d+")
     names = [name for name in record if known.fullmatch(name)]
     bounds = ", ".join(f"{name} {record[name]:.2f}" for name in names)

@@ -1,8 +1,8 @@
-r"""Help of the commands: options under headings, whole summaries, examples."""
+r"""Help of the commands: options under headings, unabridged summaries, examples."""
 
 import click
 
-WIDTH = 100  # characters of a line, where the terminal has as many
+WIDTH = 100  # characters of a line, at most
 HEADINGS = {
     "Data": ("name", "data_root", "key", "labels", "given", "layout", "size", "grey", "binarization", "num_test")
     + ("num_val", "split_seed", "download", "workers", "points"),
@@ -30,11 +30,11 @@ class Taught(click.Command):
         self.examples = examples
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        r"""The first sentence of the help, whole."""
+        r"""Returns the first paragraph of the help, unabridged."""
         return " ".join((self.help or "").partition("\n\n")[0].split())
 
     def format_options(self, ctx, formatter) -> None:
-        r"""Writes the options, heading by heading."""
+        r"""Writes the options under their headings."""
         named = {option.name: option.get_help_record(ctx) for option in self.get_params(ctx)}
         for heading, names in HEADINGS.items():
             records = [named[name] for name in names if named.get(name)]
@@ -47,4 +47,4 @@ class Taught(click.Command):
         with formatter.section("Examples"):
             for line, what in self.examples.items():
                 formatter.write_text(f"# {what}")
-                formatter.write(f"{'':{formatter.current_indent}}{line}\n")  # whole, so that it can be copied
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")  # not wrapped, so that it can be copied

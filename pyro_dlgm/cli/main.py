@@ -3,11 +3,12 @@ r"""The ``pyro-dlgm`` command line. Nothing else imports it; torch is imported o
 import click
 
 from .compare import compare_command
+from .errors import OneLine
 from .evaluate import evaluate_command
 from .fit import fit_command
 from .help import WIDTH
 from .sample import sample_command
-from .types import OneLine, of_several
+from .types import of_several
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": WIDTH}
 

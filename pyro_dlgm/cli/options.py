@@ -1,4 +1,4 @@
-r"""Options that several commands share. Those of a training are read off the signature and docstring of `fit`."""
+r"""Options that several commands share. Those of a training come from the signature and docstring of `fit`."""
 
 import click
 from click.core import ParameterSource
@@ -11,7 +11,7 @@ from . import types
 
 
 def together(*options):
-    r"""Several options as one decorator, shown in their order."""
+    r"""Returns one decorator for several options, shown in their order."""
     return lambda command: [command := option(command) for option in reversed(options)][-1]
 
 
@@ -33,30 +33,30 @@ LIKELIHOOD = click.option(
     default="fixed",
     help=f"p(x|t,w). {LADDER} {OTHERS}",
 )
-# Of commands that read a run: what a file names is imported only where it is named here as well.
+# For commands that read a run: code that its file names is imported only if it is named here as well.
 OWN = together(
     *(
         click.option(
             f"--{kind}",
             metavar="MODULE:NAME",
             callback=types.own,
-            help=f"Where the run's {kind} is your own code: its module:Name once more, so that it may be imported.",
+            help=f"If the run's {kind} is your own code: its module:Name once more, so that it may be imported.",
         )
         for kind in ("likelihood", "guide")
     )
 )
 # The type of an option of `fit`, by its check.
-KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.EPOCHS: WHOLE, checks.POSITIVE: POSITIVE}
+KINDS = {checks.COUNT: COUNT, checks.WHOLE: WHOLE, checks.NOT_NEGATIVE: WHOLE, checks.POSITIVE: POSITIVE}
 KINDS |= {checks.E_STEPS: types.CountOr(checks.CONVERGED)}
 KINDS[checks.SCHEDULE] = click.Choice(list(checks.SCHEDULES))
 KINDS[checks.COMPILE] = click.BOOL
 KINDS[checks.PRECISION] = click.Choice(["bf16"])
-# What the command line gives where `fit` has no default.
+# Defaults of the command line where `fit` has none.
 DEFAULTS = {"epochs": 100, "batch_size": checks.BATCH, "seed": 0}
 
 
 def _of_fit(option: Option):
-    r"""The command line's option for one of `fit`; the first sentence of its meaning is the help."""
+    r"""Returns the option of the command line for one of `fit`; the first sentence of its meaning is the help."""
     default = DEFAULTS.get(option.name, option.default)
     meaning = option.meaning.partition(". ")[0].removesuffix(".") + "."
     return click.option(
@@ -72,24 +72,24 @@ ROOT = click.option(
     "--data-root", type=types.PATH, help="Folder that holds the data set's raw/ folder (cifar10: cifar-10-batches-py)."
 )
 MOVED = click.option(
-    "--data-root", type=types.PATH, help="Where the data lie, if they have moved: as for fit, or the file or folder."
+    "--data-root", type=types.PATH, help="Location of the data, if they have moved: as for fit, or the file or folder."
 )
 OBJECTIVE = click.option(
     "--objective",
     metavar="elbo|iwae:K|dreg:K",
     callback=types.objective,
     default=bounds.ELBO_NAME,
-    help="What is climbed. elbo: F(q,w); iwae:K: the tighter bound from K importance weights of each point, at K times "
-    "the cost; dreg:K: that bound, with a gradient of q whose signal grows with K.",
+    help="The training objective. elbo: F(q,w); iwae:K: the tighter bound from K importance weights of each point, at "
+    "K times the cost; dreg:K: that bound, with a gradient of q whose signal grows with K.",
 )
 MISSINGNESS = click.option(
     "--missingness",
-    type=types.Mechanism(list(mechanisms.MECHANISMS)),
+    type=types.MechanismName(list(mechanisms.MECHANISMS)),
     help="p(m|x), if missing values (NaN in a file) hide because of what they are. self_masking: a_j x_j + c_j is the "
     "logit of x_j being missing; known: the same where high values hide, known:low where low ones do; agnostic: logits "
     "linear in all values. Gaussian values only, in a table its Gaussian columns.  [default: missing at random]",
 )
-DEVICE = click.option("--device", default="cpu", callback=types.device, help="Where to work: cpu, cuda or cuda:0.")
+DEVICE = click.option("--device", default="cpu", callback=types.device, help="The device: cpu, cuda or cuda:0.")
 FIT = tuple(name for name in options_of(fit) if name != "steps")  # the command line counts epochs
 CLIMB = together(*(_of_fit(options_of(fit)[name]) for name in FIT), OBJECTIVE, DEVICE)
 DATA = together(
@@ -140,7 +140,7 @@ DATA = together(
         help="Seed of the shuffle before the points of a file or folder are split; none keeps their order, and the "
         "last ones test.  [default: 0]",
     ),
-    click.option("--download", is_flag=True, help="Let torchvision fetch or unpack data that are not there."),
+    click.option("--download", is_flag=True, help="Let torchvision download or unpack missing data."),
 )
 WORKERS = click.option(
     "--workers",
@@ -159,16 +159,16 @@ CERTIFY = together(
     click.option(
         "--tol",
         type=POSITIVE,
-        help="Add temperatures until BDMC's gap is within this many nats.  [default: 0.1 in evaluate]",
+        help="Add temperatures until the gap of BDMC is within this many nats.  [default: 0.1 in evaluate]",
     ),
 )
 
 
 def certifying(default: bool):
-    r"""The options of `CERTIFY`, and before them those that ask for it, on or off by ``default``."""
+    r"""Returns the options ``--ais`` and ``--gaps``, on or off by ``default``, and those of `CERTIFY`."""
     return together(
         click.option("--ais/--no-ais", default=default, help="Estimate log p(x) by AIS, certified by BDMC."),
-        click.option("--gaps/--no-gaps", default=default, help="Take log p(x) - F(q) apart as well, by AIS too."),
+        click.option("--gaps/--no-gaps", default=default, help="Split log p(x) - F(q) into two gaps; implies --ais."),
         CERTIFY,
     )
 
@@ -201,7 +201,7 @@ PAIR = together(
 
 
 def annealed(temperatures: int | None, tol: float | None, default: int | None = None) -> dict[str, int | float]:
-    r"""The arguments of `Certify` that --temperatures and --tol stand for; those of ``default`` where neither is given.
+    r"""Returns the arguments of `Certify` for --temperatures and --tol; ``default`` temperatures if neither is given.
 
     Raises:
         click.UsageError: if both are given.
@@ -214,11 +214,10 @@ def annealed(temperatures: int | None, tol: float | None, default: int | None = 
 
 
 def scores_asked(ais: bool, gaps: bool) -> tuple[bool, bool]:
-    r"""Returns whether log p(x) and whether gaps are asked for: gaps need log p(x), and --no-ais leaves out both.
+    r"""Returns whether to estimate log p(x), and whether the gaps: gaps need log p(x), and --no-ais leaves out both.
 
     Raises:
-        click.UsageError: if an option says how log p(x) is to be certified, and none that it is, or if gaps are asked
-            for without it.
+        click.UsageError: if there are options of AIS without ``--ais`` or ``--gaps``, or ``--gaps`` with ``--no-ais``.
     """
     source = click.get_current_context().get_parameter_source
     names = ("ais", "gaps", "certified", "chains", "temperatures", "tol")

@@ -1,4 +1,4 @@
-r"""The command ``pyro-dlgm sample``: draw from the model of a run."""
+r"""The command ``pyro-dlgm sample``: draws from the model of a run."""
 
 import math
 from pathlib import Path
@@ -39,7 +39,7 @@ def sample_command(run, out, num, seed, data_root, likelihood, guide) -> None:
 
 
 def _samples(run: Path, num: int, seed: int, data_root: Path | None, imports: list[str]):
-    r"""The means of p(x | t), t ~ p(t), as images (num, C, H, W)."""
+    r"""Returns the means of p(x | t), t ~ p(t), as images (num, C, H, W)."""
     import torch
 
     from ..distributions import draws, mean

@@ -103,6 +103,10 @@ class Batches:
         r"""Returns the first points, after one draw of the transform; reads images in files."""
         return transformed(self.take(torch.arange(min(num, len(self.own))) + self.own.start), self.transform)
 
+    def spread(self, num: int) -> Points:
+        r"""Returns up to ``num`` points from all over the data, before the transform."""
+        return self.take(torch.linspace(0, self.num_points - 1, min(num, self.num_points)).long())
+
     def state_dict(self) -> dict:
         r"""Returns the number of this pass, its order (N,) or the seed of it, and how many of its batches are done."""
         return {"order": self._order, "position": self._position, "epoch": self.epoch}

@@ -73,7 +73,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        r"""The shape (C, H, W) of one image."""
+        r"""The shape of a point: (C, H, W) of an image, or (P,)."""
         return tuple(self.train.shape[1:])
 
     def seen(self, num: int) -> Points:

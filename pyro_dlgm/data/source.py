@@ -7,18 +7,25 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from ..points import Points
 from ..seeding import forked
 from .batches import transformed
 from .conversion import whole
+from .streamed_images import Streamed
 
 UNSOUGHT = (
     "the source cannot be sought: {} batches of this epoch are drawn again and skipped, so the next ones are right "
     "only if the source repeats itself. For an exact resume give a function (epoch, start) that yields the batches of "
     "an epoch from one on, a list of batches, or a DataLoader of a dataset with indices"
 )
+
+
+def is_source(x) -> bool:
+    r"""Returns whether x is a source of batches, rather than a tensor or images in files."""
+    return not isinstance(x, Tensor | Streamed)
 
 
 class Source:
@@ -38,6 +45,8 @@ class Source:
         epoch: the number of the pass, counted from 1.
         ended: whether the latest batch was the last one of its pass.
     """
+
+    batch_size = None  # the source's own
 
     def __init__(self, source: Iterable | Callable, size: int, *, transform=None, device=None):
         self.source, self.num_points = source, whole("size", size)
@@ -66,7 +75,11 @@ class Source:
 
     def first(self, num: int) -> Points:
         r"""Returns the first points of a pass (from one batch at most), after one draw of the transform."""
-        return transformed(self.peek()[:num], self.transform)
+        return transformed(self.spread(num), self.transform)
+
+    def spread(self, num: int) -> Points:
+        r"""Returns the first points of a pass (from one batch at most), before the transform."""
+        return self.peek()[:num]
 
     def state_dict(self) -> dict:
         r"""Returns the number of this pass, its progress, and the state of the generator at its beginning."""

@@ -5,69 +5,23 @@ be clipped by its global norm, schedulers of torch apply, and tables of rows get
 the batch.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-import pyro
-import pyro.infer
 import torch
-from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..guides.base import adapted, check_order
-from ..guides.programs.auto_local import AutoLocal
-from ..guides.rows import Rows, sparse_gradients
-from ..latents.call import accepting, as_module
-from ..nets.bfloat16 import InBfloat16
-from ..objectives.elbo import ELBO
-from ..ppca.posterior import unread
-from ..program import unregistered
+from ..guides.rows import Rows
 from ..seeding import states
-from .checks import check_jacobians, check_objective, check_precision, check_program, listed, takes_sparse
-from .compiled import Compiler
-from .nan_guard import Attempt, Watch, bad, total_norm
-from .row_adam import RowAdam
+from .attempt import Attempt
+from .clipping import clip_
+from .compiled.compiler import Compiler
+from .nan_guard import Watch, bad
+from .optimizers import adam, listed, takes_sparse
+from .pair_loss import PairLoss
 
 
-def adam(*modules, lr: float = 2e-3, row_lr: float = 0.1, betas=(0.9, 0.999)) -> list[torch.optim.Optimizer]:
-    r"""Creates the optimizers of w and q: a fused Adam for dense parameters, a `RowAdam` for tables of rows.
-
-    Arguments:
-        modules: model and guide; frozen parameters (``requires_grad=False``) are left out.
-        lr: learning rate of models and networks.
-        row_lr: learning rate of a guide's parameters for each point. It is larger, since a row is visited once per
-            epoch, a network at each step.
-        betas: decay rates of Adam's moments.
-    """
-    if any(isinstance(module, AutoLocal) for module in modules):
-        modules = [as_module(module) for module in modules]
-    for module in modules:
-        check_program("a program", module)
-    tables = dict.fromkeys(m.weight for module in modules for m in module.modules() if isinstance(m, Rows))
-    groups, rows, seen = [], [table for table in tables if table.requires_grad], set(tables)
-    for module in modules:
-        dense = [p for p in module.parameters() if p.requires_grad and p not in seen]
-        seen.update(dense)
-        if dense:
-            groups.append({"params": dense, "lr": row_lr if _is_a_table(module) else lr})
-    made = [torch.optim.Adam(groups, betas=betas, fused=True)] if groups else []
-    return made + ([RowAdam(rows, lr=row_lr, betas=betas)] if rows else [])
-
-
-def _is_a_table(module) -> bool:
-    r"""Returns whether the dense parameters of a module are rows themselves, as in Pyro's autoguides."""
-    has_rows = isinstance(module, AutoLocal) or any(isinstance(m, Rows) for m in module.modules())
-    return adapted(module).per_point and not has_rows
-
-
-def load_states(parts: Sequence, states: Sequence[dict]) -> None:
-    r"""Restores the states of several modules or optimizers."""
-    for part, state in zip(parts, states, strict=True):
-        part.load_state_dict(state)
-
-
-class SVI(pyro.infer.SVI):
+class SVI(PairLoss):
     r"""Creates stochastic variational inference with torch optimizers.
 
     The first step runs with Pyro's validation as it is set, later ones without it, since its checks wait for the device
@@ -82,7 +36,7 @@ class SVI(pyro.infer.SVI):
         clip_norm: bound on the global norm of the gradient of all dense parameters (per point if the loss is).
         check_every: the number of steps between two checks that loss and gradients are finite; each waits for the
             device. A step where they are not, and all later ones, are not taken. `None`: no check.
-        compile: whether to compile a whole step, or with which backend of `torch.compile`: see `optim.compiled`.
+        compile: whether to compile steps, or with which backend of `torch.compile`: see `optim.compiled.compiler`.
         compile_size: the number of points of the batches to compile; `None`: each size.
         precision: "bf16": networks compute in bfloat16, all else in float32: see `nets.bfloat16`. `None`: as the
             parameters are.
@@ -113,33 +67,21 @@ class SVI(pyro.infer.SVI):
         precision: str | None = None,
         summed: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
     ):
-        check_order(model, guide)
-        if isinstance(guide, AutoLocal):
-            guide.check_found()
-            model = as_module(model)
-        optimizers = adam(model, guide) if optimizers is None else listed(optimizers)
+        super().__init__(model, guide, loss, precision)
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; expected a number > 0, or None for no clipping")
-        self.model, self.guide, self.optimizers = model, guide, optimizers
-        self.program = accepting(model)
-        self.objective, self.clip_norm = ELBO() if loss is None else loss, clip_norm
-        check_objective(self.objective)
-        check_jacobians(self.objective, guide)
-        self.loss, self.sparse = self.objective.loss, takes_sparse(optimizers, model, guide)
-        self.validated, self.backward_passes, self.steps, self.gradient_norm = False, 0, 0, None
-        self.watch = None
-        if check_every is not None:
-            # An optimizer that cannot skip an update needs the flag to be read before each one.
-            masked = all(getattr(o, "_step_supports_amp_scaling", False) for o in optimizers)
-            self.watch = Watch(check_every if masked else 1)
-        check_precision(precision, guide)
-        self.precision = contextlib.nullcontext() if precision is None else self._rounded()
+        self.optimizers = adam(self.model, guide) if optimizers is None else listed(optimizers)
+        self.sparse = takes_sparse(self.optimizers, self.model, guide)
+        self.clip_norm, self.steps, self.gradient_norm = clip_norm, 0, None
+        self.watch = None if check_every is None else self._watch(check_every)
         self.compiler = Compiler(self, compile, compile_size) if compile else None
         self.summed, self.tables = summed, {m.weight for m in self.modules() if isinstance(m, Rows)}
 
-    def _rounded(self) -> InBfloat16:
-        # A PyroModule may have random weights, which are sites.
-        return InBfloat16([part for part in (self.model, self.guide) if isinstance(part, nn.Module)], but=PyroModule)
+    def _watch(self, every: int) -> Watch:
+        # An optimizer that cannot skip an update needs the flag to be read before each one.
+        masked = all(getattr(o, "_step_supports_amp_scaling", False) for o in self.optimizers)
+        self.reads_late = masked and every > 1
+        return Watch(every if masked else 1)
 
     def run(self, *args, **kwargs):
         r"""Raises a `NotImplementedError`: Pyro has deprecated it."""
@@ -181,7 +123,7 @@ class SVI(pyro.infer.SVI):
         """
         self.clear()
         for args, kwargs in blocks:
-            self._backward(self._of_guide(), factor, args, kwargs)
+            self.backward(self._of_guide(), factor, args, kwargs)
         self._norms()
         self._update()
 
@@ -199,10 +141,10 @@ class SVI(pyro.infer.SVI):
         loss = None if self.compiler is None else self.compiler.step(attempt, only, factor)
         if loss is not None:
             return loss
-        loss = attempt.backward() if self.watch is None else attempt.first()
+        loss = attempt.backward() if self.watch is None else attempt.run()
         loss = loss if self.summed is None else self._over_processes(loss, only)
         norms = self._norms()
-        self.look(attempt, bad([loss.detach(), *norms]) if self.watch is not None else None)
+        self.raise_flag(attempt, bad([loss.detach(), *norms]) if self.watch is not None else None)
         self._update()
         return loss.detach()
 
@@ -210,51 +152,27 @@ class SVI(pyro.infer.SVI):
         r"""Returns the loss summed over processes, and sums the dense gradients."""
         rows = [p.grad for p in self.tables if p.grad is not None]
         for values in (g._values() if g.is_sparse else g for g in rows):
-            # Not a number if a row's gradient is none: then no process takes the step.
+            # NaN if a gradient of rows is not finite: then no process takes the step.
             loss = loss.detach() + 0 * torch.linalg.vector_norm(values)
         targets = self.parameters() if only is None else only
         return self.summed(loss, [p for p in targets if p not in self.tables])
 
     def _attempt(self, only, factor, args, kwargs) -> Attempt:
         name = f"step {self.steps + 1}" if only is None else f"an E-step of step {self.steps + 1}"
-        backward = partial(self._backward, only, factor, args, kwargs)
+        backward = partial(self.backward, only, factor, args, kwargs)
         needed = self.watch is not None or self.compiler is not None
         return Attempt(name, self, backward, args, kwargs, states() if needed else {})
 
-    def look(self, attempt: Attempt, bad: Tensor | None) -> None:
-        r"""Passes the flag ``bad``, a scalar tensor, to watch and optimizers; raises errors as `check` does."""
+    def raise_flag(self, attempt: Attempt, flag: Tensor | None) -> None:
+        r"""Passes the flag, a scalar tensor, to watch and optimizers; raises errors as `check` does."""
         if self.watch is not None:
-            skip = self.watch.see(attempt, bad)
+            skip = self.watch.see(attempt, flag)
             for optimizer in self.optimizers:
                 optimizer.found_inf = skip
-
-    def validation(self):
-        r"""Returns a context manager: Pyro's validation is as set at the first step, and off later."""
-        return pyro.validation_enabled(False) if self.validated else contextlib.nullcontext()
-
-    def _backward(self, only, factor, args, kwargs) -> Tensor:
-        with self.precision, self.validation(), self._lookup(), self._reading(), unregistered():
-            loss = factor * self.objective.differentiable_loss(self.program, self.guide, *args, **kwargs)
-            self.validated = True
-            if loss.requires_grad and only != []:
-                loss.backward(inputs=only)
-                self.backward_passes += 1
-        return loss
-
-    def _lookup(self):
-        return sparse_gradients() if self.sparse else contextlib.nullcontext()
-
-    def _reading(self):
-        # Where the flag is read later, a value that does not exist is NaN, and `check` names the error.
-        return unread() if self.watch is not None and self.watch.every > 1 else contextlib.nullcontext()
 
     def parameters(self) -> Iterator[Tensor]:
         r"""Returns the parameters of all optimizers."""
         return (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
-
-    def modules(self) -> list[nn.Module]:
-        r"""Returns all modules of model and guide."""
-        return [m for part in (self.model, self.guide) if isinstance(part, nn.Module) for m in part.modules()]
 
     def clear(self) -> None:
         r"""Clears all gradients."""
@@ -267,13 +185,5 @@ class SVI(pyro.infer.SVI):
         r"""Clips the dense gradients, and returns their norm and that of each table's; nothing if no norm is needed."""
         if self.clip_norm is None and self.watch is None:
             return []
-        given = [p for p in self.parameters() if p.grad is not None]
-        dense = [p for p in given if not p.grad.is_sparse]
-        self.gradient_norm = self._clipped(dense) if dense else None
-        rows = [torch.linalg.vector_norm(p.grad._values()) for p in given if p.grad.is_sparse]
-        return rows + ([self.gradient_norm] if dense else [])
-
-    def _clipped(self, dense: list[Tensor]) -> Tensor:
-        if self.clip_norm is None:
-            return total_norm([p.grad for p in dense])
-        return torch.nn.utils.clip_grad_norm_(dense, self.clip_norm)
+        self.gradient_norm, rows = clip_(self.parameters(), self.clip_norm)
+        return rows if self.gradient_norm is None else [*rows, self.gradient_norm]

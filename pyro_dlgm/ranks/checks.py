@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from ..data.source import is_source
 from ..guides.base import adapted
 from ..guides.rows import in_files
 from ..objectives.free_bits import FreeBits
@@ -44,7 +45,7 @@ def _refuse(ranks: Alone, refusals: Iterator[Refusal]) -> None:
 def _of_arguments(a: SimpleNamespace) -> Iterator[Refusal]:
     yield f"compile is {a.compile!r}", a.compile is not False, "compile=False: leave it out"
     yield f"e_steps is {a.e_steps!r}", isinstance(a.e_steps, str), "a number of E-steps"
-    yield f"x is a {type(a.x).__name__}", not hasattr(a.x, "is_floating_point"), "a tensor or a memory map"
+    yield f"x is a {type(a.x).__name__}", is_source(a.x), "a tensor or a memory map"
     device = torch.device(a.device or "cpu")
     yield f"device is {str(device)!r}", device.index is not None, f"{device.type!r}: each process takes its own"
     free = isinstance(a.objective, FreeBits)

@@ -1,31 +1,21 @@
-r"""The processes of a training, and what they say to each other.
+r"""The processes of a training, and their messages to each other.
 
-Each step on q or on both sends the gradients of its dense parameters and three numbers: 4 bytes for each parameter in
-float32. With weights of points, another message sends their sum. Rows and data are never sent.
+Each step on q or on both sends the gradients of its dense parameters, 4 bytes for each parameter in float32, and a few
+numbers: the loss, two wishes, and for each tensor whether it has a gradient. With weights of points, another message
+sends their sum. Rows and data are never sent.
 """
-
-import contextlib
-import os
-from collections.abc import Iterator
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import seeding
-from ..messages import line
 from ..optim.nan_guard import interval
 from ..points import Points
-from ..runs.files import RunError
 from ..runs.run import Run
-from .part import Part, parts
+from .batches import RankBatches, parts
+from .failures import connected
 from .rows import own, parted, places, tables
-
-LONGEST = timedelta(minutes=30)  # to wait for the others: the first process validates and draws pictures alone
-LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-HOW = "torchrun --nproc-per-node=2 script.py, or torch.distributed.init_process_group before fit"
-BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 class Alone:
@@ -53,10 +43,10 @@ class Alone:
         return seed
 
     def share(self, *programs: nn.Module, num_points: int) -> None:
-        r"""Gives the programs of all processes the dense parameters of the first, and the rows of their own points."""
+        r"""Copies the dense parameters of the first process to all, and keeps the rows of this process's points."""
 
     def same(self, *programs: nn.Module) -> None:
-        r"""Gives the programs of all processes the dense parameters and buffers of the first."""
+        r"""Copies the dense parameters and buffers of the first process to all."""
 
     def together(self, batches, batch: Points) -> int:
         r"""Returns the number of points in the latest batches of all processes."""
@@ -93,7 +83,7 @@ class Ranks(Alone):
     def __init__(self, device: torch.device):
         self.rank, self.num, self.device = dist.get_rank(), dist.get_world_size(), device
         self.saves = self._calls = 0
-        self._asked, self._told = (False, False), torch.zeros(2)
+        self._wishes, self._told, self._kept = (False, False), torch.zeros(2), {}
 
     def seed(self, seed: int | None) -> int:
         r"""Returns a seed for each process, from that of the training or from the first one's generator."""
@@ -101,13 +91,13 @@ class Ranks(Alone):
         return seeding.seeds(self.num, self.agreed(drawn))[self.rank]
 
     def share(self, *programs: nn.Module, num_points: int) -> None:
-        r"""Gives the programs of all processes the dense parameters of the first, and the rows of their own points."""
+        r"""Copies the dense parameters of the first process to all, and keeps the rows of this process's points."""
         for table in tables(*programs):
             table.keep(self.part(num_points))
         self.same(*programs)
 
     def same(self, *programs: nn.Module) -> None:
-        r"""Gives the programs of all processes the dense parameters and buffers of the first."""
+        r"""Copies the dense parameters and buffers of the first process to all."""
         rows = {table.weight for table in tables(*programs)}
         dense = [v.detach() for p in programs for v in (*p.parameters(), *p.buffers()) if v not in rows]
         shapes = [tuple(v.shape) for v in dense]
@@ -119,36 +109,46 @@ class Ranks(Alone):
         for mine, first in zip(dense, self.agreed([v.cpu() for v in dense]), strict=True):
             mine.copy_(first)
 
-    def together(self, batches: Part, batch: Points) -> int:
+    def together(self, batches: RankBatches, batch: Points) -> int:
         r"""Returns the number of points in the latest batches of all processes."""
         return batches.together(batch)
 
     def summed(self, loss: Tensor, dense: list[Tensor]) -> Tensor:
         r"""Returns the sum of the loss over all processes, and adds up the gradients of the parameters in place.
 
-        Each process gives those of its part of a mean, so that the sums are that mean and its gradients.
+        Each process gives those of its part of a mean, so that the sums are that mean and its gradients. A gradient
+        that exists in no process stays `None`.
         """
-        for p in dense:
-            if p.grad is None:  # it may have one in another process
-                p.grad = torch.zeros_like(p)
-        asked = [torch.full_like(loss, float(wish)) for wish in self._asked]
-        numbers = torch.cat([*(p.grad.flatten() for p in dense), torch.stack([loss.detach(), *asked])])
-        *sums, told = self.total(numbers).split([*(p.numel() for p in dense), 3])
-        for p, g in zip(dense, sums, strict=True):
-            p.grad.copy_(g.view_as(p))
+        mine = tuple(p.grad is not None for p in dense)
+        given = [torch.zeros_like(p) if p.grad is None else p.grad for p in dense]
+        wishes = [torch.full_like(loss, float(wish)) for wish in self._wishes]
+        numbers = [*(g.flatten() for g in given), torch.stack([loss.detach(), *wishes]), self._flags(mine, loss)]
+        *sums, told, flags = self.total(torch.cat(numbers)).split([n.numel() for n in numbers])
+        # Reading the flags waits for the device; a process that has all gradients need not.
+        exist = mine if all(mine) else flags.tolist()
+        for p, g, exists in zip(dense, sums, exist, strict=True):
+            if exists:
+                p.grad = torch.empty_like(p) if p.grad is None else p.grad
+                p.grad.copy_(g.view_as(p))
         self._told = told[1:]
         return told[0].to(loss.dtype)
 
+    def _flags(self, flags: tuple[bool, ...], like: Tensor) -> Tensor:
+        # Kept, since a copy to the device waits for it.
+        if flags not in self._kept:
+            self._kept[flags] = torch.tensor(flags, dtype=like.dtype, device=like.device)
+        return self._kept[flags]
+
     def total(self, value: Tensor) -> Tensor:
         r"""Returns the sum of the value over all processes, in place."""
-        with _connected():
+        with connected(self.rank, self.num):
             dist.all_reduce(value)
         return value
 
     def agreed(self, value):
         r"""Returns the value of the first process, a plain one."""
         held = [value]
-        with _connected():
+        with connected(self.rank, self.num):
             dist.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
@@ -160,7 +160,7 @@ class Ranks(Alone):
         else:
             stopping = bool(self._told[1] > 0)
             found = stopping or bool(self._told[0] > 0), stopping
-        self._asked = save and not found[0], stop
+        self._wishes = save and not found[0], stop
         return found
 
     def save(self, run: Run, svi, state: dict) -> None:
@@ -185,54 +185,3 @@ class Ranks(Alone):
 
     def _wait(self) -> None:
         self.total(torch.zeros((), device=self.device)).item()
-
-
-@contextlib.contextmanager
-def joined(asked: bool, device: torch.device) -> Iterator[Alone]:
-    r"""Context manager: yields the processes of the training.
-
-    Arguments:
-        asked: whether it is a training of all processes of torch's default process group. If there is none, it is
-            begun as the launcher's environment says, and ended with the context.
-        device: that of the training.
-
-    Raises:
-        ValueError: if there is neither a process group nor a launcher.
-    """
-    begins = asked and not (dist.is_available() and dist.is_initialized())
-    if begins:
-        _begin(device)
-    try:
-        yield Ranks(_own(device)) if asked and dist.get_world_size() > 1 else Alone()
-    finally:
-        if begins:
-            dist.destroy_process_group()
-
-
-def _own(device: torch.device) -> torch.device:
-    r"""Returns the device of this process: for "cuda" the one whose number the launcher gives it."""
-    if device.type != "cuda" or device.index is not None:
-        return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", dist.get_rank() % torch.cuda.device_count())))
-
-
-def _begin(device: torch.device) -> None:
-    missing = [name for name in LAUNCHER if name not in os.environ]
-    if missing or not dist.is_available():
-        raise ValueError(
-            f"ranks is True, and there is neither a process group of torch nor {', '.join(missing)} in the "
-            f"environment; expected one of them: {HOW}"
-        )
-    dist.init_process_group(BACKENDS.get(device.type, "gloo"), timeout=LONGEST)
-
-
-@contextlib.contextmanager
-def _connected() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise RunError(
-            f"process {dist.get_rank()} has lost the others ({line(error)}): one has ended, or was silent for as long "
-            "as the process group waits. The error of the process that ended first says why; go on from the last "
-            "checkpoint with resume=True, on as many processes or on others"
-        ) from error

@@ -1,4 +1,4 @@
-r"""Rows of points among processes: each process has those of its own points, also in a checkpoint."""
+r"""Rows among the processes of a training: each process has those of its points, and saves them in its file."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from ..guides.rows import Rows
 from ..optim.row_adam import RowAdam
 from ..seeding import forked, restore, seeds, states
 
-OWN = ("batches", "generators")  # what else each process has of its own in the state of a training
+OWN = ("batches", "generators")  # what differs between processes besides the rows, in the state of a training
 
 
 def tables(*programs: nn.Module) -> list[Rows]:
@@ -30,7 +30,7 @@ def places(svi, state: dict) -> list[tuple]:
 
 
 def parted(state: dict, where: list[tuple]) -> tuple[dict, dict]:
-    r"""Returns the state without what each process has of its own, and that: its rows, by place, and `OWN`."""
+    r"""Returns what all processes share of the state; and what this one alone has: its rows, by place, and `OWN`."""
     rest, rows = _copied(state), {}
     for place in where:
         rows[place] = _inner(rest, place).pop(place[-1])

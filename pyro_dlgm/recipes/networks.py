@@ -18,37 +18,17 @@ def parts() -> SimpleNamespace:
 
     from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
     from ..guides.chains import chain, hybrid
-    from ..likelihoods import (
-        bernoulli,
-        categorical,
-        counts,
-        discretized_logistic,
-        low_rank,
-        normal,
-        student_t,
-        tables,
-    )
+    from ..likelihoods import bernoulli, categorical, counts, discretized_logistic, low_rank, normal, student_t, tables
     from ..likelihoods.missingness import likelihood as missingness
     from ..nets import conv, net
     from ..priors import mixture, vamp
     from ..priors import normal as normal_priors
 
-    modules = (
-        amortized,
-        autoguides,
-        chain,
-        flow,
-        hybrid,
-        laplace,
-        per_point,
-        bernoulli,
-        discretized_logistic,
-        low_rank,
-        normal,
-    )
-    modules += (semi_amortized, categorical, counts, missingness, student_t, tables, mixture, normal_priors, vamp)
-    names = {name: value for module in (*modules, conv, net) for name, value in vars(module).items()}
-    return SimpleNamespace(**names | {"torch": torch})
+    modules = (amortized, autoguides, chain, flow, hybrid, laplace, per_point, semi_amortized, conv, net)
+    modules += (bernoulli, categorical, counts, discretized_logistic, low_rank, normal, student_t, tables)
+    modules += (missingness, mixture, normal_priors, vamp)
+    names = {name: value for module in modules for name, value in vars(module).items()}
+    return SimpleNamespace(**names | {"torch": torch, "linear": False})
 
 
 def _stages(p, shape: Sequence[int]) -> dict:
@@ -64,8 +44,8 @@ def network(shape: Sequence[int]) -> str:
 
 
 def decoder(p, D: int, shape, heads: int = 1):
-    r"""Returns a network from D numbers to points of that shape, linear if the parts say so."""
-    if getattr(p, "linear", False):
+    r"""Returns a network from D numbers to points of that shape, linear if ``p.linear``."""
+    if p.linear:
         return p.Linear(D, shape, heads=heads)
     stages = _stages(p, shape)
     return p.ConvDecoder(D, shape, heads=heads, **stages) if stages else p.MLP(D, shape, heads=heads)

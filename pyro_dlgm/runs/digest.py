@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.streamed_images import Streamed
+
 BLOCK = 2**24  # bytes to read at a time, since a memory map may not fit into memory
 PYTHON = ".".join(platform.python_version_tuple()[:2])  # each version compiles functions differently
 DEEPEST = 6  # functions in functions, objects in objects
@@ -22,7 +24,7 @@ def digest(v) -> str:
     Images in files are identified by their files: see `Streamed.identity`.
     """
     found = hashlib.blake2b(digest_size=16)
-    for part in v.identity() if hasattr(v, "identity") else _blocks(v):
+    for part in v.identity() if isinstance(v, Streamed) else _blocks(v):
         found.update(part)
     return f"blake2b {found.hexdigest()}"
 

@@ -1,4 +1,4 @@
-r"""Event files of TensorBoard in a run's folder: cut back on resume, in order, and a configuration as they show it."""
+r"""Event files of TensorBoard in a run's folder: truncated on resume, and in order; a configuration as a table."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from .fingerprint import flat
 
 
 def cut(folder: Path, step: int) -> None:
-    r"""Removes the events after that step from the files; hidden by ``purge_step`` alone, they are warned of."""
+    r"""Removes the events after that step from the files: if ``purge_step`` only hides them, TensorBoard warns."""
     for file in folder.glob("events.out.tfevents.*"):
         records = list(RawEventFileLoader(str(file)).Load())
         kept = [record for record in records if Event.FromString(record).step <= step]
@@ -32,7 +32,7 @@ def wait_for_a_new_second(folder: Path) -> None:
 
 
 def table(config: dict) -> str:
-    r"""The configuration as a table in Markdown, by full names as "fit.lr"."""
+    r"""Returns the configuration as a table in Markdown, by full names such as "fit.lr"."""
     said = {name: str(value).replace("|", "\\|") for name, value in flat(config).items() if value is not None}
     return "\n".join(
         ["| option | value |", "| --- | --- |", *(f"| `{name}` | {text} |" for name, text in said.items())]

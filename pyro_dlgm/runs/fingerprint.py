@@ -6,6 +6,7 @@ import torch
 from pyro import infer
 from torch import Tensor
 
+from ..data.source import is_source
 from ..objectives.elbo import ELBO
 from .digest import code, digest
 from .files import finite, plain
@@ -39,7 +40,7 @@ def fingerprint(
 def _data(v, size: int | None, former: str | None) -> str | None:
     if v is None:
         return None
-    if not hasattr(v, "nansum"):
+    if is_source(v):
         return f"{type(v).__name__}, {size} points"
     if former is not None and " torch." in former and " blake2b " not in former:
         return f"{tuple(v.shape)} {v.dtype} {float(v.nansum(dtype=torch.float64))!r}"

@@ -135,6 +135,18 @@ class Run:
         r"""Returns the state in ``checkpoint.pt``, on the CPU, with the rows of these points: see `checkpoint.read`."""
         return checkpoint.read(self.checkpoint_file, points)
 
+    def restore(self, training) -> None:
+        r"""Restores the training from the checkpoint.
+
+        Raises:
+            RunError: if the checkpoint cannot be read, or is of another pair or training.
+        """
+        state = self.load(training.own_rows)
+        try:
+            training.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(f"{self.checkpoint_file} is of another pair or training: {line(error)}") from error
+
     def append(self, record: dict) -> None:
         r"""Appends a line to ``metrics.jsonl``, with Unix time in seconds; numbers that are not finite become null."""
         line = json.dumps(finite(record) | {"time": round(time.time(), 3)}, allow_nan=False)
@@ -160,11 +172,7 @@ class Run:
         if found:
             more = advice.get(found[0].partition(" ")[0], "") if len(found) == 1 else ""
             raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}{more}")
-        state = self.load(training.own_rows)
-        try:
-            training.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunError(f"{self.checkpoint_file} is of another pair or training: {line(error)}") from error
+        self.restore(training)
         self.truncate(training.step)
         for name in may_differ:
             section, _, key = name.partition(".")

@@ -60,7 +60,7 @@ class Folder:
         r"""Writes a new id."""
         self._write({"id": secrets.token_hex(8)})
 
-    def say_moments(self, dtype: torch.dtype | None) -> None:
+    def set_moments(self, dtype: torch.dtype | None) -> None:
         r"""Writes the dtype of the optimizer's rows."""
         self._write({"moments": None if dtype is None else _name(dtype)})
 

@@ -47,7 +47,7 @@ class Order:
             yield left
 
 
-class Drawn(Order):
+class Permutation(Order):
     r"""Creates the order that a tensor (N,) holds."""
 
     def __init__(self, points: Tensor):
@@ -121,7 +121,7 @@ class Scattered(Order):
 def order(num_points: int, seed: int | Tensor, block: int | None) -> Order:
     r"""Returns the order of a pass: the points that a tensor holds, or from a seed, in blocks if ``block`` is given."""
     if isinstance(seed, Tensor):
-        return Drawn(seed)
+        return Permutation(seed)
     return Scattered(num_points, seed) if block is None else Blocked(num_points, seed, block)
 
 

@@ -60,10 +60,10 @@ class RowFiles:
             said = f"another optimizer moves the rows in {self.folder.path}; expected a single one in a training"
             raise RuntimeError(said)
         self._moments = {}
-        self.folder.say_moments(None)
+        self.folder.set_moments(None)
         for name in MOMENTS:
             allocate(self.folder.file(name), num_bytes(self._shape(name), dtype))
-        self.folder.say_moments(dtype)
+        self.folder.set_moments(dtype)
         return self.moments()
 
     def moments(self) -> dict[str, Tensor]:

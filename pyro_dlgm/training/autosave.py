@@ -6,7 +6,7 @@ import threading
 import time
 
 from ..guides.rows import in_files
-from ..optim.nan_guard import bad_parameter
+from ..optim.attempt import bad_parameter
 from ..runs.run import Run
 
 EVERY = 10.0  # seconds between checkpoints; their timing does not affect the training

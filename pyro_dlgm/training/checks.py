@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import masks, messages
+from ..data.source import is_source
+from ..data.streamed_images import Streamed
 from ..evaluate.blocks import check_axes
 from ..evaluate.quiet import quiet
 from ..guides.base import check_order
@@ -39,17 +41,22 @@ def check_arguments(a: SimpleNamespace) -> None:
         raise ValueError(
             f"e_steps is {a.e_steps!r}, which draws batches of any points, but {what}; expected a number of E-steps"
         )
-    if a.patience is not None and a.x_val is None:
-        raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
-    if a.patience is not None and in_files(a.model, a.guide):
-        raise ValueError(
-            f"patience is {a.patience} and the guide's rows are in files, which do not store those of the best epoch; "
-            "leave out patience, or folder= of the guide"
-        )
+    if a.patience is not None:
+        _check_patience(a)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("fit needs gradients and was called under torch.inference_mode(); leave it first")
     if a.warmup and not isinstance(a.objective, ELBO):
         raise ValueError(f"warmup is {a.warmup}, but {type(a.objective).__name__} has no beta; use objectives.ELBO")
+
+
+def _check_patience(a: SimpleNamespace) -> None:
+    if a.x_val is None:
+        raise ValueError(f"patience is {a.patience} and there are no validation points; give x_val")
+    if in_files(a.model, a.guide):
+        raise ValueError(
+            f"patience is {a.patience} and the guide's rows are in files, which do not store those of the best epoch; "
+            "leave out patience, or folder= of the guide"
+        )
 
 
 def _check_kinds(a: SimpleNamespace) -> None:
@@ -70,11 +77,6 @@ def _check_kinds(a: SimpleNamespace) -> None:
             raise TypeError(
                 f"a listener is a {type(listener).__name__}; expected an object with a method after(step, record)"
             )
-
-
-def is_source(x) -> bool:
-    r"""Returns whether x is a source of batches, rather than a tensor or images in files."""
-    return not hasattr(x, "is_floating_point")
 
 
 def _check_size(a: SimpleNamespace) -> None:
@@ -163,7 +165,7 @@ def check_data(name: str, a: SimpleNamespace, points: Points, transform) -> None
         masks.check(points.mask, x)
     if name == "x":
         check_axes(model, points.given)
-    if hasattr(x, "extremes"):  # streamed images declare their range
+    if isinstance(x, Streamed):  # streamed images declare their range
         return transform.check(x.extremes) if hasattr(transform, "check") else None
     size = max(1, BLOCK // max(1, x[:1].numel()))
     for first in range(0, max(1, len(x)), size):

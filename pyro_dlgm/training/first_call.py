@@ -8,6 +8,8 @@ from torch import nn
 
 from ..evaluate.quiet import quiet
 from ..guides.base import Guide
+from ..guides.programs.auto_local import AutoLocal
+from ..guides.programs.outer import Outer
 from ..latents.call import Function, accepting
 from ..latents.held import Batch
 from ..objectives.sites import is_drawn, plate_of, point_frame
@@ -21,8 +23,8 @@ OWN = "inherit from guides.Guide and write posterior(x, index, mask), for a guid
 def is_made(model, guide) -> bool:
     r"""Returns whether model and guide are of this package and have all parameters, so need no first call."""
     lazy = any(nn.parameter.is_lazy(p) for program in (model, guide) for p in _parameters(program))
-    ours = all(map(_is_ours, (model, guide)))
-    return ours and not lazy and all(getattr(program, "is_set_up", True) for program in (model, guide))
+    traced = guide.is_set_up if isinstance(guide, AutoLocal) else True
+    return all(map(_is_ours, (model, guide))) and not lazy and traced
 
 
 def _is_ours(program) -> bool:
@@ -53,29 +55,46 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         plate = plate_of(model, guide) or (guide.plate if isinstance(guide, Guide) else None)
         checked = Batch(plate, len(points))(accepting(model))
         model_trace = poutine.trace(checked).get_trace(*args, **kwargs)  # replayed, it would take the guide's points
-    auto = isinstance(guide, autoguide.AutoGuide)
-    use = USE if auto else f"{USE}, or {OWN}"
-    name, local = type(guide).__name__, _local(guide_trace, getattr(guide, "program_plate", None))
-    for plate, rows in _plates(model_trace).items():
-        theirs = _plates(guide_trace).get(plate)
-        if theirs is not None and _same(rows, points.index) and not _same(rows, theirs):
+    local = _local(guide_trace, guide.program_plate if isinstance(guide, Outer) else None)
+    _check_points(guide, points.index, _plates(model_trace), _plates(guide_trace))
+    _check_scales(guide, local, model_trace)
+    if isinstance(guide, autoguide.AutoGuide) and local:
+        _check_rows(type(guide).__name__, isinstance(guide, POSITIONAL), len(points), size, validated)
+
+
+def _use(guide) -> str:
+    return USE if isinstance(guide, autoguide.AutoGuide) else f"{USE}, or {OWN}"
+
+
+def _check_points(guide, index: torch.Tensor, of_model: dict, of_guide: dict) -> None:
+    for plate, rows in of_model.items():
+        theirs = of_guide.get(plate)
+        if theirs is not None and _same(rows, index) and not _same(rows, theirs):
+            more = ", or create_plates=" if isinstance(guide, autoguide.AutoGuide) else ""
             raise ValueError(
-                f"{name} has other points than the model in the plate {plate!r}; expected rows for those of the batch: "
-                f"{use}, one batch of all points (batch_size=N)" + (", or create_plates=" if auto else "")
+                f"{type(guide).__name__} has other points than the model in the plate {plate!r}; expected rows for "
+                f"those of the batch: {_use(guide)}, one batch of all points (batch_size=N){more}"
             )
+
+
+def _check_scales(guide, local: dict[str, dict], model_trace) -> None:
     for site, q in local.items():
         p = model_trace.nodes.get(site, q)
         if not torch.equal(*torch.broadcast_tensors(*(torch.as_tensor(s["scale"]).float() for s in (p, q)))):
             raise ValueError(
-                f"{site!r} has another scale in {name} than in the model; expected one scale of plate and weights on "
-                f"both sides: {use}, which respect size= and weight="
+                f"{site!r} has another scale in {type(guide).__name__} than in the model; expected one scale of plate "
+                f"and weights on both sides: {_use(guide)}, which respect size= and weight="
             )
-    if auto and local and isinstance(guide, POSITIONAL) and len(points) < size:
+
+
+def _check_rows(name: str, positional: bool, batch: int, size: int, validated: bool) -> None:
+    r"""Raises a `ValueError` if one of Pyro's autoguides would use its rows for other points than theirs."""
+    if positional and batch < size:
         raise ValueError(
             f"{name} has parameters of the batch's size, and reuses them by position for other points; expected rows "
             f"for N = {size} points: {USE}, or one batch of all points (batch_size=N)"
         )
-    if auto and local and validated:
+    if validated:
         raise ValueError(
             f"{name} has rows for the training points, which validation points would get; expected no x_val, or a "
             f"guide with rows for others: {USE}"

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..objectives.elbo import ELBO
-    from .loop import Listener, Result
+    from .loop.listeners import Listener
+    from .loop.result import Result
 
 
 def fit(

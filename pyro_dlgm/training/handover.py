@@ -25,7 +25,7 @@ from ..latents.asked import posterior
 from ..points import Points
 from ..progress import Bar
 from ..seeding import forked
-from .loop import Result
+from .loop.result import Result
 from .options import SCHEDULES
 
 SOME = 1000  # points for preparing an encoder

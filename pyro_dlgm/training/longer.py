@@ -3,7 +3,7 @@ r"""Resuming a run for more epochs or steps than before: when this is allowed, a
 import warnings
 from types import SimpleNamespace
 
-from .loop import Training
+from .loop.training import Training
 
 LENGTHS = ("epochs", "steps")
 ADVICE = (
@@ -38,7 +38,7 @@ class Longer:
         elif grown:
             self.advice = {f"fit.{self.name}": ADVICE.format(self.schedule)}
 
-    def say(self, training: Training) -> None:
+    def warn(self, training: Training) -> None:
         r"""Warns if the schedule is stretched."""
         if not self.may_differ or self.constant:
             return

@@ -36,7 +36,7 @@ CONVERGED = "converged"
 COUNT = Check("a whole number, at least 1", lambda value: isinstance(value, Integral) and value >= 1)
 WHOLE = Check("a whole number >= 0", lambda value: isinstance(value, Integral) and value >= 0)
 POSITIVE = Check("a finite number > 0", lambda value: isinstance(value, Real) and 0 < value < math.inf)
-EPOCHS = Check("a finite number >= 0", lambda value: isinstance(value, Real) and 0 <= value < math.inf)
+NOT_NEGATIVE = Check("a finite number >= 0", lambda value: isinstance(value, Real) and 0 <= value < math.inf)
 E_STEPS = Check(f"a whole number, at least 1, or {CONVERGED!r}", lambda value: value == CONVERGED or COUNT.fits(value))
 SCHEDULE = Check(
     f"one of {', '.join(map(repr, SCHEDULES))}, or a function",
@@ -58,7 +58,7 @@ CHECKS = {
     "clip_norm": POSITIVE,
     "compile": COMPILE,
     "precision": PRECISION,
-    "warmup": EPOCHS,
+    "warmup": NOT_NEGATIVE,
     "patience": COUNT,
     "seed": WHOLE,
 }

@@ -1,4 +1,4 @@
-r"""TensorBoard: each key of a record, what q looks like, pictures, the latent space.
+r"""TensorBoard: each key of a record, properties of q, pictures, the latent space.
 
 Everything is per point, in nats, and signed: ``elbo`` rises, ``loss`` falls. Where q has no density there is no
 ``elbo`` but a ``log_joint``, and no rate.
@@ -21,15 +21,15 @@ from ..runs.files import writing
 from ..runs.fingerprint import flat
 from ..runs.run import Run
 from ..seeding import forked
-from .loop import Training
+from .loop.training import Training
 
 POINTS = 256  # in the embedding and the pictures
 SHOWN = 10  # images in a row
 LATENTS = 6  # that are traversed
 LEGIBLE = 28  # pixels of the longer side of an image, at least
 SPRITE = 64  # pixels of the side of a sprite, at most: TensorBoard takes 8192 for all of them together
-MATTER = ("lr", "seed")  # options of `fit` among the hyper-parameters: TensorBoard shows five columns unasked
-SAID = ("fit", "data", "recipe", "device")  # what a run says of itself; the rest of its configuration is a user's
+MATTER = ("lr", "seed")  # options of `fit` among the hyper-parameters: by default TensorBoard shows five columns
+SAID = ("fit", "data", "recipe", "device")  # sections of a configuration that the package writes; others are a user's
 TOGETHER = "training (train) and validation points (val)"
 
 
@@ -50,7 +50,7 @@ class TensorBoard:
         self.moves = config["fit"].get("schedule") != "constant"
         begins = training.step == 0 and not list(self.folder.glob("events.out.tfevents.*"))
         wait_for_a_new_second(self.folder)
-        # On resume, steps after the checkpoint go: they will come again.
+        # On resume, events after the checkpoint are removed: they will be logged again.
         cut(self.folder, training.step)
         self.writer = SummaryWriter(str(self.folder), purge_step=training.step + 1)
         self.parts = ("train",) if training.validation is None else ("train", "val")
@@ -64,12 +64,12 @@ class TensorBoard:
         self.writer.close()
 
     def after(self, step, record: dict | None) -> None:
-        r"""Logs a record of the history and what q looks like; pictures at epochs 1, 2, 4, 8, ... and at the end.
+        r"""Logs a record of the history and properties of q; pictures at epochs 1, 2, 4, 8, ... and at the end.
 
         An error in what is only shown is a warning.
 
         Raises:
-            RunError: if it cannot be written, to a full disk, say.
+            RunError: if the files cannot be written, as on a full disk.
         """
         if record is None:
             return
@@ -92,10 +92,10 @@ class TensorBoard:
             self.writer.add_custom_scalars({TOGETHER: self._charts()})
         for summary in self.opening:
             self.writer.file_writer.add_summary(summary, 0)
-        self.writer.flush()  # so that a run which is killed early does not say it again
+        self.writer.flush()  # so that a run that is killed early does not log it again
 
     def _charts(self) -> dict[str, list]:
-        r"""One chart for each bound, with a curve for the training points and one for the validation points."""
+        r"""Returns one chart for each bound, with a curve for the training points and one for the validation points."""
         names = ("loss", *(self.pair.bounds() if self.pair.has_posterior else (self.training.bound,)))
         names = [name for name in names if name != "log_px"]  # of training points alone
         tags = {name: [f"^{part}/{name}$" for part in self.parts] for name in names}  # regular expressions
@@ -119,7 +119,7 @@ class TensorBoard:
                 self.writer.add_scalar(tag, value, step.step)
 
     def _schedules(self, step) -> dict[str, float]:
-        r"""The weight β of the KL term and the learning rate, where they move: a constant is in the configuration."""
+        r"""Returns the weight β of the KL term and the learning rate, if they are not constant."""
         training, values = self.training, {}
         if training.warmup_steps > step.step / step.epoch:  # it is not over with the first epoch
             values["train/beta"] = training.svi.objective.beta
@@ -152,15 +152,15 @@ class TensorBoard:
         self.writer.add_figure("images/traversals", traversal_figure(self.pair, LATENTS), step)
 
     def _close(self, step: int) -> None:
-        r"""Says that the training has ended; the latent space."""
+        r"""Logs that the training has ended, and the latent space."""
         self.writer.file_writer.add_summary(self.ending, step)
         if self.pair.has_posterior:
             with only_warned("the embedding for TensorBoard", but=(OSError,)):
                 self._embedding(step)
 
     def _embedding(self, step: int) -> None:
-        r"""The latent space, with images and labels."""
-        # What a killed process has left of the same would be mixed in.
+        r"""Logs the latent space, with images and labels."""
+        # Files that a killed process has left would be mixed in.
         shutil.rmtree(self.folder / f"{step:05d}" / "latents", ignore_errors=True)
         labels = None if self.pair.labels is None else self.pair.labels.tolist()
         if labels is not None and self.names is not None:
@@ -170,7 +170,7 @@ class TensorBoard:
 
 
 def _snapshot(training: Training, labels: Tensor | None) -> Snapshot:
-    r"""The pair at the first training points, as the model sees them."""
+    r"""Returns the pair at the first training points, as the model sees them."""
     svi = training.svi
     with forked(0):
         points = training.batches.first(POINTS)
@@ -178,7 +178,7 @@ def _snapshot(training: Training, labels: Tensor | None) -> Snapshot:
 
 
 def hyper_parameters(config: dict, pair: Snapshot) -> dict[str, str | float | bool]:
-    r"""What runs are told apart by: guide, likelihood, latents, options of `fit`, and what a user keeps with them."""
+    r"""Returns what distinguishes runs: guide, likelihood, latents, options of `fit`, and a user's own settings."""
     recipe, model = config.get("recipe"), pair.model
     recipe = recipe if isinstance(recipe, dict) else {}  # another one is a user's own
     said = {"guide": type(pair.guide).__name__, "likelihood": type(model).__name__}

@@ -11,7 +11,8 @@ from ..evaluate.quiet import quiet
 from ..evaluate.scores import mean_scores
 from ..guides.base import adapted
 from ..objectives.elbo import ELBO
-from ..optim.svi import SVI, adam, load_states
+from ..optim.optimizers import adam, load_states
+from ..optim.svi import SVI
 from ..points import Points
 
 E_STEPS = 25

@@ -11,7 +11,7 @@ from gpu_apart import Asked, said
 from step_price import COMPILED, HAND, NUM_POINTS, OURS
 
 from pyro_dlgm import SVI
-from pyro_dlgm.optim.batch_loss import Batch
+from pyro_dlgm.optim.compiled.batch_loss import Arguments
 from pyro_dlgm.optim.svi import adam
 
 PUBLISHED = 4_700  # steps a second of a 2x200 VAE in JAX on an accelerator: 3,000,000 in 10 min 39 s
@@ -128,7 +128,7 @@ def _compiled(case: str, device: str, precision: str | None = None) -> measure.S
     (compared,) = svi.compiler.steps.values()
     if compared is None:
         raise RuntimeError("the step was not compiled")
-    batch = Batch(held, keywords, 1 / NUM_POINTS, [], None)
+    batch = Arguments(held, keywords, 1 / NUM_POINTS, [], None)
     return graph(lambda: compared.step(batch, compared.step.captured.noise()), data, held)
 
 

@@ -19,7 +19,7 @@ from ...runs.run import Run
 from .. import workers
 from ..comparison import rows
 from .gathered import SeedRow, gathered
-from .part import Done, Part
+from .part import Done, Part, beyond_defaults
 
 FOLDER = "seeds"  # in the folder of a comparison
 
@@ -139,7 +139,7 @@ def planned(
 
 def _config(model_factory: Callable, points: dict[str, Points], settings: dict) -> dict:
     r"""Returns what the numbers of a row depend on, apart from seed and guide, as plain values."""
-    said = {name: described(value) if callable(value) else value for name, value in settings.items()}
+    said = {name: described(value) if callable(value) else value for name, value in beyond_defaults(settings).items()}
     if settings.get("certify") is not None:
         said["certify"] = asdict(settings["certify"])
     tensors = {f"{part}.{name}": v for part, of in points.items() for name, v in vars(of).items() if v is not None}

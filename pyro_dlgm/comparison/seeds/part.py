@@ -1,5 +1,6 @@
 r"""One row of a comparison at one seed: trained and scored in a process, and kept in a file."""
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ from ...runs import checkpoint
 from ...runs.files import RunError, plain, write_json
 from ...runs.fingerprint import differences
 from ..comparison import compare
+
+DEFAULTS = {name: p.default for name, p in inspect.signature(compare).parameters.items()}
+
+
+def beyond_defaults(settings: dict) -> dict:
+    r"""Returns the arguments of `compare` that differ from its defaults, so that a default may be spelled out."""
+    return {name: value for name, value in settings.items() if name not in DEFAULTS or value != DEFAULTS[name]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +80,7 @@ class Part:
         try:
             saved = json.loads(self.file.read_text(encoding="utf-8"))
             config, row = saved["config"], saved["row"]
+            config = config | {"settings": beyond_defaults(config["settings"])}
         except (OSError, ValueError, KeyError, TypeError):
             raise RunError(f"{self.file} is no row of a comparison; move it away") from None
         found = differences(config, plain(self.config))

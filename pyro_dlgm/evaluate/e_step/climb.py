@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ...latents.asked import log_joint, posterior
 from ...objectives.elbo import ELBO
-from ...optim.svi import SVI, adam
+from ...optim.optimizers import adam
+from ...optim.svi import SVI
 from ...points import Points
 from ..bounds import weigh
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from .batch_loss import Batch, gradients
+from ..clipping import clipped, norm
+from ..nan_guard import bad
+from .batch_loss import Arguments, gradients
 from .capture import capture
-from .nan_guard import bad
-from .update import adam_, clipped, is_plain, norm, paces, state_of
+from .update import adam_, is_plain, paces, state_of
 
 
-class Block(NamedTuple):
+class AdamBlock(NamedTuple):
     r"""The parameters of one group of a plain Adam, with the places of their gradients and of themselves."""
 
     optimizer: torch.optim.Adam
@@ -39,7 +40,7 @@ class TensorStep:
         NotCaptured: if the loss is not a function of tensors.
     """
 
-    def __init__(self, svi, batch: Batch, only: list[Tensor] | None, backend: str):
+    def __init__(self, svi, batch: Arguments, only: list[Tensor] | None, backend: str):
         self.svi, tables = svi, {table.weight: table for table in batch.tables}
         chosen = None if only is None else set(only)
         moved = [p for p in svi.parameters() if p.requires_grad and (chosen is None or p in chosen)]
@@ -59,7 +60,7 @@ class TensorStep:
         graph.recompile()
         self._call = torch.compile(graph, backend=backend, dynamic=False, fullgraph=True)
 
-    def __call__(self, batch: Batch, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def __call__(self, batch: Arguments, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         r"""Takes the step for the parameters of Adam, and sets the gradients of the others.
 
         Returns:
@@ -80,24 +81,24 @@ class TensorStep:
 
     def written(self) -> list[Tensor]:
         r"""Returns all tensors that the step may overwrite."""
-        return [*self.captured.beside(), *(v for section in self._states() for v in section)]
+        return [*self.captured.others(), *(v for section in self._states() for v in section)]
 
-    def _blocks(self) -> list[Block]:
-        beside = {id(tensor): place for place, tensor in enumerate(self.captured.beside())}
+    def _blocks(self) -> list[AdamBlock]:
+        others = {id(tensor): place for place, tensor in enumerate(self.captured.others())}
         place_of = {self._targets[place]: place for place in self._dense}
         found = []
         for optimizer in filter(is_plain, self.svi.optimizers):
             for group in optimizer.param_groups:
-                params = [p for p in group["params"] if p in place_of and id(p) in beside]
+                params = [p for p in group["params"] if p in place_of and id(p) in others]
                 if params:
-                    places = [place_of[p] for p in params], [beside[id(p)] for p in params]
-                    found.append(Block(optimizer, group, params, *places))
+                    places = [place_of[p] for p in params], [others[id(p)] for p in params]
+                    found.append(AdamBlock(optimizer, group, params, *places))
         return found
 
     def _states(self) -> list[list[Tensor]]:
         return [state_of(block.optimizer, p) for block in self.blocks for p in block.params]
 
-    def _sections(self, batch: Batch, noise: list[Tensor]) -> list[list[Tensor]]:
+    def _sections(self, batch: Arguments, noise: list[Tensor]) -> list[list[Tensor]]:
         states, watch = self._states(), self.svi.watch
         flag = None if watch is None else watch.flag
         steps, speeds = iter([state[0] for state in states]), []
@@ -106,10 +107,10 @@ class TensorStep:
         flat = [v for state in states for v in state]
         inputs = batch.inputs()
         flag = inputs[0].new_zeros((), dtype=torch.float32) if flag is None else flag
-        return [inputs, noise, self.captured.beside(), flat, speeds, [flag]]
+        return [inputs, noise, self.captured.others(), flat, speeds, [flag]]
 
-    def _whole(self, inputs, noise, beside, states, speeds, flags) -> list[Tensor]:
-        loss, *every = self.captured.graph(*inputs, *noise, *beside)
+    def _whole(self, inputs, noise, others, states, speeds, flags) -> list[Tensor]:
+        loss, *every = self.captured.graph(*inputs, *noise, *others)
         total, numbers = loss.new_zeros(()), [loss, *(torch.linalg.vector_norm(every[p]) for p in self._rows)]
         if self._dense:
             total = norm([every[p] for p in self._dense])
@@ -122,7 +123,7 @@ class TensorStep:
             lengths, roots = next(speeds), next(speeds)
             for k, (g, place) in enumerate(zip(block.gradients, block.places, strict=True)):
                 state = [next(states) for _ in range(3)]
-                adam_(beside[place], every[g], state, (lengths[k], roots[k]), block.group, skip)
+                adam_(others[place], every[g], state, (lengths[k], roots[k]), block.group, skip)
         return [loss, flag, total, *(every[place] for place in self._outside)]
 
 

@@ -11,12 +11,12 @@ import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from ..guides.base import adapted
-from ..guides.rows import Rows
-from ..objectives.elbo import ELBO
-from .batch_loss import Batch
+from ...guides.base import adapted
+from ...guides.rows import Rows
+from ...objectives.elbo import ELBO
+from ..attempt import Attempt
+from .batch_loss import Arguments
 from .compared import Compared
-from .nan_guard import Attempt
 from .noise import NotCaptured
 
 MOST = 8  # kinds of batches to compile, at most
@@ -38,7 +38,7 @@ class Compiler:
         self.steps: dict[tuple, Compared | None] = {}
         modules = svi.modules()
         self._tables = [m for m in modules if isinstance(m, Rows)] if svi.sparse else []
-        self._facts = [(vars(m), name) for m in modules for name, v in vars(m).items() if isinstance(v, PLAIN)]
+        self._attributes = [(vars(m), name) for m in modules for name, v in vars(m).items() if isinstance(v, PLAIN)]
         self._said: set[str] = set()
 
     def step(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Tensor | None:
@@ -59,13 +59,13 @@ class Compiler:
         except NotCaptured as reason:
             if kind in self.steps:
                 self.steps[kind] = None
-            return self._say(str(reason))
+            return self._warn(str(reason))
         return None if done is None else self._finish(attempt, step.step.optimizers(), *done)
 
-    def _batch(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Batch:
+    def _batch(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Arguments:
         objective, guide = self.svi.objective, adapted(self.svi.guide)
         beta = objective.beta if isinstance(objective, ELBO) and objective.beta != 1 else None
-        batch = Batch(attempt.args, attempt.kwargs, factor, self._tables, beta)
+        batch = Arguments(attempt.args, attempt.kwargs, factor, self._tables, beta)
         if am_i_wrapped():
             raise NotCaptured("handlers of Pyro are around it")
         if guide.moves:
@@ -77,13 +77,13 @@ class Compiler:
             raise NotCaptured(f"the batch has {points} points, and only those of {self.size} are compiled")
         return batch
 
-    def _kind(self, batch: Batch, only: list[Tensor] | None) -> tuple:
+    def _kind(self, batch: Arguments, only: list[Tensor] | None) -> tuple:
         device = batch.data[0].device.type
-        beside = {"max_plate_nesting"} | ({"beta"} if isinstance(self.svi.objective, ELBO) else set())
-        settings = [v for n, v in vars(self.svi.objective).items() if isinstance(v, PLAIN) and n not in beside]
-        facts = [held.get(name) for held, name in self._facts]
+        ignored = {"max_plate_nesting"} | ({"beta"} if isinstance(self.svi.objective, ELBO) else set())
+        settings = [v for n, v in vars(self.svi.objective).items() if isinstance(v, PLAIN) and n not in ignored]
+        attributes = [held.get(name) for held, name in self._attributes]
         trained = [p.requires_grad for p in self.svi.parameters()]
-        kind = batch.kind(), only is None, torch.is_autocast_enabled(device), *settings, *facts, *trained
+        kind = batch.kind(), only is None, torch.is_autocast_enabled(device), *settings, *attributes, *trained
         try:
             known = kind in self.steps
         except TypeError as error:
@@ -96,13 +96,13 @@ class Compiler:
         svi = self.svi
         svi.backward_passes += 1
         svi.gradient_norm = None if svi.clip_norm is None and svi.watch is None else norm
-        svi.look(attempt, bad)
+        svi.raise_flag(attempt, bad)
         for optimizer in others:
             optimizer.step()
         svi.clear()
         return loss
 
-    def _say(self, reason: str) -> None:
+    def _warn(self, reason: str) -> None:
         if reason not in self._said:
             self._said.add(reason)
             warnings.warn(f"a step is taken without compiling it: {reason}", stacklevel=2)

@@ -1,4 +1,4 @@
-r"""The points of each process, and its batches."""
+r"""The points of each process of a training, and its batches."""
 
 from collections.abc import Iterator
 from itertools import chain, islice, pairwise
@@ -16,8 +16,8 @@ def parts(num_points: int, num: int) -> list[range]:
     return [range(*pair) for pair in pairwise(bounds)]
 
 
-class Part(Batches):
-    r"""Creates the batches of one of several processes: of its own points, in as many steps as one process would take.
+class RankBatches(Batches):
+    r"""Creates the batches of one process among several, from its part of the points.
 
     A batch of the training is the union of those of all processes. A pass has ⌈N / batch_size⌉ steps, and each process
     divides its points evenly among them: unions have at most ``batch_size`` points, up to the number of processes.

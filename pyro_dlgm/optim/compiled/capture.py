@@ -30,7 +30,7 @@ class Captured:
         r"""Returns new draws from the global generators."""
         return [draw() for draw in self.draws]
 
-    def beside(self) -> list[Tensor]:
+    def others(self) -> list[Tensor]:
         r"""Returns the other tensors that it reads, as they are now."""
         return [place if isinstance(place, Tensor) else place[0][place[1]] for place in self.read]
 

@@ -1,4 +1,4 @@
-r"""Loss and gradients on a batch as a function of its tensors, the rows of its points, and β."""
+r"""Loss and gradients as a function of tensors: those of a batch, the rows of its points, and β."""
 
 import contextlib
 from collections.abc import Callable
@@ -8,13 +8,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..guides.rows import Rows, looked_up
-from ..program import unregistered
+from ...guides.rows import Rows, looked_up
+from ...program import unregistered
 from .noise import NotCaptured
 
 
 @dataclass
-class Batch:
+class Arguments:
     r"""The arguments of a step, split into what changes from batch to batch and what does not.
 
     Attributes:
@@ -48,7 +48,7 @@ class Batch:
         return [*self.data, *rows, *tempered]
 
     def with_data(self, data: list[Tensor]) -> tuple[tuple, dict]:
-        r"""Returns the arguments with these tensors in place of their own."""
+        r"""Returns args and kwargs with other tensors."""
         left = iter(data)
         values = [next(left) if isinstance(v, Tensor) else v for v in self.values]
         return tuple(values[: len(self.args)]), dict(zip(self.kwargs, values[len(self.args) :], strict=True))
@@ -59,8 +59,8 @@ def index_of(args: tuple, kwargs: dict) -> Tensor | None:
     return args[1] if len(args) > 1 else kwargs.get("index")
 
 
-def gradients(svi, batch: Batch, targets: list[Tensor]) -> Callable[[list[Tensor]], list[Tensor | None]]:
-    r"""Returns a function from `Batch.inputs` to the loss and its gradient by each target.
+def gradients(svi, batch: Arguments, targets: list[Tensor]) -> Callable[[list[Tensor]], list[Tensor | None]]:
+    r"""Returns a function from `Arguments.inputs` to the loss and its gradient by each target.
 
     For a table, the gradient is that by the rows of the batch.
     """
@@ -78,7 +78,7 @@ def gradients(svi, batch: Batch, targets: list[Tensor]) -> Callable[[list[Tensor
             return rows[places[id(table.weight)]]
 
         beta = None if batch.beta is None else rest[-1]
-        with svi.precision, _running(svi.objective, beta, lookup if rows else None):
+        with svi.rounding, _running(svi.objective, beta, lookup if rows else None):
             loss = batch.factor * svi.objective.differentiable_loss(svi.program, svi.guide, *args, **kwargs)
             if not loss.requires_grad:
                 raise NotCaptured("its loss has no gradient")

@@ -1,6 +1,6 @@
-r"""Adam, clipping and the flag of the guard against NaN as functions of tensors, for compiled steps.
+r"""Adam as a function of tensors, for compiled steps.
 
-They follow torch's fused Adam, whose state they share: checkpoints are the same.
+It follows torch's fused Adam, whose state it shares: checkpoints are the same.
 """
 
 import math
@@ -53,16 +53,3 @@ def adam_(p: Tensor, g: Tensor, state: Sequence[Tensor], pace: Sequence[Tensor],
     p_new = p - length * m_new / (v_new.sqrt() * root + group["eps"])
     for old, new in ((steps, steps + 1), (m, m_new), (v, v_new), (p, p_new)):
         old.copy_(torch.where(skip > 0, old, new))
-
-
-def norm(gradients: Sequence[Tensor]) -> Tensor:
-    r"""Returns the norm of all gradients as one vector."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-
-
-def clipped(gradients: Sequence[Tensor], total: Tensor, bound: float | None) -> list[Tensor]:
-    r"""Returns the gradients, whose norm is ``total``, scaled to a norm of at most ``bound``."""
-    if bound is None:
-        return list(gradients)
-    factor = (bound / (total + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-    return [g * factor for g in gradients]

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .. import messages
-from ..nets.bfloat16 import InBfloat16
-from ..program import unregistered
-from ..seeding import forked, restore
-from .batch_loss import Batch
-from .nan_guard import Attempt
+from ... import messages
+from ...program import unregistered
+from ...seeding import forked, restore
+from ..attempt import Attempt
+from .batch_loss import Arguments
 from .noise import NotCaptured
 from .tensor_step import TensorStep
 
@@ -33,12 +32,12 @@ class Compared:
         NotCaptured: with the reason, if it cannot be captured.
     """
 
-    def __init__(self, svi, batch: Batch, only: list[Tensor] | None, backend: str):
+    def __init__(self, svi, batch: Arguments, only: list[Tensor] | None, backend: str):
         self.svi, self.left = svi, TIMES
         with _put_back(svi), _refusing():
             self.step = TensorStep(svi, batch, only, backend)
 
-    def __call__(self, batch: Batch, attempt: Attempt) -> tuple[Tensor, Tensor, Tensor | None]:
+    def __call__(self, batch: Arguments, attempt: Attempt) -> tuple[Tensor, Tensor, Tensor | None]:
         r"""Takes the step on the batch of the attempt; returns what `TensorStep` does."""
         noise = self.step.captured.noise()
         if not self.left:
@@ -59,16 +58,16 @@ class Compared:
         self.left -= 1
         return done
 
-    def _eager(self, batch: Batch, attempt: Attempt) -> Tensor:
+    def _eager(self, batch: Arguments, attempt: Attempt) -> Tensor:
         r"""Returns the loss of the eager step; the very first one runs with Pyro's validation as it is set."""
-        with _put_back(self.svi), torch.no_grad(), unregistered(), self.svi.validation(), self.svi.precision:
+        with _put_back(self.svi), torch.no_grad(), unregistered(), self.svi.validation(), self.svi.rounding:
             restore(attempt.generators)
             loss = self.svi.objective.differentiable_loss(self.svi.program, self.svi.guide, *batch.args, **batch.kwargs)
         self.svi.validated = True
         return batch.factor * loss
 
     def _compare(self, loss: Tensor, expected: Tensor) -> None:
-        agree = AGREE_BF16 if isinstance(self.svi.precision, InBfloat16) else AGREE
+        agree = AGREE if self.svi.precision is None else AGREE_BF16
         if not torch.isclose(loss, expected.to(loss), rtol=agree, atol=agree, equal_nan=True):
             raise NotCaptured(f"its loss is {float(loss):.7g}, and {float(expected):.7g} without compiling")
 

@@ -1,0 +1,1 @@
+r"""Compiled steps: a whole step of `SVI` as one program."""
