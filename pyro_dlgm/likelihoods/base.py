@@ -4,6 +4,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..distributions import unwrapped
 from ..masks import pixelwise
 from ..points import joined
 
@@ -45,11 +46,16 @@ class Conditional(nn.Module):
         return p_dim - (code.dim() - 1) if out_shape is None else len(out_shape)
 
     def completed(self, p, x: Tensor, mask: Tensor):
-        r"""Returns p(x | t, x_o, m): missing values given the observed ones and the mask, from this p(x | t).
+        r"""Returns p(x | t, x_o, m) from this p(x | t): missing values given the observed ones and the mask.
 
-        If values are missing at random and pixels are independent given t, it is p(x | t).
+        By default values are missing at random: it is `conditional`.
+
+        Arguments:
+            p: p(x | t) of batch shape (..., B).
+            x: data (B, ...), with any number where missing.
+            mask: boolean, True where observed, of x's shape or (B,).
         """
-        return p
+        return conditional(p, x, pixelwise(mask, x.dim()))
 
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         r"""Returns a mask for simulated x: the given mask if values are missing at random, else a draw of p(m | x)."""
@@ -88,6 +94,29 @@ class Likelihood(Conditional):
         if mask is not None:
             p = p.mask(pixelwise(mask, event_dim + 1) if code.dim() > 1 else mask)
         return p.to_event(event_dim)
+
+
+def conditional(p, x: Tensor, mask: Tensor):
+    r"""Returns p(x | t, x_o): p itself if pixels are independent given t, else what its ``completed(x, mask)`` returns.
+
+    Arguments:
+        p: p(x | t), a distribution or anything that can be called with a shape.
+        x: data (B, ...), with any number where missing.
+        mask: boolean, True where observed, with as many axes as x.
+
+    Raises:
+        ValueError: if pixels depend on each other given t, and the distribution has no ``completed``.
+    """
+    own = unwrapped(p)
+    if hasattr(own, "completed"):
+        return own.completed(x, mask)
+    if len(own.event_shape):
+        raise ValueError(
+            f"{type(own).__name__} has values of x that depend on each other given t, so that the missing ones follow "
+            "from the observed ones; expected a distribution with a method completed(x, mask), which returns that of x "
+            "given the observed values"
+        )
+    return p
 
 
 class LocationScale(Likelihood):

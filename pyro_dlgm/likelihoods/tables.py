@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..distributions import averaged, guess, mean, variance
 from ..masks import pixelwise
-from .base import Conditional
+from .base import Conditional, conditional
 
 Which = int | slice | Iterable[int]
 
@@ -67,12 +67,6 @@ class Columns(Conditional):
         found = [likelihood(v, m, **side) for likelihood, m in zip(self.parts, masks, strict=True)]
         return Rows(list(zip(self.columns, found, self.parts, strict=True)))
 
-    def completed(self, p: "Rows", x: Tensor, mask: Tensor) -> "Rows":
-        r"""Returns p(x | t, x_o, m) of each part; for likelihoods from outside this package, p(x | t)."""
-        mask = pixelwise(mask, x.dim()).expand_as(x)
-        ask = lambda part, p, n: part.completed(p, x[..., n], mask[..., n]) if isinstance(part, Conditional) else p  # noqa: E731
-        return Rows([(numbers, ask(part, q, _index(numbers)), part) for numbers, q, part in p.parts])
-
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         r"""Returns the masks for simulated x, joined from those of the parts."""
         drawn = pixelwise(mask, x.dim()).expand_as(x).clone()
@@ -106,6 +100,19 @@ class Rows(dist.TorchDistribution):
     def expand(self, batch_shape, _instance=None) -> "Rows":
         r"""Returns the same distribution with batch axes added on the left."""
         return Rows([(numbers, p.expand(batch_shape), whose) for numbers, p, whose in self.parts])
+
+    def completed(self, x: Tensor, mask: Tensor) -> "Rows":
+        r"""Returns p(x | x_o, m), in which each group of columns is given its own observed values.
+
+        Arguments:
+            x: rows (..., P), with any number where missing.
+            mask: boolean, True where observed, of a shape that broadcasts to x's.
+        """
+        mask, found = mask.expand_as(x), []
+        for numbers, p, whose in self.parts:
+            ask = whose.completed if isinstance(whose, Conditional) else conditional
+            found.append((numbers, ask(p, x[..., _index(numbers)], mask[..., _index(numbers)]), whose))
+        return Rows(found)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the log-density of rows, the sum over the groups."""
