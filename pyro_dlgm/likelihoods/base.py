@@ -12,7 +12,7 @@ MEAN, PAIR = (1, "one, for μ"), (2, "two, for μ and σ")  # the number of head
 
 
 class Conditional(nn.Module):
-    r"""The base of likelihoods: the vector that the network decodes, and the number of axes of a point."""
+    r"""The base of likelihoods: what the network decodes, the axes of a point, and missing values given the others."""
 
     event_dim: int | None = None  # axes of a point; by default those of the network's ``out_shape``
     heads = 1  # the number of outputs if the network is built by name
@@ -120,7 +120,7 @@ def conditional(p, x: Tensor, mask: Tensor):
 
 
 class LocationScale(Likelihood):
-    r"""Creates a likelihood whose pixels have a location μ(t, w) and a scale floor + softplus(r(t, w)).
+    r"""The base of likelihoods whose pixels have a location μ(t, w) and a scale floor + softplus(r(t, w)).
 
     Arguments:
         net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.

@@ -29,16 +29,16 @@ class LowRankNormal(Conditional):
     Raises:
         ValueError: if the rank is below 1, the floor is negative, or the network has another number of heads.
 
+    References:
+        Dorta, Vicente, Agapito, Campbell, Simpson, "Structured uncertainty prediction networks" (2018), on why
+        residuals of pixels should be correlated. https://arxiv.org/abs/1802.07079
+
     Example:
         >>> from pyro_dlgm import nets
         >>> p = LowRankNormal(nets.MLP(2, (1, 4, 4), heads=5), rank=3)
         >>> x = p(torch.zeros(7, 2)).sample()
         >>> x.shape, p(torch.zeros(7, 2)).log_prob(x).shape
         (torch.Size([7, 1, 4, 4]), torch.Size([7]))
-
-    References:
-        Dorta, Vicente, Agapito, Campbell, Simpson, "Structured uncertainty prediction networks" (2018), on why
-            residuals of pixels should be correlated. https://arxiv.org/abs/1802.07079
     """
 
     def __init__(self, net: nn.Module, rank: int, *, floor: float = 1e-3):

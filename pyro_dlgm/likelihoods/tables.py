@@ -18,15 +18,15 @@ Which = int | slice | Iterable[int]
 class Columns(Conditional):
     r"""Creates p(x | t, w) = ∏_k p_k(x_{columns k} | t, w), for rows (P,) whose columns are of different types.
 
+    x is one tensor (..., P), in which classes and counts are whole numbers, of a real type if another column is real.
+    Masks are per entry, or of whole rows.
+
     Arguments:
         parts: a mapping {columns: likelihood}, or pairs (columns, likelihood). Columns are a number, range or tuple, or
             in pairs also a slice or a list; each of the P columns is in one group. A likelihood of n columns returns
             events of shape (n,).
         net: a network from t (..., D), or [t | c], to features (..., H), which all likelihoods decode. Without it, each
             decodes t, or [t | c], itself.
-
-    x is one tensor (..., P), in which classes and counts are whole numbers, of a real type if another column is real.
-    Masks are per entry, or of whole rows.
 
     Raises:
         ValueError: if a column is in two groups or in none, or a network returns another number of columns.
