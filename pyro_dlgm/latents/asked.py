@@ -2,7 +2,7 @@ r"""Functions of a guide and a model of points, which may be a `DLGM` or a `Loca
 
 from torch import Tensor
 
-from ..likelihoods.base import Conditional, conditional
+from ..likelihoods.base import Conditional, given_observed
 from ..masks import pixelwise
 from ..points import Points
 from ..priors.given import needs_given
@@ -59,12 +59,12 @@ def completion(model, points: Points, t: Tensor):
     r"""Returns p(x | t, x_o, m) for codes t (..., B, D): missing values given the observed ones and the mask.
 
     Raises:
-        ValueError: as `likelihoods.base.conditional`.
+        ValueError: as `likelihoods.base.given_observed`.
     """
     p, likelihood = emission(model, points, t), getattr(model, "likelihood", None)
     if points.mask is None:
         return p
-    ask = likelihood.completed if isinstance(likelihood, Conditional) else conditional
+    ask = likelihood.completed if isinstance(likelihood, Conditional) else given_observed
     return ask(p, points.x, pixelwise(points.mask, points.x.dim()))
 
 

@@ -8,7 +8,7 @@ from pyro.distributions import constraints
 from torch import Size, Tensor
 
 from ..distributions import unwrapped
-from ..likelihoods.base import conditional
+from ..likelihoods.base import given_observed
 from ..points import Points
 from . import independence
 from .look import FEW
@@ -89,7 +89,7 @@ class Emission(dist.TorchDistribution):
             mask: boolean, True where observed, with as many axes as x.
 
         Raises:
-            ValueError: as `likelihoods.base.conditional`, or if x is dependent within a plate of its own.
+            ValueError: as `likelihoods.base.given_observed`, or if dependent values are in a further plate.
         """
         if len(unwrapped(self.fn).event_shape) == 0:
             return self
@@ -99,7 +99,7 @@ class Emission(dist.TorchDistribution):
                 f"{tuple(self.fn.event_shape)} depend on each other given the latents; expected independent values, or "
                 "one plate alone around the site of x"
             )
-        return Emission(conditional(self.fn, x, mask), self.batch_shape, self.event_shape)
+        return Emission(given_observed(self.fn, x, mask), self.batch_shape, self.event_shape)
 
     @property
     def mean(self) -> Tensor:

@@ -48,14 +48,14 @@ class Conditional(nn.Module):
     def completed(self, p, x: Tensor, mask: Tensor):
         r"""Returns p(x | t, x_o, m) from this p(x | t): missing values given the observed ones and the mask.
 
-        By default values are missing at random: it is `conditional`.
+        By default values are missing at random: it is `given_observed`.
 
         Arguments:
             p: p(x | t) of batch shape (..., B).
             x: data (B, ...), with any number where missing.
             mask: boolean, True where observed, of x's shape or (B,).
         """
-        return conditional(p, x, pixelwise(mask, x.dim()))
+        return given_observed(p, x, pixelwise(mask, x.dim()))
 
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         r"""Returns a mask for simulated x: the given mask if values are missing at random, else a draw of p(m | x)."""
@@ -96,7 +96,7 @@ class Likelihood(Conditional):
         return p.to_event(event_dim)
 
 
-def conditional(p, x: Tensor, mask: Tensor):
+def given_observed(p, x: Tensor, mask: Tensor):
     r"""Returns p(x | t, x_o): p itself if pixels are independent given t, else what its ``completed(x, mask)`` returns.
 
     Arguments:

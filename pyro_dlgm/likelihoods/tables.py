@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..distributions import averaged, guess, mean, variance
 from ..masks import pixelwise
-from .base import Conditional, conditional
+from .base import Conditional, given_observed
 
 Which = int | slice | Iterable[int]
 
@@ -110,7 +110,7 @@ class Rows(dist.TorchDistribution):
         """
         mask, found = mask.expand_as(x), []
         for numbers, p, whose in self.parts:
-            ask = whose.completed if isinstance(whose, Conditional) else conditional
+            ask = whose.completed if isinstance(whose, Conditional) else given_observed
             found.append((numbers, ask(p, x[..., _index(numbers)], mask[..., _index(numbers)]), whose))
         return Rows(found)
 
