@@ -142,9 +142,10 @@ class Amortized(Guide):
 
 
 def _features(encoder: nn.Module) -> int:
-    widths = [m.out_features for m in encoder.modules() if hasattr(m, "out_features")]
+    r"""Returns the number of features: that of the encoder, or of the last layer in it that says one."""
     if hasattr(encoder, "out_features"):
         return encoder.out_features
+    widths = [m.out_features for m in encoder.modules() if hasattr(m, "out_features")]
     if not widths:
         raise ValueError(
             f"{type(encoder).__name__} does not say how many features it returns; give it an attribute out_features"

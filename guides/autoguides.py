@@ -49,7 +49,11 @@ class Auto(Rowed):
         return dist.Delta(self._rows(self.autoguide, index), event_dim=1)
 
     def forward(self, x=None, index=None, *, mask=None, given=None, weight=None, size: int | None = None) -> Tensor:
-        r"""Samples t (B, D) as the autoguide does, including its auxiliary site if it has one."""
+        r"""Samples t (B, D) as the autoguide does, including its auxiliary site if it has one.
+
+        Raises:
+            ValueError: unless ``index`` holds rows of the guide, and ``size`` is left out or N.
+        """
         self.check_index(index)
         self.check_size(size)
         self._batch_length(x, index, size)

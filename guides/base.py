@@ -51,8 +51,10 @@ class Guide(Program):
     has_density = True  # whether q has a density, so that F(q) exists
     per_point = False  # whether q has parameters for each point
     analytic_kl = True  # whether to prefer the closed form of KL(q ‖ p) to the sampled one
-    moves = False  # whether a call updates q by as many steps as the points need
+    moves = False  # whether a call itself updates q, as chains and Newton steps do
     gradients = 0  # gradient evaluations of log p(x, t | w) spent by q itself, such as those of a chain
+    convergence = None  # the outcome of `evaluate.infer`, on the guide that it returned
+    _model: Shared | None = None  # the model, if q depends on it: shared, outside the module tree
 
     def __init__(self, *, latent: str = "t", plate: str = "data"):
         super().__init__(plate=plate)
@@ -97,7 +99,7 @@ class Guide(Program):
 
     def on(self, model) -> "Guide":
         r"""Returns the guide for another model: itself, unless q depends on the model, as a chain does."""
-        if "_model" not in vars(self):
+        if self._model is None:
             return self
         # Modules are not copied: their names are those of their places in a program.
         made = object.__new__(type(self))
@@ -154,7 +156,7 @@ class Guide(Program):
 
 # Defaults for guides from outside this package.
 DEFAULTS = {"has_density": True, "per_point": False, "moves": False, "gradients": 0, "posterior": None, "start": None}
-DEFAULTS |= {"cost": lambda visits: visits, "prepare": lambda look: None}
+DEFAULTS |= {"cost": lambda visits: visits, "prepare": lambda look: None, "convergence": None}
 
 
 class Adapter:

@@ -38,7 +38,11 @@ class Exact(Guide):
     def posterior(
         self, x: Tensor | None = None, index=None, mask: Tensor | None = None, **side: Tensor
     ) -> dist.TorchDistribution:
-        r"""Returns p(t | x, w), of batch shape (B,) and event shape (D,). The index is ignored."""
+        r"""Returns p(t | x, w), of batch shape (B,) and event shape (D,). The index is ignored.
+
+        Raises:
+            ValueError: if x is left out.
+        """
         if x is None:
             raise ValueError("Exact computes q from x and got none: call it with the data, guide(x)")
         return self._model[0].posterior(x, mask, **side)

@@ -56,7 +56,7 @@ class Gaussian(Family):
 
 
 class MeanFieldFamily(Gaussian):
-    r"""q(t) = ∏_j N(m_j, s_j²), from raw numbers (m, log s) of shape (..., 2D)."""
+    r"""The family q(t) = ∏_j N(m_j, s_j²), from raw numbers (m, log s) of shape (..., 2D)."""
 
     name = "mean_field"
 
@@ -89,7 +89,7 @@ class MeanFieldFamily(Gaussian):
 
 
 class FullRankFamily(Gaussian):
-    r"""q(t) = N(m, L Lᵀ), L = diag(s) (I + A/√D), from raw numbers (m, log s, A) of shape (..., 2D + D(D−1)/2).
+    r"""The family q(t) = N(m, L Lᵀ), L = diag(s) (I + A/√D), from raw (m, log s, A) of shape (..., 2D + D(D−1)/2).
 
     A is strictly lower triangular. One learning rate serves all raw numbers: steps of equal length change q by about
     the same amount relative to its scales, whatever these scales and the number of dimensions are. If the raw numbers
@@ -153,7 +153,7 @@ def _lower(diagonal: Tensor, below: Tensor) -> Tensor:
 
 
 class PointFamily(Family):
-    r"""q(t) = δ(t − m), from raw numbers m of shape (..., D). It has no density."""
+    r"""The family q(t) = δ(t − m), from raw numbers m of shape (..., D). It has no density."""
 
     name, has_density = "point", False
 

@@ -230,7 +230,7 @@ class FlowRows(PerPoint):
 
 
 def _resting(guide: Flow | FlowRows, num_points: int, **settings) -> FlowRows:
+    r"""Creates fresh rows for other points, with a frozen copy of the flow of a guide."""
     family = copy.deepcopy(guide.family).requires_grad_(False)
     names = {"latent": guide.latent, "plate": guide.plate}
-    made = FlowRows(num_points, guide.latent_dim, lambda D, C: family.flow, context=family.context, **settings, **names)
-    return made
+    return FlowRows(num_points, guide.latent_dim, lambda D, C: family.flow, context=family.context, **settings, **names)

@@ -138,13 +138,18 @@ class PerPoint(Rowed):
 
 
 class PointEstimate(PerPoint):
-    r"""Creates q_i = δ(t_i − m_i): hard EM. It has no density, hence no F(q); training ascends log p(x, t | w)."""
+    r"""Creates q_i = δ(t_i − m_i): hard EM. It has no density, hence no F(q); training ascends log p(x, t | w).
+
+    Arguments and errors are those of `PerPoint`, without ``family``.
+    """
 
     family = families.point
 
 
 class MeanField(PerPoint):
     r"""Creates q_i(t_i) = ∏_j N(m_ij, s_ij²): variational EM with a factorized q.
+
+    Arguments and errors are those of `PerPoint`, without ``family``.
 
     References:
         Blei, Kucukelbir, McAuliffe, "Variational inference: a review for statisticians" (2017), section 2.3.
@@ -155,7 +160,10 @@ class MeanField(PerPoint):
 
 
 class FullRank(PerPoint):
-    r"""Creates q_i(t_i) = N(m_i, L_i L_iᵀ): variational EM with correlated latents."""
+    r"""Creates q_i(t_i) = N(m_i, L_i L_iᵀ): variational EM with correlated latents.
+
+    Arguments and errors are those of `PerPoint`, without ``family``.
+    """
 
     family = families.full_rank
 

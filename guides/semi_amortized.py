@@ -120,7 +120,7 @@ class SemiAmortized(Guide):
         return visits * (self._each() + 1)
 
     def prepare(self, look: Callable[[], Points]) -> None:
-        r"""Prepares the encoder."""
+        r"""Prepares the encoder for the scale of x, as `Amortized.prepare`."""
         self.guide.prepare(look)
 
     def start(self, points: Points) -> PerPoint:

@@ -173,8 +173,128 @@ def test_pixels_that_go_together_are_drawn_given_those_observed():
 
     model = DLGM(priors.StandardNormal(D), Joint(nets.Linear(D, P))).double()
     x, guide = torch.zeros(2, P).double(), guides.Amortized(nets.MLP(P, 8), D).double()
-    with pytest.raises(ValueError, match=r"MultivariateNormal .* completed\(x, mask\)"):
-        evaluate.impute(model, guide, x, None, 5, by="draws", mask=x > 0, num_proposals=0)
+    for how in ({"by": "draws", "num_proposals": 0}, {"by": "mean"}):
+        with pytest.raises(ValueError, match=r"MultivariateNormal .* completed\(x, mask\)"):
+            evaluate.impute(model, guide, x, None, 5, mask=x > 0, **how)
+
+
+class Correlated(DLGM):
+    r"""x = W t + b + F η + σ ε: t and x are jointly Gaussian, and pixels go together given t."""
+
+    def __init__(self, rank: int = 2):
+        net = nets.Linear(D, P, heads=2 + rank)
+        with torch.no_grad():
+            net.body[-1].weight[P:] = 0.0  # σ and F are the same for every t
+        super().__init__(priors.StandardNormal(D), likelihoods.LowRankNormal(net, rank))
+        self.double()
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        r"""W (P, D), b (P,) and the covariance of x given t (P, P)."""
+        p, W = self.likelihood(torch.zeros(D).double()), self.likelihood.net.body[-1].weight[:P]
+        return W, p.mu, torch.diag(p.scale**2) + p.factor @ p.factor.T
+
+    def posterior(self, x: torch.Tensor, mask: torch.Tensor) -> MultivariateNormal:
+        W, b, S = self.moments()
+        made = []
+        for value, seen in zip(x, mask, strict=True):
+            gain = W[seen].T @ torch.linalg.inv(W[seen] @ W[seen].T + S[seen][:, seen])
+            made.append((gain @ (value - b)[seen], torch.eye(D).double() - gain @ W[seen]))
+        means, covariances = zip(*made, strict=True)
+        return dist.MultivariateNormal(torch.stack(means), torch.stack(covariances))
+
+    def exact(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        r"""x (P,) of one point with the missing values replaced by their mean given the others."""
+        W, b, S = self.moments()
+        S, made = W @ W.T + S, x.clone()
+        made[~mask] = b[~mask] + S[~mask][:, mask] @ torch.linalg.solve(S[mask][:, mask], (x - b)[mask])
+        return made
+
+
+def correlated():
+    r"""The model, points of it and a mask; a point is complete, another wholly missing."""
+    torch.manual_seed(3)
+    model, mask = Correlated(), torch.rand(5, P) > 0.4
+    x = model(size=5).detach()
+    mask[0], mask[1] = True, False
+    return model, x.masked_fill(~mask, math.nan), mask
+
+
+def test_the_mean_of_pixels_that_go_together_is_given_those_observed():
+    model, x, mask = correlated()
+    with torch.no_grad():
+        expected = torch.stack([model.exact(*one) for one in zip(x, mask, strict=True)])
+    # Linear in t, so that it is exact at the mean of q.
+    found = evaluate.impute(model, guides.Exact(model), x, num_samples=None, mask=mask)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    sampled = evaluate.impute(model, guides.Exact(model), x, None, 4000, mask=mask, seed=0)
+    assert (sampled - expected).abs().max() < 0.05
+    with torch.no_grad():  # another one than the mean of p(x | t), which does not see the other pixels of x
+        plain = evaluate.reconstruct(model, guides.Exact(model), x, mask=mask)
+    assert (plain - expected)[~mask].abs().max() > 0.3
+
+
+def test_low_rank_pixels_given_some_of_them_are_the_dense_conditional():
+    model, x, mask = correlated()
+    with torch.no_grad():
+        _, b, S = model.moments()
+        p = model.likelihood.completed(model.likelihood(torch.zeros(2, 5, D).double()), x, mask)
+        assert p.batch_shape == (2, 5) and torch.equal(p.sample()[1][mask], x[mask])
+        for i in range(2, 5):
+            o, h, value = mask[i], ~mask[i], torch.randn(P).double()
+            gain = S[h][:, o] @ torch.linalg.inv(S[o][:, o])
+            covariance = S[h][:, h] - gain @ S[o][:, h]
+            dense = MultivariateNormal(b[h] + gain @ (x[i] - b)[o], covariance)
+            torch.testing.assert_close(p.variance[1, i, h], covariance.diagonal())
+            torch.testing.assert_close(p.log_prob(value.expand(5, P))[0, i], dense.log_prob(value[h]))
+
+
+def test_the_imputer_of_scikit_learn_gives_the_conditional_mean():
+    from pyro_dlgm.sklearn import DLGMImputer
+
+    model, x, mask = correlated()
+    X = (3 * x + 1).numpy()
+    imputer = DLGMImputer(D, likelihood="low-rank", max_iter=1, num_samples=4000, random_state=0).fit(X)
+    imputer.model_, imputer.guide_ = model, guides.Exact(model)
+    standardized = torch.from_numpy(imputer.units_.standardize(X))
+    with torch.no_grad():
+        expected = torch.stack([model.exact(*one) for one in zip(standardized, mask, strict=True)])
+    found = (imputer.transform(X) - imputer.units_.centre) / imputer.units_.scale
+    assert abs(found - expected.numpy()).max() < 0.05
+
+
+def test_parts_of_a_table_are_given_what_they_need():
+    torch.manual_seed(0)
+    low = likelihoods.LowRankNormal(nets.Linear(1, 2, heads=3), 1)
+    hidden = likelihoods.Missingness(likelihoods.FixedNormal(nets.Linear(1, 2)), "agnostic")
+    model = DLGM(priors.StandardNormal(1), likelihoods.Columns({(0, 2): low, (1, 3): hidden}))
+    x, mask, t = torch.randn(3, 4), torch.rand(3, 4) > 0.5, torch.randn(3, 1)
+    model.eval()
+    with torch.no_grad():
+        p = model.likelihood.completed(model.likelihood(t), x, mask)
+        alone = low.completed(low(t), x[:, [0, 2]], mask[:, [0, 2]])
+        torch.testing.assert_close(p.mean[:, [0, 2]], alone.mean)
+        torch.testing.assert_close(p.mean[:, [1, 3]], hidden.completed(hidden(t), x[:, [1, 3]], mask[:, [1, 3]]).mean)
+    rows = guides.MeanField(3, 1)
+    made = evaluate.impute(model, rows, x, torch.arange(3), 50, by="draws", num_proposals=0, mask=mask, seed=0)
+    assert made.shape == (50, 3, 4) and torch.equal(made[:, mask], x[mask].expand(50, -1))
+
+
+def test_a_program_fills_in_pixels_that_go_together():
+    model, x, mask = correlated()
+
+    def program(x, index=None, *, mask=None, size=None):
+        with pyro.plate("data", size or len(x), subsample=index if size else None):
+            t = pyro.sample("t", dist.Normal(0.0, 1.0).expand([D]).to_event(1))
+            return pyro.sample("x", model.likelihood(t.double(), mask), obs=x)
+
+    guide = guides.AutoPerPoint(program, 5, plate="data").setup(x.nan_to_num(0.0), torch.arange(5))
+    found = evaluate.impute(program, guide, x.nan_to_num(0.0), torch.arange(5), num_samples=None, mask=mask)
+    with torch.no_grad():
+        W, b, S = model.moments()
+        means = guide.posterior(x, torch.arange(5)).mean.double() @ W.T + b
+    for value, made, seen, mu in zip(x, found, mask, means, strict=True):
+        gain = S[~seen][:, seen] @ torch.linalg.inv(S[seen][:, seen])
+        torch.testing.assert_close(made[~seen], mu[~seen] + gain @ (value - mu)[seen])
 
 
 def test_calibration_sees_what_is_right_and_what_is_too_narrow():

@@ -11,9 +11,11 @@ import torch
 from click.testing import CliRunner
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import biject_to
 
 from pyro_dlgm import DLGM, PPCA, evaluate, fit, guides, likelihoods, load, nets, priors
 from pyro_dlgm.cli.main import main
+from pyro_dlgm.latents.support import is_identity
 from pyro_dlgm.objectives import ELBO
 from pyro_dlgm.optim.svi import adam
 
@@ -98,6 +100,46 @@ def test_a_mixture_starts_standardized_and_from_its_seed_alone():
     assert prior().mean.abs().max() < 0.05 and (prior().variance - 1).abs().max() < 0.05
     assert torch.equal(prior.loc, priors.MixtureOfNormals(D, 4000, seed=3).loc)
     assert not torch.equal(prior.loc, priors.MixtureOfNormals(D, 4000, seed=4).loc)
+
+
+@pytest.mark.parametrize("kind", ["scaled", "mixture"])
+def test_a_prior_has_the_gradient_of_its_formula(kind):
+    prior, t = moved(pair(kind)[0].prior), torch.randn(7, D)
+    normal = torch.distributions.Normal(prior.loc, prior.log_scale.exp())
+    by_hand = normal.log_prob(t.unsqueeze(-2) if kind == "mixture" else t).sum(-1)
+    if kind == "mixture":
+        by_hand = (by_hand + prior.logits.log_softmax(-1)).logsumexp(-1)
+    found, expected = (torch.autograd.grad(v.sum(), list(prior.parameters())) for v in (prior().log_prob(t), by_hand))
+    assert len(found) == {"scaled": 2, "mixture": 3}[kind]
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_half_of_the_variance_of_a_new_mixture_is_between_its_components():
+    prior = priors.MixtureOfNormals(D, 4000)
+    assert abs(prior.loc.var() - 0.5) < 0.02 and torch.allclose((2 * prior.log_scale).exp(), torch.tensor(0.5))
+    assert not prior.logits.any()
+
+
+def test_a_prior_holds_its_parameters_alone_and_follows_to():
+    kept = {"standard": priors.StandardNormal(D), "scaled": priors.ScaledNormal(D), "mixture": pair("mixture")[0].prior}
+    names = {"standard": [], "scaled": ["log_scale"], "mixture": ["loc", "log_scale", "logits"]}
+    for kind, prior in kept.items():
+        assert list(prior.state_dict()) == names[kind]
+        p = prior.double()(given=torch.zeros(3, 1))
+        assert p.mean.dtype == p.variance.dtype == torch.float64 and is_identity(biject_to(p.support))
+    assert list(pair("vamp")[0].prior.state_dict()) == ["pseudo_inputs"]
+    torch.testing.assert_close(priors.StandardNormal(D)().log_prob(torch.ones(D)), torch.tensor(-2.8378770))
+
+
+def test_a_bayesian_network_has_the_prior_that_it_is_told():
+    net = nets.Linear(D, P)
+    priors.bayesian(net, 0.3)
+    site = pyro.poutine.trace(lambda: net(torch.zeros(D))).get_trace().nodes
+    drawn = [s["fn"] for s in site.values() if s["type"] == "sample"]
+    assert [fn.event_shape for fn in drawn] == [(P, D), (P,)] and not net.state_dict()
+    for fn in drawn:
+        assert fn.batch_shape == () and not fn.mean.any() and torch.equal(fn.stddev, torch.full_like(fn.mean, 0.3))
 
 
 # Evidence
@@ -250,6 +292,22 @@ def test_an_encoder_is_asked_in_the_mode_of_the_prior():
     assert torch.equal(prior().log_prob(t), prior().log_prob(t)) and guide.training and net[1].training
 
 
+def test_pseudo_inputs_are_a_copy_in_the_dtype_of_parameters():
+    x = torch.rand(K, P)
+    prior = priors.VampPrior(encoder(), x)
+    with torch.no_grad():
+        prior.pseudo_inputs.add_(1.0)
+    assert bool((x <= 1).all()) and not torch.equal(x, prior.pseudo_inputs)
+    assert priors.VampPrior(encoder(), torch.ones(K, P, dtype=torch.long)).pseudo_inputs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bounds", [{"low": 0.0}, {"high": 1.0}])
+def test_one_bound_alone_cuts_off(bounds):
+    guide, u, t = encoder(), torch.linspace(-2, 2, K * P).reshape(K, P), torch.randn(3, D)
+    expected = priors.VampPrior(guide, u.clamp(bounds.get("low"), bounds.get("high")))
+    assert torch.equal(priors.VampPrior(guide, u, **bounds)().log_prob(t), expected().log_prob(t))
+
+
 def test_bounds_cut_pseudo_inputs_off():
     guide, u = encoder(), torch.linspace(-2, 2, K * P).reshape(K, P)
     prior = priors.VampPrior(guide, u, low=0.0, high=1.0)
@@ -261,6 +319,11 @@ def test_bounds_cut_pseudo_inputs_off():
     ("call", "error", "words"),
     [
         (lambda: priors.VampPrior(guides.MeanField(N, D), torch.rand(K, P)), TypeError, "MeanField, which has no dens"),
+        (
+            lambda: priors.VampPrior(guides.Hybrid(PPCA(D, P), encoder()), torch.rand(K, P)),
+            TypeError,
+            "Hybrid, which h",
+        ),
         (lambda: priors.VampPrior(encoder(), torch.rand(P)), ValueError, r"of shape \(5,\); expected a tensor \(K"),
         (lambda: priors.VampPrior(encoder(), torch.full((K, P), torch.nan)), ValueError, "not finite"),
         (lambda: priors.MixtureOfNormals(D, 0), ValueError, "num_components is 0"),

@@ -13,7 +13,7 @@ from ...distributions import stddev
 from ...latents.asked import latent_dim, log_joint
 from ...points import Points, side
 from ...shared import Shared
-from ..base import Guide
+from ..base import Guide, adapted
 from .chain import Chain, check_settings
 from .empirical import States
 from .kernel import DECAY, Kernel, Tuning
@@ -96,7 +96,7 @@ class Hybrid(Guide):
         return visits * (self.num_states * (1 + self.num_transitions * self.num_leapfrog) + 1)
 
     def prepare(self, look: Callable[[], Points]) -> None:
-        r"""Prepares the encoder."""
+        r"""Prepares the encoder for the scale of x, as `Amortized.prepare`."""
         self.guide.prepare(look)
 
     def start(self, points: Points) -> Chain:
@@ -132,7 +132,8 @@ class Hybrid(Guide):
 
 
 def _check(guide) -> None:
-    if not hasattr(guide, "posterior") or getattr(guide, "per_point", False) or not guide.has_density:
+    known = adapted(guide)
+    if known.posterior is None or known.per_point or not known.has_density:
         raise TypeError(
             f"guide is a {type(guide).__name__}; expected an Amortized guide, which computes a q with a density from x"
         )

@@ -32,7 +32,7 @@ class AutoPerPoint(AutoLocal):
             than memory.
 
     Raises:
-        ValueError: on an unknown family, or if a number is out of range.
+        ValueError: on an unknown family, a number out of range, or ``init`` together with ``folder``.
 
     Example:
         >>> import pyro, pyro.distributions as dist

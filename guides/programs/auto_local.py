@@ -40,6 +40,10 @@ class AutoLocal(Outer):
             class or function that is called like them.
         init: the initial values of the latents, one of Pyro's ``init_to_...`` functions.
 
+    Raises:
+        TypeError: if the program needs further arguments.
+        ValueError: at the first call or in `setup`, as `LocalModel`, or if Pyro has no autoguide ``globals``.
+
     Attributes:
         local: the `LocalModel` of the program, once it was traced.
         inner: the guide of u.
@@ -229,7 +233,7 @@ class AutoLocal(Outer):
 
     def _held(self):
         r"""Context manager: for a q that depends on the model, such as a chain, holds the globals at their centre."""
-        return self.local.given(self.centre()) if "_model" in vars(self.inner) else contextlib.nullcontext()
+        return self.local.given(self.centre()) if self.inner._model is not None else contextlib.nullcontext()
 
     def _sample(self, points: Points) -> dict[str, Tensor]:
         layout = self.local.layout

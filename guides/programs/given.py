@@ -2,6 +2,7 @@ r"""The pair (model, guide) of points given the global latents, which are held a
 
 from torch import Tensor
 
+from ...latents.local import LocalModel
 from ...seeding import forked
 from ..base import check_order
 from .auto_local import AutoLocal
@@ -37,7 +38,7 @@ def given_globals(model, guide, at: str | dict[str, Tensor] = "centre", *, seed:
 
 def conditions(model) -> str:
     r"""Describes what the numbers of a model of points are conditioned on: global latents, and where they are held."""
-    return getattr(model, "conditions", "")
+    return model.conditions if isinstance(model, LocalModel) else ""
 
 
 def _values(guide: AutoLocal, at, seed: int | None) -> dict[str, Tensor]:

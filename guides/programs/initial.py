@@ -13,6 +13,7 @@ from ...latents.local import LocalModel
 from ...points import Points
 from ...program import evaluating
 from ..base import Guide
+from ..per_point import PerPoint
 
 
 def start_rows(inner: Guide, local: LocalModel, points: Points, init: Callable) -> None:
@@ -20,7 +21,7 @@ def start_rows(inner: Guide, local: LocalModel, points: Points, init: Callable) 
 
     The program runs once for all N, on the points at hand, repeated: its prior does not depend on x.
     """
-    if not hasattr(inner, "set_rows"):
+    if not isinstance(inner, PerPoint):
         return
     rows = torch.arange(inner.num_points, device=points.x.device)
     turns = Points(*(None if part is None else part[rows % len(points)] for part in vars(points).values()))

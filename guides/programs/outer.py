@@ -49,7 +49,7 @@ class Outer(Guide):
 
     @property
     def gradients(self) -> int:
-        r"""Gradient evaluations spent by q itself, such as those of a chain."""
+        r"""The number of gradient evaluations spent by the q of u itself, such as those of a chain."""
         return 0 if self.inner is None else self.inner.gradients
 
     @property

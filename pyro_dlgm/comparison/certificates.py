@@ -6,7 +6,6 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..evaluate import inference_gap
-from ..evaluate.e_step.climb import Convergence
 from ..evaluate.marginal.certificate import MATTERS
 from ..evaluate.marginal.estimate import Evidence
 from ..evaluate.marginal.evidence import Asked, estimated
@@ -61,7 +60,7 @@ class Certify:
         points: Tensor | Points,
         seed: int,
         *,
-        fitted: Convergence | None = None,
+        fitted: bool = False,
         progress: bool = False,
     ) -> Evidence:
         r"""Computes `evaluate.gaps`; without gaps, or where q has none, `evaluate.evidence`.
@@ -120,6 +119,6 @@ def _gaps(model, guide, train: Points, test: Points, how: dict) -> dict[str, inf
     A guide with rows for training points gets rows for test points by an E-step there.
     """
     q = infer_silently(model, guide, test, how["seed"]) if adapted(guide).per_point else guide
-    of_test = inference_gap.gaps(model, q, test, **how, fitted=None if q is guide else q.convergence)
+    of_test = inference_gap.gaps(model, q, test, **how, fitted=q is not guide)
     same = {"num_simulated": 0, "num_temperatures": of_test.num_temperatures}
     return {"train": inference_gap.gaps(model, guide, train.numbered(), **how | same), "test": of_test}

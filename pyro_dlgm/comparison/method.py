@@ -90,7 +90,7 @@ def _score(
     model, q = given_globals(model, q)
     own = point_scores(model, q, points, K, seed=seed)
     ended = None if pair[1] is guide else pair[1].convergence
-    found = certify and certify(model, q, points, seed, fitted=ended, progress=progress)
+    found = certify and certify(model, q, points, seed, fitted=ended is not None, progress=progress)
     with forked(seed):
         codes = draws(prior(model, points), 1, len(points)).squeeze(0)
     scored = {

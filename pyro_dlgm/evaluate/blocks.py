@@ -17,10 +17,8 @@ from ..points import Points, side
 from ..seeding import forked
 from .quiet import quiet
 
-AXES = (
-    (2, 3),
-    (3, 2),
-)  # leading axes of codes; a layer that takes the second for channels fits at most one of them
+# Leading axes of codes; a layer that takes the second one for channels fits at most one of these.
+AXES = ((2, 3), (3, 2))
 FIT_ONE = "fit one to this w first: evaluate.infer(model, guides.FullRank(len(x), D), x)"
 
 

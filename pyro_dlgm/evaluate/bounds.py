@@ -27,7 +27,7 @@ from . import importance
 from .blocks import blocks, check_points
 from .importance import FEWEST, UNRELIABLE, pareto_k
 from .quiet import quiet
-from .traces import global_draws, traced_log_weights
+from .traces import Traced
 
 NEGLIGIBLE = 0.05  # no warning up to this share of points with heavy tails
 
@@ -81,7 +81,10 @@ def elbo(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""Returns the ELBO F(q) of each point, (B,), in nats: the mean of K log-weights. Arguments as in `log_weights`."""
+    r"""Returns the ELBO F(q) of each point, (B,), in nats: the mean of K log-weights.
+
+    Arguments and errors as in `log_weights`.
+    """
     return _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed).mean(0)
 
 
@@ -98,9 +101,8 @@ def iwae(
 ) -> Tensor:
     r"""Returns the IWAE-K bound of each point, (B,), in nats: the log-mean-exp of K log-weights.
 
-    Arguments as in `log_weights`. It is a bound in expectation, and loose if the weights are heavy-tailed: check `ess`
-    and `pareto_k` as well.
-    From K = 25 on it warns where k̂ > 0.7 at more than a twentieth of the points.
+    Arguments and errors as in `log_weights`. It is a bound in expectation, and loose if the weights are heavy-tailed:
+    check `ess` and `pareto_k` as well. From K = 25 on it warns if k̂ > 0.7 at more than a twentieth of the points.
     """
     table = _weights(model, guide, Points.of(x, index, mask=mask, given=given), num_samples, seed)
     heavy = int((pareto_k(table) > UNRELIABLE).sum()) if num_samples >= FEWEST else 0
@@ -124,7 +126,10 @@ def log_joint(
     given: Tensor | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    r"""Returns E_q log p(x, t | w) of each point, (B,), in nats: the objective of hard EM, no bound on log p(x | w)."""
+    r"""Returns E_q log p(x, t | w) of each point, (B,), in nats: the objective of hard EM, no bound on log p(x | w).
+
+    Arguments and errors as in `log_weights`, except that q may be a point mass or a chain.
+    """
     points = Points.of(x, index, mask=mask, given=given)
     _check(model, guide, points)
     return weigh(model, guide, points, num_samples, seed, with_q=False)[0].mean(0)
@@ -213,11 +218,10 @@ def _said(model, guide, target=None):
 
 def _traced(model, guide, points: Points, num_samples: int):
     r"""Returns a function like `_said` from traces of two programs, with global latents drawn once for all points."""
-    held = global_draws(model, guide, next(blocks(points, num_samples))[0], num_samples)
+    pair = Traced.of(model, guide, next(blocks(points, num_samples))[0], num_samples)
 
     def weighed(points: Points, first: int, num: int, with_q: bool) -> tuple[Tensor, Tensor]:
-        here = {name: value[first : first + num] for name, value in held.items()}
-        weights = traced_log_weights(model, guide, points, num, with_q, here)
+        weights = pair.log_weights(points, slice(first, first + num), with_q)
         return weights, torch.zeros_like(weights[0])
 
     return weighed

@@ -64,7 +64,10 @@ class Estimate:
         return Estimate(self.value - other.value, torch.hypot(self.stderr, other.stderr))
 
     def summary(self) -> dict[str, float | None]:
-        r"""Returns the mean over points, its standard error over points, and the Monte Carlo error; `None`: unknown."""
+        r"""Returns the mean over points, its standard error over points, and its Monte Carlo error, in nats.
+
+        `None` stands for an error that is unknown, as from a single point or sample.
+        """
         monte_carlo = float(self.stderr.square().sum().sqrt()) / len(self.value)
         known = monte_carlo if math.isfinite(monte_carlo) else None
         return Mean.of(self.value)._asdict() | {"monte_carlo_error": known}

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from .. import distributions, messages
+from ..guides.base import adapted
 from ..guides.families import FAMILIES
 from ..guides.per_point import PER_POINT, PerPoint
 from ..guides.programs.given import given_globals
@@ -27,7 +28,7 @@ from ..points import Points
 from ..seeding import seeds
 from .blocks import check_pair
 from .bounds import log_weights
-from .e_step.climb import Convergence, Pace, climb
+from .e_step.climb import Pace, climb
 from .estimates import Estimate
 from .marginal.annealing.blocks import check_start
 from .marginal.certificate import MATTERS, doubts, verdicts
@@ -124,7 +125,7 @@ def gaps(
     tol: float = MATTERS,
     budget: int = BUDGET,
     objective: str = "ELBO",
-    fitted: Convergence | None = None,
+    fitted: bool = False,
     mask: Tensor | None = None,
     given: Tensor | None = None,
     seed: int | None = None,
@@ -149,7 +150,7 @@ def gaps(
         num_simulated: the number of points of `bdmc`; 0 omits it, and then ``num_temperatures`` is required.
         objective: what the guide was trained on. Unless it is the ELBO, the amortization gap mixes what the encoder
             cannot do with what the objective did not ask of it, and a note says so.
-        fitted: the ``convergence`` of a guide that `infer` returned for these points and this w. Its q is q*, so the
+        fitted: whether the guide is the one that `infer` returned for these points and this w. Its q is q*, so the
             E-step is not repeated, and the amortization gap is 0.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C); simulated points take its rows in turn.
@@ -162,7 +163,7 @@ def gaps(
     Raises:
         TypeError: if the guide has no `posterior`, or one that has no density or is not Gaussian.
         ValueError: on an unknown family, numbers out of range, if x, index, mask or given does not fit, or if
-            ``fitted`` is of another guide.
+            ``fitted`` is true of a guide that `infer` did not return.
     """
     _check(families)
     numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
@@ -172,6 +173,15 @@ def gaps(
     asked = Points.of(x, index, mask=mask, given=given)
     check_pair(model, guide, asked)
     _check_fitted(guide, fitted)
+    parts = _decomposed(model, guide, asked, families, fitted, num_samples, seed)
+    found = estimated(model, judge, asked.numbered(), walked, seed=seed, progress=progress)
+    return Gaps(**vars(found), **parts, objective=objective)
+
+
+def _decomposed(
+    model, guide, asked: Points, families: tuple[str, ...], fitted: bool, num_samples: int, seed: int | None
+) -> dict:
+    r"""Returns F(q), F(q*) of each family and what became of the E-steps: the fields of `Gaps` without log p(x)."""
     climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
     with quiet(model, guide):
         q = posterior(guide, asked)
@@ -179,23 +189,21 @@ def gaps(
     best = {name: _best(model, q, name, points, climbed) for name in families if name != own}
     weigh = partial(log_weights, model, num_samples=num_samples)
     reached, kept, ended = weigh(guide, asked, seed=reported), torch.ones_like(points.index, dtype=torch.bool), []
-    if fitted is None:
+    if fitted:
+        converged = guide.convergence.converged
+        ended = [converged if asked.index is None else converged[asked.index]]
+    else:
         best[own] = _best(model, q, own, points, climbed)
         kept = _keep(best[own], FAMILIES[own].of(q), guide, asked, partial(weigh, seed=chosen))
-    else:
-        ended = [fitted.converged if asked.index is None else fitted.converged[asked.index]]
     tables = {own: reached} | {name: weigh(star, points, seed=reported) for name, star in best.items()}
-    found = estimated(model, judge, points, walked, seed=seed, progress=progress)
-    return Gaps(
-        **vars(found),
-        reached=Estimate.mean(reached),
-        families={name: Estimate.mean(table) for name, table in tables.items()},
-        own=own,
-        amortization=Estimate.mean(tables[own] - reached),
-        kept=kept,
-        converged=torch.stack(ended + [star.convergence.converged for star in best.values()]).all(0),
-        objective=objective,
-    )
+    return {
+        "reached": Estimate.mean(reached),
+        "families": {name: Estimate.mean(table) for name, table in tables.items()},
+        "own": own,
+        "amortization": Estimate.mean(tables[own] - reached),
+        "kept": kept,
+        "converged": torch.stack(ended + [star.convergence.converged for star in best.values()]).all(0),
+    }
 
 
 def _check(families: tuple[str, ...]) -> None:
@@ -204,11 +212,11 @@ def _check(families: tuple[str, ...]) -> None:
             raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
 
 
-def _check_fitted(guide, fitted: Convergence | None) -> None:
-    if fitted is not None and vars(guide).get("convergence") is not fitted:
+def _check_fitted(guide, fitted: bool) -> None:
+    if fitted and adapted(guide).convergence is None:
         raise ValueError(
-            f"fitted is not the convergence of this {type(guide).__name__}; expected that of the guide whose gaps are "
-            "asked for, as `infer` returned it: q = infer(...), gaps(model, q, x, index, fitted=q.convergence)"
+            f"fitted is true, but this {type(guide).__name__} has no convergence; expected the guide as `infer` "
+            "returned it: q = infer(model, guide, x), gaps(model, q, x, index, fitted=True)"
         )
 
 

@@ -2,7 +2,8 @@ r"""Functions of a guide and a model of points, which may be a `DLGM` or a `Loca
 
 from torch import Tensor
 
-from ..likelihoods.base import Conditional
+from ..likelihoods.base import Conditional, given_observed
+from ..masks import pixelwise
 from ..points import Points
 from ..priors.given import needs_given
 from .held import Refusing
@@ -55,11 +56,16 @@ def emission(model, points: Points, t: Tensor):
 
 
 def completion(model, points: Points, t: Tensor):
-    r"""Returns p(x | t, x_o, m) for codes t (..., B, D): p(x | t), unless the likelihood models missingness."""
+    r"""Returns p(x | t, x_o, m) for codes t (..., B, D): missing values given the observed ones and the mask.
+
+    Raises:
+        ValueError: as `likelihoods.base.given_observed`.
+    """
     p, likelihood = emission(model, points, t), getattr(model, "likelihood", None)
-    if points.mask is None or not isinstance(likelihood, Conditional):
+    if points.mask is None:
         return p
-    return likelihood.completed(p, points.x, points.mask)
+    ask = likelihood.completed if isinstance(likelihood, Conditional) else given_observed
+    return ask(p, points.x, pixelwise(points.mask, points.x.dim()))
 
 
 def log_joint(model, points: Points, t: Tensor) -> Tensor:

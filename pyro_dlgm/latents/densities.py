@@ -7,6 +7,8 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
+from ..distributions import unwrapped
+from ..likelihoods.base import given_observed
 from ..points import Points
 from . import independence
 from .look import FEW
@@ -78,6 +80,26 @@ class Emission(dist.TorchDistribution):
     def sample(self, sample_shape=()) -> Tensor:
         r"""Returns draws of the shape ``sample_shape`` + batch shape + event shape."""
         return self.fn.sample(Size(sample_shape)).reshape(self._extended_shape(Size(sample_shape)))
+
+    def completed(self, x: Tensor, mask: Tensor):
+        r"""Returns p(x | u, x_o): itself if the numbers of x are independent given u.
+
+        Arguments:
+            x: data (B, ...), with any number where missing.
+            mask: boolean, True where observed, with as many axes as x.
+
+        Raises:
+            ValueError: as `likelihoods.base.given_observed`, or if dependent values are in a further plate.
+        """
+        if len(unwrapped(self.fn).event_shape) == 0:
+            return self
+        if self.fn.event_shape != self.event_shape:
+            raise ValueError(
+                f"a point has the shape {tuple(self.event_shape)}, of which values of shape "
+                f"{tuple(self.fn.event_shape)} depend on each other given the latents; expected independent values, or "
+                "one plate alone around the site of x"
+            )
+        return Emission(given_observed(self.fn, x, mask), self.batch_shape, self.event_shape)
 
     @property
     def mean(self) -> Tensor:

@@ -4,6 +4,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..distributions import unwrapped
 from ..masks import pixelwise
 from ..points import joined
 
@@ -11,7 +12,7 @@ MEAN, PAIR = (1, "one, for μ"), (2, "two, for μ and σ")  # the number of head
 
 
 class Conditional(nn.Module):
-    r"""The base of likelihoods: the vector that the network decodes, and the number of axes of a point."""
+    r"""The base of likelihoods: what the network decodes, the axes of a point, and missing values given the others."""
 
     event_dim: int | None = None  # axes of a point; by default those of the network's ``out_shape``
     heads = 1  # the number of outputs if the network is built by name
@@ -45,11 +46,16 @@ class Conditional(nn.Module):
         return p_dim - (code.dim() - 1) if out_shape is None else len(out_shape)
 
     def completed(self, p, x: Tensor, mask: Tensor):
-        r"""Returns p(x | t, x_o, m): missing values given the observed ones and the mask, from this p(x | t).
+        r"""Returns p(x | t, x_o, m) from this p(x | t): missing values given the observed ones and the mask.
 
-        If values are missing at random and pixels are independent given t, it is p(x | t).
+        By default values are missing at random: it is `given_observed`.
+
+        Arguments:
+            p: p(x | t) of batch shape (..., B).
+            x: data (B, ...), with any number where missing.
+            mask: boolean, True where observed, of x's shape or (B,).
         """
-        return p
+        return given_observed(p, x, pixelwise(mask, x.dim()))
 
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         r"""Returns a mask for simulated x: the given mask if values are missing at random, else a draw of p(m | x)."""
@@ -90,8 +96,31 @@ class Likelihood(Conditional):
         return p.to_event(event_dim)
 
 
+def given_observed(p, x: Tensor, mask: Tensor):
+    r"""Returns p(x | t, x_o): p itself if pixels are independent given t, else what its ``completed(x, mask)`` returns.
+
+    Arguments:
+        p: p(x | t), a distribution or anything that can be called with a shape.
+        x: data (B, ...), with any number where missing.
+        mask: boolean, True where observed, with as many axes as x.
+
+    Raises:
+        ValueError: if pixels depend on each other given t, and the distribution has no ``completed``.
+    """
+    own = unwrapped(p)
+    if hasattr(own, "completed"):
+        return own.completed(x, mask)
+    if len(own.event_shape):
+        raise ValueError(
+            f"{type(own).__name__} has values of x that depend on each other given t, so that the missing ones follow "
+            "from the observed ones; expected a distribution with a method completed(x, mask), which returns that of x "
+            "given the observed values"
+        )
+    return p
+
+
 class LocationScale(Likelihood):
-    r"""Creates a likelihood whose pixels have a location μ(t, w) and a scale floor + softplus(r(t, w)).
+    r"""The base of likelihoods whose pixels have a location μ(t, w) and a scale floor + softplus(r(t, w)).
 
     Arguments:
         net: a network with two heads that returns the pair (μ, r), or the network of μ if ``scale_net`` is given.

@@ -14,7 +14,7 @@ from .base import Likelihood, check_heads
 
 
 class _Logits(Likelihood):
-    r"""Creates a likelihood whose pixels have logits l(t, w).
+    r"""The base of likelihoods whose pixels have logits l(t, w).
 
     Arguments:
         net: the network of the logits l, from t (..., D) to x's shape.

@@ -29,16 +29,16 @@ class LowRankNormal(Conditional):
     Raises:
         ValueError: if the rank is below 1, the floor is negative, or the network has another number of heads.
 
+    References:
+        Dorta, Vicente, Agapito, Campbell, Simpson, "Structured uncertainty prediction networks" (2018), on why
+        residuals of pixels should be correlated. https://arxiv.org/abs/1802.07079
+
     Example:
         >>> from pyro_dlgm import nets
         >>> p = LowRankNormal(nets.MLP(2, (1, 4, 4), heads=5), rank=3)
         >>> x = p(torch.zeros(7, 2)).sample()
         >>> x.shape, p(torch.zeros(7, 2)).log_prob(x).shape
         (torch.Size([7, 1, 4, 4]), torch.Size([7]))
-
-    References:
-        Dorta, Vicente, Agapito, Campbell, Simpson, "Structured uncertainty prediction networks" (2018), on why
-            residuals of pixels should be correlated. https://arxiv.org/abs/1802.07079
     """
 
     def __init__(self, net: nn.Module, rank: int, *, floor: float = 1e-3):
@@ -122,49 +122,59 @@ class LowRankPixels(dist.TorchDistribution):
         eta = epsilon.new_empty(*lead, *[1] * self.event_dim, self.factor.shape[-1]).normal_()
         return self.mu + self.scale * epsilon + (self.factor * eta).sum(-1)
 
-    def completed(self, x: Tensor, mask: Tensor) -> Tensor:
-        r"""Draws all pixels given those of x where the mask is True, of batch and event shape.
+    def completed(self, x: Tensor, mask: Tensor) -> "LowRankPixels":
+        r"""Returns p(x_m | x_o), the distribution of all pixels given those of x where the mask is True.
 
-        With a draw s of all pixels, and u, U of x − s + μ, it is s + F C⁻¹ Uᵀ u, whose missing pixels have the
-        conditional mean and covariance (Matheron's rule). The caller replaces the observed ones by those of x.
+        The posterior of the directions' weights η is N(C⁻¹ Uᵀ u, C⁻¹), over the observed pixels. With C = L Lᵀ and
+        F' = F L⁻ᵀ, missing pixels are μ + F' L⁻¹ Uᵀ u + F' η' + σ ε, again of low rank; the observed ones are those of
+        x. The log-density is that of the missing pixels.
+
+        Arguments:
+            x: data (..., *event), with any number where missing.
+            mask: boolean, True where observed, (..., *event).
         """
-        with torch.no_grad():
-            s = self.rsample()
-            u, U, _, _ = LowRankPixels(self.mu, self.scale, self.factor, self.event_dim, mask)._standardized(
-                x - s + self.mu
-            )
-            C = U.mT @ U + torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
-            eta = torch.linalg.solve(C, U.mT @ u.unsqueeze(-1)).squeeze(-1)  # (..., R)
-            eta = eta.reshape(*eta.shape[:-1], *[1] * self.event_dim, eta.shape[-1])
-            return s + (self.factor * eta).sum(-1)
+        u, U, _, _ = LowRankPixels(self.mu, self.scale, self.factor, self.event_dim, mask)._standardized(x)
+        L, z = _whitened(u, U)
+        flat = widened(self.factor).flatten(self.factor.dim() - 1 - self.event_dim, -2)
+        F = torch.linalg.solve_triangular(L.mT, flat, upper=True, left=False)  # (..., P, R)
+        shift = (F @ z.unsqueeze(-1)).squeeze(-1)
+        shift, F = shift.to(x).unflatten(-1, self.event_shape), F.to(x).unflatten(-2, self.event_shape)
+        mu, scale = torch.where(mask, x, self.mu + shift), torch.where(mask, 0.0, self.scale)
+        F = torch.where(mask.unsqueeze(-1), 0.0, F)
+        return LowRankPixels(mu, scale, F, self.event_dim, ~mask, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns log p of the observed pixels, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         u, U, log_scale, count = self._standardized(value)
-        # In double: C has eigenvalues from 1 to |F|²/σ², too wide a range for floats where σ is small.
-        u, U = widened(u), widened(U)
-        C = U.mT @ U + torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
-        # It cannot fail on finite numbers; NaN passes through, and the training loop reports it.
-        L = torch.linalg.cholesky_ex(C).L
-        z = torch.linalg.solve_triangular(L, U.mT @ u.unsqueeze(-1), upper=False).squeeze(-1)
-        square = u.square().sum(-1) - z.square().sum(-1)
+        L, z = _whitened(u, U)
+        square = widened(u).square().sum(-1) - z.square().sum(-1)
         log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 2 * widened(log_scale).sum(-1)
         return (-0.5 * (square + log_det + count * math.log(2 * math.pi))).to(value.dtype)
 
     def _standardized(self, value: Tensor):
         r"""Returns u (..., P), U (..., P, R), log σ (..., P) and n, with 0 for missing pixels."""
-        residual, F, log_scale, count = value - self.mu, self.factor, self.scale.log(), math.prod(self.event_shape)
+        residual, F, scale, count = value - self.mu, self.factor, self.scale, math.prod(self.event_shape)
         if self.observed is not None:
             # Before the division, so that missing pixels affect neither values nor gradients.
             residual = torch.where(self.observed, residual, 0.0)
             F = torch.where(self.observed.unsqueeze(-1), F, 0.0)
-            log_scale = torch.where(self.observed, log_scale, 0.0)
+            scale = torch.where(self.observed, scale, 1.0)
             count = self._flat(self.observed.expand(residual.shape)).sum(-1, dtype=sums_dtype(residual.device))
-        u, U = residual / self.scale, F / self.scale.unsqueeze(-1)
+        u, U = residual / scale, F / scale.unsqueeze(-1)
         start = U.dim() - 1 - self.event_dim
-        return self._flat(u), U.flatten(start, -2), self._flat(log_scale), count
+        return self._flat(u), U.flatten(start, -2), self._flat(scale.log()), count
 
     def _flat(self, v: Tensor) -> Tensor:
         return v.flatten(v.dim() - self.event_dim)
+
+
+def _whitened(u: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns the lower triangular L with L Lᵀ = C = I + UᵀU, (..., R, R), and z = L⁻¹ Uᵀ u, (..., R), in float64."""
+    # In double: C has eigenvalues from 1 to |F|²/σ², too wide a range for floats where σ is small.
+    u, U = widened(u), widened(U)
+    C = U.mT @ U + torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
+    # It cannot fail on finite numbers; NaN passes through, and the training loop reports it.
+    L = torch.linalg.cholesky_ex(C).L
+    return L, torch.linalg.solve_triangular(L, U.mT @ u.unsqueeze(-1), upper=False).squeeze(-1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..distributions import averaged, guess, mean, variance
 from ..masks import pixelwise
-from .base import Conditional
+from .base import Conditional, given_observed
 
 Which = int | slice | Iterable[int]
 
@@ -18,15 +18,15 @@ Which = int | slice | Iterable[int]
 class Columns(Conditional):
     r"""Creates p(x | t, w) = ∏_k p_k(x_{columns k} | t, w), for rows (P,) whose columns are of different types.
 
+    x is one tensor (..., P), in which classes and counts are whole numbers, of a real type if another column is real.
+    Masks are per entry, or of whole rows.
+
     Arguments:
         parts: a mapping {columns: likelihood}, or pairs (columns, likelihood). Columns are a number, range or tuple, or
             in pairs also a slice or a list; each of the P columns is in one group. A likelihood of n columns returns
             events of shape (n,).
         net: a network from t (..., D), or [t | c], to features (..., H), which all likelihoods decode. Without it, each
             decodes t, or [t | c], itself.
-
-    x is one tensor (..., P), in which classes and counts are whole numbers, of a real type if another column is real.
-    Masks are per entry, or of whole rows.
 
     Raises:
         ValueError: if a column is in two groups or in none, or a network returns another number of columns.
@@ -67,12 +67,6 @@ class Columns(Conditional):
         found = [likelihood(v, m, **side) for likelihood, m in zip(self.parts, masks, strict=True)]
         return Rows(list(zip(self.columns, found, self.parts, strict=True)))
 
-    def completed(self, p: "Rows", x: Tensor, mask: Tensor) -> "Rows":
-        r"""Returns p(x | t, x_o, m) of each part; for likelihoods from outside this package, p(x | t)."""
-        mask = pixelwise(mask, x.dim()).expand_as(x)
-        ask = lambda part, p, n: part.completed(p, x[..., n], mask[..., n]) if isinstance(part, Conditional) else p  # noqa: E731
-        return Rows([(numbers, ask(part, q, _index(numbers)), part) for numbers, q, part in p.parts])
-
     def drawn_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         r"""Returns the masks for simulated x, joined from those of the parts."""
         drawn = pixelwise(mask, x.dim()).expand_as(x).clone()
@@ -106,6 +100,19 @@ class Rows(dist.TorchDistribution):
     def expand(self, batch_shape, _instance=None) -> "Rows":
         r"""Returns the same distribution with batch axes added on the left."""
         return Rows([(numbers, p.expand(batch_shape), whose) for numbers, p, whose in self.parts])
+
+    def completed(self, x: Tensor, mask: Tensor) -> "Rows":
+        r"""Returns p(x | x_o, m), in which each group of columns is given its own observed values.
+
+        Arguments:
+            x: rows (..., P), with any number where missing.
+            mask: boolean, True where observed, of a shape that broadcasts to x's.
+        """
+        mask, found = mask.expand_as(x), []
+        for numbers, p, whose in self.parts:
+            ask = whose.completed if isinstance(whose, Conditional) else given_observed
+            found.append((numbers, ask(p, x[..., _index(numbers)], mask[..., _index(numbers)]), whose))
+        return Rows(found)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the log-density of rows, the sum over the groups."""

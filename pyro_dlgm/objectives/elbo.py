@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import distributions
 from .loss import Loss
-from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn, plate_of
+from .sites import check_broadcast, check_latents, check_reparametrized, depth_of, is_drawn, plate_of
 from .tempered import Tempered, weight
 
 
@@ -44,9 +44,9 @@ class ELBO(Loss):
         r"""Returns the loss as a scalar tensor, in nats, with its graph."""
         program, q = poutine.unwrap(model), poutine.unwrap(guide)
         plate = plate_of(program, q)
-        self.max_plate_nesting = max(self.max_plate_nesting, getattr(q, "program_depth", 1))
-        known = not isinstance(self.beta, Tensor)
-        with contextlib.nullcontext() if known and self.beta == 1.0 else Tempered(self.beta, plate):
+        self.max_plate_nesting = max(self.max_plate_nesting, depth_of(q))
+        plain = not isinstance(self.beta, Tensor) and self.beta == 1.0
+        with contextlib.nullcontext() if plain else Tempered(self.beta, plate):
             traces = list(self._get_traces(model, guide, args, kwargs))
         return -sum(self._bound(*pair, plate) for pair in traces) / self.num_particles
 

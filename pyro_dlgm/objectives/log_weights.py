@@ -6,7 +6,7 @@ import torch
 from pyro.distributions.util import is_validation_enabled, scale_and_mask
 from torch import Tensor
 
-from .sites import DRAWS, is_drawn, point_frame, summed
+from .sites import DRAWS, is_drawn, named, point_frame, summed
 
 
 class Weights(NamedTuple):
@@ -44,10 +44,10 @@ def log_weights(model_trace, guide_trace, plate: str | None, num: int) -> Weight
             if frame is None:
                 outer.append(sign * scale_and_mask(_log_prob(site), scale=site["scale"]).sum())
             else:
-                local.append(sign * _of_points(site, frame, num))
+                local.append(sign * of_points(site, frame, num))
                 scales[name] = site["scale"]
     if not local:
-        raise ValueError(f"no site is in {_plate(plate)}; expected a program with a plate over points: plate=its name")
+        raise ValueError(f"no site is in {named(plate)}; expected a program with a plate over points: plate=its name")
     return Weights(sum(local), _common(scales), sum(outer))
 
 
@@ -56,8 +56,14 @@ def _log_prob(site: dict) -> Tensor:
     return scale_and_mask(found, mask=site["mask"])
 
 
-def _of_points(site: dict, frame, num: int) -> Tensor:
-    r"""Returns the log-density of a site, (K, B), summed over the axes of other plates."""
+def of_points(site: dict, frame, num: int) -> Tensor:
+    r"""Returns the log-density of a site, (K, B), unscaled, and summed over the axes of other plates.
+
+    Arguments:
+        site: of a trace.
+        frame: that of the plate over data.
+        num: the number K of samples, along the axis of a plate `DRAWS`.
+    """
     frames = site["cond_indep_stack"]
     others = [f.dim for f in frames if f.vectorized and f.dim != frame.dim and f.name != DRAWS]
     return summed(_log_prob(site), others).reshape(num, frame.size)
@@ -81,7 +87,3 @@ def _equal(one: Tensor | float, other: Tensor | float) -> bool:
     if not any(tensors):
         return one == other
     return not is_validation_enabled() or bool((torch.as_tensor(one) == torch.as_tensor(other)).all())
-
-
-def _plate(plate: str | None) -> str:
-    return "a plate at dimension -1" if plate is None else f"the plate {plate!r}"

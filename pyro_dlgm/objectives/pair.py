@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from ..seeding import reseeded
 from .log_weights import log_weights
 from .once import outside, samples
-from .sites import check_broadcast, check_latents, check_reparametrized, is_drawn, plate_of, point_frame
+from .sites import (
+    check_broadcast,
+    check_latents,
+    check_plates,
+    check_reparametrized,
+    depth_of,
+    is_drawn,
+    plate_of,
+    point_frame,
+)
 
 
 class Pair:
@@ -41,7 +50,7 @@ class Pair:
             )
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.plate = plate or plate_of(program, q)
-        self.depth = max(depth, getattr(q, "program_depth", 1))
+        self.depth = max(depth, depth_of(q))
         self.numbers = max((a.numel() for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), default=1)
         self.shares, self._values = None, {}
 
@@ -71,6 +80,7 @@ class Pair:
             replayed = poutine.replay(self.model, held)
             model_trace = poutine.trace(replayed).get_trace(*self.args, **self.kwargs)
             check_latents(model_trace, guide_trace)
+            check_plates(model_trace, guide_trace, self.plate)
             check_broadcast(model_trace)
             check_reparametrized(guide_trace)
             _check_outside(log_weights(model_trace, held, self.plate, num).outside, held, self.plate)

@@ -28,6 +28,11 @@ def plate_of(program, guide) -> str | None:
     return own if isinstance(own, str) else getattr(guide, "program_plate", None)
 
 
+def depth_of(guide) -> int:
+    r"""Returns how many dimensions the plates of the program take, if the guide has traced it; else 1."""
+    return getattr(guide, "program_depth", 1)
+
+
 def summed(values: Tensor, dims: list[int]) -> Tensor:
     r"""Returns the sum over these axes, which are kept; without axes, the values themselves."""
     return values.sum(dims, keepdim=True) if dims else values
@@ -44,6 +49,26 @@ def check_latents(model_trace, guide_trace) -> None:
             f"{', '.join(map(repr, missing))} as well, which the model samples: give the guide the model's name, such "
             f"as latent={missing[0]!r}"
         )
+
+
+def check_plates(model_trace, guide_trace, plate: str | None) -> None:
+    r"""Raises a `ValueError` if a latent of points in one program is outside the plate over data in the other."""
+    for name, site in guide_trace.nodes.items():
+        other = model_trace.nodes.get(name)
+        if other is None or not is_drawn(site):
+            continue
+        inside = [point_frame(s, plate) is not None for s in (other, site)]
+        if inside[0] != inside[1]:
+            where, lacks = ("model", "guide") if inside[0] else ("guide", "model")
+            raise ValueError(
+                f"{name!r} is in {named(plate)} in the {where}, and outside of it in the {lacks}; expected one plate "
+                "over data, of one name, in both programs"
+            )
+
+
+def named(plate: str | None) -> str:
+    r"""Returns the plate over data in words, for errors."""
+    return "a plate at dimension -1" if plate is None else f"the plate {plate!r}"
 
 
 def check_broadcast(trace) -> None:

@@ -17,7 +17,7 @@ DASHED = "dashed: validation points"
 def learning_curves(
     figure, histories: dict[str, list[dict]], levels: dict[str, float], against: str = "gradients_per_point"
 ):
-    r"""Draws learning curves and returns the figure: a panel for bounds, one for what is none.
+    r"""Draws learning curves and returns the figure: a panel for each kind of bound, and one for log p(x, t).
 
     Solid lines are the training points, dashed ones the validation points, dotted ones levels.
 
@@ -25,7 +25,7 @@ def learning_curves(
         figure: to draw on, with a constrained layout.
         histories: the records of `fit`, by name.
         levels: horizontal lines among the bounds, by name, in nats per point.
-        against: what the horizontal axis counts: "gradients_per_point", what methods are compared by, or "epoch".
+        against: what the horizontal axis counts: "gradients_per_point", by which methods are compared, or "epoch".
     """
     titles = BOUNDS | _importance_bounds(histories)
     kinds = [kind for kind in titles if any(_curve(h, kind, against)[0] for h in histories.values())] or ["elbo"]
@@ -57,7 +57,7 @@ def _draw(axis, history: list[dict], kind: str, against: str, name: str, color: 
 
 
 def _importance_bounds(histories: dict[str, list[dict]]) -> dict[str, str]:
-    r"""Titles of the training bounds "iwae_K" of `objectives.IWAE` and `DReG`, by name."""
+    r"""Returns the titles of the training bounds "iwae_K" of `objectives.IWAE` and `DReG`, by name."""
     names = {name for history in histories.values() for record in history for name in record if name[:5] == "iwae_"}
     return {name: f"IWAE-{name[5:]}, nats per point" for name in sorted(names)}
 

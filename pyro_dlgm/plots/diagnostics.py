@@ -1,4 +1,4 @@
-r"""Pictures of a diagnosis: where the KL goes, whether ranks are uniform, whether intervals hold what they promise."""
+r"""Pictures of a diagnosis: the KL of each latent, the ranks of calibration, and the coverage of intervals."""
 
 import torch
 from matplotlib.figure import Figure
@@ -11,11 +11,14 @@ from .palette import REFERENCE, colour
 
 
 def calibration(found: Calibration) -> Figure:
-    r"""Left: ECDF of the ranks minus that of uniform ranks, with a simultaneous 95% band. Right: coverage.
+    r"""Draws the ECDF of the ranks minus that of uniform ranks on the left, and the coverage of intervals on the right.
 
-    Each thin line is a dimension, the thick one log p(x, t). The band holds for one line: of 20 lines of an exact q,
-    one leaves it. A line that rises above the band and then falls below it is a q that is too narrow, the mirror
-    image one that is too wide, one side only a shift.
+    Each thin line is a dimension, the thick one log p(x, t). The band contains a line with a probability of 95%: of 20
+    lines of an exact q, one leaves it. A line above the band on the left and below it on the right means that q is too
+    narrow, the mirror image that it is too wide, a line on one side that it is shifted.
+
+    Arguments:
+        found: the result of `evaluate.check_calibration`.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -25,7 +28,11 @@ def calibration(found: Calibration) -> Figure:
 
 
 def latents(found: Diagnosis) -> Figure:
-    r"""Left: KL of each dimension, in nats per point. Right: mean ± standard deviation of q(t_d), prior in grey."""
+    r"""Draws the KL of each latent, in nats per point, and mean ± standard deviation of q(t_d), with the prior in grey.
+
+    Arguments:
+        found: the result of `evaluate.diagnose`.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     dimensions = range(len(found.mean_variance))  # counted from 0, as everywhere

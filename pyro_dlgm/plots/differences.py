@@ -11,8 +11,8 @@ class Shown(NamedTuple):
 
     Attributes:
         values: its difference at each seed.
-        mean, low, high: of the differences, and the ends of the interval of the mean.
-        colour: of all that is drawn of it.
+        mean, low, high: the mean of the differences, and the ends of its interval.
+        colour: the colour of the method.
     """
 
     values: list[float]
@@ -28,7 +28,7 @@ def differences(axis, shown: Mapping[str, Shown], title: str) -> None:
     Arguments:
         axis: to draw on.
         shown: by the name of a method.
-        title: of the horizontal axis.
+        title: the label of the horizontal axis.
     """
     for place, found in enumerate(shown.values()):
         seeds = [place] * len(found.values)

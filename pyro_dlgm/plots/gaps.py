@@ -1,4 +1,4 @@
-r"""Pictures of the inference gap: bars from F(q) over F(q*) to log p(x), and each q over the exact posterior."""
+r"""Pictures of the inference gap: bars from F(q) over F(q*) to log p(x), and q drawn over the exact posterior."""
 
 import math
 
@@ -18,10 +18,10 @@ LEVELS = (1.0, 2.0)  # standard deviations of the ellipses
 
 
 def bars(found: dict[str, dict]) -> Figure:
-    r"""A bar for each method from F(q) over F(q*) to log p(x), in nats per point.
+    r"""Draws a bar for each method from F(q) over F(q*) to log p(x), in nats per point.
 
     Arguments:
-        found: by name, the `summary` of what `evaluate.gaps` returned.
+        found: the `summary` of what `evaluate.gaps` returned, by name.
     """
     figure = Figure(figsize=(9.5, 0.9 + 0.5 * len(found)), layout="constrained")
     axis = figure.subplots()
@@ -48,16 +48,16 @@ def bars(found: dict[str, dict]) -> Figure:
 
 
 def _above(gaps: dict) -> float:
-    r"""What BDMC allows log p(x) above its estimate, in nats; nothing below."""
+    r"""Returns how far log p(x) may be above its estimate by BDMC, in nats, at least 0."""
     return max(0.0, gaps.get("bdmc", {}).get("gap", 0.0))
 
 
 def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor | Points) -> Figure:
-    r"""For two latents: the exact posterior of each point on a grid, with every q drawn over it.
+    r"""Draws the exact posterior of each point on a grid, for a model with two latents, and each q over it.
 
     Arguments:
         model: a `DLGM` with two latents.
-        qs: Gaussian q of batch shape (B,) by name; drawn at one and two standard deviations.
+        qs: Gaussian q of batch shape (B,) by name, each drawn at one and two standard deviations.
         x: data (B, ...), or `Points`.
 
     Raises:
@@ -84,10 +84,10 @@ def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor
 
 
 def posterior_on_grid(model, points: Tensor | Points) -> tuple[Tensor, Tensor]:
-    r"""The posterior of one point on a square grid that is zoomed in to where it is.
+    r"""Returns the posterior of one point on a grid that covers its mass.
 
     Returns:
-        The corners ((left, right), (low, high)), (2, 2), and the density there, (n, n), its peak 1.
+        The corners ((left, right), (low, high)), (2, 2), and the density between them, (n, n), relative to its peak.
     """
     points = Points.of(points)
     x = points.x
@@ -106,7 +106,7 @@ def posterior_on_grid(model, points: Tensor | Points) -> tuple[Tensor, Tensor]:
 
 
 def _ellipse(q, point: int, level: float) -> Tensor:
-    r"""The curve on which a Gaussian is that many standard deviations from its mean, (n, 2)."""
+    r"""Returns the curve at ``level`` standard deviations from the mean of a Gaussian, (n, 2)."""
     angle = torch.linspace(0, 2 * math.pi, 100)
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     L = q.stddev.diag_embed() if diagonal(q) else q.scale_tril

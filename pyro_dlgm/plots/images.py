@@ -55,7 +55,7 @@ def strip(images: Tensor) -> Tensor:
 
 
 def inked(images: Tensor) -> Tensor:
-    r"""Images (n, C, H, W) in [0, 1], on the CPU; of one channel, ink is dark on white."""
+    r"""Returns images (n, C, H, W) in [0, 1], on the CPU; those of one channel inverted, dark ink on white."""
     shown = images.detach().float().cpu().clamp(0, 1)
     return 1 - shown if shown.shape[1] == 1 else shown
 
@@ -66,7 +66,7 @@ def grid(images: Tensor, zoom: int = 1, columns: int | None = None) -> Tensor:
     Arguments:
         images: the images.
         zoom: pixels for each pixel, along both sides.
-        columns: how many in a row; by default it becomes about square.
+        columns: the number of images in a row; by default the grid is about square.
     """
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     shown = inked(images).expand(-1, 3, -1, -1).repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
@@ -90,7 +90,7 @@ def squares(images: Tensor, largest: int) -> Tensor:
 
 
 def as_pil(image: Tensor) -> Image.Image:
-    r"""Turns an image (3 or 4, H, W), the fourth channel alpha, with values in [0, 1], into one of PIL."""
+    r"""Returns an image (3 or 4, H, W) with values in [0, 1], the fourth channel alpha, as one of PIL."""
     return Image.fromarray(image.mul(255).round().byte().permute(1, 2, 0).numpy())
 
 

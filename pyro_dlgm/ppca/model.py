@@ -35,13 +35,13 @@ from .posterior import Posterior
 class PPCA(DLGM):
     r"""Creates probabilistic PCA: a `DLGM` with linear μ, one σ, and closed forms instead of samples.
 
+    `PPCA.fit` creates one from data by maximum likelihood. ``W`` (P, D) and ``mu`` (P,) are parameters, ``sigma2`` is
+    computed from one. Nothing derived is cached, so all gradients are always correct.
+
     Arguments:
         latent_dim: the number of latents D.
         num_features: the number of features P.
         scale: the initial σ.
-
-    `PPCA.fit` creates one from data by maximum likelihood. ``W`` (P, D) and ``mu`` (P,) are parameters, ``sigma2`` is
-    computed from one. Nothing derived is cached, so all gradients are always correct.
     """
 
     def __init__(self, latent_dim: int, num_features: int, scale: float = 1.0):
@@ -92,6 +92,10 @@ class PPCA(DLGM):
             x: data (B, P).
             mask: boolean, True where observed, (B, P) or (B,).
             given: must be `None`: PPCA is not conditioned on anything.
+
+        Raises:
+            ValueError: if x does not fit the model, or ``given`` is not `None`.
+            TypeError: if the prior was replaced by another one than N(0, I).
         """
         if given is not None:
             raise ValueError("PPCA conditions on nothing; expected no given: use a DLGM whose network decodes [t | c]")
@@ -101,7 +105,8 @@ class PPCA(DLGM):
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Returns the exact evidence log p(x | w) of each point over its observed pixels, (B,), in nats.
 
-        `Posterior.log_prob` computes it in float64; it is returned in the dtype of the model.
+        `Posterior.log_prob` computes it in float64; it is returned in the dtype of the model. Arguments and errors are
+        those of `posterior`.
         """
         return self._posterior(x, mask).log_prob().to(x)
 

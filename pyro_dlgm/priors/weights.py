@@ -1,5 +1,7 @@
 r"""Priors of the weights of a network: a Bayesian w."""
 
+from functools import partial
+
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroSample
@@ -36,16 +38,11 @@ def bayesian(net: nn.Module, scale: float = 1.0) -> nn.Module:
     for module, name, weight in weights:
         # A buffer, so that the distribution follows .to(device, dtype).
         module.register_buffer(f"{name}_loc", torch.zeros_like(weight, requires_grad=False), persistent=False)
-        setattr(module, name, PyroSample(_Weights(f"{name}_loc", scale)))
+        setattr(module, name, PyroSample(partial(_prior, loc=f"{name}_loc", scale=scale)))
     return net
 
 
-class _Weights:
-    r"""Creates the prior N(0, scale²) over an array of weights; a class, so that it can be pickled."""
-
-    def __init__(self, loc: str, scale: float):
-        self.loc, self.scale = loc, scale
-
-    def __call__(self, module: nn.Module) -> dist.TorchDistribution:
-        loc = getattr(module, self.loc)
-        return dist.Normal(loc, self.scale).to_event(loc.dim())
+def _prior(module: nn.Module, loc: str, scale: float) -> dist.TorchDistribution:
+    r"""Returns the prior N(0, scale²) over an array of weights."""
+    zeros = getattr(module, loc)
+    return dist.Normal(zeros, scale).to_event(zeros.dim())

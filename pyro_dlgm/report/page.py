@@ -1,4 +1,4 @@
-r"""Reports: one page of HTML that needs nothing else, of a comparison or of a run."""
+r"""Reports of a comparison, a run or a pair: one self-contained page of HTML."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -27,17 +27,17 @@ from .verdicts import verdicts
 from .views import seen
 
 NAME = "report.html"
-POINTS = 1000  # that are looked at, at most
-IN_COMPARISON, IN_RUN = 3, 6  # latents that are traversed
+POINTS = 1000  # at most, on the page
+IN_COMPARISON, IN_RUN = 3, 6  # latents with a traversal
 
 
 def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Sequence[Section] = ()) -> str:
-    r"""The report of a comparison, as HTML.
+    r"""Returns the report of a comparison, as HTML.
 
     Arguments:
-        rows: of `comparison.rows`, with their pairs.
-        dataset: whose test points they were scored on.
-        num_samples: K of IWAE-K.
+        rows: the rows of `comparison.rows`, with their pairs.
+        dataset: the data set on whose test points they were scored.
+        num_samples: the number K of IWAE-K.
         more: further sections, which come last.
     """
     pairs = snapshots(rows, dataset.test_points[:POINTS], _first(dataset.test_labels))
@@ -50,12 +50,12 @@ def of_comparison(rows: list[Row], dataset: Dataset, num_samples: int, more: Seq
 
 
 def of_seeds(rows: list[SeedRow], dataset: Dataset, num_samples: int, more: Sequence[Section] = ()) -> str:
-    r"""The report of a comparison over seeds, as HTML.
+    r"""Returns the report of a comparison over seeds, as HTML.
 
     Arguments:
-        rows: of `compare_seeds`.
-        dataset: whose test points they were scored on.
-        num_samples: K of IWAE-K.
+        rows: the rows of `compare_seeds`.
+        dataset: the data set on whose test points they were scored.
+        num_samples: the number K of IWAE-K.
         more: further sections, which come last.
     """
     notes = (sections.BUDGET, "Curves are means over seeds.")
@@ -75,14 +75,14 @@ def of_run(
     imports: Iterable[str] = (),
     more: Sequence[Section] = (),
 ) -> str:
-    r"""The report of a run on disk, as HTML, with the scores of its ``evaluation.json`` if it has one.
+    r"""Returns the report of a run on disk, as HTML, with the scores of its ``evaluation.json`` if it has one.
 
-    A guide with rows is looked at through its training points, any other one through the test points.
+    A guide with rows is shown on its training points, any other one on the test points.
 
     Arguments:
-        run: folder of the run.
-        dataset: with which it was made.
-        model, guide, imports: where the networks are one's own: as in `load`.
+        run: the folder of the run.
+        dataset: the data set of the run.
+        model, guide, imports: for a run with your own networks, as in `load`.
         more: further sections, which come last.
 
     Raises:
@@ -119,25 +119,25 @@ def of_pair(
     seed: int = 0,
     more: Sequence[Section] = (),
 ) -> str:
-    r"""The report of a pair that no run holds, of `adopt` say, as HTML: scored at points that it was not trained on.
+    r"""Returns the report of a pair without a run, such as one of `adopt`, as HTML.
 
     A guide with rows makes an E-step on the points first, with w frozen.
 
     Arguments:
         model, guide: the pair; neither changes.
-        x: points (B, ...), or `Points`; the first 1,000 are looked at.
-        name: what it is, for the title.
+        x: points (B, ...), or `Points`, other than those of the training; the first 1,000 are used.
+        name: the title.
         labels: whole numbers (B,), which colour the latent space.
-        certify: how log p(x) is estimated and the gaps are taken apart, on the first points; `None` does neither.
-        num_samples: K of IWAE-K.
-        seed: of all that is random.
+        certify: how to estimate log p(x) and the inference gaps of the first points; `None`: neither is estimated.
+        num_samples: the number K of IWAE-K.
+        seed: seed of all random numbers.
         more: further sections, which come last.
     """
     points = Points.of(x)[:POINTS].numbered()
     q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
     found = {"points": summary([point_scores(model, q, points, num_samples, seed)]) | {"num_samples": num_samples}}
     if certify is not None:
-        found["certified"] = certify(model, q, points, seed, fitted=None if q is guide else q.convergence).summary()
+        found["certified"] = certify(model, q, points, seed, fitted=q is not guide).summary()
     pair = {type(guide).__name__: Snapshot(model, q, points, labels=_first(labels))}
     shown = [sections.scores(found, Path(), 0), verdicts(pair, "given", calibrate=True)]
     shown += sections.gaps({"points": found["certified"]} if certify is not None and certify.gaps else {})

@@ -1,4 +1,4 @@
-r"""Sections of a report, each with two sentences on how to read it; here those that show numbers."""
+r"""Sections of a report, each with two sentences on how to read it: those of numbers and curves."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ STOPPED = "The training stopped early; model and guide of this page are at the b
 
 @dataclass(frozen=True)
 class Section:
-    r"""A part of a report.
+    r"""A section of a report.
 
     Attributes:
-        title: what it is.
+        title: its heading.
         caption: how to read it, in two sentences.
         body: its HTML: a table, an SVG, images as data.
         notes: what is missing in it, and why.
@@ -48,12 +48,12 @@ def missing(title: str, caption: str, reason: str) -> Section:
 
 
 def drawing(make: Callable[[], Figure], alt: str) -> Markup:
-    r"""The body of a section that is one figure: arguments as those of `svg.svg`."""
+    r"""Returns the body of a section that is one figure; arguments are those of `svg.svg`."""
     return Markup('<div class="wide">{}</div>').format(Markup(svg(make, alt)))
 
 
 def table(shown: list[Column], rows: Sequence, certified: int | None = None) -> Markup:
-    r"""The HTML of columns and rows; references are in italics, and headings of groups as in `groups`."""
+    r"""Returns the HTML of columns and rows, with references in italics and the headings of `groups`."""
     spans = [(name, len(of)) for name, of in groups(shown, certified)]
     said = {
         "groups": spans,
@@ -67,7 +67,7 @@ def table(shown: list[Column], rows: Sequence, certified: int | None = None) -> 
 
 
 def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
-    r"""The table of a comparison, with its footnotes."""
+    r"""Returns the section with the table of a comparison and its footnotes."""
     certified = next((row.certified_points for row in rows if row.certified_points is not None), None)
     return Section(
         "Results",
@@ -81,7 +81,7 @@ def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
 def learning(
     histories: dict[str, list[dict]], levels: dict[str, float], against: str, notes: tuple[str, ...] = ()
 ) -> Section:
-    r"""Learning curves on training points, and on validation points where there are some; ``against`` as in `plots`."""
+    r"""Returns the section with learning curves; arguments are those of `plots.curves.learning_curves`, and notes."""
     caption = (
         "Solid lines are the mean of the objective over an epoch of training points, dashed lines are on validation "
         "points. A dashed line that falls while the solid one rises says that w is memorizing its training points."
@@ -101,7 +101,7 @@ def learning(
 
 
 def gaps(found: dict[str, dict | None]) -> list[Section]:
-    r"""The inference gap of each method by name, as `evaluate.gaps` sums it up; no section if none was taken apart."""
+    r"""Returns a section with inference gaps from the summaries of `evaluate.gaps` by name, or none without any."""
     found = {name: result for name, result in found.items() if result is not None}
     if not found:
         return []
@@ -115,12 +115,12 @@ def gaps(found: dict[str, dict | None]) -> list[Section]:
 
 
 def scores(found: dict, folder: Path, step: int) -> Section:
-    r"""The scores of a run, all sections of its ``evaluation.json``.
+    r"""Returns the section with the scores of a run, from all parts of its ``evaluation.json``.
 
     Arguments:
-        found: what is in the file.
-        folder: of the run.
-        step: of its checkpoint.
+        found: the content of the file.
+        folder: the folder of the run.
+        step: the step of its checkpoint.
     """
     caption = (
         "Bounds are means over the points, in nats per point with the standard error of the mean: the higher, the "

@@ -13,7 +13,7 @@ IMAGES = "Images and the latent space are on the page of a comparison at one see
 
 
 def results(rows: Sequence[SeedRow], num_points: int, num_samples: int) -> Section:
-    r"""The table over seeds, with its footnotes."""
+    r"""Returns the section with the table over seeds and its footnotes."""
     return Section(
         "Results",
         "At each seed every row starts at the same w and trains it with the same budget, so rows differ by their q; a "
@@ -25,7 +25,7 @@ def results(rows: Sequence[SeedRow], num_points: int, num_samples: int) -> Secti
 
 
 def differences(rows: Sequence[SeedRow]) -> Section:
-    r"""The paired differences of each row to the first one, as a picture."""
+    r"""Returns the section with a picture of the paired differences of each row to the first one."""
     title, shown = "Differences over seeds", panels(rows)
     caption = (
         "Each dot is a seed, and the bar is the 95% interval of their mean. A bar that crosses the dotted line says "

@@ -14,14 +14,14 @@ INK = "#010203"  # stands for the colour of the page's text
 
 
 def svg(make: Callable[[], Figure], alt: str) -> str:
-    r"""An inline SVG of the figure that ``make()`` returns, without a background.
+    r"""Returns an inline SVG of the figure that ``make()`` returns, without a background.
 
     Text takes the colour of the page's text, and the ten colours of series become ``var(--series-0)`` to
     ``var(--series-9)``, which the page defines for light and for dark.
 
     Arguments:
-        make: makes the figure, in here, where the colours are those of the page; an inch is 96 pixels on a screen.
-        alt: what it shows, for those who do not see it.
+        make: makes the figure; it is called with the colours of the page set. An inch is 96 pixels on a screen.
+        alt: what the figure shows, for screen readers.
     """
     ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     ink |= {"grid.color": INK, "axes.facecolor": "none", "legend.facecolor": "none", "legend.edgecolor": INK}
@@ -34,7 +34,7 @@ def svg(make: Callable[[], Figure], alt: str) -> str:
 
 
 def _inline(text: str, alt: str) -> str:
-    r"""The SVG alone: no prologue, no addresses of name spaces, no ids that repeat; font and colours of the page."""
+    r"""Returns the SVG with the font and colours of the page, and without prologue, namespaces and ids."""
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r"<style.*?</style>", "", text, flags=re.S)

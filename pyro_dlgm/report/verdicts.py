@@ -1,4 +1,4 @@
-r"""The section of a report that says in words what is wrong with q: the verdicts of `evaluate.diagnose`."""
+r"""The section of a report with the verdicts of `evaluate.diagnose` on q."""
 
 import math
 from functools import partial
@@ -12,7 +12,7 @@ from ..plots.diagnostics import latents
 from .sections import PAGES, Section, drawing, missing
 from .views import UNSAID, unsaid, with_posterior
 
-POINTS = 200  # that are looked at, at most: densities are taken for all pairs of them
+POINTS = 200  # at most: densities are computed for all pairs of them
 SIMULATED = 200  # points for calibration
 NO_DENSITY = "q is a point mass or a chain, without a density: there is no KL, no I(x; t) and no calibration"
 COLLAPSE = (
@@ -22,12 +22,12 @@ COLLAPSE = (
 
 
 def verdicts(pairs: dict[str, Snapshot], of: str, *, calibrate: bool = False) -> Section:
-    r"""What `evaluate.diagnose` says of each pair at its first points, with a figure where there is one pair.
+    r"""Returns the section with the verdicts on each pair at its first points, with a figure if there is one pair.
 
     Arguments:
-        pairs: by name.
-        of: what the points are: "test", say.
-        calibrate: whether points are simulated as well, where q needs no E-step on them.
+        pairs: snapshots by name.
+        of: what the points are, such as "test".
+        calibrate: whether points are simulated as well, if q needs no E-step on them.
     """
     caption = (
         f"Each line is a verdict of evaluate.diagnose on q at the first {of} points, at most {POINTS}, in nats per "
@@ -51,9 +51,9 @@ def verdicts(pairs: dict[str, Snapshot], of: str, *, calibrate: bool = False) ->
 
 
 def _found(pair: Snapshot, calibrate: bool) -> tuple[Diagnosis | None, str]:
-    r"""The diagnosis at the first points, and why it has no calibration where that was asked for and refused.
+    r"""Returns the diagnosis at the first points, and the reason if a calibration was requested and failed.
 
-    There is none where q has no density, or there is a single point.
+    It is `None` if q has no density, or there is a single point.
     """
     points = pair.points[:POINTS]
     if not pair.has_density or len(points) < 2:
@@ -70,14 +70,14 @@ def _found(pair: Snapshot, calibrate: bool) -> tuple[Diagnosis | None, str]:
 
 
 def _active(pair: Snapshot, found: Diagnosis | None) -> float:
-    r"""How many latents are active; NaN where that cannot be told."""
+    r"""Returns how many latents are active; NaN if it is not known."""
     if found is not None:
         return int(found.active_by_variance.sum())
     return pair.active() if len(pair.x) > 1 else math.nan
 
 
 def _lines(pair: Snapshot, found: Diagnosis | None) -> dict[str, str]:
-    r"""The verdicts by what they are on."""
+    r"""Returns the verdicts, by what they are about."""
     if found is not None:
         return ({"given": found.conditions} if found.conditions else {}) | found.verdicts
     if pair.has_density:

@@ -1,4 +1,4 @@
-r"""Sections of a report that show what pairs have learned: images and codes."""
+r"""Sections of a report with images and codes of pairs."""
 
 import itertools
 import math
@@ -14,19 +14,25 @@ from ..plots.images import traversals as traversal_strips
 from .sections import PAGES, Section, drawing, missing
 
 SHOWN = 12  # images in a strip
-STEPS = 7  # places of a traversal
-ACROSS = 3  # planes beside each other
+STEPS = 7  # images in a traversal
+ACROSS = 3  # planes in a row
 UNSAID = "its guide is a Pyro program that does not say its posterior, so there is no mean of q to look at"
 
 
 def seen(pairs: dict[str, Snapshot], of: str, num: int) -> list[Section]:
-    r"""All sections of this file; ``of``: what the points are, ``num``: how many latents are traversed."""
+    r"""Returns all sections of this module.
+
+    Arguments:
+        pairs: snapshots by name.
+        of: what the points are, such as "test".
+        num: the number of latents with a traversal.
+    """
     images = [reconstructions(pairs, of), samples(pairs), traversals(pairs, of, num)]
     return [*images, latent_space(pairs, of)]
 
 
 def reconstructions(pairs: dict[str, Snapshot], of: str) -> Section:
-    r"""The first points above their reconstructions, a strip for each pair."""
+    r"""Returns the section with the first points above their reconstructions, a strip for each pair."""
     caption = (
         f"On top are the first {of} points, below is the mean of p(x given t) at the mean of q, for each method. What "
         "a strip lacks is lost in the code, or smoothed away because many x share a code."
@@ -37,7 +43,7 @@ def reconstructions(pairs: dict[str, Snapshot], of: str) -> Section:
 
 
 def samples(pairs: dict[str, Snapshot]) -> Section:
-    r"""Draws from the model, a strip for each pair."""
+    r"""Returns the section with draws from the models, a strip for each pair."""
     caption = (
         "Each image is the mean of p(x given t) for a t drawn from the prior, without the noise of Σ; every method "
         "gets the same draws. Images unlike the data show codes that the prior reaches and the data do not."
@@ -47,7 +53,7 @@ def samples(pairs: dict[str, Snapshot]) -> Section:
 
 
 def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
-    r"""What the most used latents do to the first point."""
+    r"""Returns the section with traversals of the most used latents, from the code of the first point."""
     caption = (
         f"One latent, counted from 0, goes from −{REACH:g} to {REACH:g} standard deviations (sd) of the prior, while "
         f"the others stay at the mean of q of the first {of} point; the nats say how much q uses the latent, a mean "
@@ -68,13 +74,13 @@ def traversals(pairs: dict[str, Snapshot], of: str, num: int) -> Section:
 def _section(
     title: str, caption: str, pairs: dict[str, Snapshot], blocks: Iterable[tuple], notes: Iterable[str] = ()
 ) -> Section:
-    r"""A section of images, or one that says why there are none.
+    r"""Returns a section of images, or one that says why there are none.
 
     Arguments:
-        title, caption, notes: of the section.
-        pairs: by name, also those whose guide does not say its posterior.
-        blocks: of strips: their name, the names of columns, and (label, images) of each row. Images come from
-            generators, which do not run where there are none to show.
+        title, caption, notes: those of the section.
+        pairs: snapshots by name, including those whose guide has no posterior.
+        blocks: strips, as (name, names of columns, rows) with (label, images) for each row. Rows are generators, which
+            do not run if there are no images to show.
     """
     reason = _no_images(pairs)
     if reason:
@@ -84,7 +90,7 @@ def _section(
 
 
 def latent_space(pairs: dict[str, Snapshot], of: str) -> Section:
-    r"""The means of q in the plane, coloured by label."""
+    r"""Returns the section with the means of q in the plane, coloured by label."""
     caption = (
         f"Each dot is the mean of q for one of the {of} points, in the two latents or, where there are more, in the "
         "two directions in which the means vary most (PCA). Labels were never seen in training: where colours part, "
@@ -112,7 +118,7 @@ def latent_space(pairs: dict[str, Snapshot], of: str) -> Section:
 
 
 def with_posterior(pairs: dict[str, Snapshot]) -> dict[str, Snapshot]:
-    r"""The pairs whose guide says its posterior."""
+    r"""Returns the pairs whose guide has a posterior."""
     return {name: pair for name, pair in pairs.items() if pair.has_posterior}
 
 
@@ -128,5 +134,5 @@ def _no_images(pairs: dict[str, Snapshot]) -> str | None:
 
 
 def unsaid(pairs: dict[str, Snapshot]) -> tuple[str, ...]:
-    r"""Notes on the pairs whose guide does not."""
+    r"""Returns notes on the pairs whose guide has no posterior."""
     return tuple(f"{name} is not shown: {UNSAID}." for name, pair in pairs.items() if not pair.has_posterior)

@@ -8,7 +8,7 @@ from .trained import Trained
 
 
 class DLGMImputer(OneToOneFeatureMixin, Trained):
-    r"""Creates an imputer that replaces NaN by the posterior mean E_q E[x | t] of a deep latent Gaussian model.
+    r"""Creates an imputer that replaces NaN by the posterior mean E_q E[x | t, x_o] of a deep latent Gaussian model.
 
     Observed values are returned unchanged. Values are assumed to be missing at random; missing classes become the most
     probable one. Arguments, attributes and `score` are those of `DeepLatentGaussian`. "amortized" reads a missing value

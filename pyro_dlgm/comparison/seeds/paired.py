@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import scipy  # not scipy.stats, which is slow to import: SciPy imports it at its first use
-
 LEVEL = 0.95  # of intervals
 
 Scores = Mapping[int, float]  # the score of a row, by seed
@@ -57,11 +55,13 @@ class Paired(NamedTuple):
     @classmethod
     def of(cls, ours: Scores, theirs: Scores) -> "Paired | None":
         r"""Creates the difference ours − theirs; `None` where the rows share no seed."""
+        from scipy import stats  # imported here: it is slow to import
+
         found = Spread.of({seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs})
         if found is None:
             return None
         S = len(ours.keys() & theirs.keys())
-        half = math.inf if S == 1 else scipy.stats.t.ppf((1 + LEVEL) / 2, S - 1) * found.standard_error
+        half = math.inf if S == 1 else stats.t.ppf((1 + LEVEL) / 2, S - 1) * found.standard_error
         return cls(found.mean, found.standard_error, found.mean - half, found.mean + half, S)
 
 

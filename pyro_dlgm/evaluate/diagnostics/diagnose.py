@@ -59,6 +59,7 @@ class Diagnosis:
         aggregate_mean, aggregate_std: of the marginals q(t_d), (D,).
         prior_mean, prior_std: of p(t_d), (D,).
         calibration: the result of `check_calibration` on simulated points, or `None`.
+        conditions: the values at which global latents are held; empty without any.
     """
 
     num_points: int
@@ -85,7 +86,8 @@ class Diagnosis:
     def active_by_variance(self) -> Tensor:
         r"""Active units (D,) by Burda et al. (2016): the variance over the data of E_q[t_d | x] exceeds 0.01.
 
-        It has to exceed it by more than four of its errors."""
+        It has to exceed it by more than four of its sampling errors.
+        """
         return is_active(self.mean_variance, self.mean_variance_error)
 
     @property

@@ -23,7 +23,7 @@ def chi_square_p(ranks: Tensor, L: int) -> Tensor:
     There are at most 20 bins, with about 10 expected ranks or more in each. The probability of a bin is its share of
     the L + 1 values, so that no bin is favoured if the number of bins does not divide L + 1.
     """
-    from scipy import stats  # imported here: it is slow to import, and training does not need it
+    from scipy import stats  # imported here: it is slow to import
 
     bins = max(2, min(BINS, L + 1, len(ranks) // RANKS_PER_BIN))
     share = _counts(torch.arange(L + 1).unsqueeze(-1) * bins // (L + 1), bins) / (L + 1)
@@ -53,7 +53,7 @@ def shapes(ranks: Tensor, L: int, alpha: float = 0.01) -> list[str]:
     probability of at most ``alpha`` (Bonferroni). The more significant of the two directions names the shape; "odd" is
     a departure that only the chi-square test detects.
     """
-    from scipy import stats  # imported here, as above
+    from scipy import stats  # imported here: it is slow to import
 
     z, threshold = directions(ranks, L), alpha / (3 * ranks.shape[1])
     seen = z.abs() > stats.norm.isf(threshold / 2)
@@ -89,7 +89,7 @@ def ecdf_band(n: int, L: int, level: float = 0.95, num_simulations: int = 1000) 
         level: the probability that an ECDF is inside.
         num_simulations: the number of simulated data sets, always the same ones.
     """
-    from scipy import stats  # imported here, as above
+    from scipy import stats  # imported here: it is slow to import
 
     binom, z = stats.binom, np.arange(1, L + 1) / (L + 1)
     uniform = np.full(L + 1, 1 / (L + 1))

@@ -80,7 +80,7 @@ def coverage(c, n: int) -> str:
         Maurer and Pontil, "Empirical Bernstein bounds and sample variance penalization" (2009), theorem 4.
         https://arxiv.org/abs/0907.3740
     """
-    from scipy import stats  # imported here, as in uniformity
+    from scipy import stats  # imported here: it is slow to import
 
     D = c.found.shape[1]
     delta = ALPHA / (2 * 4 * (D + 1))

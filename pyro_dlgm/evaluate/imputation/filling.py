@@ -45,7 +45,7 @@ def impute(
         by: "mean", "median" or "mode" of each value, or "draws" for M imputations. For classes, which have no order,
             the first three are the most probable one. The median is one of the draws, so that counts stay whole.
         num_proposals: the number K of weighted proposals. By default 10 M, at least 1,000; for the mean none, which
-            makes it E_q E[x | t]. With 0, draws of q are used unweighted.
+            makes it E_q E[x | t, x_o]. With 0, draws of q are used unweighted.
         mask: boolean, True where observed, of x's shape or (B,).
         given: what the points are conditioned on, (B, C).
         seed: seed of the samples.
@@ -54,8 +54,8 @@ def impute(
         A tensor of x's shape, or (M, B, ...) with ``by="draws"``.
 
     Raises:
-        ValueError: if there is no mask, ``by`` is unknown, a number is out of range, all weights of a point are 0, or
-            as `reconstruct`.
+        ValueError: if there is no mask, ``by`` is unknown, a number is out of range, all weights of a point are 0,
+            pixels depend on each other given t in a distribution without ``completed(x, mask)``, or as `reconstruct`.
         TypeError: if the guide has no `posterior`.
 
     Example:

@@ -107,28 +107,10 @@ def _pixels(p):
 
 
 def completed(p, points: Points) -> Tensor:
-    r"""Draws x (M, b, ...) from p(x | t) given its observed values, which stay as they are.
-
-    Raises:
-        ValueError: if pixels depend on each other given t, and the distribution has no ``completed(x, mask)``.
-    """
-    own, mask = _pixels(p), pixelwise(points.mask, points.x.dim())
-    if hasattr(own, "completed") and not isinstance(p, Emission):
-        made = own.completed(points.x, mask)
-    else:
-        for part in (_pixels(each) for _, each, _ in getattr(own, "parts", [(None, own, None)])):
-            _check_independent(part)
-        made = getattr(p, "sample", p)(torch.Size())
+    r"""Draws x (M, b, ...) from p(x | t, x_o, m); observed values stay as they are."""
+    made = getattr(p, "sample", p)(torch.Size())
     made = made.to(points.x.dtype) if not points.x.is_floating_point() else made
-    return torch.where(mask, points.x, made)
-
-
-def _check_independent(part) -> None:
-    if len(part.event_shape):
-        raise ValueError(
-            f"{type(part).__name__} has values of x that depend on each other given t, so that draws of the missing "
-            "ones need the observed ones; expected a distribution with a method completed(x, mask)"
-        )
+    return torch.where(pixelwise(points.mask, points.x.dim()), points.x, made)
 
 
 def classes(p) -> Tensor:

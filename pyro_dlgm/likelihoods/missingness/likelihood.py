@@ -25,7 +25,8 @@ class Missingness(Conditional):
         p(x_o, m | t) = ∫ p(x_m, x_o | t) p(m | x) dx_m .
 
     Without a mask it is p(x | t), and the mechanism is not used: give complete points a mask of ones to count that they
-    are complete. A likelihood without this wrapper assumes that values are missing at random.
+    are complete. A likelihood without this wrapper assumes that values are missing at random. `evaluate.impute` returns
+    the mean of the missing values under p(x_m | t, x_o, m): if high values hide, it is higher than that of p(x_m | t).
 
     Arguments:
         likelihood: p(x | t, w) of Gaussian pixels that are independent given t: `FixedNormal`, `DiagonalNormal`. In a
@@ -39,9 +40,6 @@ class Missingness(Conditional):
 
         sign: for "known", 1 or −1, or a tensor of x's shape.
         shape: x's shape, if the network of the likelihood has no ``out_shape``.
-
-    `evaluate.impute` returns the mean of the missing values under p(x_m | t, x_o, m): if high values hide, it is higher
-    than the mean of p(x_m | t).
 
     Raises:
         ValueError: on an unknown mechanism, a sign without "known", or if x's shape is not known.
