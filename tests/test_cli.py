@@ -20,11 +20,12 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from PIL import Image
 
-from pyro_dlgm import data, evaluate, nets
+from pyro_dlgm import data, evaluate, fit, nets
 from pyro_dlgm.cli import config, help, options, types
 from pyro_dlgm.cli.fit import Lines
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.recipes import datasets, pairs
+from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.load import load
 from pyro_dlgm.runs.run import Run
 
@@ -206,6 +207,8 @@ WRONG = [
     (["fit", "--out", "RUN"], "holds a run already"),
     (["fit", "--out", "RUN", "--resume", "--lr", "0.5", "--latents", "3"], "fit.lr was 0.002, now 0.5; recipe.latents"),
     (["fit", "--epoch", "3"], "No such option"),
+    (["report", "RUN"], "expected compare, evaluate, fit or sample (report.html is written by"),
+    (["fit", "--data", "letters.npy"], "--data is 'letters.npy', which is not there"),
     (["evaluate"], "Missing argument 'RUN'"),
     (["evaluate", "/nowhere"], "/nowhere is not a run"),
     (["evaluate", "RUN", "--iwae", "5"], "5 is not in the range"),
@@ -236,10 +239,29 @@ def test_a_wrong_value_gets_one_line_and_status_2(arguments, words, run, tmp_pat
     assert {file: file.read_bytes() for file in run[0].rglob("*") if file.is_file()} == before
 
 
+def test_resuming_where_there_is_no_run_says_that_a_new_one_begins(tmp_path):
+    asked = "fit", *TINY, "--epochs", "1", "--out", tmp_path / "new"
+    assert f"Note: there is no run in {tmp_path / 'new'} to go on with" in call(*asked, "--resume").stderr
+    assert "Note" not in call(*asked, "--resume").stderr
+
+
 def test_a_run_made_in_python_says_so(tmp_path):
     Run(tmp_path).create({"fit": {}})
     Run(tmp_path).save({"step": 0})
     assert "was made in Python" in call("fit", "--out", tmp_path, "--resume").stderr
+
+
+def test_a_run_of_the_command_line_says_so_in_python(run):
+    model, guide, config = load(run[0])
+    resumed = {"epochs": 1, "out": run[0], "resume": True}
+    with pytest.raises(RunError) as error:
+        fit(model, guide, torch.rand(20, 1, 8, 8), **resumed)
+    said = str(error.value)
+    assert said.startswith(f"{run[0]} was made by the command line: ") and ", now " not in said
+    assert f"pyro-dlgm fit --out {run[0]} --resume" in said
+    kept = {name: config[name] for name in ("data", "recipe", "device")}
+    with pytest.raises(RunError, match=r"another configuration: .*fit\.epochs was 2, now 1"):  # as from there
+        fit(model, guide, torch.rand(20, 1, 8, 8), **resumed, config=kept)
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "sample", "compare"])

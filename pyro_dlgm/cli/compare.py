@@ -11,8 +11,7 @@ from pathlib import Path
 import click
 
 from ..recipes import bounds, imports, mechanisms, pairs
-from ..runs.files import whole, write_json
-from . import config, types
+from . import config, types, written
 from .help import Taught
 from .options import COUNT, DATA, LIKELIHOOD, MISSINGNESS, OBJECTIVE, annealed, certifying, scores_asked
 
@@ -148,6 +147,7 @@ def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
     factories = {guide: pairs.guide(guide, *built) for guide in options["guides"]}
     settings = {
         "transform": dataset.transform,
+        "x_val": dataset.val_points if len(dataset.val) else None,
         "model_name": pairs.called(options["likelihood"], dataset.image_shape),
         "certify": certify,
         "frozen": options["w"] == "frozen",
@@ -232,12 +232,8 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
     from ..report import page
 
     said |= {"machine": _machine(workers.share(said["jobs"]) if said["jobs"] else torch.get_num_threads())}
-    for name, value in (("compare", [row.plain() for row in done]), ("config", said)):
-        write_json(out / f"{name}.json", value)
-    with whole(out / "compare.png") as path:
-        sheet(done, dataset.test_points).savefig(path, dpi=130, format="png")
-    report = page.write(out, page.of_comparison(done, dataset, said["num_samples"]))
-    return [out / "compare.json", out / "compare.png", report]
+    report = page.of_comparison(done, dataset, said["num_samples"])
+    return written.write(out, done, said, sheet(done, dataset.test_points), report)
 
 
 def _machine(threads: int) -> dict:

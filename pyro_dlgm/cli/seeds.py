@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ..runs.files import whole, write_json
+from . import written
 
 
 def compared(asked: tuple[tuple, dict], num: int, jobs: int | None, out: Path) -> list:
@@ -53,15 +53,12 @@ def said(rows: list, dataset, num_samples: int) -> list[str]:
 
 
 def write(out: Path, rows: list, dataset, config: dict) -> list[Path]:
-    r"""Writes compare.json, config.json, compare.csv, compare.png and report.html, and returns the paths of most."""
+    r"""Writes the files of `written.write`, and compare.csv."""
     from ..comparison.seeds.files import write_csv
     from ..comparison.seeds.sheet import sheet
     from ..report import page
 
-    write_json(out / "compare.json", [row.plain() for row in rows])
-    write_json(out / "config.json", config)
     write_csv(out / "compare.csv", rows)
-    with whole(out / "compare.png") as path:
-        sheet(rows).savefig(path, dpi=130, format="png")
-    report = page.write(out, page.of_seeds(rows, dataset, config["num_samples"]))
-    return [*(out / f"compare.{end}" for end in ("json", "csv", "png")), report]
+    report = page.of_seeds(rows, dataset, config["num_samples"])
+    json, *others = written.write(out, rows, config, sheet(rows), report)
+    return [json, out / "compare.csv", *others]

@@ -85,7 +85,7 @@ def training(a: SimpleNamespace) -> Training:
     _prepare(a, batches)
     svi, val = _svi(a, batches), None
     if a.x_val is not None and a.processes.first:
-        val = Validation(a.model, a.guide, Points(a.x_val, None, a.mask_val, a.given_val), a.patience)
+        val = Validation(a.model, a.guide, Points(a.x_val, None, a.mask_val, a.given_val), a.patience, a.objective)
     return Training(
         svi,
         batches,
