@@ -77,7 +77,7 @@ html_context = {
         ("how_to", "How-to"),
         ("api/index", "API"),
         ("benchmarks", "Benchmarks"),
-    ]
+    ],
 }
 html_theme_options = {
     "logo": {"text": "pyro_dlgm"},

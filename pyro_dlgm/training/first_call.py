@@ -67,8 +67,8 @@ def first_call(model, guide, points: Points, size: int, *, validated: bool = Fal
         p = model_trace.nodes.get(site, q)
         if not torch.equal(*torch.broadcast_tensors(*(torch.as_tensor(s["scale"]).float() for s in (p, q)))):
             raise ValueError(
-                f"{site!r} has another scale in {name} than in the model; expected one scale of plate and weights on "
-                f"both sides: {use}, which respect size= and weight="
+                f"{site!r} has another scale in {name} than in the model; expected one on both sides, that of size= "
+                f"and weight=: {use}"
             )
     if auto and local and isinstance(guide, POSITIONAL) and len(points) < size:
         raise ValueError(
