@@ -21,6 +21,7 @@ extensions = [
     "external",
     "objects",
     "offline",
+    "outputs",
     "tables",
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -69,13 +70,14 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_sidebars = {"**": ["contents.html"]}
 html_context = {
+    "default_mode": "auto",
     "doors": [
         ("tutorials/index", "Tutorials"),
         ("methods/index", "Guides"),
         ("how_to", "How-to"),
         ("api/index", "API"),
         ("benchmarks", "Benchmarks"),
-    ]
+    ],
 }
 html_theme_options = {
     "logo": {"text": "pyro_dlgm"},

@@ -54,7 +54,8 @@ def _ranks(axis, ranks: Tensor, joint: Tensor, L: int) -> None:
     z = torch.arange(1, L + 1) / (L + 1)
     band = {"color": REFERENCE, "alpha": 0.25, "linewidth": 0, "label": "95% band"}
     axis.fill_between(z, *ecdf_band(len(ranks), L), step="mid", **band)
-    axis.plot(z, ecdf_difference(ranks, L).cpu(), color=colour(0), linewidth=0.8)
+    lines = axis.plot(z, ecdf_difference(ranks, L).cpu(), color=colour(0), linewidth=0.8)
+    lines[0].set_label("a dimension of t")
     axis.plot(z, ecdf_difference(joint.unsqueeze(-1), L).cpu(), color=colour(1), linewidth=2, label="log p(x, t)")
     axis.set(xlabel=f"rank of the truth among {L} samples of q, divided by {L + 1}", ylabel="ECDF − uniform")
     axis.legend(fontsize=8)
@@ -62,8 +63,11 @@ def _ranks(axis, ranks: Tensor, joint: Tensor, L: int) -> None:
 
 def _coverage(axis, c: Coverage) -> None:
     levels = c.levels.cpu()
-    axis.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.8)
-    axis.plot(levels, c.found.cpu(), color=colour(0), linewidth=0.8)
-    axis.errorbar(levels, c.pooled.cpu(), 2 * c.pooled_stderr.cpu(), color=colour(1), fmt="o", markersize=4, capsize=3)
+    axis.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.8, label="as often as promised")
+    lines = axis.plot(levels, c.found.cpu(), color=colour(0), linewidth=0.8)
+    lines[0].set_label("a dimension of t")
+    style = {"color": colour(1), "fmt": "o", "markersize": 4, "capsize": 3, "label": "all, ± 2 standard errors"}
+    axis.errorbar(levels, c.pooled.cpu(), 2 * c.pooled_stderr.cpu(), **style)
     axis.set(xlabel="nominal probability of the interval", ylabel="fraction of the truths inside")
     axis.set(xlim=(0.4, 1), ylim=(0, 1))
+    axis.legend(fontsize=8, loc="lower right")

@@ -82,8 +82,8 @@ def _check_scales(guide, local: dict[str, dict], model_trace) -> None:
         p = model_trace.nodes.get(site, q)
         if not torch.equal(*torch.broadcast_tensors(*(torch.as_tensor(s["scale"]).float() for s in (p, q)))):
             raise ValueError(
-                f"{site!r} has another scale in {type(guide).__name__} than in the model; expected one scale of plate "
-                f"and weights on both sides: {_use(guide)}, which respect size= and weight="
+                f"{site!r} has another scale in {type(guide).__name__} than in the model; expected one on both sides, "
+                f"that of size= and weight=: {_use(guide)}"
             )
 
 
