@@ -1,4 +1,6 @@
-r"""Tables that are made from the package: the options of `fit`, the columns of a comparison."""
+r"""Tables: those made from the package, the options of `fit` and the columns of a comparison; numbers in all of them."""
+
+import re
 
 from docutils import nodes
 from nested import parsed
@@ -45,7 +47,19 @@ class Columns(Table):
             yield title, ", ".join(f"`{name}`" for name in column.values) or f"`{column.title}`"
 
 
+NUMBER = re.compile(r"(?<=\d) (±|to) (?=[\d−])")
+
+
+def keep_together(app, page: nodes.document) -> None:
+    r"""A number in a table stays on one line with its error or its range."""
+    for cell in page.findall(nodes.entry):
+        for text in list(cell.findall(nodes.Text)):
+            kept = NUMBER.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+            text.parent.replace(text, nodes.Text(kept))
+
+
 def setup(app):
     app.add_directive("options-table", Options)
     app.add_directive("columns-table", Columns)
+    app.connect("doctree-read", keep_together)
     return {"parallel_read_safe": True}

@@ -81,8 +81,8 @@ def fit(
         compile: whether to compile the steps. Compiling takes about half a minute at the start; losses agree up to
             rounding. A shorter last batch of an epoch runs uncompiled, as does any step that cannot be captured; a
             warning says why. In Python also the name of a backend of `torch.compile`.
-        precision: with "bf16", networks compute in bfloat16 during training. Parameters, rows, log-densities, sums and the
-            states of optimizers stay in float32, and validation and evaluation are in float32. It pays where the
+        precision: with "bf16", networks compute in bfloat16 during training. Parameters, rows, log-densities, sums and
+            the states of optimizers stay in float32, and validation and evaluation are in float32. It pays where the
             processor has units for bfloat16. By default networks compute in the dtype of their parameters.
         warmup: epochs over which the weight β of the KL term rises from 0 to 1.
         objective: the loss, by default `objectives.ELBO`.
