@@ -1,4 +1,4 @@
-r"""Tables: those made from the package, the options of `fit` and the columns of a comparison; numbers in all of them."""
+r"""Tables made from the package, the options of `fit` and the columns of a comparison; the cells of all tables."""
 
 import re
 
@@ -48,11 +48,16 @@ class Columns(Table):
 
 
 NUMBER = re.compile(r"(?<=\d) (±|to) (?=[\d−])")
+LONG = 60  # characters, from which on a cell must not become one word wide
 
 
-def keep_together(app, page: nodes.document) -> None:
-    r"""A number in a table stays on one line with its error or its range."""
+def set_cells(app, page: nodes.document) -> None:
+    r"""A number stays on one line with its error or its range, cells with sentences are marked, empty heads go."""
+    for head in list(page.findall(nodes.thead)):
+        if not head.astext().strip():
+            head.parent.remove(head)
     for cell in page.findall(nodes.entry):
+        cell["classes"] += ["long"] if len(cell.astext()) > LONG else []
         for text in list(cell.findall(nodes.Text)):
             kept = NUMBER.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
             text.parent.replace(text, nodes.Text(kept))
@@ -61,5 +66,5 @@ def keep_together(app, page: nodes.document) -> None:
 def setup(app):
     app.add_directive("options-table", Options)
     app.add_directive("columns-table", Columns)
-    app.connect("doctree-read", keep_together)
+    app.connect("doctree-read", set_cells)
     return {"parallel_read_safe": True}

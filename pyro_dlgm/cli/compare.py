@@ -47,7 +47,7 @@ EXAMPLES = {
     "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
 )
 @OBJECTIVE
-@click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@click.option("--points", type=COUNT, help="Number of test points, from the first on.  [default: all]")
 @certifying(True)
 @click.option(
     "--w",

@@ -89,7 +89,7 @@ MISSINGNESS = click.option(
     "logit of x_j being missing; known: the same where high values hide, known:low where low ones do; agnostic: logits "
     "linear in all values. Gaussian values only, in a table its Gaussian columns.  [default: missing at random]",
 )
-DEVICE = click.option("--device", default="cpu", callback=types.device, help="Where to work: cpu, cuda or cuda:0.")
+DEVICE = click.option("--device", default="cpu", callback=types.device, help="Device: cpu, cuda or cuda:0.")
 FIT = tuple(name for name in options_of(fit) if name != "steps")  # the command line counts epochs
 CLIMB = together(*(_of_fit(options_of(fit)[name]) for name in FIT), OBJECTIVE, DEVICE)
 DATA = together(
@@ -149,7 +149,7 @@ WORKERS = click.option(
     "first]",
 )
 CERTIFY = together(
-    click.option("--certified", type=click.IntRange(2), default=64, help="Points of --ais and --gaps, the first ones."),
+    click.option("--certified", type=click.IntRange(2), default=64, help="Number of points for --ais and --gaps."),
     click.option("--chains", type=click.IntRange(2), default=4, help="Annealed chains of each point."),
     click.option(
         "--temperatures",
@@ -168,7 +168,7 @@ def certifying(default: bool):
     r"""The options of `CERTIFY`, and before them those that ask for it, on or off by ``default``."""
     return together(
         click.option("--ais/--no-ais", default=default, help="Estimate log p(x) by AIS, certified by BDMC."),
-        click.option("--gaps/--no-gaps", default=default, help="Take log p(x) - F(q) apart as well, by AIS too."),
+        click.option("--gaps/--no-gaps", default=default, help="Split log p(x) - F(q) into its two parts, by AIS."),
         CERTIFY,
     )
 
