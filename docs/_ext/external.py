@@ -1,4 +1,4 @@
-r"""Links to the pages of PyTorch, Pyro, NumPy and scikit-learn, whose addresses follow from names: the build fetches nothing."""
+r"""Links to the pages of PyTorch, Pyro, NumPy and scikit-learn by their names: the build fetches nothing."""
 
 import re
 

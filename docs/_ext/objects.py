@@ -10,6 +10,7 @@ import re
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 from docstrings import escape
 from docutils import nodes
@@ -125,9 +126,10 @@ def _first_line(value) -> str:
     return escape(inspect.getdoc(value).partition("\n")[0])
 
 
-def _must(method) -> bool:
-    r"""Whether a class has to define the method: it is abstract, or that of the base only raises."""
-    return "__isabstractmethod__" in vars(method) or "raise NotImplementedError" in inspect.getsource(method)
+def _must(base: type, method) -> bool:
+    r"""Whether a class has to define the method: that of the base is abstract, of a `Protocol`, or only raises."""
+    declared = "__isabstractmethod__" in vars(method) or Protocol in base.__bases__
+    return declared or "raise NotImplementedError" in inspect.getsource(method)
 
 
 class Rst(SphinxDirective):
@@ -171,7 +173,7 @@ class Objects(Rst):
         yield ""
 
 
-class Protocol(Rst):
+class Methods(Rst):
     r"""A table of the methods of a base class: which a part must provide, which it may."""
 
     def lines(self):
@@ -182,7 +184,7 @@ class Protocol(Rst):
             for name, method in vars(base).items() if id(base) in self.env.catalogue.names else ():
                 if name.startswith("_") or not inspect.isfunction(method):
                     continue
-                must = _must(method)
+                must = _must(base, method)
                 yield f"   * - :py:meth:`{name} <{self.env.catalogue.names[id(base)]}.{name}>`"
                 yield f"     - {'must' if must else 'may'}"
                 yield f"     - {_first_line(method)}"
@@ -190,6 +192,6 @@ class Protocol(Rst):
 
 def setup(app):
     app.add_directive("objects", Objects)
-    app.add_directive("protocol", Protocol)
+    app.add_directive("protocol", Methods)
     app.connect("builder-inited", write)
     return {"parallel_read_safe": True}

@@ -17,7 +17,7 @@ DASHED = "dashed: validation points"
 def learning_curves(
     figure, histories: dict[str, list[dict]], levels: dict[str, float], against: str = "gradients_per_point"
 ):
-    r"""Draws learning curves and returns the figure: a panel for bounds, one for what is none.
+    r"""Draws learning curves and returns the figure: a panel for bounds, and one for other objectives.
 
     Solid lines are the training points, dashed ones the validation points, dotted ones levels.
 

@@ -11,7 +11,7 @@ from .palette import REFERENCE, colour
 
 
 def calibration(found: Calibration) -> Figure:
-    r"""Left: ECDF of the ranks minus that of uniform ranks, with a simultaneous 95% band. Right: coverage.
+    r"""Draws the ECDF of the ranks minus that of uniform ranks, with a simultaneous 95% band, and the coverage.
 
     Each thin line is a dimension, the thick one log p(x, t). The band holds for one line: of 20 lines of an exact q,
     one leaves it. A line that rises above the band and then falls below it is a q that is too narrow, the mirror
@@ -25,7 +25,7 @@ def calibration(found: Calibration) -> Figure:
 
 
 def latents(found: Diagnosis) -> Figure:
-    r"""Left: KL of each dimension, in nats per point. Right: mean ± standard deviation of q(t_d), prior in grey."""
+    r"""Draws the KL of each dimension, in nats per point, and mean ± standard deviation of q(t_d), the prior in grey."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     dimensions = range(len(found.mean_variance))  # counted from 0, as everywhere

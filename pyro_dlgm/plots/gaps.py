@@ -18,7 +18,7 @@ LEVELS = (1.0, 2.0)  # standard deviations of the ellipses
 
 
 def bars(found: dict[str, dict]) -> Figure:
-    r"""A bar for each method from F(q) over F(q*) to log p(x), in nats per point.
+    r"""Draws a bar for each method, from F(q) over F(q*) to log p(x), in nats per point.
 
     Arguments:
         found: by name, the `summary` of what `evaluate.gaps` returned.
@@ -53,7 +53,7 @@ def _above(gaps: dict) -> float:
 
 
 def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor | Points) -> Figure:
-    r"""For two latents: the exact posterior of each point on a grid, with every q drawn over it.
+    r"""Draws, for two latents, the exact posterior of each point on a grid, with every q over it.
 
     Arguments:
         model: a `DLGM` with two latents.
@@ -84,7 +84,7 @@ def posteriors(model, qs: dict[str, torch.distributions.Distribution], x: Tensor
 
 
 def posterior_on_grid(model, points: Tensor | Points) -> tuple[Tensor, Tensor]:
-    r"""The posterior of one point on a square grid that is zoomed in to where it is.
+    r"""Returns the posterior of one point on a square grid that is zoomed in to where it is.
 
     Returns:
         The corners ((left, right), (low, high)), (2, 2), and the density there, (n, n), its peak 1.

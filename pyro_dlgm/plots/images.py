@@ -55,7 +55,7 @@ def strip(images: Tensor) -> Tensor:
 
 
 def inked(images: Tensor) -> Tensor:
-    r"""Images (n, C, H, W) in [0, 1], on the CPU; of one channel, ink is dark on white."""
+    r"""Returns images (n, C, H, W) in [0, 1], on the CPU; of one channel, ink is dark on white."""
     shown = images.detach().float().cpu().clamp(0, 1)
     return 1 - shown if shown.shape[1] == 1 else shown
 
