@@ -25,7 +25,7 @@ def calibration(found: Calibration) -> Figure:
 
 
 def latents(found: Diagnosis) -> Figure:
-    r"""Draws the KL of each dimension, in nats per point, and mean ± standard deviation of q(t_d), the prior in grey."""
+    r"""Draws the KL of each dimension, in nats per point, and mean ± standard deviation of q(t_d), prior in grey."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     dimensions = range(len(found.mean_variance))  # counted from 0, as everywhere
