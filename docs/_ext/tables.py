@@ -1,7 +1,5 @@
 r"""Tables made from the package, the options of `fit` and the columns of a comparison; the cells of all tables."""
 
-import re
-
 from docutils import nodes
 from nested import parsed
 from sphinx.util.docutils import SphinxDirective
@@ -47,20 +45,18 @@ class Columns(Table):
             yield title, ", ".join(f"`{name}`" for name in column.values) or f"`{column.title}`"
 
 
-NUMBER = re.compile(r"(?<=\d) (±|to) (?=[\d−])")
 LONG = 60  # characters, from which on a cell must not become one word wide
 
 
 def set_cells(app, page: nodes.document) -> None:
-    r"""A number stays on one line with its error or its range, cells with sentences are marked, empty heads go."""
+    r"""No line ends with ±, cells with sentences are marked, empty heads go."""
     for head in list(page.findall(nodes.thead)):
         if not head.astext().strip():
             head.parent.remove(head)
     for cell in page.findall(nodes.entry):
         cell["classes"] += ["long"] if len(cell.astext()) > LONG else []
         for text in list(cell.findall(nodes.Text)):
-            kept = NUMBER.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
-            text.parent.replace(text, nodes.Text(kept))
+            text.parent.replace(text, nodes.Text(text.replace("± ", "±\N{NO-BREAK SPACE}")))
 
 
 def setup(app):
