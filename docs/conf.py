@@ -22,6 +22,7 @@ extensions = [
     "objects",
     "offline",
     "outputs",
+    "signatures",
     "tables",
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -51,6 +52,7 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 90
+strip_signature_backslash = True  # napoleon then keeps the last character of names such as model_
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

@@ -149,7 +149,7 @@ class Guide(Program):
         *,
         given: Tensor | None = None,
     ) -> Tensor:
-        r"""Samples t from q without the plate, for a larger guide with its own plates; parameters train there too."""
+        r"""Samples t from q without the plate, for a larger guide with its own plates; its parameters are trained."""
         q = self.posterior(x, index, mask, **side(given))
         return pyro.sample(self.latent, q, infer={"analytic_kl": self.analytic_kl})
 

@@ -11,7 +11,9 @@ from . import masks, messages
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    r"""Creates points from data and what belongs to it; ``len(points)``, and ``points[rows]`` for some of them.
+    r"""Creates points: data, and the index, mask, side information and weight of each.
+
+    ``len(points)`` is their number B, and ``points[rows]`` selects some of them, with all that belongs to them.
 
     Attributes:
         x: data (B, ...).

@@ -1,8 +1,8 @@
 r"""Plain-text docstrings as reStructuredText.
 
 The docstrings of the package are written to be read in a terminal: formulas are indented text, bars are absolute
-values, references follow one another line by line. Sphinx would read bars as substitutions and run references
-together. This extension marks all that up before napoleon sees it.
+values, ``x_j`` is an x with an index, references follow one another line by line. Sphinx would read bars as
+substitutions and run references together. This extension marks all that up before napoleon sees it.
 """
 
 import re
@@ -13,6 +13,9 @@ COLON = "\ue000"  # stands for a colon that napoleon must not take for the end o
 SECTION = re.compile(r"\s*[A-Z][a-z]+:$")
 LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
 NAMES = re.compile(r"(\s+)(\w+(?:, \w+)+): (.*)")
+INDEX = re.compile(r"(?<![A-Za-z0-9_])(d?[^\W\d_](?:\\\*)?|∏)_(\{[^{}]*\}|[A-Za-z0-9]{1,3}(?![A-Za-z0-9_]))")
+POWER = re.compile(r"\^\{([^{}]*)\}")
+SMALL = str.maketrans("ijk", "ᵢⱼₖ")
 EMPHASIS = re.compile(r"(?<![\w*])\*(?=\w)([^*]*\w)\*(?![\w*])")
 
 
@@ -20,18 +23,33 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
+def _role(name: str, text: str, after: str) -> str:
+    r"""The text in a role, and a boundary where more text follows."""
+    return rf"\ :{name}:`{text}`" + ("" if after in ("", " ") else r"\ ")
+
+
+def _small(power: str) -> str:
+    return re.sub(r"_([ijk])\b", lambda index: index[1].translate(SMALL), power)
+
+
+def raised(line: str) -> str:
+    r"""x_j and e^{...} with index and power as such; inside of a power, indices are single characters."""
+    line = POWER.sub(lambda m: _role("sup", _small(m[1]), m.string[m.end() :][:1]), line)
+    return INDEX.sub(lambda m: m[1] + _role("sub", m[2].strip("{}"), m.string[m.end() :][:1]), line)
+
+
 def escape(line: str) -> str:
-    r"""Bars and stars outside of literals, except the stars around *emphasis*, lose their meaning."""
+    r"""Indices are set as such; bars and stars outside of literals, except around *emphasis*, lose their meaning."""
     parts = LITERAL.split(line)
     for i in range(0, len(parts), 2):
         stars = EMPHASIS.sub("\ue001\\1\ue001", parts[i]).replace("*", r"\*")
-        parts[i] = stars.replace("\ue001", "*").replace("|", r"\|")
+        parts[i] = raised(stars.replace("\ue001", "*").replace("|", r"\|"))
     return "".join(parts)
 
 
 def _starts_reference(line: str, before: str) -> bool:
     ended = before.endswith(".") or before.split(" ")[-1].startswith("http")
-    return ended and not line.startswith("http")
+    return ended and '"' in line  # of a title; a journal continues
 
 
 def mark_up(lines: list[str]) -> list[str]:
@@ -49,7 +67,7 @@ def mark_up(lines: list[str]) -> list[str]:
             out.append(line)
         elif last and out[-1] == "" and not SECTION.match(last) and _indent(line) > _indent(last):
             formula = _indent(line)
-            out += [" " * _indent(last) + ".. code-block:: text", "", line]
+            out += [" " * _indent(last) + ".. code-block:: text", " " * _indent(line) + ":class: formula", "", line]
         else:
             line = escape(line)
             if section in ("Returns", "Yields"):
@@ -68,6 +86,8 @@ def mark_up(lines: list[str]) -> list[str]:
 
 def before_napoleon(app, what, name, obj, options, lines):
     lines[:] = mark_up(lines)
+    if what in ("property", "attribute"):  # napoleon would take what comes before a colon for the type
+        lines[:1] = [line.replace(":", COLON) for line in lines[:1]]
 
 
 def after_napoleon(app, what, name, obj, options, lines):

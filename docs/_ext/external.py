@@ -1,17 +1,20 @@
-r"""Links to the pages of PyTorch, Pyro and NumPy, whose addresses follow from names: the build fetches nothing."""
+r"""Links to the pages of PyTorch, Pyro, NumPy and scikit-learn by their names: the build fetches nothing."""
 
 import re
 
 from docutils import nodes
 
 TORCH, PYRO = "https://docs.pytorch.org/docs/stable/", "https://docs.pyro.ai/en/stable/"
-NUMPY = "https://numpy.org/doc/stable/reference/"
+NUMPY, SKLEARN = "https://numpy.org/doc/stable/reference/", "https://scikit-learn.org/stable/modules/generated/"
 SHORT = {"Tensor": "torch.Tensor", "Module": "torch.nn.Module", "Trace_ELBO": "pyro.infer.trace_elbo.Trace_ELBO"}
 SHORT |= {name: f"pyro.nn.module.{name}" for name in ("PyroModule", "PyroSample", "PyroParam")}
+SHORT |= {"Tensor.to": "torch.Tensor.to", "AutoNormal": "pyro.infer.autoguide.AutoNormal"}
 SHORT |= {"pyro.infer.SVI": "pyro.infer.svi.SVI", "RenyiELBO": "pyro.infer.renyi_elbo.RenyiELBO"}
 # A pattern of names, and where they are documented: \1 is what the pattern's group found, \g<0> the whole name.
 PAGES = (
     (r"torch\.(?:Tensor)", TORCH + r"tensors.html#\g<0>"),
+    (r"torch\.Tensor\.\w+", TORCH + r"generated/\g<0>.html"),
+    (r"torch\.autocast", TORCH + r"amp.html#\g<0>"),
     (r"torch\.(?:device|dtype)", TORCH + r"tensor_attributes.html#\g<0>"),
     (r"torch\.Size", TORCH + r"size.html#\g<0>"),
     (r"torch\.(?:compile|Generator|func\.\w+)", TORCH + r"generated/\g<0>.html"),
@@ -28,11 +31,12 @@ PAGES = (
     (r"pyro\.infer\.autoguide\S*", PYRO + r"infer.autoguide.html#\g<0>"),
     (r"pyro\.infer\.\S+", PYRO + r"inference_algos.html#\g<0>"),
     (r"numpy\.\w+", NUMPY + r"generated/\g<0>.html"),
+    (r"sklearn\.\w+\.\w+", SKLEARN + r"\g<0>.html"),
 )
 
 
 def address(name: str) -> str | None:
-    r"""Where a name is documented, if it is one of PyTorch, Pyro or NumPy."""
+    r"""Where a name is documented, if it is one of these packages."""
     name = SHORT.get(name, name)
     return next((found.expand(page) for pattern, page in PAGES if (found := re.fullmatch(pattern, name))), None)
 

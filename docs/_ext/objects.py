@@ -1,22 +1,26 @@
 r"""One page for each object of the package, written before the pages are read.
 
-A page of ``docs/api`` names modules, or single objects, in ``{objects}``: there stands a table of what they have, and
-each entry has a page in ``docs/api/objects``. Nothing else lists them.
+A page of ``docs/api`` names modules, or single objects, in ``{objects}``: there is a table for each module, after its
+text, and one for single objects; each entry has a page in ``docs/api/objects``. Nothing else lists them.
 """
 
 import importlib
 import inspect
 import re
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 from docstrings import escape
 from docutils import nodes
 from nested import parsed
+from signatures import bases
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 NAMED = re.compile(r"^```\{objects\} (.+)$", re.MULTILINE)
+PROTOCOL = re.compile(r"^```\{protocol\} (.+)$", re.MULTILINE)
 FOLDER = "objects"
 
 
@@ -42,7 +46,8 @@ def entries(path: str) -> dict[str, object]:
     if not isinstance(value, ModuleType):
         return {path: value}
     if hasattr(value, "__all__"):
-        return {f"{path}.{name}": getattr(value, name) for name in value.__all__ if _shown(getattr(value, name))}
+        names = sorted(value.__all__, key=lambda name: (name.lower(), name.swapcase()))  # ais, then its result AIS
+        return {f"{path}.{name}": getattr(value, name) for name in names if _shown(getattr(value, name))}
     return {f"{path}.{n}": v for n, v in vars(value).items() if not n.startswith("_") and _shown(v, path)}
 
 
@@ -56,6 +61,7 @@ class Catalogue:
     def __init__(self, folder: Path):
         texts = [page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.md"))]
         paths = [path for text in texts for named in NAMED.findall(text) for path in named.split()]
+        self.protocols = {base for text in texts for path in PROTOCOL.findall(text) for base in found(path).__mro__}
         self.of, self.names = {}, {}
         for path in sorted(paths, key=lambda path: not hasattr(found(path), "__all__") and path.count(".") > 1):
             new = {full: value for full, value in entries(path).items() if id(value) not in self.names}
@@ -70,14 +76,14 @@ class Catalogue:
         return {page_of(together[0]): together for together in pages.values()}
 
     def inherited(self, cls: type) -> dict[type, list[str]]:
-        r"""Methods of the class that stand for those of a documented base, by that base."""
+        r"""Methods of the class that implement those of a documented protocol, by its base."""
         found = {}
         for name, method in vars(cls).items():
             if name.startswith("_") or not inspect.isfunction(method) or not method.__doc__:
                 continue
-            bases = [base for base in cls.__mro__[1:] if name in vars(base) and id(base) in self.names]
-            if bases:
-                found.setdefault(bases[-1], []).append(name)
+            with_it = [base for base in cls.__mro__[1:] if name in vars(base) and id(base) in self.names]
+            if with_it and with_it[-1] in self.protocols:
+                found.setdefault(with_it[-1], []).append(name)
         return found
 
     def text(self, full: str) -> str:
@@ -86,7 +92,7 @@ class Catalogue:
         if not inspect.isclass(value):
             return f".. autofunction:: {full}\n"
         inherited = self.inherited(value)
-        text = f".. autoclass:: {full}\n   :show-inheritance:\n"
+        text = f".. autoclass:: {full}\n" + ("   :show-inheritance:\n" if bases(value, self.names) else "")
         left_out = [name for names in inherited.values() for name in names]
         text += f"   :exclude-members: {', '.join(left_out)}\n" if left_out else ""
         for base, names in inherited.items():
@@ -120,6 +126,12 @@ def _first_line(value) -> str:
     return escape(inspect.getdoc(value).partition("\n")[0])
 
 
+def _must(base: type, method) -> bool:
+    r"""Whether a class has to define the method: that of the base is abstract, of a `Protocol`, or only raises."""
+    declared = "__isabstractmethod__" in vars(method) or Protocol in base.__bases__
+    return declared or "raise NotImplementedError" in inspect.getsource(method)
+
+
 class Rst(SphinxDirective):
     r"""The base of directives that make reStructuredText in a page of Markdown."""
 
@@ -145,30 +157,34 @@ class Objects(Rst):
 
     def lines(self):
         catalogue, paths = self.env.catalogue, self.arguments[0].split()
-        for path in paths:
-            if isinstance(found(path), ModuleType):
-                yield from (f".. automodule:: {path}", "   :no-members:", "")
-        shown = {full: value for path in paths for full, value in catalogue.of[path].items()}
+        for module, group in groupby(paths, key=lambda path: isinstance(found(path), ModuleType) and path):
+            if module:
+                yield from (f".. automodule:: {module}", "   :no-members:", "")
+            yield from self.table({full: value for path in group for full, value in catalogue.of[path].items()})
+        shown = {full for path in paths for full in catalogue.of[path]}
+        pages = [page for page, together in catalogue.pages().items() if set(together) & shown]
+        yield from ("", ".. toctree::", "   :hidden:", "", *(f"   {FOLDER}/{page}" for page in pages))
+
+    def table(self, shown: dict[str, object]):
         yield from (".. list-table::", "   :class: objects", "")
         for full, value in shown.items():
             yield f"   * - :py:obj:`{full.rpartition('.')[2]} <{full}>`"
             yield f"     - {_first_line(value)}"
-        pages = [page for page, together in catalogue.pages().items() if set(together) & set(shown)]
-        yield from ("", ".. toctree::", "   :hidden:", "", *(f"   {FOLDER}/{page}" for page in pages))
+        yield ""
 
 
-class Protocol(Rst):
+class Methods(Rst):
     r"""A table of the methods of a base class: which a part must provide, which it may."""
 
     def lines(self):
         cls = found(self.arguments[0])
         yield from (".. list-table::", "   :header-rows: 1", "   :class: objects", "")
-        yield from ("   * - method", "     - ", "     - what it does or returns")
+        yield from ("   * - method", "     - must, may", "     - what it does or returns")
         for base in cls.__mro__:
             for name, method in vars(base).items() if id(base) in self.env.catalogue.names else ():
                 if name.startswith("_") or not inspect.isfunction(method):
                     continue
-                must = "raise NotImplementedError" in inspect.getsource(method)
+                must = _must(base, method)
                 yield f"   * - :py:meth:`{name} <{self.env.catalogue.names[id(base)]}.{name}>`"
                 yield f"     - {'must' if must else 'may'}"
                 yield f"     - {_first_line(method)}"
@@ -176,6 +192,6 @@ class Protocol(Rst):
 
 def setup(app):
     app.add_directive("objects", Objects)
-    app.add_directive("protocol", Protocol)
+    app.add_directive("protocol", Methods)
     app.connect("builder-inited", write)
     return {"parallel_read_safe": True}

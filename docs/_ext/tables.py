@@ -1,4 +1,4 @@
-r"""Tables that are made from the package: the options of `fit`, the columns of a comparison."""
+r"""Tables made from the package, the options of `fit` and the columns of a comparison; the cells of all tables."""
 
 from docutils import nodes
 from nested import parsed
@@ -45,7 +45,22 @@ class Columns(Table):
             yield title, ", ".join(f"`{name}`" for name in column.values) or f"`{column.title}`"
 
 
+LONG = 60  # characters, from which on a cell must not become one word wide
+
+
+def set_cells(app, page: nodes.document) -> None:
+    r"""No line ends with ±, cells with sentences are marked, empty heads go."""
+    for head in list(page.findall(nodes.thead)):
+        if not head.astext().strip():
+            head.parent.remove(head)
+    for cell in page.findall(nodes.entry):
+        cell["classes"] += ["long"] if len(cell.astext()) > LONG else []
+        for text in list(cell.findall(nodes.Text)):
+            text.parent.replace(text, nodes.Text(text.replace("± ", "±\N{NO-BREAK SPACE}")))
+
+
 def setup(app):
     app.add_directive("options-table", Options)
     app.add_directive("columns-table", Columns)
+    app.connect("doctree-read", set_cells)
     return {"parallel_read_safe": True}

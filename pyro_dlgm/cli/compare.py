@@ -46,7 +46,7 @@ EXAMPLES = {
     "--gradients", type=COUNT, default=100, help="Budget of each row, gradient evaluations per training point."
 )
 @OBJECTIVE
-@click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@click.option("--points", type=COUNT, help="Number of test points, from the first on.  [default: all]")
 @certifying(True)
 @click.option(
     "--w",
@@ -85,9 +85,9 @@ def compare_command(out, download, **options) -> None:
     after an E-step there, with w frozen.
 
     \b
-    --ais    log p(x) of each row's w by annealed importance sampling, with the bound that BDMC sets on its error
-    --gaps   log p(x) - F(q) = [log p(x) - F(q*)] + [F(q*) - F(q)]: what the family, what the parameters of q lose
-    --seeds  means and paired differences over seeds; a winner is named where the differences exceed their errors
+    --ais    log p(x) of each row's w, by annealing, with a bound on its error
+    --gaps   log p(x) - F(q): what the family of q loses, what its parameters
+    --seeds  means and paired differences over seeds; a winner, if there is one
     """
     options["ais"], options["gaps"] = scores_asked(options["ais"], options["gaps"])
     _check(options)

@@ -19,7 +19,7 @@ EXAMPLES = {
 @click.command("evaluate", cls=Taught, examples=EXAMPLES)
 @click.argument("run", type=types.PATH)
 @click.option("--iwae", type=click.IntRange(25), default=1000, help="The number K of samples of IWAE-K.")
-@click.option("--points", type=COUNT, help="How many test points, the first ones.  [default: all]")
+@click.option("--points", type=COUNT, help="Number of test points, from the first on.  [default: all]")
 @certifying(False)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all that is random.")
 @MOVED

@@ -149,7 +149,7 @@ WORKERS = click.option(
     "first]",
 )
 CERTIFY = together(
-    click.option("--certified", type=click.IntRange(2), default=64, help="Points of --ais and --gaps, the first ones."),
+    click.option("--certified", type=click.IntRange(2), default=64, help="Number of points for --ais and --gaps."),
     click.option("--chains", type=click.IntRange(2), default=4, help="Annealed chains of each point."),
     click.option(
         "--temperatures",

@@ -25,7 +25,7 @@ EXAMPLES = {"pyro-dlgm sample runs/x --num 100 --out samples.png": "a hundred sa
 @MOVED
 @OWN
 def sample_command(run, out, num, seed, data_root, likelihood, guide) -> None:
-    """Draw from the model of the RUN: t ~ p(t), and of each the mean of p(x|t,w), in one picture.
+    """Draw t ~ p(t) from the model of the RUN, and show the mean of p(x|t,w) for each in one picture.
 
     Where something is given, samples take that of the test points in turn.
     """

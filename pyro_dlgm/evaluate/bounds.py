@@ -136,7 +136,7 @@ def log_joint(
 
 
 def log_mean_exp(table: Tensor) -> Tensor:
-    r"""Returns log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,)."""
+    r"""Returns log (1/K) Σ_k exp(a_k) over the first axis of a table a: (K, B) -> (B,)."""
     return table.logsumexp(0) - math.log(len(table))
 
 

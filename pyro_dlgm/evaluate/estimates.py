@@ -29,7 +29,7 @@ class Mean(NamedTuple):
 
 
 def log_mean_exp_error(table: Tensor) -> Tensor:
-    r"""Returns the standard error of log (1/K) Σ_k exp table_k over the first axis: (K, B) -> (B,), in nats.
+    r"""Returns the standard error of log (1/K) Σ_k exp(a_k) over the first axis of a table a: (K, B) -> (B,), in nats.
 
     It is sd(w) / (√K mean(w)), by the delta method: too small if few weights dominate, NaN for a single weight.
     """

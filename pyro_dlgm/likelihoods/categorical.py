@@ -11,7 +11,7 @@ from .base import Likelihood, check_heads, heads
 
 
 class Categorical(Likelihood):
-    r"""Creates p(x | t, w) = ∏_j softmax(l_j1(t, w), ..., l_jK(t, w))_{x_j}, for classes x_j in 0, ..., K − 1.
+    r"""Creates p(x | t, w) = ∏_j softmax(l_j1(t, w), ..., l_jK(t, w))[x_j], for classes x_j in 0, ..., K − 1.
 
     Classes have no order and no mean: `evaluate.reconstruct` and `evaluate.impute` return the most probable one.
 

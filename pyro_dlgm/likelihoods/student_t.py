@@ -14,7 +14,9 @@ MOST = 14.0  # largest u: a Gaussian, to all digits of float32
 
 
 class StudentT(LocationScale):
-    r"""Creates p(x | t, w) = ∏_j St(x_j; ν, μ_j(t, w), s_j(t, w)), with
+    r"""Creates p(x | t, w) = ∏_j St(x_j; ν, μ_j(t, w), s_j(t, w)), for real numbers with outliers.
+
+    The density of an entry is
 
         St(x) = Γ((ν + 1)/2) / (Γ(ν/2) √(πν) s) · (1 + ((x − μ)/s)²/ν)^{−(ν + 1)/2} .
 

@@ -13,7 +13,9 @@ from .sites import is_drawn, point_frame
 
 
 class FreeBits(ELBO):
-    r"""Creates the loss −F with at least λ nats charged for each latent, so that using less gains nothing:
+    r"""Creates the loss −F with at least λ nats charged for each latent, so that using less gains nothing.
+
+    The loss is
 
         −E_x E_q log p(x | t, w) + Σ_j max(λ, E_x KL(q(t_j | x) ‖ p(t_j))),
 

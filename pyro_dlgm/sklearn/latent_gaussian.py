@@ -44,12 +44,14 @@ class DeepLatentGaussian(ClassNamePrefixFeaturesOutMixin, Trained):
         random_state: seed of all random numbers in the fit, and in later computations with it.
 
     Attributes:
-        model_, guide_: the trained pair.
+        model_: the trained model.
+        guide_: the trained guide.
         units_: centre and scale of each column.
         history_: the history of `fit`, one record per epoch.
         n_iter_: the number of steps made.
         score_bound_: the name of the bound used as score, such as "IWAE-100".
-        n_features_in_, feature_names_in_: those of X, as in scikit-learn.
+        n_features_in_: the number of columns of X.
+        feature_names_in_: the names of the columns of X, if it has any.
 
     Example:
         >>> from sklearn.datasets import load_wine

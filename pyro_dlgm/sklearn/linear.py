@@ -26,7 +26,8 @@ class PPCA(ClassNamePrefixFeaturesOutMixin, Reader):
 
     Attributes:
         model_: the `pyro_dlgm.PPCA`: W, mu and sigma2.
-        n_features_in_, feature_names_in_: those of X, as in scikit-learn.
+        n_features_in_: the number of columns of X.
+        feature_names_in_: the names of the columns of X, if it has any.
 
     Example:
         >>> from sklearn.datasets import load_wine

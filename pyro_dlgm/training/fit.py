@@ -75,15 +75,15 @@ def fit(
         row_lr: learning rate of a guide's parameters for each point. `RowAdam` makes these steps, Adam the others.
         schedule: factor of the learning rates: constant, linear or cosine (both to 0). In Python also a function of
             the fraction done.
-        e_steps: steps on q for each step on w, the last of them a joint step; converged: at most 100, until the bound
-            stops rising, on new random batches, with the bound averaged over ten of them. This counters posterior
-            collapse if the encoder lags behind w.
+        e_steps: steps on q for each step on w, the last of them a joint step; with "converged", as many as it takes
+            until the bound stops rising, at most 100, on new random batches, with the bound averaged over ten of them.
+            This counters posterior collapse if the encoder lags behind w.
         clip_norm: bound on the global gradient norm of networks and other dense parameters.
         compile: whether to compile the steps. Compiling takes about half a minute at the start; losses agree up to
             rounding. A shorter last batch of an epoch runs uncompiled, as does any step that cannot be captured; a
             warning says why. In Python also the name of a backend of `torch.compile`.
-        precision: bf16: networks compute in bfloat16 during training. Parameters, rows, log-densities, sums and the
-            states of optimizers stay in float32, and validation and evaluation are in float32. It pays where the
+        precision: with "bf16", networks compute in bfloat16 during training. Parameters, rows, log-densities, sums and
+            the states of optimizers stay in float32, and validation and evaluation are in float32. It pays where the
             processor has units for bfloat16. By default networks compute in the dtype of their parameters.
         warmup: epochs over which the weight β of the KL term rises from 0 to 1.
         objective: the loss, by default `objectives.ELBO`.

@@ -190,7 +190,7 @@ def messages_by_position():
 
 @tool(
     "AutoNormal in Pyro's SVI, batches with size=N",
-    "without `create_plates=` its plate draws an index of its own: rows train on the points of others",
+    "without `create_plates=` its plate draws its own index: rows train on the points of others",
     MISLEADS,
 )
 def wrong_rows():
@@ -204,7 +204,7 @@ def wrong_rows():
     assert len(moved) == B and set(moved) != set(INDEX.tolist())
 
 
-@tool("guides.auto, AutoNormal and AutoDelta", "these two with N rows of our own making")
+@tool("guides.auto, AutoNormal and AutoDelta", "these two, with N rows made by this package")
 def our_auto():
     for name in ("AutoNormal", "AutoDelta"):
         pair = frozen(exact())

@@ -206,7 +206,7 @@ def sparse():
     assert set(moved) == set(INDEX.tolist())
 
 
-@tool("torch.optim.LBFGS, in SVI", "it needs a closure, which SVI has not: call it by hand", TypeError, "closure")
+@tool("torch.optim.LBFGS, in SVI", "it needs a closure, which SVI does not pass: call it by hand", TypeError, "closure")
 def lbfgs_in_svi():
     pair = images()
     optimizer = torch.optim.LBFGS([*pair.model.parameters(), *pair.guide.parameters()])
@@ -261,7 +261,7 @@ def clipping():
     close(*ends, rtol=1e-5, atol=1e-6)
 
 
-@tool("torch.optim.swa_utils.AveragedModel", "its copy, `.module`, is a model of its own for `evaluate`")
+@tool("torch.optim.swa_utils.AveragedModel", "its copy, `.module`, is a separate model for `evaluate`")
 def averaging():
     pair, seen = exact(2.0), []
     average, svi = swa_utils.AveragedModel(pair.model), SVI(pair.model, pair.guide)

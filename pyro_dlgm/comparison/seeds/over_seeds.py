@@ -37,7 +37,7 @@ def compare_seeds(
     progress: bool = False,
     **settings,
 ) -> list[SeedRow]:
-    r"""Trains and scores all methods at the seeds seed, seed + 1, ..., and returns their rows over seeds.
+    r"""Trains and scores all methods at the seeds ``seed``, ``seed + 1``, ..., and returns their rows over seeds.
 
     Each row at each seed is what `compare` gives for it with one thread, bit for bit on the same machine, but for the
     difference to the first row: random numbers depend on the seed alone, and one thread adds up in one order. The work
