@@ -137,3 +137,18 @@ def test_a_file_is_read_a_second_time_only_for_little_noise(monkeypatch):
     read.clear()
     fit_streamed(X.numpy().astype(np.float64), 3)
     assert read == ["mean and scatter, float64"]
+
+
+def test_the_rounding_of_a_large_mean_is_taken_off():
+    X = points(TALL, mean=1e5)
+    x, mean = scatter.centred(X)
+    assert (mean - X.double().mean(0)).abs().max() < 1e-4  # float32 holds a mean of 100,000 to 4e-3
+    assert x.double().mean(0).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("entry", [torch.nan, torch.inf, -torch.inf, 1e200, -1e200])
+def test_what_is_not_complete_is_noticed(entry):
+    X = points(TALL).double()
+    assert closed_form.complete(X)
+    X[3, 5] = entry
+    assert not closed_form.complete(X)
