@@ -58,6 +58,8 @@ bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/absent_rows.py
 	$(BIN)/python tests/benchmarks/infer_counts.py
 	$(BIN)/python tests/benchmarks/streamed_ppca.py
+	$(BIN)/python tests/benchmarks/ppca_peers.py --threads 1
+	$(BIN)/python tests/benchmarks/ppca_peers.py --threads 2 --out runs/bench/two_threads
 	$(BIN)/python tests/benchmarks/ais.py
 	$(BIN)/python tests/benchmarks/judge.py
 	$(BIN)/python tests/benchmarks/kill.py

@@ -1,17 +1,21 @@
 r"""The closed-form maximum likelihood of PPCA, from the spectrum of the covariance (1/N).
 
-It is computed from a factor F with FᵀF = N · covariance. The singular values of F are accurate to rounding of the
-largest one; eigenvalues of the covariance only to rounding of its square, which loses noise of 10⁻⁸ of the largest
-column.
+Sums of products over the points (over the features, if those are more) are fast and need little memory. They are
+accurate to rounding of the largest eigenvalue, so what they say of the noise is taken only where it is far above that.
+Else the spectrum is that of a factor F with FᵀF = N · covariance, whose singular values are accurate to rounding of the
+largest one: noise of 10⁻⁸ of the largest column is not lost.
 """
 
 import torch
 from torch import Tensor
 
-from ..storage.sums import widened
+from ..storage.sums import sums_dtype, widened
+from .leading import Leading, of_columns, of_factor, of_points
+from .scatter import keeps_digits
 
 LARGEST = 1e150  # absolute values: their squares and sums of these are finite
 FEWEST = 1e-6  # the smallest ratio of noise to a column's spread that can be told from rounding
+DIGITS = 0.7  # of those of x are right in the noise, at least
 
 
 def check(X: Tensor, latent_dim: int, *, missing: bool = True) -> None:
@@ -24,13 +28,21 @@ def check(X: Tensor, latent_dim: int, *, missing: bool = True) -> None:
         raise ValueError(f"X has shape {tuple(X.shape)}; expected (N, P) with N >= 2: use X.flatten(1) on images")
     if not X.is_floating_point():
         raise ValueError(f"X has dtype {X.dtype}; expected a floating type: use X.float() or X.double()")
+    if not 1 <= latent_dim < X.shape[1]:
+        raise ValueError(f"latent_dim is {latent_dim}; expected 1 <= latent_dim < P = {X.shape[1]}")
+    if complete(X):
+        return
     if bool(X.isinf().any()) or (not missing and bool(X.isnan().any())):
         raise ValueError(
             "X has infinite entries, or NaN that the mask calls observed; expected numbers, NaN for missing"
         )
     check_range(X)
-    if not 1 <= latent_dim < X.shape[1]:
-        raise ValueError(f"latent_dim is {latent_dim}; expected 1 <= latent_dim < P = {X.shape[1]}")
+
+
+def complete(X: Tensor) -> bool:
+    r"""Returns whether all entries are numbers whose squares are finite in float64, in one pass without a copy."""
+    low, high = map(float, X.aminmax())
+    return low >= -LARGEST and high <= LARGEST  # false for NaN
 
 
 def check_range(X: Tensor) -> None:
@@ -47,32 +59,48 @@ def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tens
     Raises:
         ValueError: if X has no variance outside the leading D directions.
     """
+    eps = torch.finfo(X.dtype).eps
+    for dtype in dtypes(X.dtype, X.device):
+        top = (of_points if len(X) > X.shape[1] else of_columns)(X, latent_dim, dtype)
+        if trusted(top, dtype, eps):
+            return solution(top, eps)
     x = widened(X)
     mu = x.mean(0)
     x = x - mu
     F = torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
-    W, sigma2 = loadings(F, len(X), latent_dim, mu, torch.finfo(X.dtype).eps)
-    return W, mu, sigma2
+    return solution(of_factor(F, len(X), latent_dim, mu), eps)
 
 
-def loadings(F: Tensor, N: int, latent_dim: int, mu: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    r"""Returns W = U (Λ − σ² I)^½ (P, D) from the leading eigenpairs Λ (D,), U (P, D), and σ² (), the others' mean.
+def dtypes(dtype: torch.dtype, device: str | torch.device = "cpu") -> tuple[torch.dtype, ...]:
+    r"""Returns the dtypes in which products of x are tried in turn, the fastest first."""
+    first = (torch.float32,) if dtype == torch.float32 and keeps_digits(device) else ()
+    return tuple(dict.fromkeys((*first, sums_dtype(device))))
+
+
+def trusted(top: Leading, dtype: torch.dtype, eps: float) -> bool:
+    r"""Returns whether rounding and underflow of products leave `DIGITS` of x's digits in the noise.
 
     Arguments:
-        F: a factor of the scatter, FᵀF = Σ_i (x_i − μ)(x_i − μ)ᵀ, (rows, P).
-        N: the number of points.
-        mu: their mean (P,).
+        dtype: that of the products.
+        eps: the relative rounding error of x.
+    """
+    products, total, left = torch.finfo(dtype), top.spread.sum(), top.left.sum()
+    return bool((total * products.eps < eps**DIGITS * left) & (total > products.tiny / products.eps**2))
+
+
+def solution(top: Leading, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Returns W = U (Λ − σ² I)^½ (P, D), μ (P,) and σ² (), the mean of the other eigenvalues.
+
+    Arguments:
         eps: the relative rounding error of x.
 
     Raises:
         ValueError: if only rounding remains outside the leading D directions, so that the likelihood has no maximum.
     """
-    _, s, Vh = torch.linalg.svd(F, full_matrices=False)
-    U = Vh[:latent_dim].mT
-    left = (F - F @ U @ U.mT).square().sum(0) / N
-    check_noise(left.sqrt(), (F.square().sum(0) / N).sqrt(), mu, eps, latent_dim)
-    sigma2 = left.sum() / (F.shape[1] - latent_dim)
-    return U * (s[:latent_dim].square() / N - sigma2).clamp_min(0).sqrt(), sigma2
+    P, D = top.vectors.shape
+    check_noise(top.left.sqrt(), top.spread.sqrt(), top.mu, eps, D)
+    sigma2 = top.left.sum() / (P - D)
+    return top.vectors * (top.values - sigma2).clamp_min(0).sqrt(), top.mu, sigma2
 
 
 def check_noise(left: Tensor, spread: Tensor, mu: Tensor, eps: float, latent_dim: int) -> None:

@@ -134,12 +134,12 @@ class PPCA(DLGM):
         """
         known, mask = filled(X, mask)
         closed_form.check(known, latent_dim, missing=mask is None)
-        mask = ~X.isnan() if mask is None else mask
         with forked():
             ppca = cls(latent_dim, X.shape[1]).to(X.device, sums_dtype(X.device))
-        if mask.all():
+        if closed_form.complete(X) if mask is None else mask.all():
             ppca.set(*closed_form.maximum_likelihood(X, latent_dim))
         else:
+            mask = ~X.isnan() if mask is None else mask
             ppca._fit_missing(widened(X), mask, torch.finfo(X.dtype).eps, tol, max_steps)
         return ppca.to(X)
 

@@ -1,14 +1,6 @@
 r"""Probabilistic PCA of arrays larger than memory: one pass, chunk by chunk.
 
-The closed form needs only the mean and the scatter S = Σ_i (x_i − μ)(x_i − μ)ᵀ. Those of two sets merge exactly,
-
-    n = n₁ + n₂,    δ = μ₂ − μ₁,    μ = μ₁ + δ n₂/n,    S = S₁ + S₂ + δ δᵀ n₁ n₂/n,
-
-and every sum of squares is taken about the mean of its chunk.
-
-References:
-    Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
-    http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf
+The closed form needs only the mean and the scatter, which `Scatter` sums chunk by chunk.
 """
 
 import mmap
@@ -20,9 +12,11 @@ from torch import Tensor
 
 from ..progress import Bar
 from ..seeding import forked
-from .closed_form import check_range, loadings
+from .closed_form import check_range, complete, dtypes, solution, trusted
+from .leading import of_factor, of_scatter
 from .model import PPCA
 from .posterior import Posterior
+from .scatter import Scatter, eigenpairs
 
 LARGEST = 8192  # features: a scatter of half a gigabyte
 CHUNK = 8192  # points
@@ -30,9 +24,11 @@ CHUNK = 8192  # points
 
 @torch.no_grad()
 def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress: bool = False) -> PPCA:
-    r"""Creates the maximum-likelihood PPCA of X in one pass, with memory O(chunk · P + P²) for any N.
+    r"""Creates the maximum-likelihood PPCA of X in one pass or two, with memory O(chunk · P + P²) for any N.
 
-    Up to rounding, the result is that of `PPCA.fit`: mean, scatter and spectrum are computed in float64.
+    Up to rounding, the result is that of `PPCA.fit`. Sums and spectrum are in float64. Products of float32 data are in
+    float32 at first; a second pass, with products in float64, follows only if the noise is too small a part of the
+    variance (about 1 %) for five of its digits to be right.
 
     Arguments:
         X: complete data (N, P), whole or real numbers: an array that NumPy slices, such as ``numpy.load(...,
@@ -48,20 +44,25 @@ def fit_streamed(X: np.ndarray, latent_dim: int, *, chunk: int = CHUNK, progress
         ValueError: if X is not a matrix of numbers with at least two points, P is above 8,192, D is not in 1..P−1, the
             chunk is below 1, an entry is NaN or infinite, or X has no variance outside the leading D directions.
     """
-    N, P = _check(X, latent_dim, chunk)
-    mu, S = torch.zeros(P, dtype=torch.float64), torch.zeros(P, P, dtype=torch.float64)
-    for done, x in _chunks(X, chunk, progress, "mean and scatter"):
-        mean = x.mean(0)
-        x -= mean
-        delta, n = mean - mu, done + len(x)
-        S.addmm_(x.mT, x).addr_(delta, delta, alpha=done * len(x) / n)
-        mu += delta * (len(x) / n)
-    W, sigma2 = loadings(_factor(S), N, latent_dim, mu, np.finfo(X.dtype if X.dtype.kind == "f" else float).eps)
+    _check(X, latent_dim, chunk)
     with forked():
-        dtypes = {"f4": torch.float32, "f8": torch.float64}  # of either byte order
-        ppca = PPCA(latent_dim, P).to(dtypes.get(X.dtype.str[1:], torch.get_default_dtype()))
-    ppca.set(W, mu, sigma2)
+        names = {"f4": torch.float32, "f8": torch.float64}  # of either byte order
+        ppca = PPCA(latent_dim, X.shape[1]).to(names.get(X.dtype.str[1:], torch.get_default_dtype()))
+    ppca.set(*_maximum_likelihood(X, latent_dim, chunk, progress))
     return ppca
+
+
+def _maximum_likelihood(X: np.ndarray, latent_dim: int, chunk: int, progress: bool) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Returns W, μ and σ² from the sums of the fastest products that are accurate enough for the noise of X."""
+    eps = float(np.finfo(X.dtype if X.dtype.kind == "f" else float).eps)
+    for dtype in dtypes(_tensor(X[:1]).dtype):
+        sums = Scatter(X.shape[1], dtype)
+        for _, x in _chunks(X, chunk, progress, f"mean and scatter, {str(dtype).removeprefix('torch.')}"):
+            sums.add(x)
+        top = of_scatter(sums, latent_dim)
+        if trusted(top, dtype, eps):
+            return solution(top, eps)
+    return solution(of_factor(_factor(sums.upper), len(X), latent_dim, sums.mean), eps)
 
 
 @torch.no_grad()
@@ -91,25 +92,36 @@ def _factor(S: Tensor) -> Tensor:
     r"""Returns F (P, P) with FᵀF = S, from the correlations: each column is accurate to rounding in its own units."""
     size = S.diagonal().sqrt()
     size = torch.where(size > 0, size, 1.0)
-    values, Q = torch.linalg.eigh(S / size / size.unsqueeze(1))
+    values, Q = eigenpairs(S / size / size.unsqueeze(1))
     return values.clamp_min(0).sqrt().unsqueeze(1) * Q.mT * size
 
 
 def _chunks(X: np.ndarray, chunk: int, progress: bool, name: str) -> Iterator[tuple[int, Tensor]]:
-    r"""Yields the number of points so far, and the next ones, copied to float64 and checked."""
+    r"""Yields the number of points so far, and the next ones, copied and checked."""
     with Bar(-(-len(X) // chunk), shown=progress, name=name) as bar:
         for start in range(0, len(X), chunk):
-            x = torch.from_numpy(np.array(X[start : start + chunk], dtype=np.float64))
+            x = _tensor(X[start : start + chunk])
             _forget(X)
-            if not bool(x.isfinite().all()):
-                row, column = (~x.isfinite()).nonzero()[0].tolist()
-                raise ValueError(
-                    f"X[{start + row}, {column}] is {float(x[row, column])}; expected complete, finite data: PPCA.fit "
-                    "takes missing entries, in memory"
-                )
-            check_range(x)
+            if not complete(x):
+                _refuse(x, start)
             yield start, x
             bar.tick()
+
+
+def _refuse(x: Tensor, start: int) -> None:
+    r"""Raises the `ValueError` of points that are not complete and finite, the first of which is X[start]."""
+    if not bool(x.isfinite().all()):
+        row, column = (~x.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"X[{start + row}, {column}] is {float(x[row, column])}; expected complete, finite data: PPCA.fit "
+            "takes missing entries, in memory"
+        )
+    check_range(x)
+
+
+def _tensor(x: np.ndarray) -> Tensor:
+    r"""Returns a copy, in float32 if x has it, else in float64."""
+    return torch.from_numpy(np.array(x, dtype=np.float32 if x.dtype.str[1:] == "f4" else np.float64))
 
 
 def _forget(X: np.ndarray) -> None:

@@ -5,9 +5,12 @@ round, and their median and quartiles are reported.
 """
 
 import json
+import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,57 @@ from pathlib import Path
 import pyro
 import torch
 
-Step = Callable[[], object]
+Step = Callable[[], object]  # or `Elsewhere`
+
+
+class Elsewhere:
+    r"""Creates a contender in another process, started now: it takes steps when it is asked to, and measures them.
+
+    Arguments:
+        script: a file of this folder that ends in `serve`.
+        arguments: those of its command line.
+
+    Attributes:
+        said: what it said first.
+        loss: the loss of the last step, in nats per point.
+
+    Raises:
+        RuntimeError: if the process ends.
+    """
+
+    def __init__(self, script: str, *arguments: str, threads: int):
+        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        command = [sys.executable, str(Path(__file__).with_name(script)), *arguments, f"--threads={threads}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=os.environ | limits, **pipes)
+        self.loss, self.said = math.nan, self._answer()
+
+    def seconds(self, steps: int) -> float:
+        r"""Returns the seconds per step, over ``steps`` of them."""
+        print(steps, file=self.process.stdin, flush=True)
+        answer = self._answer()
+        self.loss = answer["loss"]
+        return answer["seconds"] / max(1, steps)
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args[1]} ended with {self.process.wait()}; what it wrote is above")
+        return json.loads(line)
+
+    def end(self) -> None:
+        r"""Ends the process."""
+        self.process.communicate()
+
+
+def serve(steps: Callable[[int], float], **said) -> None:
+    r"""Takes steps for `Elsewhere`; ``steps(n)`` takes n and returns the loss of the last, in nats per point."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    print(json.dumps(said), file=answers, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        loss = steps(int(line))
+        print(json.dumps({"seconds": time.perf_counter() - start, "loss": loss}), file=answers, flush=True)
 
 
 def machine() -> dict:
@@ -62,6 +115,8 @@ def rounds(
 
 def seconds(step: Step, steps: int, wait: Step = lambda: None) -> float:
     r"""Wall-clock seconds per step, over ``steps`` of them."""
+    if isinstance(step, Elsewhere):
+        return step.seconds(steps)
     wait()
     start = time.perf_counter()
     for _ in range(steps):

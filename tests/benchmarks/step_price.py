@@ -1,4 +1,4 @@
-r"""What a training step costs beside the same mathematics in a hand-written loop, and under Pyro's stock SVI."""
+r"""What a training step costs beside the same mathematics in a hand-written loop and in other libraries."""
 
 import argparse
 import copy
@@ -7,6 +7,7 @@ import os
 import tempfile
 
 import measure
+import peers
 import pyro
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from pyro_dlgm.optim.svi import adam
 IMAGE, NUM_POINTS, LR = (1, 28, 28), 60_000, 1e-3
 OURS, COMPILED, HAND = "pyro_dlgm.SVI", "pyro_dlgm.SVI, compiled", "hand-written"
 BF16 = "bf16"  # of networks; log-densities are float32
+LAST = f"{HAND}, channels last"
 FLOOR = "networks alone"
 
 
@@ -28,8 +30,9 @@ def arguments() -> argparse.Namespace:
         description="Times one training step of a variational autoencoder: pyro_dlgm.SVI, eager and "
         "compiled; a hand-written loop with fused Adam; Pyro's stock SVI with its Adam and Trace_ELBO; the same "
         "with TraceMeanField_ELBO; the networks alone, forward and backward, as a floor; with networks in bfloat16 and "
-        "log-densities in float32, ours and the hand-written one. All have the same "
-        "networks and take turns in rounds. Case mlp: 784-200-200-50 and back, batch 128, wanted eager <= 1.2, "
+        "log-densities in float32, ours and the hand-written one; convolutions in channels last, the hand-written one; "
+        "NumPyro (mlp) and Pythae, in their own processes with as many threads, where they are installed. All have the "
+        "same networks and take turns in rounds. Case mlp: 784-200-200-50 and back, batch 128, wanted eager <= 1.2, "
         "compiled <= 0.8. Case conv: the default convolutional networks, 64 latents, 28x28, batch 100, wanted "
         "<= 1.05 and <= 0.85, with bf16 <= 0.65 where the processor has units for it. The first step of each is timed "
         "apart: for the compiled one that is the time to compile, with an empty cache of the compiler, and in the "
@@ -40,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=30, help="rounds in which the contenders take turns")
     parser.add_argument("--steps", type=int, default=40, help="steps of each contender in a round")
     parser.add_argument("--warmup", type=int, default=40, help="steps before the clock starts")
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="other libraries as well")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and starting values")
     parser.add_argument("--out", default="runs/bench", help="folder for step_price.json")
@@ -116,6 +120,9 @@ def contenders(
     steps = {}
     for name, precision in ((HAND, None), (f"{HAND}, {BF16}", BF16)):
         steps[name] = on(data, _by_hand(HandWritten(model, guide, precision)))
+    if any(p.dim() == 4 for p in model.parameters()):
+        laid = (v.to(memory_format=torch.channels_last) for v in copy.deepcopy((model, guide)))
+        steps[LAST] = on(data, _by_hand(HandWritten(*laid)))
     for loss in (Trace_ELBO(), TraceMeanField_ELBO()) if stock else ():
         svi = pyro.infer.SVI(*map(copy.deepcopy, (model, guide)), pyro.optim.Adam({"lr": LR}), loss)
         steps[f"stock SVI, {type(loss).__name__}"] = on(data, svi.step)
@@ -159,12 +166,17 @@ def on(data: list[tuple[Tensor, Tensor]], step) -> measure.Step:
 def measured(case: str, a: argparse.Namespace) -> dict:
     r"""Seconds of the first step of each contender, and of the steps in rounds, printed as a table."""
     torch.manual_seed(a.seed)
-    steps = contenders(case)
+    beside = peers.started(case, a.seed, torch.get_num_threads()) if a.peers else {}
+    steps = contenders(case) | beside
     first = {name: measure.seconds(step, 1) for name, step in steps.items()}
     found = measure.rounds(steps, num_rounds=a.rounds, steps=a.steps, warmup=a.warmup)
+    for name, peer in beside.items():
+        peer.end()
+        print(f"{name}: {peer.said['off']:+.1e} nats from the hand-written loss at the same weights and noise")
     print(f"{case}\n{measure.table(found, HAND, first)}\n")
     ratios = {name: measure.ratio(values, found[HAND]) for name, values in found.items()}
-    return {"seconds_of_first_step": first, "seconds_per_step": found, "ratio_to_hand_written": ratios}
+    said = {name: peer.said for name, peer in beside.items()}
+    return {"seconds_of_first_step": first, "seconds_per_step": found, "ratio_to_hand_written": ratios, "peers": said}
 
 
 def main() -> None:
