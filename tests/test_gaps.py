@@ -256,8 +256,8 @@ def test_another_objective_is_labelled(model, x):
 
 
 def test_late_points_are_listed(model, x):
+    from pyro_dlgm.evaluate.decomposition import Gaps
     from pyro_dlgm.evaluate.estimates import Estimate
-    from pyro_dlgm.evaluate.inference_gap import Gaps
 
     one = Estimate(torch.zeros(3), torch.zeros(3))
     late = torch.tensor([True, False, False])

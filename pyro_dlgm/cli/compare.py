@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from ..recipes import bounds, imports, mechanisms, pairs
-from . import config, types, written
+from . import config, types
 from .help import Taught
 from .options import COUNT, DATA, LIKELIHOOD, MISSINGNESS, OBJECTIVE, annealed, certifying, scores_asked
 
@@ -229,11 +229,11 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
 
     from ..comparison import workers
     from ..comparison.sheet import sheet
-    from ..report import page
+    from ..report import folder, page
 
     said |= {"machine": _machine(workers.share(said["jobs"]) if said["jobs"] else torch.get_num_threads())}
     report = page.of_comparison(done, dataset, said["num_samples"])
-    return written.write(out, done, said, sheet(done, dataset.test_points), report)
+    return folder.write(out, done, said, sheet(done, dataset.test_points), report)
 
 
 def _machine(threads: int) -> dict:

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from . import written
-
 
 def compared(asked: tuple[tuple, dict], num: int, jobs: int | None, out: Path) -> list:
     r"""Trains and scores all rows at ``num`` seeds, and prints a line for each that has ended or is kept.
@@ -53,12 +51,12 @@ def said(rows: list, dataset, num_samples: int) -> list[str]:
 
 
 def write(out: Path, rows: list, dataset, config: dict) -> list[Path]:
-    r"""Writes the files of `written.write`, and compare.csv."""
+    r"""Writes the files of `folder.write`, and compare.csv."""
     from ..comparison.seeds.files import write_csv
     from ..comparison.seeds.sheet import sheet
-    from ..report import page
+    from ..report import folder, page
 
     write_csv(out / "compare.csv", rows)
     report = page.of_seeds(rows, dataset, config["num_samples"])
-    json, *others = written.write(out, rows, config, sheet(rows), report)
+    json, *others = folder.write(out, rows, config, sheet(rows), report)
     return [json, out / "compare.csv", *others]

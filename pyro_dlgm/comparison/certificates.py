@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..evaluate import inference_gap
+from ..evaluate.decomposition import Gaps
 from ..evaluate.marginal.certificate import MATTERS
 from ..evaluate.marginal.estimate import Evidence
 from ..evaluate.marginal.evidence import Asked, estimated
@@ -113,7 +114,7 @@ def sections(
     return {"test_ais": kept | found | ({"reasons": {"gaps": NO_GAP}} if certify.gaps else {})}
 
 
-def _gaps(model, guide, train: Points, test: Points, how: dict) -> dict[str, inference_gap.Gaps]:
+def _gaps(model, guide, train: Points, test: Points, how: dict) -> dict[str, Gaps]:
     r"""The gaps at training points and at test points; BDMC is measured once, and so is how many temperatures it takes.
 
     A guide with rows for training points gets rows for test points by an E-step there.

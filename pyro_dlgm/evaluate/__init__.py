@@ -2,6 +2,7 @@ r"""Evaluation of a pair (model, guide): bounds on log p(x | w), the E-step alon
 
 from ..guides.programs.given import given_globals
 from .bounds import elbo, iwae, log_joint, log_mean_exp, log_weights
+from .decomposition import Gaps
 from .diagnostics.calibration import Calibration, Coverage, check_calibration
 from .diagnostics.clusters import cluster_probabilities
 from .diagnostics.diagnose import Diagnosis, diagnose
@@ -11,7 +12,7 @@ from .importance import ess, pareto_k
 from .imputation.filling import impute
 from .imputation.held_out import check_imputations
 from .imputation.scored import Imputations
-from .inference_gap import Gaps, gaps
+from .inference_gap import gaps
 from .marginal.annealing.ais import AIS, ais
 from .marginal.annealing.bdmc import BDMC, bdmc
 from .marginal.estimate import Evidence

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.files import whole, write_json
+from . import page
 
 
 def write(out: Path, rows: Sequence, config: dict, sheet, report: str) -> list[Path]:
@@ -16,8 +17,6 @@ def write(out: Path, rows: Sequence, config: dict, sheet, report: str) -> list[P
         sheet: the figure of compare.png.
         report: the HTML of the report.
     """
-    from ..report import page
-
     write_json(out / "compare.json", [row.plain() for row in rows])
     write_json(out / "config.json", config)
     with whole(out / "compare.png") as path:
