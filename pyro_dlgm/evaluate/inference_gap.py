@@ -91,14 +91,12 @@ def gaps(
         ValueError: on an unknown family, numbers out of range, if x, index, mask or given does not fit, or if
             ``fitted`` is true of a guide that `infer` did not return.
     """
-    _check(families)
-    numbers = num_samples, num_chains, num_temperatures, num_simulated, tol, budget
-    walked = Asked(judge is not None, *numbers)
+    walked = Asked(judge is not None, num_samples, num_chains, num_temperatures, num_simulated, tol, budget)
     model, guide = given_globals(model, guide)
     check_start(guide)
+    _check(guide, families, fitted)
     asked = Points.of(x, index, mask=mask, given=given)
     check_pair(model, guide, asked)
-    _check_fitted(guide, fitted)
     parts = _decomposed(model, guide, asked, families, fitted, num_samples, seed)
     found = estimated(model, judge, asked.numbered(), walked, seed=seed, progress=progress)
     return Gaps(**vars(found), **parts, objective=objective)
@@ -116,8 +114,7 @@ def _decomposed(
     weigh = partial(log_weights, model, num_samples=num_samples)
     reached, kept, ended = weigh(guide, asked, seed=reported), torch.ones_like(points.index, dtype=torch.bool), []
     if fitted:
-        converged = guide.convergence.converged
-        ended = [converged if asked.index is None else converged[asked.index]]
+        ended = [guide.convergence.converged[points.index if asked.index is None else asked.index]]
     else:
         best[own] = _best(model, q, own, points, climbed)
         kept = _keep(best[own], FAMILIES[own].of(q), guide, asked, partial(weigh, seed=chosen))
@@ -132,13 +129,10 @@ def _decomposed(
     }
 
 
-def _check(families: tuple[str, ...]) -> None:
+def _check(guide, families: tuple[str, ...], fitted: bool) -> None:
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"families holds {name!r}; expected some of {', '.join(map(repr, FAMILIES))}")
-
-
-def _check_fitted(guide, fitted: bool) -> None:
     if fitted and adapted(guide).convergence is None:
         raise ValueError(
             f"fitted is true, but this {type(guide).__name__} has no convergence; expected the guide as `infer` "
