@@ -21,7 +21,8 @@ class OneLine(click.Group):
         except (RunError, ValueError, FileNotFoundError, FloatingPointError) as error:
             said = in_options(str(error), self.commands.values())
         except KeyboardInterrupt as stop:
-            click.echo(f"Interrupted{f': {stop}' if str(stop) else ''}.", err=True)
+            # Without a full stop, so that the command at the end of the line can be copied.
+            click.echo(f"Interrupted: {stop}" if str(stop) else "Interrupted.", err=True)
             ctx.exit(130)
         click.echo(f"Error: {' '.join(said.split())}", err=True)
         ctx.exit(2)

@@ -22,8 +22,8 @@ PAGES = jinja2.Environment(
 
 
 BUDGET = (
-    "A comparison spends its budget on training, in which validation points are not counted; its rows are scored once, "
-    "at the end, on test points."
+    "A comparison spends its budget on training, where validation points do not count; its rows are scored once, at "
+    "the end, on test points."
 )
 STOPPED = "The training stopped early; model and guide of this page are at the best epoch on validation points."
 
