@@ -20,11 +20,12 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from PIL import Image
 
-from pyro_dlgm import data, evaluate, nets
+from pyro_dlgm import data, evaluate, fit, nets
 from pyro_dlgm.cli import config, help, options, types
 from pyro_dlgm.cli.fit import Lines
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.recipes import datasets, pairs
+from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.load import load
 from pyro_dlgm.runs.run import Run
 
@@ -240,6 +241,19 @@ def test_a_run_made_in_python_says_so(tmp_path):
     Run(tmp_path).create({"fit": {}})
     Run(tmp_path).save({"step": 0})
     assert "was made in Python" in call("fit", "--out", tmp_path, "--resume").stderr
+
+
+def test_a_run_of_the_command_line_says_so_in_python(run):
+    model, guide, config = load(run[0])
+    resumed = {"epochs": 1, "out": run[0], "resume": True}
+    with pytest.raises(RunError) as error:
+        fit(model, guide, torch.rand(20, 1, 8, 8), **resumed)
+    said = str(error.value)
+    assert said.startswith(f"{run[0]} was made by the command line: ") and ", now " not in said
+    assert f"pyro-dlgm fit --out {run[0]} --resume" in said
+    kept = {name: config[name] for name in ("data", "recipe", "device")}
+    with pytest.raises(RunError, match=r"another configuration: .*fit\.epochs was 2, now 1"):  # as from there
+        fit(model, guide, torch.rand(20, 1, 8, 8), **resumed, config=kept)
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "sample", "compare"])

@@ -157,6 +157,9 @@ class Run:
     def _go_on(self, config: dict, training, may_differ: tuple[str, ...], advice: dict[str, str]) -> None:
         saved = self.config()
         found = differences(saved, config, (*PLACES, *may_differ))
+        if found and by_command(saved) and not by_command(config):
+            said = f"go on with it there, pyro-dlgm fit --out {self.folder} --resume, or choose another folder"
+            raise RunError(f"{self.folder} was made by the command line: {said}")
         if found:
             more = advice.get(found[0].partition(" ")[0], "") if len(found) == 1 else ""
             raise RunError(f"{self.folder} was made with another configuration: {'; '.join(found)}{more}")
@@ -174,6 +177,12 @@ class Run:
 
     def _writable(self):
         return writing(f"to {self.folder}", "; choose another folder")
+
+
+def by_command(config: dict) -> bool:
+    r"""Returns whether the configuration is of the command line, which alone stores where the data are."""
+    data = config.get("data")
+    return isinstance(config.get("recipe"), dict) and isinstance(data, dict) and "protocol" in data
 
 
 def _step(line: str) -> float:
