@@ -525,6 +525,32 @@ def test_coverage_sees_one_dimension_and_all_together():
     assert "too low" in pit_of(slightly).verdicts["coverage"]
 
 
+def test_coverage_says_one_thing_of_a_dimension():
+    r"""Where the tails of q are too short, 50% intervals hold the truth too often, and 95% intervals too rarely."""
+    pit = torch.rand(4000, 3).double()
+    heavy = 0.7 * torch.distributions.StudentT(2.0).sample((4000,)).double()
+    pit[:, 1] = torch.special.ndtr(heavy).clamp(1e-6, 1 - 1e-6)
+    pit[:, 2] = torch.special.ndtr(0.6 * torch.special.ndtri(pit[:, 2]))
+    said = pit_of(pit).verdicts["coverage"]
+    assert "at some levels and too high at others (q of another shape than the posterior) in dimension 1" in said
+    assert (
+        said.count("dimension 1") == 1 and "too high (q too wide) in dimension 2" in said and "too narrow" not in said
+    )
+    pooled = pit[:, 1:2].expand(-1, 1)
+    assert "another shape" in pit_of(pooled).verdicts["coverage"]
+
+
+def test_verdicts_on_different_things_say_what_they_are_about():
+    model = linear()
+    x = model(size=1000).detach()
+    narrow = evaluate.diagnose(model, Altered(model, 0.4), x, num_simulated=1000, seed=0).verdicts
+    assert narrow["ranks"].startswith("q(t | x) is too narrow")
+    assert narrow["joint ranks"].endswith("over all dimensions together q(t | x) is too narrow")
+    assert narrow["marginals of q(t)"].startswith(
+        "the average of q(t | x) over the points, against p(t): too narrow in"
+    )
+
+
 def test_units_without_a_closed_mean_are_active_beyond_the_noise_of_their_samples():
     r"""Means of five samples of N(0, I): the product of two varies by (1/5) / √N, which is more than 0.01."""
 

@@ -2,6 +2,9 @@ r"""Verdicts in words on the numbers of `diagnose` and `check_calibration`.
 
 A departure is reported if a test detects it, with a family-wise error of at most 1% over the dimensions; where there is
 no test, if it is large enough to matter.
+
+Each verdict names what it is about, since a q(t | x) may be too narrow in one dimension, too wide in another and as a
+whole, while q(t), its average over the points, is narrower than the prior: none of these contradicts another.
 """
 
 import math
@@ -24,8 +27,15 @@ RANKS = {
     "odd": "not uniform in another way",
 }
 JOINT = {
-    "low": "the truth is more probable under p(x, t) than samples of q: q is too wide, misplaced, or blind to x",
-    "high": "samples of q are more probable under p(x, t) than the truth: q is too narrow",
+    "low": "the truth is more probable under p(x, t) than samples of q: over all dimensions together q(t | x) is too "
+    "wide, misplaced, or blind to x",
+    "high": "samples of q are more probable under p(x, t) than the truth: over all dimensions together q(t | x) is too "
+    "narrow",
+}
+COVERAGE = {  # by whether intervals of some level hold the truth too rarely, and of some level too often
+    (True, False): "too low (q too narrow, or misplaced)",
+    (False, True): "too high (q too wide)",
+    (True, True): "too low at some levels and too high at others (q of another shape than the posterior)",
 }
 
 
@@ -55,7 +65,7 @@ def ranks(found: Tensor, L: int) -> str:
     r"""Returns the verdict on ranks (n, D) of t*."""
     words = shapes(found, L, ALPHA)
     parts = placed({text: torch.tensor([w == word for w in words]) for word, text in RANKS.items()})
-    return f"q is {parts}" if parts else f"no departure seen in {len(found)} ranks"
+    return f"q(t | x) is {parts}" if parts else f"no departure seen in {len(found)} ranks"
 
 
 def joint_ranks(found: Tensor, L: int) -> str:
@@ -89,15 +99,26 @@ def coverage(c, n: int) -> str:
     slack = math.log(2 / delta)
     far = (2 * slack) ** 0.5 * c.pooled_stderr + 7 * slack / (3 * (n - 1))
     together = (c.pooled < c.expected - far, c.pooled > c.expected + far)
-    words = ("too low (q too narrow, or misplaced)", "too high (q too wide)")
-    parts = []
-    for word, tail, all_of_them in zip(words, tails, together, strict=True):
-        off = torch.from_numpy(tail < delta).any(0)
-        parts += [f"{word} in {dimensions(off)}"] if off.any() or all_of_them.any() else []
+    off = [torch.from_numpy(tail < delta).any(0) for tail in tails]
+    parts = _covered(off, [bool(pooled.any()) and not one.any() for pooled, one in zip(together, off, strict=True)])
     # For display: with an exact q, pooling cannot be more precise than for independent dimensions.
     error = torch.maximum(c.pooled_stderr, c.stderr / D**0.5)
     numbers = ", ".join(f"{a:.0%}: {b:.1%} ± {s:.1%}" for a, b, s in zip(c.levels, c.pooled, error, strict=True))
-    return f"{'; '.join(parts) or f'as nominal in {n} points'} [{numbers}]"
+    return f"{parts or f'as nominal in {n} points'} [{numbers}]"
+
+
+def _covered(off: list[Tensor], together: list[bool]) -> str:
+    r"""Returns what is wrong with the coverage in words, each dimension in one of them; "" for nothing.
+
+    Arguments:
+        off: where the coverage is too low at some level, and where it is too high at some level, booleans (D,).
+        together: the same of all dimensions pooled.
+    """
+    low, high = off
+    places = {(True, False): low & ~high, (False, True): high & ~low, (True, True): low & high}
+    parts = [placed({COVERAGE[which]: where for which, where in places.items()})]
+    parts += [f"{COVERAGE[tuple(together)]} in {dimensions(low & ~low)}"] if any(together) else []
+    return "; ".join(filter(None, parts))
 
 
 def kl(d) -> str:
@@ -154,4 +175,7 @@ def aggregate_marginals(d) -> str:
     off_mean = mean.abs() > (ERRORS / N**0.5 * ratio).clamp_min(MATTERS)
     off_std = log_std.abs() > max(MATTERS, ERRORS / (2 * N) ** 0.5)
     found = {"mean off": off_mean, "too narrow": off_std & (log_std < 0), "too wide": off_std & (log_std > 0)}
-    return placed(found) or f"no mean or standard deviation is off by {MATTERS:.0%} of the prior's or more"
+    parts = placed(found)
+    if parts:
+        return f"the average of q(t | x) over the points, against p(t): {parts}"
+    return f"no mean or standard deviation is off by {MATTERS:.0%} of the prior's or more"

@@ -80,7 +80,11 @@ class Imputations:
             return f"{len(found)} points have hidden values: too few for a test, which needs {LEAST}"
         (word,) = shapes(found.unsqueeze(-1), self.num_samples, verdicts.ALPHA)
         said = RANKS.get(word, "").rstrip(",")
-        return f"the draws are {said}" if word else f"no departure seen in {len(found)} ranks, one of each point"
+        return (
+            f"over all columns, the draws are {said}"
+            if word
+            else f"no departure seen in {len(found)} ranks, one of each point"
+        )
 
     def _by_column(self) -> str:
         counts = torch.bincount(self.columns)
@@ -89,7 +93,8 @@ class Imputations:
         words = {d: shapes(self.ranks[self.columns == d].unsqueeze(-1), self.num_samples, alpha)[0] for d in tested}
         where = {word: [d for d, said in words.items() if said == word] for word in RANKS}
         parts = [f"{RANKS[word].rstrip(',')} in {_named(found)}" for word, found in where.items() if found]
-        return "; ".join(parts) or f"no departure seen in {len(tested)} of {len(counts)} columns, with {LEAST} values"
+        said = f"column by column, the draws are {'; '.join(parts)}" if parts else ""
+        return said or f"no departure seen in {len(tested)} of {len(counts)} columns, with {LEAST} values"
 
     def _covered(self) -> str:
         return ", ".join(f"{level:.0%}: {found:.1%} ± {s:.1%}" for level, (found, s) in self.coverage.items())
