@@ -7,9 +7,10 @@ import torch
 from pyro import poutine
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from .latents.held import Emitting, Held
-from .likelihoods.support import of_points, supported
+from .likelihoods.support import densities, of_points, supported
 from .masks import filled
 from .nets.net import shapes_checked
 from .points import side
@@ -113,17 +114,34 @@ class DLGM(Program):
         if type(self).datum is not DLGM.datum:
             return self._check_by_datum(x[:FEW], given)
         with pyro.validation_enabled(), torch.no_grad(), forked(), self.global_latents():
-            one = {name: value[:1] for name, value in side(given).items()}
-            t = self.prior_of(one.get("given"))((1,))  # a draw: a prior may have no mean
-            t = t.squeeze(0) if t.dim() > 2 else t
-            what = f"the likelihood {type(self.likelihood).__name__}"
-            with shapes_checked(what, t.shape, f"a network that decodes t (B, {t.shape[-1]}), the prior's latents"):
-                p = of_points(self.likelihood(t, **one), self.likelihood)
+            t, p = self._at_a_code(given)
             supported(p.expand((len(x),)) if len(x) else p, x, self.likelihood, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(
                 f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), or model.to({x.dtype})"
             )
+
+    def densities(self, *, given: Tensor | None = None) -> list[tuple[list[int] | None, str]]:
+        r"""Returns the columns of x for which the likelihood is a density of any real numbers, `None` for all, by name.
+
+        For a subclass that overrides `datum` there are none.
+
+        Arguments:
+            given: what p(x | t) is conditioned on, (B, C); the first row is taken.
+        """
+        if type(self).datum is not DLGM.datum:  # what it emits is not the likelihood alone
+            return []
+        with torch.no_grad(), forked(), self.global_latents():
+            return densities(self._at_a_code(given)[1], self.likelihood)
+
+    def _at_a_code(self, given: Tensor | None) -> tuple[Tensor, Distribution]:
+        r"""Returns a code t (1, D) of the prior, and p(x | t)."""
+        one = {name: value[:1] for name, value in side(given).items()}
+        t = self.prior_of(one.get("given"))((1,))  # a draw: a prior may have no mean
+        t = t.squeeze(0) if t.dim() > 2 else t
+        what = f"the likelihood {type(self.likelihood).__name__}"
+        with shapes_checked(what, t.shape, f"a network that decodes t (B, {t.shape[-1]}), the prior's latents"):
+            return t, of_points(self.likelihood(t, **one), self.likelihood)
 
     def _check_by_datum(self, x: Tensor, given: Tensor | None) -> None:
         some = {name: value[: len(x)] for name, value in side(given).items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pyro_dlgm import likelihoods, load
+from pyro_dlgm import fit, guides, likelihoods, load
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.recipes import datasets, imports, pairs, sources, tables
 from pyro_dlgm.runs.files import RunError
@@ -163,8 +163,10 @@ def test_counts_beyond_8_bits_and_those_that_lie_in_real_numbers_are_taken(place
 
 def test_a_column_far_from_unit_scale_gets_a_note(place):
     np.save("far.npy", TABLE * np.float32([1, 1, 1, 1, 1]) + np.float32([4000, 0, 0, 0, 0]))
-    with pytest.warns(UserWarning, match=r"columns \[0\] of .* far from 0 ± 1 .*standardize"):
-        datasets.dataset(*sources.locate("far.npy", None), SPEC.replace("_", "-"))
+    d = datasets.dataset(*sources.locate("far.npy", None), SPEC.replace("_", "-"))
+    model = pairs.model(SPEC.replace("_", "-"), 2, d.image_shape)
+    with pytest.warns(UserWarning, match=r"columns \[0\] of x lie far from 0 ± 1 .*standardize"):
+        fit(model, guides.PointEstimate(len(d.train), 2), d.train, steps=1)
 
 
 def test_the_encoder_of_counts_takes_logarithms():

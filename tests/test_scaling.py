@@ -1,11 +1,12 @@
 """Data far from unit scale: the default guide starts, digits stay as they are, and a failure names the range of x."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 
-from pyro_dlgm import DLGM, Points, fit, guides, likelihoods, load, nets, priors
+from pyro_dlgm import DLGM, Points, data, fit, guides, likelihoods, load, nets, priors
 
 G = torch.Generator().manual_seed(0)
 FAR = {
@@ -95,3 +96,49 @@ def test_a_failure_names_the_range_of_x():
         fit(*pair(x), x, epochs=2)
     with pytest.raises(FloatingPointError, match=r"x goes from 0 to 1\b(?!: scale)"):
         fit(*pair(x), torch.eye(6).repeat(4, 1), epochs=30, lr=1e30)
+
+
+def noted(x, likelihood=likelihoods.FixedNormal, **settings):
+    r"""The notes on the scale of x that a step of `fit` gives."""
+    torch.manual_seed(1)
+    net = nets.MLP(2, tuple(x.shape[1:]), (16,), heads=likelihood.heads)
+    model, guide = DLGM(priors.StandardNormal(2), likelihood(net)), guides.MeanField(len(x), 2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(model, guide, x, steps=1, seed=0, **settings)
+    return [str(one.message) for one in said if "0 ± 1" in str(one.message)]
+
+
+GREY = torch.randint(256, (60, 1, 8, 8), generator=G).float()
+RARE = torch.poisson(2 * torch.ones(60, 6), generator=G)
+
+
+def test_raw_grey_levels_under_a_density_are_noted_with_the_remedy():
+    for x in (GREY, GREY.flatten(1), GREY.double().clamp(max=250).float()):
+        (said,) = noted(x)
+        assert "whole numbers from 0 to 25" in said and "FixedNormal" in said and "data.Dequantize(256)" in said
+    (said,) = noted(GREY / 2)
+    assert said.startswith("values of x lie far from 0 ± 1") and "standardize" in said and "Dequantize" not in said
+    assert noted(GREY, likelihoods.DiagonalNormal) and noted(GREY, likelihoods.StudentT)
+
+
+def test_data_of_unit_scale_and_counts_are_not_noted():
+    assert not noted(GREY, transform=data.Dequantize(256)) and not noted(GREY / 255)
+    assert not noted((GREY > 100).float(), likelihoods.Bernoulli)
+    for likelihood in (likelihoods.Poisson, likelihoods.NegativeBinomial):
+        assert not noted(FAR["counts"], likelihood) and not noted(RARE, likelihood)
+    assert not noted(RARE) and not noted((GREY.flatten(1) - 128) / 74)
+
+
+def test_what_is_missing_is_not_noted_and_columns_are_named():
+    x = torch.randn(60, 3)
+    x[:, 1] = 1e6
+    assert noted(x) and not noted(x, mask=torch.tensor([True, False, True]).expand(60, 3))
+    parts = {
+        range(2): likelihoods.DiagonalNormal(nets.Linear(4, 2, heads=2)),
+        2: likelihoods.Poisson(nets.Linear(4, 1)),
+    }
+    model = DLGM(priors.StandardNormal(2), likelihoods.Columns(parts, net=nets.MLP(2, 4, (4,))))
+    x[:, 2] = 1e4
+    with pytest.warns(UserWarning, match=r"columns \[0, 1\] of x lie far"):
+        fit(model, guides.MeanField(60, 2), x, steps=1)

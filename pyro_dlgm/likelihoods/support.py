@@ -47,11 +47,32 @@ def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
             f"{messages.reshaping('x', x.shape[batch:], p.event_shape, 1)}, or build the network for its shape"
         )
     if is_validation_enabled():
-        for numbers, part, whose in getattr(p, "parts", [(None, p, likelihood)]):
+        for numbers, part, whose in _parts(p, likelihood):
             values, where = (x, "") if numbers is None else (x[..., numbers], f" (columns {numbers})")
             _check_type(part, values)
             _check_support(part, values, whose, first, where)
     return x
+
+
+def densities(p, likelihood: nn.Module) -> list[tuple[list[int] | None, str]]:
+    r"""Returns the columns for which p(x | t) is a density of any real numbers, `None` for all, and its name there."""
+    return [
+        (numbers, type(whose).__name__)
+        for numbers, part, whose in _parts(p, likelihood)
+        if _of_entries(part.support) is constraints.real
+    ]
+
+
+def _parts(p, likelihood: nn.Module) -> list[tuple]:
+    r"""Returns the groups of columns with their distributions and likelihoods; one group of all without columns."""
+    return getattr(p, "parts", [(None, p, likelihood)])
+
+
+def _of_entries(support):
+    r"""Returns the support of a single entry of x."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def _check_support(p, x: Tensor, likelihood: nn.Module, first: int, where: str) -> None:
@@ -73,9 +94,7 @@ def _check_support(p, x: Tensor, likelihood: nn.Module, first: int, where: str) 
 
 def _check_type(p, x: Tensor) -> None:
     r"""Raises a `ValueError` unless x has a real type, or an integer type if p is a distribution of counts."""
-    support = p.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
+    support = _of_entries(p.support)
     counts = support.is_discrete and support is not constraints.boolean
     if x.dtype == torch.bool or x.is_complex() or not (x.is_floating_point() or counts):
         raise ValueError(f"x has dtype {x.dtype}; expected real numbers: use x.float(), or a transform (data.Grid)")

@@ -1,7 +1,6 @@
 r"""Data sets from a source, with values in the form that the likelihood takes."""
 
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,13 +9,12 @@ from torch import Tensor
 
 from ..data import array_files, builtin, image_folder
 from ..data.dataset import Dataset, split
-from ..data.transforms import Binarize, Dequantize, Grid, Transform, real
+from ..data.transforms import Binarize, Dequantize, Grid, Transform
 from . import tables
 from .imports import is_path
 from .pairs import COLUMNS, COUNTS, LIKELIHOODS, REAL, names
 from .sources import check_options, stated
 
-FAR = 10.0  # warn about columns of a table with a larger |mean| + standard deviation, which a network learns slowly
 VALIDATION = 5000  # default number of validation images of MNIST or CIFAR-10
 WHOLE = (*COUNTS, "categorical")  # these take whole numbers as they are
 # The transform of 8-bit values at each access: they are dequantized, except for some likelihoods.
@@ -133,21 +131,6 @@ def _check_columns(v: Tensor, table: str, root) -> None:
             raise ValueError(f"{whose} are {values}; bernoulli expects zeros and ones in the columns of a table")
         if name not in suits:
             check_fits(name, values, whose, some)
-        if name in REAL:
-            _note_scale(some, whose)
-
-
-def _note_scale(v: Tensor, whose: str) -> None:
-    r"""Warns about columns (N, n) whose mean and scale a network learns slowly."""
-    v = real(v)
-    mean = v.nanmean(0)
-    far = float((mean.abs() + (v - mean).square().nanmean(0).sqrt()).max())
-    if far > FAR:
-        warnings.warn(
-            f"{whose} lie far from 0 ± 1 (mean and standard deviation up to {far:.3g}), which a network learns "
-            "slowly: standardize them before saving; log p(x) then rises by the logarithms of their divisors",
-            stacklevel=2,
-        )
 
 
 def _of_bytes(likelihood: str) -> Transform | None:

@@ -11,9 +11,11 @@ from ..evaluate.quiet import quiet
 from ..guides.base import check_order
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files
+from ..model import DLGM
 from ..objectives.elbo import ELBO
 from ..optim.checks import check_objective, check_program
 from ..points import Points, check_given, check_weight
+from ..recipes.scale import note_scale
 from . import options
 from .options import BATCH
 
@@ -141,13 +143,18 @@ def check_points(a: SimpleNamespace) -> None:
     if not is_source(a.x):
         check_data("x", a, Points(a.x, None, a.mask, a.given, a.weight), a.transform)
     if a.x_val is not None:
-        if len(a.x_val) == 0:
-            raise ValueError(f"x_val has shape {tuple(a.x_val.shape)}: there are no points")
-        check_data("x_val", a, Points(a.x_val, None, a.mask_val, a.given_val), None)
+        check_validation(a, Points(a.x_val, None, a.mask_val, a.given_val))
     if a.labels is not None and a.labels.shape != (len(a.x),):
         raise ValueError(
             f"labels have shape {tuple(a.labels.shape)}; expected ({len(a.x)},), a whole number for each point"
         )
+
+
+def check_validation(a: SimpleNamespace, points: Points) -> None:
+    r"""Raises a `ValueError` unless there are validation points that the likelihood accepts; ``a`` holds the pair."""
+    if len(points) == 0:
+        raise ValueError(f"x_val has shape {tuple(points.x.shape)}: there are no points")
+    check_data("x_val", a, points, None)
 
 
 def check_data(name: str, a: SimpleNamespace, points: Points, transform) -> None:
@@ -174,6 +181,10 @@ def check_data(name: str, a: SimpleNamespace, points: Points, transform) -> None
         if transform is None and hasattr(model, "check"):
             with quiet(model):
                 model.check(block.observed(), first=first, **block.side)
+    if name == "x" and transform is None and isinstance(model, DLGM):
+        with quiet(model):
+            found = model.densities(given=points.given)
+        note_scale(points, found)
 
 
 def _check_finite(name: str, seen: Tensor, first: int) -> None:

@@ -1,0 +1,54 @@
+r"""The scale of x: a note where values are far from what the built-in networks are made for."""
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..masks import pixelwise
+from ..points import Points
+
+FAR = 10.0  # of |mean| + standard deviation of a value over the points
+SOME = 1000  # points that are looked at, from all over the data
+LEVELS = (
+    "values of x are whole numbers from {:g} to {:g}, and {} is a density of real numbers: it can rise without end at "
+    "whole ones, and a network learns slowly so far from 0 ± 1. For grey levels give transform=data.Dequantize(256), "
+    "with the number of your levels (on the command line: a file of whole numbers, uint8); for counts take "
+    "likelihoods.Poisson; else standardize them"
+)
+SCALE = (
+    "{} lie far from 0 ± 1 (mean and standard deviation up to {:.3g}), which a network learns slowly: standardize them "
+    "(subtract means, divide by standard deviations); log p(x) then rises by the logarithms of the divisors"
+)
+
+
+def note_scale(points: Points, densities: Iterable[tuple[list[int] | None, str]]) -> None:
+    r"""Warns about raw grey levels and other values of large scale, where the likelihood is a density of real numbers.
+
+    Arguments:
+        points: as the model sees them, without a transform.
+        densities: of `DLGM.densities`: columns, and the name of their likelihood.
+    """
+    some = points[torch.linspace(0, len(points) - 1, min(SOME, len(points)), device=points.x.device).long()]
+    for columns, name in densities:
+        _note(_values(some, columns), columns, name)
+
+
+def _values(points: Points, columns: list[int] | None) -> Tensor:
+    r"""The values (N, ...) of some columns, or of all; NaN where missing."""
+    x, mask = points.x, points.mask
+    v = x if mask is None else torch.where(pixelwise(mask, x.dim()), x, torch.nan)
+    return v if columns is None else v[..., columns]
+
+
+def _note(v: Tensor, columns: list[int] | None, name: str) -> None:
+    mean = v.nanmean(0)
+    far = (mean.abs() + (v - mean).square().nanmean(0).sqrt()).nan_to_num(nan=0.0).max()
+    if not far > FAR:
+        return
+    seen = v[~v.isnan()]
+    levels = columns is None and seen.min() >= 0 and seen.max() <= 255 and bool((seen == seen.round()).all())
+    whose = "values of x" if columns is None else f"columns {columns} of x"
+    said = LEVELS.format(seen.min(), seen.max(), name) if levels else SCALE.format(whose, far)
+    warnings.warn(said, stacklevel=2)
