@@ -137,6 +137,8 @@ def test_the_command_writes_its_files(folder):
     assert all(wanted | {"gradients_per_point", "seconds"} <= row.keys() for row in rows)
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((out / "config.json").read_text())["gradients"] == 2
+    assert rows[1]["history"][-1]["val_log_joint"] < 0 and rows[2]["history"][-1]["val_elbo"] < 0
+    assert "There is no validation curve" not in (out / "report.html").read_text()
     assert sorted(p.name for p in out.iterdir()) == ["compare.json", "compare.png", "config.json", "report.html"]
 
 

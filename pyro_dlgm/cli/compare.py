@@ -147,6 +147,7 @@ def _asked(options: dict, dataset, certify, budget: dict) -> tuple[tuple, dict]:
     factories = {guide: pairs.guide(guide, *built) for guide in options["guides"]}
     settings = {
         "transform": dataset.transform,
+        "x_val": dataset.val_points if len(dataset.val) else None,
         "model_name": pairs.called(options["likelihood"], dataset.image_shape),
         "certify": certify,
         "frozen": options["w"] == "frozen",

@@ -41,6 +41,7 @@ def rows(
     schedule: str | Callable[[float], float] = "cosine",
     objective: ELBO | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
+    x_val: Tensor | Points | None = None,
     num_samples: int = 1000,
     ppca: int | None = None,
     model_name: str = "DLGM",
@@ -60,6 +61,8 @@ def rows(
         gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
         batch_size: as in `fit`; all training points if there are fewer.
         lr, row_lr, schedule, objective, transform: as in `fit`; K samples cost K gradient evaluations of the budget.
+        x_val: validation points (M, ...), after one draw of ``transform``, or `Points`: the bound on them is in ten
+            records of each history, beside the budget and the seconds of the training.
         num_samples: K of IWAE-K.
         ppca: with D latents, PPCA comes first: a linear baseline, and another model.
         model_name: what the column "model" says of the rows that are no reference.
@@ -91,7 +94,8 @@ def rows(
     size = batch_size and min(batch_size, len(train))
     settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
     settings |= {"objective": objective, "transform": transform, "seed": seed, "progress": progress and jobs is None}
-    method = Method(train, test, gradients, settings, num_samples, certify)
+    val = None if x_val is None else Points.of(x_val)
+    method = Method(train, test, gradients, settings, num_samples, certify, val)
     asked = method, guide_factories, first
     made, reference = in_turn(*asked, frozen) if jobs is None else at_once(*asked, jobs), None
     for name, (history, scored, pair) in zip(guide_factories, made, strict=True):

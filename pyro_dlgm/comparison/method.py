@@ -19,6 +19,7 @@ from ..seeding import forked
 from ..training.fit import fit
 from . import workers
 from .certificates import Certify
+from .held_out import HeldOut
 from .scoring import infer_silently, scales_at_floor
 
 
@@ -40,6 +41,7 @@ class Method:
     settings: dict
     num_samples: int
     certify: Certify | None
+    val: Points | None = None
 
     def __call__(self, model, factory: Callable) -> Made:
         r"""Trains and scores a model, which changes, and the guide that the factory makes for it."""
@@ -48,7 +50,8 @@ class Method:
             guide = factory(model, len(self.train))
         samples = getattr(self.settings["objective"], "num_particles", 1)
         paid = epochs(guide, self.gradients, samples)
-        history = fit(model, guide, self.train, epochs=paid, **self.settings).history
+        seen = [] if self.val is None else [HeldOut(model, guide, self.val, paid, self.settings["objective"])]
+        history = fit(model, guide, self.train, epochs=paid, listeners=seen, **self.settings).history
         return Made(history, *_score(model, guide, self.test, self.num_samples, self.certify, seed, progress))
 
 

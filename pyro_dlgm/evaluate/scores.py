@@ -31,17 +31,24 @@ def point_scores(model, guide, points: Points, num_samples: int, seed: int | Non
     return found | ({"ess": ess(table), "pareto_k": pareto_k(table)} if num_samples >= FEWEST else {})
 
 
-def mean_scores(model, guide, points: Points, seed: int | None = None) -> dict[str, float]:
+def mean_scores(model, guide, points: Points, seed: int | None = None, num_samples: int = SAMPLES) -> dict[str, float]:
     r"""Returns means over points from 10 samples of t, in nats per point.
 
+    Arguments:
+        model, guide, points, seed: those of `log_weights`.
+        num_samples: the number K of samples of a further IWAE-K.
+
     Returns:
-        ``elbo`` and ``iwae_10``; if the pair has a posterior and a prior, also ``rate``, KL(q ‖ p), and ``distortion``,
-        −E_q log p(x given t): elbo = −(distortion + rate). If q has no density, only ``log_joint``.
+        ``elbo`` and ``iwae_10``, and ``iwae_K`` for another K; if the pair has a posterior and a prior, also ``rate``,
+        KL(q ‖ p), and ``distortion``, −E_q log p(x given t): elbo = −(distortion + rate). If q has no density, only
+        ``log_joint``.
     """
     found = {name: float(v.mean()) for name, v in point_scores(model, guide, points, SAMPLES, seed).items()}
     if "iwae" not in found:
         return found
     means, of_points = {"elbo": found["elbo"], f"iwae_{SAMPLES}": found["iwae"]}, rate(model, guide, points)
+    if num_samples != SAMPLES:
+        means[f"iwae_{num_samples}"] = float(point_scores(model, guide, points, num_samples, seed)["iwae"].mean())
     if of_points is not None:
         means["rate"] = float(of_points.mean())
         means["distortion"] = -(means["elbo"] + means["rate"])

@@ -133,7 +133,7 @@ def _training(a: SimpleNamespace) -> Training:
     optimizers, look = adam(a.model, a.guide, lr=a.lr, row_lr=a.row_lr), interval(batches.device)
     if a.start is not None:
         take_over(optimizers, a.start)
-    val = None if a.x_val is None else Points(a.x_val, None, a.mask_val, a.given_val)
+    val = None if a.x_val is None or not a.ranks.first else Points(a.x_val, None, a.mask_val, a.given_val)
     return Training(
         SVI(
             a.model,
@@ -150,7 +150,7 @@ def _training(a: SimpleNamespace) -> Training:
         e_steps=a.e_steps,
         factor=a.schedule if callable(a.schedule) else SCHEDULES[a.schedule],
         warmup_steps=a.warmup * len(batches) if a.warmup else 0,
-        validation=None if val is None or not a.ranks.first else Validation(a.model, a.guide, val, a.patience),
+        validation=None if val is None else Validation(a.model, a.guide, val, a.patience, a.objective),
         ranks=a.ranks,
     )
 

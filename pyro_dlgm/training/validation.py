@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ..evaluate.blocks import blocks
 from ..evaluate.quiet import quiet
-from ..evaluate.scores import mean_scores
+from ..evaluate.scores import SAMPLES, mean_scores
 from ..guides.base import adapted
 from ..objectives.elbo import ELBO
+from ..objectives.importance import IWAE
 from ..optim.svi import SVI, adam, load_states
 from ..points import Points
 
@@ -29,11 +30,15 @@ class Validation:
         model, guide: the pair in training.
         points: validation data (M, ...), or `Points`.
         patience: the number of calls without a better bound after which it is `exhausted`; `None` means never.
+        objective: that of the training, whose bound is among the scores.
     """
 
-    def __init__(self, model, guide, points: Tensor | Points, patience: int | None = None):
+    def __init__(
+        self, model, guide, points: Tensor | Points, patience: int | None = None, objective: ELBO | None = None
+    ):
         self.trained, self.model, self.patience = guide, model, patience
         self.points = Points.of(points).numbered()
+        self.num_samples = objective.num_particles if isinstance(objective, IWAE) else SAMPLES
         self.per_point = adapted(guide).per_point
         with quiet(seed=0), torch.enable_grad():
             self.guide = guide.start(self.points) if self.per_point else guide
@@ -55,7 +60,7 @@ class Validation:
             self.guide.train(self.per_point)  # a chain moves in training mode only
             for _ in range(E_STEPS if self.per_point else 0):
                 self.svi.e_step_of(self._blocks(), 1 / len(self.points))
-            scores = mean_scores(self.model, self.guide, self.points)
+            scores = mean_scores(self.model, self.guide, self.points, None, self.num_samples)
         if counts:
             self._keep(next(iter(scores.values())))
         return scores

@@ -109,19 +109,21 @@ def planned(
     folder: Path,
     frozen: bool = False,
     ppca: int | None = None,
+    x_val: Tensor | Points | None = None,
     **settings,
 ) -> list[Part]:
     r"""Returns the parts of `compare_seeds`, all rows of the first seed first; nothing is done yet.
 
     Arguments:
         folder: where the parts are kept.
-        frozen, ppca: as in `compare`.
+        frozen, ppca, x_val: as in `compare`.
         model_factory, guide_factories, x_train, x_test, seeds, seed, settings: as in `compare_seeds`.
     """
     inspect.signature(rows).bind(model_factory, guide_factories, x_train, x_test, **settings)
     if seeds < 1 or not guide_factories:
         raise ValueError(f"seeds is {seeds}, with {len(guide_factories)} guides; expected at least 1 of each")
     points = {"train": Points.of(x_train), "test": Points.of(x_test)}
+    points |= {} if x_val is None else {"val": Points.of(x_val)}
     first = next(iter(guide_factories)) if frozen else None
     config = _config(model_factory, points, settings) | {"frozen": first}
     more = {"folder": folder, "model_factory": model_factory, "dtype": torch.get_default_dtype(), **points}

@@ -26,7 +26,7 @@ class Part:
         folder: where its file is.
         model_factory: as in `compare`.
         guides: its guide factory by its name, as in `compare`; none for the row of PPCA.
-        train, test: the points, as in `compare`.
+        train, test, val: the points, as in `compare`.
         settings: the other arguments of `compare`.
         config: what its numbers depend on, as plain values; it is kept with them.
         dtype: torch's default, as it was where this part was made.
@@ -44,6 +44,7 @@ class Part:
     config: dict
     dtype: torch.dtype
     frozen: str | None = None
+    val: Points | None = None
 
     @property
     def file(self) -> Path:
@@ -53,7 +54,9 @@ class Part:
     def __call__(self) -> None:
         r"""Trains and scores the row, and writes its file."""
         torch.set_default_dtype(self.dtype)
-        (row,) = compare(self._model, self.guides, self.train, self.test, seed=self.seed, **self.settings)
+        (row,) = compare(
+            self._model, self.guides, self.train, self.test, x_val=self.val, seed=self.seed, **self.settings
+        )
         if self.frozen == self.name:
             checkpoint.write(self._w, {"w": row.pair[0].state_dict()})
         elif self.frozen and self.guides:
