@@ -94,8 +94,7 @@ def rows(
     size = batch_size and min(batch_size, len(train))
     settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
     settings |= {"objective": objective, "transform": transform, "seed": seed, "progress": progress and jobs is None}
-    val = None if x_val is None else Points.of(x_val)
-    method = Method(train, test, gradients, settings, num_samples, certify, val)
+    method = Method(train, test, gradients, settings, num_samples, certify, x_val)
     asked = method, guide_factories, first
     made, reference = in_turn(*asked, frozen) if jobs is None else at_once(*asked, jobs), None
     for name, (history, scored, pair) in zip(guide_factories, made, strict=True):

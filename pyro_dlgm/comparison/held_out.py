@@ -3,6 +3,8 @@ r"""Scores on validation points during a training of a comparison."""
 import time
 from types import SimpleNamespace
 
+from torch import Tensor
+
 from ..objectives.elbo import ELBO
 from ..points import Points
 from ..training.checks import check_validation
@@ -19,7 +21,7 @@ class HeldOut:
 
     Arguments:
         model, guide: the pair in training.
-        points: validation points (M, ...), after the transform.
+        points: validation points (M, ...), after the transform, or `Points`.
         epochs: the number of epochs of the training.
         objective: of the training.
 
@@ -27,9 +29,9 @@ class HeldOut:
         ValueError: if there are no points, or the model does not accept them.
     """
 
-    def __init__(self, model, guide, points: Points, epochs: int, objective: ELBO | None = None):
-        check_validation(SimpleNamespace(model=model, guide=guide), points)
-        self.pair, self.points, self.objective = (model, guide), points, objective
+    def __init__(self, model, guide, points: Tensor | Points, epochs: int, objective: ELBO | None = None):
+        self.pair, self.points, self.objective = (model, guide), Points.of(points), objective
+        check_validation(SimpleNamespace(model=model, guide=guide), self.points)
         looks = min(LOOKS, epochs)
         self.epochs = {epochs * look // looks for look in range(1, looks + 1)}
         self.spent, self.validation = 0.0, None

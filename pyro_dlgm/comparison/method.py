@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..distributions import draws
 from ..evaluate.scores import point_scores
 from ..guides.base import adapted
@@ -41,7 +43,7 @@ class Method:
     settings: dict
     num_samples: int
     certify: Certify | None
-    val: Points | None = None
+    val: Tensor | Points | None = None
 
     def __call__(self, model, factory: Callable) -> Made:
         r"""Trains and scores a model, which changes, and the guide that the factory makes for it."""
