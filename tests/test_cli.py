@@ -207,6 +207,8 @@ WRONG = [
     (["fit", "--out", "RUN"], "holds a run already"),
     (["fit", "--out", "RUN", "--resume", "--lr", "0.5", "--latents", "3"], "fit.lr was 0.002, now 0.5; recipe.latents"),
     (["fit", "--epoch", "3"], "No such option"),
+    (["report", "RUN"], "expected compare, evaluate, fit or sample (report.html is written by"),
+    (["fit", "--data", "letters.npy"], "--data is 'letters.npy', which is not there"),
     (["evaluate"], "Missing argument 'RUN'"),
     (["evaluate", "/nowhere"], "/nowhere is not a run"),
     (["evaluate", "RUN", "--iwae", "5"], "5 is not in the range"),
@@ -235,6 +237,12 @@ def test_a_wrong_value_gets_one_line_and_status_2(arguments, words, run, tmp_pat
     assert result.exit_code == 2 and words in result.stderr, result.output
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
     assert {file: file.read_bytes() for file in run[0].rglob("*") if file.is_file()} == before
+
+
+def test_resuming_where_there_is_no_run_says_that_a_new_one_begins(tmp_path):
+    asked = "fit", *TINY, "--epochs", "1", "--out", tmp_path / "new"
+    assert f"Note: there is no run in {tmp_path / 'new'} to go on with" in call(*asked, "--resume").stderr
+    assert "Note" not in call(*asked, "--resume").stderr
 
 
 def test_a_run_made_in_python_says_so(tmp_path):

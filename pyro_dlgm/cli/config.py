@@ -1,6 +1,7 @@
 r"""The options of a run as ``config.json`` keeps them, options from a file, and the data that they name."""
 
 import json
+import warnings
 from pathlib import Path
 
 import click
@@ -19,10 +20,11 @@ PLACES |= {name: ("fit", name) for name in FIT}
 
 
 def options_of(out: Path) -> dict:
-    r"""Returns the options with which the run in ``out`` was made, by name; none where there is no run yet."""
+    r"""Returns the options with which the run in ``out`` was made, by name; where there is none, nothing and a note."""
     from ..runs.run import Run
 
     if not Run(out).checkpoint_file.exists():
+        warnings.warn(f"there is no run in {out} to go on with: a new one begins", stacklevel=2)
         return {}
     options = options_in(Run(out).config())
     if options["name"] is None or options["likelihood"] is None:

@@ -38,6 +38,16 @@ class OneLine(click.Group):
         click.echo(f"Error: {' '.join(said.split())}", err=True)
         ctx.exit(2)
 
+    def resolve_command(self, ctx, args):
+        r"""The command that the first argument names; an error lists those that there are."""
+        if args and not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
+            *names, last = self.list_commands(ctx)
+            raise click.UsageError(
+                f"No such command {args[0]!r}; expected {', '.join(names)} or {last} "
+                "(report.html is written by compare, fit and evaluate)"
+            )
+        return super().resolve_command(ctx, args)
+
     def _note(self, message, category, filename, lineno, file=None, line=None) -> None:
         said = in_options(" ".join(str(message).split()), self.commands.values())
         click.echo(f"Note: {said}", err=True)
@@ -51,7 +61,8 @@ def in_options(said: str, commands) -> str:
         commands: those whose options are meant.
     """
     options = {p.name: p.opts[0] for c in commands for p in c.params if isinstance(p, click.Option)}
-    options.pop("name", None)  # of --data: it is a word as others are
+    options.pop("name", None)  # it is a word as others are
+    options["data"] = "--data"  # whose parameter has that name
     names = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
     unlike = "|".join(name for name in options if "_" in name or name == "lr")  # no words of English
 

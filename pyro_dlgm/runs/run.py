@@ -112,7 +112,8 @@ class Run:
         try:
             config = json.loads(self.config_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"{self.folder} is not a run: it has no config.json") from None
+            said = "expected a folder that pyro-dlgm fit --out, or fit(out=) in Python, has made"
+            raise RunError(f"{self.folder} is not a run: it has no config.json; {said}") from None
         except (OSError, ValueError):
             config = None
         if not isinstance(config, dict):
