@@ -21,7 +21,10 @@ PAGES = jinja2.Environment(
 )
 
 
-BUDGET = "A comparison spends its budget on training; its rows are scored once, at the end, on test points."
+BUDGET = (
+    "A comparison spends its budget on training, where validation points do not count; its rows are scored once, at "
+    "the end, on test points."
+)
 STOPPED = "The training stopped early; model and guide of this page are at the best epoch on validation points."
 
 
