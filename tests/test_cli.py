@@ -239,6 +239,16 @@ def test_a_wrong_value_gets_one_line_and_status_2(arguments, words, run, tmp_pat
     assert {file: file.read_bytes() for file in run[0].rglob("*") if file.is_file()} == before
 
 
+def test_ctrl_c_ends_with_the_command_that_goes_on(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt("saved at step 3; continue with resume")
+
+    monkeypatch.setattr("pyro_dlgm.cli.fit._train", stopped)
+    result = call("fit", *TINY, "--out", tmp_path / "x")
+    said = f"Interrupted: saved at step 3; go on with: pyro-dlgm fit --out {tmp_path / 'x'} --resume\n"
+    assert result.exit_code == 130 and result.stderr == said  # to be copied, without a dot
+
+
 def test_resuming_where_there_is_no_run_says_that_a_new_one_begins(tmp_path):
     asked = "fit", *TINY, "--epochs", "1", "--out", tmp_path / "new"
     assert f"Note: there is no run in {tmp_path / 'new'} to go on with" in call(*asked, "--resume").stderr

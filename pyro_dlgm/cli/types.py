@@ -33,7 +33,9 @@ class OneLine(click.Group):
         except (RunError, ValueError, FileNotFoundError, FloatingPointError) as error:
             said = in_options(str(error), self.commands.values())
         except KeyboardInterrupt as stop:
-            click.echo(f"Interrupted{f': {stop}' if str(stop) else ''}.", err=True)
+            click.echo(
+                f"Interrupted: {stop}" if str(stop) else "Interrupted.", err=True
+            )  # a command ends without a dot
             ctx.exit(130)
         click.echo(f"Error: {' '.join(said.split())}", err=True)
         ctx.exit(2)
