@@ -128,3 +128,17 @@ def test_a_number_is_a_point_of_a_perceptron(in_shape, out_shape, lead):
     made, rows = net(v), v.reshape(-1, *v.shape[len(lead) :])
     assert made.shape == (*lead, *([] if out_shape == () else [2]))
     assert torch.allclose(made, torch.stack([net(row) for row in rows]).reshape(made.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 28, 28), (3, 11, 6)])
+def test_convolutions_in_channels_last_are_those_of_torch(size, monkeypatch):
+    v, t = torch.randn(5, *size), torch.randn(5, 4)
+    pair = nets.ConvEncoder(size, 7, norm=True, residual=True), nets.ConvDecoder(4, size, residual=True)
+    found = [net(x) for net, x in zip(pair, (v, t), strict=True)]
+    assert nets.conv.channels_last(v).is_contiguous(memory_format=torch.channels_last)
+    assert all(p.is_contiguous() for net in pair for p in net.parameters())  # as optimizers and checkpoints have them
+    alone = torch.func.vmap(pair[0])(v.unsqueeze(1)).squeeze(1)
+    monkeypatch.setattr(nets.conv, "channels_last", lambda v: v)
+    for net, x, y in zip(pair, (v, t), found, strict=True):
+        torch.testing.assert_close(net(x), y, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(alone, found[0], rtol=1e-5, atol=1e-6)

@@ -63,12 +63,12 @@ def maximum_likelihood(X: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tens
     for dtype in dtypes(X.dtype, X.device):
         top = (of_points if len(X) > X.shape[1] else of_columns)(X, latent_dim, dtype)
         if trusted(top, dtype, eps):
-            return solution(top, eps)
+            return solution(top, latent_dim, eps)
     x = widened(X)
     mu = x.mean(0)
     x = x - mu
     F = torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
-    return solution(of_factor(F, len(X), latent_dim, mu), eps)
+    return solution(of_factor(F, len(X), latent_dim, mu), latent_dim, eps)
 
 
 def dtypes(dtype: torch.dtype, device: str | torch.device = "cpu") -> tuple[torch.dtype, ...]:
@@ -88,18 +88,19 @@ def trusted(top: Leading, dtype: torch.dtype, eps: float) -> bool:
     return bool((total * products.eps < eps**DIGITS * left) & (total > products.tiny / products.eps**2))
 
 
-def solution(top: Leading, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def solution(top: Leading, latent_dim: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     r"""Returns W = U (Λ − σ² I)^½ (P, D), μ (P,) and σ² (), the mean of the other eigenvalues.
 
     Arguments:
+        top: the leading pairs; fewer than D if there are fewer points.
+        latent_dim: D.
         eps: the relative rounding error of x.
 
     Raises:
         ValueError: if only rounding remains outside the leading D directions, so that the likelihood has no maximum.
     """
-    P, D = top.vectors.shape
-    check_noise(top.left.sqrt(), top.spread.sqrt(), top.mu, eps, D)
-    sigma2 = top.left.sum() / (P - D)
+    check_noise(top.left.sqrt(), top.spread.sqrt(), top.mu, eps, latent_dim)
+    sigma2 = top.left.sum() / (len(top.left) - latent_dim)
     return top.vectors * (top.values - sigma2).clamp_min(0).sqrt(), top.mu, sigma2
 
 

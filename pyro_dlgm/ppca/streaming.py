@@ -61,8 +61,8 @@ def _maximum_likelihood(X: np.ndarray, latent_dim: int, chunk: int, progress: bo
             sums.add(x)
         top = of_scatter(sums, latent_dim)
         if trusted(top, dtype, eps):
-            return solution(top, eps)
-    return solution(of_factor(_factor(sums.upper), len(X), latent_dim, sums.mean), eps)
+            return solution(top, latent_dim, eps)
+    return solution(of_factor(_factor(sums.upper), len(X), latent_dim, sums.mean), latent_dim, eps)
 
 
 @torch.no_grad()

@@ -1,13 +1,12 @@
 r"""Pythae's step for `peers`: `train_step` of its trainer over batches that are ready."""
 
 import tempfile
-from types import SimpleNamespace
+from importlib.metadata import version
 
 import measure
 import peers
-import pythae
 import torch
-from pythae.data.datasets import DatasetOutput
+from pythae.data.datasets import BaseDataset, DatasetOutput
 from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -56,8 +55,13 @@ def main() -> None:
         off = peers.check(float(model(DatasetOutput(data=x[0])).loss), expected)
     with tempfile.TemporaryDirectory() as folder:
         settings = BaseTrainerConfig(output_dir=folder, learning_rate=LR, optimizer_cls="Adam", no_cuda=True)
-        trainer = BaseTrainer(model, SimpleNamespace(data=x[0], labels=x[0]), training_config=settings)
-    trainer.prepare_training()
+        trainer = BaseTrainer(model, BaseDataset(x[0], torch.zeros(len(x[0]))), training_config=settings)
+        trainer.prepare_training()
+        versions = {"pythae": version("pythae"), "torch": torch.__version__}
+        measure.serve(_steps(trainer, x), versions=versions, off=off)
+
+
+def _steps(trainer: BaseTrainer, x: torch.Tensor):
     done = 0
 
     def steps(count: int) -> float:
@@ -66,8 +70,7 @@ def main() -> None:
         done += count
         return float(trainer.train_step(epoch=1))
 
-    versions = {"pythae": getattr(pythae, "__version__", "unknown"), "torch": torch.__version__}
-    measure.serve(steps, versions=versions, off=off)
+    return steps
 
 
 if __name__ == "__main__":
