@@ -15,7 +15,7 @@ WAYS = {
     "NumPyro, lax.scan": ("numpyro", "peer_numpyro.py", "--way=scan"),
     "Pythae, its trainer": ("pythae", "peer_pythae.py"),
 }
-CASES = {"numpyro": ("mlp",)}  # it has no layers; the fast convolutions of torch and XLA's would be what is compared
+CASES = {"numpyro": ("mlp",)}  # the convolutional pair is not written for JAX
 CLOSE = 2e-3  # nats per point, of hundreds: sums of float32 in another order
 
 
