@@ -44,10 +44,10 @@ def rows():
 
 
 @pytest.mark.parametrize(("name", "bound"), [("hard-em", "log_joint"), ("mean-field", "elbo"), ("amortized", "elbo")])
-def test_ten_records_have_the_bound_of_the_training_on_validation_points(name, bound):
+def test_five_records_have_the_bound_of_the_training_on_validation_points(name, bound):
     history = fit(*(made := pair(name)), X, epochs=12, batch_size=20, listeners=[HeldOut(*made, X_VAL, 12)]).history
     seen = [record["epoch"] for record in history if f"val_{bound}" in record]
-    assert seen == [1, 2, 3, 4, 6, 7, 8, 9, 10, 12] and len(seen) == LOOKS and bound in history[0]
+    assert seen == [2, 4, 7, 9, 12] and len(seen) == LOOKS and bound in history[0]
 
 
 def test_nothing_else_depends_on_validation_points(rows):

@@ -10,11 +10,11 @@ from ..points import Points
 from ..training.checks import check_validation
 from ..training.validation import Validation
 
-LOOKS = 10  # at most, in a training
+LOOKS = 5  # at most, in a training
 
 
 class HeldOut:
-    r"""Creates the listener that adds `Validation.scores` to ten records of a training, with the prefix ``val_``.
+    r"""Creates the listener that adds `Validation.scores` to five records of a training, with the prefix ``val_``.
 
     ``fit(x_val=)`` scores each epoch. For a guide with rows, whose rows for the validation points need E-steps, that
     takes longer than the epoch. The time that is spent here is taken off the seconds of the records.
