@@ -80,14 +80,15 @@ def row(name: str, mnist: data.Dataset, a: argparse.Namespace, record: dict, fil
     model, guide = new_pair(family, mnist.image_shape, a.seed)
     options = {"batch_size": BATCH, "lr": LR, "schedule": "constant", "seed": a.seed, "transform": mnist.transform}
     options |= {"objective": objective and objective(), "out": file.parent / name.replace(", ", "_").replace(" ", "")}
-    for epochs in sorted(a.epochs):
-        key = f"{name} | {epochs}"
-        if key not in record["result"]:
-            run = fit(model, guide, mnist.train, epochs=epochs, resume=True, progress=True, **options)
-            spent = {"seconds": run.history[-1]["seconds"]}
-            record["result"][key] = measured(model.eval(), guide.eval(), mnist.test, a) | spent
-            with whole(file) as path:
-                path.write_text(json.dumps(record, indent=2) + "\n")
+    todo = [number for number in sorted(a.epochs) if number not in epochs(record, name)]
+    if todo and todo[0] < max(epochs(record, name), default=0):
+        raise SystemExit(f"{name} was trained for more than {todo[0]} epochs; give another --out, or only more epochs")
+    for number in todo:
+        run = fit(model, guide, mnist.train, epochs=number, resume=True, progress=True, **options)
+        spent = {"seconds": run.history[-1]["seconds"]}
+        record["result"][f"{name} | {number}"] = measured(model, guide, mnist.test, a) | spent
+        with whole(file) as path:
+            path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def begun(file: Path, a: argparse.Namespace) -> dict:
@@ -108,12 +109,18 @@ def table(record: dict) -> str:
         elbo, nll = (" / ".join(f"{v:.2f}" for v in column) for column in columns)
         lines.append(f"{name + ', published':24}{elbo:>36}  {nll}")
     for name in ROWS:
-        found = [record["result"].get(f"{name} | {epochs}") for epochs in SHOWN]
-        if any(found):
-            elbo = " / ".join(f"{r['negative_elbo']:.2f}" if r else "–" for r in found)
-            nll = " / ".join(f"{r['nll']:.2f} (BDMC {r['bdmc']['gap']:.2f})" if r else "–" for r in found)
-            lines.append(f"{name:24}{elbo:>36}  {nll}")
+        found = {e: record["result"].get(f"{name} | {e}") for e in sorted({*SHOWN, *epochs(record, name)})}
+        if any(found.values()):
+            elbo = " / ".join(f"{r['negative_elbo']:.2f}" if r else "–" for r in found.values())
+            nll = " / ".join(f"{r['nll']:.2f} (BDMC {r['bdmc']['gap']:.2f})" if r else "–" for r in found.values())
+            others = "" if len(found) == len(SHOWN) else f" after {' / '.join(map(str, found))} epochs"
+            lines.append(f"{name:24}{elbo:>36}  {nll}{others}")
     return "\n".join(lines)
+
+
+def epochs(record: dict, name: str) -> list[int]:
+    r"""The numbers of epochs after which a row was measured."""
+    return [int(key.rpartition(" | ")[2]) for key in record["result"] if key.rpartition(" | ")[0] == name]
 
 
 def main() -> None:

@@ -108,7 +108,8 @@ def climb(
         family: the family of q.
         raw: the raw numbers at the start, (B, width).
         steps: at least 1.
-        tol: the ascent ends after a step with which F̂ rose by no more than this on average over the points, in nats.
+        tol: the ascent ends after a step that most points took and with which F̂ rose by no more than this on average,
+            in nats; the points then depend on each other.
         through: whether the result can be differentiated by ``raw`` and w, through the steps that were taken.
     """
     here = first = look(bound, family, raw, through)
@@ -117,9 +118,9 @@ def climb(
         tried = family.nearby(here.raw, rate * _within(here.uphill))
         there = look(bound, family, tried, through) if k < steps else _end(bound, tried)
         better = there.value >= here.value  # False of NaN
-        gain = torch.where(better, there.value - here.value, 0.0).mean()
+        ended = tol > -math.inf and _flat(there.value - here.value, better, tol)
         here = Place(*(_chosen(better, b, a) for a, b in zip(here, there, strict=True)))
-        if gain <= tol:
+        if ended:
             break
         rate = torch.where(better.unsqueeze(-1), GROW * rate, SHRINK * rate)
     return Refined(here.raw, first.value, here.value, first.by_raw, torch.full_like(rate[:, 0], k + 1))
@@ -146,6 +147,11 @@ def refined(model, points: Points, family: Gaussian, raw: Tensor, steps: int, ep
             bound = Bound(model, points[here], family, epsilon)
             parts.append(climb(bound, family, raw[here], steps, **settings))
     return Refined(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _flat(gain: Tensor, better: Tensor, tol: float) -> bool:
+    r"""Returns whether the mean gain is at most ``tol`` although most steps were taken: shorter ones may gain more."""
+    return bool((torch.where(better, gain, 0.0).nan_to_num(nan=0.0).mean() <= tol) & (better.double().mean() > 0.5))
 
 
 def _chosen(better: Tensor, one: Tensor, other: Tensor) -> Tensor:

@@ -114,7 +114,8 @@ class FullRankFamily(Gaussian):
     def codes(self, raw: Tensor, noise: Tensor) -> Tensor:
         r"""Returns t = m + L ε (..., D) for noise ε (..., D)."""
         mean, L = self._factors(raw)
-        return mean + (L @ noise.unsqueeze(-1)).squeeze(-1)
+        # Unlike matmul, einsum copies no L for noise that is the same for all points, (S, 1, D).
+        return mean + torch.einsum("...ij,...j->...i", L, noise)
 
     def nearby(self, raw: Tensor, step: Tensor) -> Tensor:
         r"""Returns the raw numbers of the q at η = (u, b, B) around this one: m + L u, and L (diag(exp b) + B)."""

@@ -33,7 +33,6 @@ _PLACES = {
     "load": "runs.load",
 }
 _PLACES |= {"Points": "points", "compare": "comparison.comparison", "fit": "training.fit"}
-_PLACES |= {"Result": "training.loop.result"}
 _PLACES |= {"compare_seeds": "comparison.seeds.over_seeds"}
 _PLACES |= {"adopt": "recipes.foreign", "DeepLatentGaussian": "sklearn.latent_gaussian"}
 _PLACES |= {"LocalModel": "latents.local", "to_rows": "training.handover", "to_encoder": "training.handover"}

@@ -125,6 +125,12 @@ def dealt(part: Tensor | None, num: int) -> Tensor | None:
     return None if part is None else part[torch.arange(num, device=part.device) % len(part)]
 
 
+def evenly(num_points: int, num: int) -> Tensor:
+    r"""Returns up to ``num`` numbers of points from all over 0..``num_points`` - 1, whole numbers (n,)."""
+    # In double: float32 rounds N - 1 up to N from 2²⁴ on.
+    return torch.linspace(0, num_points - 1, min(num, num_points), dtype=torch.double).long()
+
+
 def joined(first: Tensor, second: Tensor) -> Tensor:
     r"""Returns [first | second], (..., A) and (..., B) -> (..., A + B); leading axes broadcast."""
     lead = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])

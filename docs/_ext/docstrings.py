@@ -13,7 +13,7 @@ COLON = "\ue000"  # stands for a colon that napoleon must not take for the end o
 SECTION = re.compile(r"\s*[A-Z][a-z]+:$")
 LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
 NAMES = re.compile(r"(\s+)(\w+(?:, \w+)+): (.*)")
-INDEX = re.compile(r"(?<![A-Za-z0-9_])(d?[^\W\d_](?:\\\*)?|∏)_(\{[^{}]*\}|[A-Za-z0-9]{1,3}(?![A-Za-z0-9_]))")
+INDEX = re.compile(r"(?<![A-Za-z0-9_])(d?[^\W\d_](?:\\\*)?|∏)_(\{[^{}]*\}|[A-Za-z0-9]{1,2}(?![A-Za-z0-9_]))")
 POWER = re.compile(r"\^\{([^{}]*)\}")
 SMALL = str.maketrans("ijk", "ᵢⱼₖ")
 EMPHASIS = re.compile(r"(?<![\w*])\*(?=\w)([^*]*\w)\*(?![\w*])")

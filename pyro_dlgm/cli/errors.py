@@ -28,7 +28,7 @@ class OneLine(click.Group):
         ctx.exit(2)
 
     def resolve_command(self, ctx, args):
-        r"""The command that the first argument names; an error lists those that there are."""
+        r"""Returns the command that the first argument names; the error for an unknown one lists the known ones."""
         if args and not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
             *names, last = self.list_commands(ctx)
             raise click.UsageError(

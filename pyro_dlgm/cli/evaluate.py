@@ -42,9 +42,8 @@ def evaluate_command(
     from ..runs.fingerprint import bound
     from ..runs.load import load
 
-    certify = Certify(
-        gaps, certified, chains, **annealed(temperatures, tol)
-    )  # so that bad options are refused before the run is read
+    # Bad options are refused before the run is read.
+    certify = Certify(gaps, certified, chains, **annealed(temperatures, tol))
     imports = config.consented(run, likelihood, guide)
     model, guide, kept = load(run, imports=imports)
     dataset, pair = config.data_of(run, kept, data_root), (model.to(device), guide.to(device))

@@ -182,7 +182,7 @@ class Lines:
 
 def line(record: dict) -> str:
     r"""Returns a record of the history as a line of text."""
-    known = re.compile(r"(val_)?(tempered_)?(elbo|log_joint)|iwae_\d+")
+    known = re.compile(r"(val_)?((tempered_)?(elbo|log_joint)|iwae_\d+)")
     names = [name for name in record if known.fullmatch(name)]
     bounds = ", ".join(f"{name} {record[name]:.2f}" for name in names)
     return f"epoch {record['epoch']}, step {record['step']}: {bounds} nats per point, {record['seconds']:.1f} s"

@@ -58,5 +58,5 @@ def write(out: Path, rows: list, dataset, config: dict) -> list[Path]:
 
     write_csv(out / "compare.csv", rows)
     report = page.of_seeds(rows, dataset, config["num_samples"])
-    json, *others = folder.write(out, rows, config, sheet(rows), report)
-    return [json, out / "compare.csv", *others]
+    first, *others = folder.write(out, rows, config, sheet(rows), report)
+    return [first, out / "compare.csv", *others]

@@ -61,7 +61,7 @@ def rows(
         gradients: the budget of every row, in gradient evaluations of log p(x, t) per training point.
         batch_size: as in `fit`; all training points if there are fewer.
         lr, row_lr, schedule, objective, transform: as in `fit`; K samples cost K gradient evaluations of the budget.
-        x_val: validation points (M, ...), after one draw of ``transform``, or `Points`: the bound on them is in ten
+        x_val: validation points (M, ...), after one draw of ``transform``, or `Points`: the bound on them is in five
             records of each history, beside the budget and the seconds of the training.
         num_samples: K of IWAE-K.
         ppca: with D latents, PPCA comes first: a linear baseline, and another model.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import masks, messages
-from ..points import Points
+from ..points import Points, evenly
 from ..storage.orders import WHOLE, order
 from .conversion import whole
 from .streamed_images import Streamed
@@ -105,7 +105,7 @@ class Batches:
 
     def spread(self, num: int) -> Points:
         r"""Returns up to ``num`` points from all over the data, before the transform."""
-        return self.take(torch.linspace(0, self.num_points - 1, min(num, self.num_points)).long())
+        return self.take(evenly(self.num_points, num))
 
     def state_dict(self) -> dict:
         r"""Returns the number of this pass, its order (N,) or the seed of it, and how many of its batches are done."""

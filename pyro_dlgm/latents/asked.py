@@ -65,7 +65,7 @@ def completion(model, points: Points, t: Tensor):
     if points.mask is None:
         return p
     ask = likelihood.completed if isinstance(likelihood, Conditional) else given_observed
-    return ask(p, points.x, pixelwise(points.mask, points.x.dim()))
+    return ask(p, points.observed(), pixelwise(points.mask, points.x.dim()))
 
 
 def log_joint(model, points: Points, t: Tensor) -> Tensor:

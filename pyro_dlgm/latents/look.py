@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from .. import masks
-from ..points import Points
+from ..points import Points, evenly
 from ..program import evaluating
 from ..seeding import forked, seeds
 from . import run
@@ -51,8 +51,7 @@ class Look:
 
 def few(points: Points) -> Points:
     r"""Returns a few points from all over the data, with an index."""
-    rows = torch.linspace(0, len(points) - 1, min(FEW, len(points))).long()
-    points = points[rows.to(points.x.device)]
+    points = points[evenly(len(points), FEW).to(points.x.device)]
     return points if points.index is not None else points.numbered()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..masks import pixelwise
-from ..points import Points
+from ..points import Points, evenly
 
 FAR = 10.0  # of |mean| + standard deviation of a value over the points
 SOME = 1000  # points that are looked at, from all over the data
@@ -30,13 +30,13 @@ def note_scale(points: Points, densities: Iterable[tuple[list[int] | None, str]]
         points: as the model sees them, without a transform.
         densities: of `DLGM.densities`: columns, and the name of their likelihood.
     """
-    some = points[torch.linspace(0, len(points) - 1, min(SOME, len(points)), device=points.x.device).long()]
+    some = points[evenly(len(points), SOME).to(points.x.device)]
     for columns, name in densities:
         _note(_values(some, columns), columns, name)
 
 
 def _values(points: Points, columns: list[int] | None) -> Tensor:
-    r"""The values (N, ...) of some columns, or of all; NaN where missing."""
+    r"""Returns the values (N, ...) of some columns, or of all; NaN where missing."""
     x, mask = points.x, points.mask
     v = x if mask is None else torch.where(pixelwise(mask, x.dim()), x, torch.nan)
     return v if columns is None else v[..., columns]

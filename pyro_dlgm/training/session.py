@@ -98,7 +98,7 @@ def _settings(a: SimpleNamespace, training: Training, former: dict) -> dict:
 
 
 def _climb_as_other(training: Training, listeners: Sequence[Listener], a: SimpleNamespace) -> Result:
-    r"""Takes the steps in a process other than the first, which writes the run without the rows of this one."""
+    r"""Takes the steps in a further process: the first one writes the run, this one only its own rows."""
     run = Run(a.out)
     if a.processes.agreed(None):  # the first process resumes the run
         run.restore(training)

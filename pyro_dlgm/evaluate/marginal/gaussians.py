@@ -26,7 +26,8 @@ STEPS, GAIN = 20, 2e-2  # the largest number of steps up F, and the smallest gai
 def gaussians(model, points: Points, *, seed: int | None) -> tuple[FullRank, int]:
     r"""Returns a guide with Gaussians near the posteriors as rows, and the gradient evaluations in total.
 
-    A point without a Gaussian at its mode starts from the prior's mean and scales.
+    A point without a Gaussian at its mode starts from the prior's mean and scales. The steps of a block of points end
+    together, so that a Gaussian depends slightly on the points beside it.
 
     Arguments:
         model: a `DLGM`.

@@ -65,7 +65,8 @@ def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: floa
         price = gradients / num_points, gradients / num_points + dearer - walks["settings"].gradients(2)
         more = _wanted(gap, AIM * tol) - num_points
         if 0 < more <= _affordable(num_points, len(like), *price):
-            found, gradients = certified(model, like, max(more, 2), **walks, seed=further)
+            after = like[(torch.arange(max(more, 2), device=like.x.device) + num_points) % len(like)]
+            found, gradients = certified(model, after, len(after), **walks, seed=further)
             spent, gap = spent + gradients, torch.cat([gap, found.upper - found.lower])
         gaps[T] = _off(gap)
         if gaps[T] <= AIM * tol:

@@ -101,9 +101,9 @@ class Atoms(dist.TorchDistribution):
         atoms = self.x.expand(*sample_shape, *self.x.shape) if sample_shape else self.x
         return atoms.gather(len(sample_shape), which.unsqueeze(len(sample_shape))).squeeze(len(sample_shape))
 
-    def completed(self, x: Tensor, mask: Tensor) -> Tensor:
-        r"""Draws all of x, (..., *event); the atoms contain the observed values."""
-        return self.sample()
+    def completed(self, x: Tensor, mask: Tensor) -> "Atoms":
+        r"""Returns these atoms, which contain the observed values."""
+        return self
 
     def _broad(self) -> Tensor:
         return self.weights.reshape(*self.weights.shape, *[1] * len(self.event_shape))
