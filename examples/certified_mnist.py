@@ -4,8 +4,8 @@ r"""log p(x) of all test images of MNIST, certified to 0.1 nats, block by block;
     python examples/certified_mnist.py --run runs/mnist --data-root DIR
 
 One pilot finds how many temperatures it takes, and one certificate says what the estimates are worth here, both on
-points that the model makes. Then each block of test images is annealed from Laplace's Gaussians. Killed and started
-again, it goes on after the last whole block.
+points that the model makes. Then each block of test images is annealed from Gaussians near their posteriors. Killed
+and started again, it goes on after the last whole block.
 """
 
 import argparse

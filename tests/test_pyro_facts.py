@@ -336,7 +336,7 @@ def test_a_copied_guide_is_the_same_q_and_shares_its_model(case):
     guide = copy.deepcopy(case.guide)
     assert torch.equal(*(same_draw(lambda g=g: g.posterior(*case.args).sample()) for g in (guide, case.guide)))
     assert torch.equal(*(same_draw(g, *case.args) for g in (guide, case.guide)))
-    if hasattr(guide, "_model"):
+    if guide._model is not None:
         assert guide._model[0] is case.model
 
 
