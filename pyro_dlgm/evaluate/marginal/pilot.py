@@ -54,24 +54,32 @@ def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: floa
         budget: gradient evaluations that the walks of a point may spend on a sweep.
         seed: seed of all random numbers, which nothing else may use.
     """
-    spent, gaps, ladder = 0, {}, list(rungs(settings, budget))
-    for k, (T, rung) in enumerate(zip(ladder, seeds(len(ladder), seed), strict=True)):
-        first, further = seeds(2, rung)
-        # With few temperatures walks disagree from any start, and an E-step costs more than the next rung.
-        walks = {"settings": _with(settings, T), "refit": T >= REFITS}
-        found, gradients = certified(model, like, num_points, **walks, seed=first)
-        spent, gap = spent + gradients, found.upper - found.lower
-        dearer = _with(settings, ladder[k + 1] if k + 1 < len(ladder) else 3 * T).gradients(2)
-        price = gradients / num_points, gradients / num_points + dearer - walks["settings"].gradients(2)
-        more = _wanted(gap, AIM * tol) - num_points
-        if 0 < more <= _affordable(num_points, len(like), *price):
-            after = like[(torch.arange(max(more, 2), device=like.x.device) + num_points) % len(like)]
-            found, gradients = certified(model, after, len(after), **walks, seed=further)
-            spent, gap = spent + gradients, torch.cat([gap, found.upper - found.lower])
+    spent, gaps, ladder = 0, {}, [_with(settings, T) for T in rungs(settings, budget)]
+    dearer = [*ladder[1:], _with(settings, 3 * ladder[-1].num_temperatures)]
+    for walks, next_ones, rung in zip(ladder, dearer, seeds(len(ladder), seed), strict=True):
+        gap, gradients = _gaps(model, like, num_points, walks, next_ones, AIM * tol, rung)
+        T, spent = walks.num_temperatures, spent + gradients
         gaps[T] = _off(gap)
         if gaps[T] <= AIM * tol:
             break
     return Pilot(T, len(gap), gaps, spent)
+
+
+def _gaps(
+    model, like: Points, num_points: int, walks: Settings, dearer: Settings, aim: float, seed: int
+) -> tuple[Tensor, int]:
+    r"""Returns the gaps of simulated points, of further ones where that beats dearer walks, and the gradients spent."""
+    first, further = seeds(2, seed)
+    # With few temperatures walks disagree from any start, and an E-step costs more than dearer walks.
+    refit = walks.num_temperatures >= REFITS
+    found, spent = certified(model, like, num_points, walks, refit=refit, seed=first)
+    gap, price = found.upper - found.lower, spent / num_points
+    more = _wanted(gap, aim) - num_points
+    if not 0 < more <= _affordable(num_points, len(like), price, price + dearer.gradients(2) - walks.gradients(2)):
+        return gap, spent
+    rows = torch.arange(num_points, num_points + max(more, 2), device=like.x.device) % len(like)
+    found, gradients = certified(model, like[rows], len(rows), walks, refit=refit, seed=further)
+    return torch.cat([gap, found.upper - found.lower]), spent + gradients
 
 
 def _off(gap: Tensor) -> float:
