@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyro_dlgm import DLGM, Points, data, fit, guides, likelihoods, load, nets, priors
+from pyro_dlgm.points import evenly
 
 G = torch.Generator().manual_seed(0)
 FAR = {
@@ -142,3 +143,11 @@ def test_what_is_missing_is_not_noted_and_columns_are_named():
     x[:, 2] = 1e4
     with pytest.warns(UserWarning, match=r"columns \[0, 1\] of x lie far"):
         fit(model, guides.MeanField(60, 2), x, steps=1)
+
+
+@pytest.mark.parametrize("num_points", [3, 1000, 2**24 + 1, 10**8])
+def test_points_from_all_over_the_data_are_points_of_it(num_points):
+    r"""float32 rounds 10⁸ − 1 up to 10⁸, which is no point."""
+    rows = evenly(num_points, 1000)
+    assert int(rows[0]) == 0 and int(rows[-1]) == num_points - 1
+    assert len(rows) == min(num_points, 1000) and (rows.diff() > 0).all()

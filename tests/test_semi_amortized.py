@@ -128,6 +128,16 @@ def test_a_natural_step_on_a_gaussian_has_its_closed_form(family):
         torch.testing.assert_close(uphill[6:], -(s[i] * M[i, j] * s[j]))
 
 
+def test_an_ascent_with_a_tolerance_goes_on_after_steps_that_were_not_taken():
+    r"""A ridge so narrow that the first steps, at most √2 long, lead far beyond it."""
+    family = module.Amortized(nn.Linear(5, 3), 1, "mean_field").family
+    ridge = lambda raw: -1e4 * (raw[:, 0] - 0.01).square() + 0 * raw[:, 1]  # noqa: E731
+    found = ascent.climb(ridge, family, torch.zeros(1, 2), steps=20, tol=0.02)
+    assert found.looks.tolist() < [21] and found.after - found.before > 0.5
+    once = ascent.climb(ridge, family, torch.tensor([[0.01, 0.0]]), steps=20, tol=0.02)
+    assert once.looks.tolist() == [2]  # nothing to gain
+
+
 @pytest.mark.parametrize("name", ["mean_field", "full_rank"])
 def test_coordinates_around_q_are_those_of_its_factor(name):
     family = module.Amortized(nn.Linear(5, 3), 3, name).family
