@@ -3,6 +3,7 @@ r"""Gaussians near the posteriors, from which walks start, and how many simulate
 import importlib
 import math
 import warnings
+from dataclasses import replace
 
 import cases
 import pytest
@@ -11,9 +12,9 @@ from pyro import distributions as dist
 from torch import nn
 
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets
-from pyro_dlgm.evaluate.marginal import pilot
+from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
-from pyro_dlgm.evaluate.marginal.annealing.path import Settings
+from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
 from pyro_dlgm.evaluate.marginal.gaussians import gaussians
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
@@ -70,6 +71,27 @@ def test_a_point_without_a_mode_starts_at_the_priors_scales():
     q = guide.posterior(index=torch.arange(2))
     torch.testing.assert_close(q.stddev, torch.tensor([[2.0, 3.0]]).expand(2, 2))
     assert (q.mean == 0).all()
+
+
+# Which points need another start
+
+
+def test_longer_walks_are_taken_only_where_few_temperatures_do_not_agree(monkeypatch):
+    asked, apart = [], {10: (1, 4), 30: (4,)}
+
+    def upwards(model, guide, points, settings, *, seed, progress):
+        T, rows = settings.num_temperatures, points.index.tolist()
+        asked.append((T, rows, seed))
+        far = torch.tensor([5.0 if row in apart[T] else 0.0 for row in rows])
+        return Walk(torch.stack([-far, far]), far, far)
+
+    monkeypatch.setattr(starts, "upwards", upwards)
+    none, points = starts.Starts(None, torch.zeros(6) > 0, 0), Points(torch.zeros(6, 1)).numbered()
+    few, walks = replace(WALKS, num_temperatures=10), replace(WALKS, num_temperatures=30)
+    rows, before, spent = starts._apart(None, none, points, walks, 0, False)
+    assert rows.tolist() == [4] and before.tolist() == [[-5.0], [5.0]]
+    assert [call[:2] for call in asked] == [(10, [*range(6)]), (30, [1, 4])] and asked[0][2] != asked[1][2]
+    assert spent == 6 * few.gradients(1) + 2 * walks.gradients(1)
 
 
 # The pilot's points
