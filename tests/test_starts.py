@@ -103,7 +103,7 @@ def told(monkeypatch, gaps: dict[int, list[torch.Tensor]], gradients_per_point=1
 
     def certified(model, like, num_points, settings, *, seed, refit=True):
         gap = gaps[settings.num_temperatures].pop(0)[:num_points]
-        calls.append((settings.num_temperatures, num_points, seed, like.x[:num_points, 0].tolist()))
+        calls.append((settings.num_temperatures, num_points, seed, like.x[:num_points, 0].tolist(), refit))
         none = torch.zeros_like(gap)
         return BDMC(none, gap, none, none, none), num_points * gradients_per_point
 
@@ -136,6 +136,7 @@ def test_temperatures_are_added_where_points_would_not_do(mean, deviation, monke
     found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0)
     assert [call[:2] for call in calls] == [(10, 16), (30, 16)]
     assert found.num_temperatures == 30 and found.num_points == 16 and list(found.gaps) == [10, 30]
+    assert [call[4] for call in calls] == [False, True]  # E-steps, where walks are long enough to tell
 
 
 def test_more_points_are_worth_it_where_more_data_wait():
