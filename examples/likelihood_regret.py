@@ -22,7 +22,7 @@ from pyro_dlgm.plots.palette import colour
 from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked, seeds
 
-LATENTS, BATCH, LR, SAMPLES = 64, 100, 1e-3, 200
+LATENTS, BATCH, LR, SAMPLES, BINS = 64, 100, 1e-3, 200, 40
 SETS = {"MNIST": data.mnist, "Fashion-MNIST": data.fashion_mnist}
 SCORES = {"negative_elbo": "−F(q), nats", "regret": "F(q*) − F(q), nats"}
 
@@ -74,10 +74,12 @@ def picture(found: dict, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     for axes, (name, scored) in zip(figure.subplots(len(found), 2), found.items(), strict=True):
         for axis, (score, label) in zip(axes, SCORES.items(), strict=True):
+            both = [v for values in scored["scores"].values() for v in values[score]]
+            edges = torch.linspace(min(both), max(both), BINS + 1).tolist()
             for k, (of, values) in enumerate(scored["scores"].items()):
-                axis.hist(values[score], bins=30, alpha=0.6, color=colour(k), label=f"test images of {of}")
+                axis.hist(values[score], bins=edges, alpha=0.6, color=colour(k), label=f"test images of {of}")
             axis.set(xlabel=label, ylabel="images", title=f"trained on {name}, AUROC {scored['auroc'][score]:.3f}")
-        axes[0].legend(fontsize=8)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     figure.savefig(path, dpi=150)
 
 
