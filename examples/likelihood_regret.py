@@ -52,7 +52,7 @@ def trained(name: str, dataset: data.Dataset, a: argparse.Namespace):
     options = {"epochs": a.epochs, "batch_size": BATCH, "lr": LR, "schedule": "constant", "seed": a.seed}
     options |= {"transform": dataset.transform, "progress": True, "out": Path(a.out, name), "resume": True}
     fit(model, guide, dataset.train, **options)
-    return model.eval(), guide.eval()
+    return model, guide
 
 
 def scores(model, guide, x: Tensor, seed: int) -> dict[str, list[float]]:

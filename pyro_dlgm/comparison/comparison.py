@@ -96,7 +96,8 @@ def rows(
     settings |= {"objective": objective, "transform": transform, "seed": seed, "progress": progress and jobs is None}
     method = Method(train, test, gradients, settings, num_samples, certify, x_val)
     asked = method, guide_factories, first
-    made, reference = in_turn(*asked, frozen) if jobs is None else at_once(*asked, jobs), None
+    made = in_turn(*asked, frozen) if jobs is None else at_once(*asked, jobs)
+    reference = None
     for name, (history, scored, pair) in zip(guide_factories, made, strict=True):
         row = Row(name, model_name, reference[0] if frozen and reference else "own", history=history, pair=pair)
         reference = reference or (name, scored["log_px"])

@@ -124,7 +124,7 @@ def estimated(model, judge, points: Points, asked: Asked, *, seed: int | None, p
     r"""Computes `evidence` without warnings, for callers that report the notes themselves."""
     model, judge = given_globals(model, judge)
     if judge is None:
-        return _by_laplace(model, points.numbered(), asked, seed, progress)
+        return _by_gaussians(model, points.numbered(), asked, seed, progress)
     return _by_judge(model, judge, points.numbered(), asked, seed, progress)
 
 
@@ -147,7 +147,7 @@ def _by_judge(model, judge, points: Points, asked: Asked, seed: int | None, prog
     )
 
 
-def _by_laplace(model, points: Points, asked: Asked, seed: int | None, progress: bool) -> Evidence:
+def _by_gaussians(model, points: Points, asked: Asked, seed: int | None, progress: bool) -> Evidence:
     check_points(model, points)
     weighed, walked, made = seeds(STREAMS, seed)
     tried, start, walked = seeds(3, walked)

@@ -1,8 +1,8 @@
 r"""Gaussians near the posteriors: those of Laplace, refined by a few steps up F.
 
 Laplace's have the width of the posterior at its mode alone; F is often lower by nats than that of the best Gaussian of
-the family. A few natural-gradient steps with fixed noise bring most of it, for fewer gradients than the search for the
-mode took.
+the family. A few natural-gradient steps with fixed noise bring most of it, for about as many gradients as the search
+for the mode took.
 """
 
 import torch

@@ -56,8 +56,8 @@ def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: floa
     """
     spent, gaps, ladder = 0, {}, [_with(settings, T) for T in rungs(settings, budget)]
     dearer = [*ladder[1:], _with(settings, 3 * ladder[-1].num_temperatures)]
-    for walks, next_ones, rung in zip(ladder, dearer, seeds(len(ladder), seed), strict=True):
-        gap, gradients = _gaps(model, like, num_points, walks, next_ones, AIM * tol, rung)
+    for walks, after, rung in zip(ladder, dearer, seeds(len(ladder), seed), strict=True):
+        gap, gradients = _gaps(model, like, num_points, walks, after, AIM * tol, rung)
         T, spent = walks.num_temperatures, spent + gradients
         gaps[T] = _off(gap)
         if gaps[T] <= AIM * tol:
