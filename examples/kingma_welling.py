@@ -22,6 +22,7 @@ from pyro_dlgm import DLGM, data, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.data.batches import Batches
 from pyro_dlgm.evaluate.estimates import Mean
 from pyro_dlgm.optim.svi import SVI, adam
+from pyro_dlgm.plots.palette import colour
 from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked
 from pyro_dlgm.training.loop import Training
@@ -142,26 +143,26 @@ def curve(name: str, N: int, mnist: data.Dataset, known: dict, a: argparse.Names
 
 
 def picture(curves: dict[str, dict[str, dict]]) -> Figure:
-    r"""log p(x) on test (solid) and training images (dashed), a row of axes for each N."""
+    r"""log p(x) on training (solid) and test images (dashed), a row of axes for each N."""
     figure = Figure(figsize=(9, 3.4 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), 2, sharey="row", squeeze=False)
     for (N, by_name), pair in zip(curves.items(), axes, strict=True):
         for axis, key, title in zip(
             pair, ("samples", "gradients"), ("training samples", "gradient evaluations"), strict=True
         ):
-            for color, name in enumerate(GUIDES):
-                for part, style in (("test", "-"), ("train", "--")):
+            for k, name in enumerate(GUIDES):
+                for part, style in (("train", "-"), ("test", "--")):
                     points = by_name.get(name, {"looks": []})["looks"]
                     values = [p[part]["log_px"]["mean"] for p in points]
-                    axis.plot([p[key] for p in points], values, f"C{color}{style}", marker="o", markersize=3)
+                    axis.plot([p[key] for p in points], values, style, color=colour(k), marker="o", markersize=3)
             axis.set(xscale="log", xlabel=title, title=f"N = {int(N):,}")
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
         pair[0].set_ylabel("log p(x), nats per image")
-    lines = [Line2D([], [], color=f"C{color}", label=TITLES[name]) for color, name in enumerate(GUIDES)]
+    lines = [Line2D([], [], color=colour(k), label=TITLES[name]) for k, name in enumerate(GUIDES)]
     lines += [
-        Line2D([], [], color="0.3", linestyle=style, label=part) for part, style in (("test", "-"), ("training", "--"))
+        Line2D([], [], color="0.3", linestyle=style, label=part) for part, style in (("training", "-"), ("test", "--"))
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8)
     return figure
