@@ -93,7 +93,7 @@ class Laplace(Guide):
     def cost(self, visits: int) -> int:
         r"""Returns the gradient evaluations over ``visits`` visits if no search stops early, plus one per M-step."""
         each = 1 + latent_dim(self._model[0])
-        return visits * ((1 + self.num_draws) * (each + self.max_steps * (1 + each)) + 1)
+        return visits * ((1 + self.num_draws) * (1 + self.max_steps) * each + 1)
 
     def _starts(self, points: Points) -> Tensor:
         r"""Returns the starts of the search, (S, B, D)."""

@@ -14,7 +14,6 @@ from ..masks import pixelwise
 from ..points import Points
 from ..storage.sums import widened
 from . import curvature
-from .newton import Look
 
 
 def emitted(model, points: Points, t: Tensor):
@@ -43,8 +42,8 @@ class Joint:
 
     Attributes:
         scale: the `spread` of p(t), (B, D).
-        gradients: gradient evaluations so far, of all points together. A value counts as one; so does a tangent of a
-            network, and each of the two passes of a second derivative.
+        gradients: gradient evaluations so far, of all points together. A tangent of a network counts as one, and so
+            does each of the two passes of a second derivative.
     """
 
     def __init__(self, model, points: Points):
@@ -54,30 +53,22 @@ class Joint:
             (D,) = p.event_shape
             self.scale = spread(p).expand(len(points), D)
 
-    def value(self, t: Tensor, rows: Tensor) -> Tensor:
-        r"""Returns log p(x, t | w) (n,) of the functions ``rows`` (n,) at t (n, D)."""
-        self.gradients += len(rows)
-        with torch.no_grad():
-            return log_joint(self.model, self._of(rows), t)
-
-    def look(self, t: Tensor, rows: Tensor) -> Look:
-        r"""Returns value, gradient and curvature of the functions ``rows`` (n,) at t (n, D)."""
-        points = self._of(rows)
-        value, gradient = self._gradient(points, t)
-        C = self._curvature(points, t, value)
-        C, wrong = curvature.repaired(C, self.scale[rows % len(self.points)])
-        return Look(value, gradient, C, wrong)
-
-    def _of(self, rows: Tensor) -> Points:
-        return self.points[rows % len(self.points)]
-
-    def _gradient(self, points: Points, t: Tensor) -> tuple[Tensor, Tensor]:
+    def slope(self, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns log p(x, t | w) (n,) of the functions ``rows`` (n,) at t (n, D), and its gradient (n, D)."""
         self.gradients += len(t)
         with torch.enable_grad():
             t = t.detach().requires_grad_()
-            value = log_joint(self.model, points, t)
+            value = log_joint(self.model, self._of(rows), t)
             (gradient,) = torch.autograd.grad(value.sum(), t)
         return value.detach(), gradient
+
+    def bend(self, t: Tensor, rows: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns the curvature (n, D, D) of the functions ``rows`` at t (n, D), and whether it was repaired (n,)."""
+        C = self._curvature(self._of(rows), t, value)
+        return curvature.repaired(C, self.scale[rows % len(self.points)])
+
+    def _of(self, rows: Tensor) -> Points:
+        return self.points[rows % len(self.points)]
 
     def _curvature(self, points: Points, t: Tensor, value: Tensor) -> Tensor:
         C = self._fisher(points, t, value)

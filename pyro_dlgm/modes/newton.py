@@ -5,12 +5,15 @@ With the gradient g and the curvature C, a positive definite stand-in for −∂
     (C + λ diag C) s = g,
 
 and is taken if f increases. λ shrinks if f rose as much as its quadratic model predicts; if f fell, λ grows and the
-step is tried again (Levenberg-Marquardt). A function has converged when the undamped step predicts a gain, ½ gᵀ C⁻¹ g,
-of at most a tolerance or the rounding of f. That last step is taken without evaluating f.
+step is tried again (Levenberg-Marquardt). C costs as much as D gradients, so it is kept from step to step while the
+model still predicts how f changes, and computed anew where it does not. A function has converged when the undamped step
+with a new C predicts a gain, ½ gᵀ C⁻¹ g, of at most a tolerance or the rounding of f. That last step is taken without
+evaluating f.
 
 References:
     Marquardt, "An algorithm for least-squares estimation of nonlinear parameters" (1963). SIAM Journal 11(2).
     Nocedal and Wright, "Numerical optimization" (2006), section 10.3.
+    Kelley, "Iterative methods for linear and nonlinear equations" (1995), section 5.4: steps with a former derivative.
 """
 
 import math
@@ -25,6 +28,7 @@ DAMPING = 1e-2  # initially
 LEAST, MOST = 1e-9, 1e9  # bounds of the damping; at the upper one no step can increase f
 EASED, RAISED = 0.1, 8.0  # factors of the damping after a good step, and after a poor one
 GOOD, POOR = 0.5, 0.1  # shares of the predicted gain
+TRUSTED = 0.5  # relative error of the predicted gain up to which C is kept
 ROUNDING = 8.0  # of a value of f, in units of its last digit
 
 
@@ -47,12 +51,12 @@ class Look(NamedTuple):
 class Function(Protocol):
     r"""The protocol of n functions of D numbers, evaluated for some of them at a time."""
 
-    def value(self, t: Tensor, rows: Tensor) -> Tensor:
-        r"""Returns f (m,) of the functions ``rows`` (m,) at t (m, D)."""
+    def slope(self, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns f (m,) and g (m, D) of the functions ``rows`` (m,) at t (m, D)."""
         ...
 
-    def look(self, t: Tensor, rows: Tensor) -> Look:
-        r"""Returns values and derivatives of the functions ``rows`` at t."""
+    def bend(self, t: Tensor, rows: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns C (m, D, D) and whether it was repaired (m,), of the functions ``rows`` at t, where f is known."""
         ...
 
 
@@ -62,7 +66,7 @@ class Top(NamedTuple):
     Attributes:
         t: positions (n, D).
         value: f there, by its quadratic model, (n,), in float64.
-        last: values and derivatives one step before.
+        last: values and derivatives one step before; of a function that has not converged, C may be of an earlier step.
         converged: whether the predicted gain was within the tolerance, (n,).
     """
 
@@ -72,47 +76,69 @@ class Top(NamedTuple):
     converged: Tensor
 
 
+class State(NamedTuple):
+    r"""The state of n functions, changed in place: t (n, D), its `Look`, damping (n,), and whether C is former (n,)."""
+
+    t: Tensor
+    here: Look
+    damping: Tensor
+    former: Tensor
+
+
 def climb(function: Function, t: Tensor, *, max_steps: int, tol: float) -> Top:
     r"""Ascends from t (n, D) until the predicted gain is at most ``tol``, or ``max_steps`` steps have been tried.
 
     Arguments:
         function: the n functions.
         t: the starts.
-        max_steps: the largest number of steps of each.
+        max_steps: the largest number of steps of each; a new C instead of a step counts as one.
         tol: in the units of the functions, nats.
     """
-    t, rows = t.clone(), torch.arange(len(t), device=t.device)
-    here, damping = function.look(t, rows), torch.full_like(t[:, 0], DAMPING, dtype=sums_dtype(t.device))
+    t, every = t.clone(), torch.arange(len(t), device=t.device)
+    value, gradient = function.slope(t, every)
+    damping = torch.full_like(value, DAMPING, dtype=sums_dtype(t.device))
+    here = Look(value, gradient, *function.bend(t, every, value))
+    state = State(t, here, damping, torch.zeros_like(here.repaired))
     for _ in range(max_steps):
-        rows = (~_arrived(here, tol) & (damping < MOST)).nonzero().flatten()
-        if not len(rows):
+        arrived, going = _arrived(here, tol), state.damping < MOST
+        if not ((~arrived | state.former) & going).any():
             break
-        _try(function, t, here, damping, rows)
-    converged = _arrived(here, tol)
+        _renew(function, state, (arrived & state.former & going).nonzero().flatten())
+        _try(function, state, (~arrived & going).nonzero().flatten())
+    converged = _arrived(here, tol) & ~state.former
     step, promised = _step(here, torch.zeros_like(damping))
     value = here.value + torch.where(converged, promised, 0.0)
     return Top(torch.where(converged.unsqueeze(-1), t + step, t), value, here, converged)
 
 
-def _try(function: Function, t: Tensor, here: Look, damping: Tensor, rows: Tensor) -> None:
-    r"""Tries a step of the functions ``rows``; updates t, the values and derivatives, and the damping in place."""
-    look = _of(here, rows)
+def _try(function: Function, state: State, rows: Tensor) -> None:
+    r"""Tries a step of the functions ``rows``; a C that predicts its gain badly is replaced, or the step damped."""
+    if not len(rows):
+        return
+    t, here, damping, former = state
+    look, was_former = Look(*(known[rows] for known in here)), former[rows]
     step, promised = _step(look, damping[rows])
     there = t[rows] + step
-    gained = widened(function.value(there, rows)) - widened(look.value)
+    value, gradient = function.slope(there, rows)
+    gained = widened(value) - widened(look.value)
     climbs = gained > -_rounding(look.value)  # false for NaN
     good, poor = gained > GOOD * promised, ~(gained > POOR * promised)
-    factor = torch.where(good, EASED, torch.where(poor, RAISED, 1.0))
+    factor = torch.where(good, EASED, torch.where(poor & ~was_former, RAISED, 1.0))
     damping[rows] = (damping[rows] * factor).clamp(LEAST, MOST)
     taken = rows[climbs]
-    if len(taken):
-        t[taken] = there[climbs]
-        for known, new in zip(here, function.look(t[taken], taken), strict=True):
-            known[taken] = new
+    t[taken], here.value[taken], here.gradient[taken] = there[climbs], value[climbs], gradient[climbs]
+    former[taken] = True
+    trusted = climbs & ((gained - promised).abs() <= TRUSTED * promised)
+    _renew(function, state, rows[~trusted & (climbs | was_former)])
 
 
-def _of(look: Look, rows: Tensor) -> Look:
-    return Look(*(known[rows] for known in look))
+def _renew(function: Function, state: State, rows: Tensor) -> None:
+    r"""Computes C of the functions ``rows`` where they are."""
+    if not len(rows):
+        return
+    t, here, _, former = state
+    here.curvature[rows], here.repaired[rows] = function.bend(t[rows], rows, here.value[rows])
+    former[rows] = False
 
 
 def _arrived(here: Look, tol: float) -> Tensor:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
+from pyro_dlgm.plots.palette import REFERENCE, colour
 from pyro_dlgm.seeding import forked
 
 STEPS = (0, 1, 5, 20)
@@ -25,8 +26,8 @@ def arguments() -> argparse.Namespace:
     r"""The command line."""
     parser = argparse.ArgumentParser(
         description="Trains a convolutional Bernoulli decoder with an encoder, or reads a published one, freezes it, "
-        "trains encoders for it, and compares guides on test images by F(q), F(q*) of their family and log p(x) by "
-        "AIS, certified by BDMC. Each row is kept in its file, and made anew only if the file is not there. Wanted: "
+        "trains encoders for it, and compares guides on test images by F(q), F(q*) of their family and log p(x), "
+        "certified by BDMC. Each row is kept in its file, and made anew only if the file is not there. Wanted: "
         "the amortization gap of the semi-amortized guide falls with its steps, within 2 standard errors.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -38,11 +39,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=int, help="training images; all of them if left out")
     parser.add_argument("--points", type=int, default=128, help="test images")
     parser.add_argument("--samples", type=int, default=2000, help="samples of each F")
-    parser.add_argument("--chains", type=int, default=16, help="chains of AIS and BDMC, for each point")
-    parser.add_argument("--temperatures", type=int, default=500, help="the number T of temperatures")
+    parser.add_argument("--tol", type=float, default=0.1, help="nats by which the mean of log p(x) may be off")
     parser.add_argument("--rows", help="rows, with semicolons between; all of them if left out")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
+    parser.add_argument("--beside", nargs="*", default=[], help="--out of earlier calls, as panels of the same figure")
     parser.add_argument("--out", default="runs/bench/guides_zoo", help="folder for rows, trainings, table and figure")
     return parser.parse_args()
 
@@ -87,60 +88,58 @@ class Zoo:
         self._fit(self.model, guide, f"encoder_{name}")
         return guide.eval()
 
-    def rows(self) -> dict[str, Callable]:
-        r"""Guides by name, functions without arguments."""
+    def rows(self) -> dict[str, tuple[Callable, str | None]]:
+        r"""By name a function that returns the guide, and the family whose best member is known, if any."""
         n, D = len(self.x), self.D
         found = {
-            "amortized": partial(self.encoder, "mean_field"),
-            "amortized, full rank": partial(self.encoder, "full_rank"),
-            "flow": partial(self.encoder, "flow"),
+            "amortized": (partial(self.encoder, "mean_field"), "mean_field"),
+            "amortized, full rank": (partial(self.encoder, "full_rank"), "full_rank"),
+            "flow": (partial(self.encoder, "flow"), "flow"),
         }
         for k in STEPS:
-            found[f"semi-amortized, {k} steps"] = partial(self._refined, k)
-        found["laplace"] = lambda: guides.Laplace(self.model).eval()
-        found["mean field"] = lambda: guides.MeanField(n, D)
-        found["full rank"] = lambda: guides.FullRank(n, D)
-        found["chains"] = lambda: guides.Chain(self.model, n, D)
+            found[f"semi-amortized, {k} steps"] = partial(self._refined, k), "mean_field"
+        found["laplace"] = lambda: guides.Laplace(self.model).eval(), None
+        found["mean field"] = lambda: guides.MeanField(n, D), None
+        found["full rank"] = lambda: guides.FullRank(n, D), None
+        found["chains"] = lambda: guides.Chain(self.model, n, D), None
         return found
+
+    def bound(self, guide) -> list[float]:
+        r"""F of each test point."""
+        index = torch.arange(len(self.x))
+        return evaluate.elbo(self.model, guide, self.x, index, self.a.samples, seed=self.a.seed + 3).tolist()
+
+    def best(self, family: str) -> dict:
+        r"""F(q*) of each test point, the largest of the family."""
+        return {"f": self.bound(evaluate.infer(self.model, self.encoder(family), self.x, seed=self.a.seed))}
 
     def _refined(self, steps: int) -> guides.SemiAmortized:
         return guides.SemiAmortized(self.model, self.encoder("mean_field"), steps).eval()
 
 
 def evidence(zoo: Zoo) -> dict:
-    r"""log p(x) of each point by AIS from full-rank rows, the same for all guides, and BDMC's gap."""
-    a, begun = zoo.a, time.perf_counter()
-    judge = evaluate.infer(zoo.model, guides.FullRank(len(zoo.x), zoo.D), zoo.x, seed=a.seed)
-    index = torch.arange(len(zoo.x))
-    walks = evaluate.ais(zoo.model, judge, zoo.x, index, a.chains, a.temperatures, seed=a.seed + 1)
-    bounds = evaluate.bdmc(zoo.model, judge, min(64, len(zoo.x)), a.chains, a.temperatures, seed=a.seed + 2)
-    found = {"log_px": walks.log_px.tolist(), "log_px_stderr": walks.stderr.tolist()}
-    found |= {"bdmc_gap": bounds.gap, "bdmc_stderr": bounds.stderr}
-    return found | {"seconds": time.perf_counter() - begun}
+    r"""log p(x) of each point, the same for all guides, with its certificate."""
+    begun = time.perf_counter()
+    found = evaluate.evidence(zoo.model, None, zoo.x, num_simulated=len(zoo.x), tol=zoo.a.tol, seed=zoo.a.seed)
+    result = {"log_px": found.log_px.value.tolist(), "log_px_stderr": found.log_px.stderr.tolist()}
+    result |= {"bdmc_gap": found.certificate.gap, "bdmc_stderr": found.certificate.stderr, "notes": found.notes}
+    spent = {"num_temperatures": found.num_temperatures, "gradients": found.gradients_per_point}
+    return result | spent | {"seconds": time.perf_counter() - begun}
 
 
 def row(zoo: Zoo, make: Callable) -> dict:
-    r"""F(q) and F(q*) of each point, gradient evaluations and milliseconds a point of the E-step of these points."""
-    guide, a = make(), zoo.a
-    index = torch.arange(len(zoo.x))
+    r"""F(q) of each point, and gradient evaluations and milliseconds a point of the E-step of these points."""
+    guide, index = make(), torch.arange(len(zoo.x))
     spent, begun = guide.gradients, time.perf_counter()
     if guide.per_point:
-        guide = evaluate.infer(zoo.model, guide, zoo.x, seed=a.seed)
+        guide = evaluate.infer(zoo.model, guide, zoo.x, seed=zoo.a.seed)
         gradients = guide.convergence.gradients_per_point
     else:
         with torch.no_grad():
             guide.posterior(zoo.x, index)
         gradients = (guide.gradients - spent) / len(zoo.x)
     found = {"milliseconds": 1e3 * (time.perf_counter() - begun) / len(zoo.x), "gradients": gradients}
-    if not guide.has_density:
-        return found | {"f": None, "f_best": None}
-
-    def bound(q) -> list[float]:
-        return evaluate.elbo(zoo.model, q, zoo.x, index, a.samples, seed=a.seed + 3).tolist()
-
-    has_better = not guide.per_point and not isinstance(guide, guides.Laplace)
-    best = evaluate.infer(zoo.model, guide, zoo.x, seed=a.seed) if has_better else guide
-    return found | {"f": bound(guide), "f_best": bound(best)}
+    return found | {"f": zoo.bound(guide) if guide.has_density else None}
 
 
 def kept(file: Path, make: Callable) -> dict:
@@ -191,35 +190,44 @@ def table(lines: dict[str, dict], truth: dict) -> str:
     return "\n".join([*text, f"log p(x) {p[0]:.3f} ± {p[1]:.3f}, {gap}, {truth['seconds']:.0f} s"])
 
 
-def picture(lines: dict[str, dict], path: Path) -> None:
-    r"""What q lacks of log p(x), in nats, against milliseconds a point."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for name, r in lines.items():
-        if "total" in r:
-            axes.errorbar(r["milliseconds"], r["total"][0], yerr=r["total"][1], fmt="o", ms=4)
-            axes.annotate(name, (r["milliseconds"], r["total"][0]), (4, 3), textcoords="offset points", fontsize=7)
-    axes.set(xscale="log", xlabel="milliseconds a point", ylabel="log p(x) − F(q), nats")
-    figure.savefig(path, dpi=150)
+def picture(panels: dict[str, dict[str, dict]]) -> Figure:
+    r"""What q lacks of log p(x), in nats, against milliseconds a point, an axis for each decoder."""
+    figure = Figure(figsize=(4.4 * len(panels), 4.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        shown = {name: r for name, r in lines.items() if "total" in r}
+        for number, (name, r) in enumerate(shown.items()):
+            gap, error = r["total"]
+            axis.errorbar(r["milliseconds"], gap, yerr=error, fmt="o", ms=5, color=colour(number), label=name)
+        steps = [r for name, r in shown.items() if name.startswith("semi-amortized")]
+        axis.plot([r["milliseconds"] for r in steps], [r["total"][0] for r in steps], color=REFERENCE, lw=0.8)
+        axis.set(xscale="log", yscale="log", xlabel="milliseconds a point", title=title)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("log p(x) − F(q), nats")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
 
 
 def main() -> None:
     a = arguments()
     measure.use_threads(a.threads)
-    out, zoo = Path(a.out), Zoo(a)
-    makers = {
-        n: make for n, make in zoo.rows().items() if a.rows is None or n in [r.strip() for r in a.rows.split(";")]
-    }
-    truth = kept(out / "rows" / "log_px.json", partial(evidence, zoo))
-    rows = {}
-    for name, make in makers.items():
-        rows[name] = kept(out / "rows" / f"{name.replace(', ', '_').replace(' ', '_')}.json", partial(row, zoo, make))
+    out, zoo = Path(a.out, "rows"), Zoo(a)
+    wanted = None if a.rows is None else [name.strip() for name in a.rows.split(";")]
+    truth, rows = kept(out / "log_px.json", partial(evidence, zoo)), {}
+    for name, (make, family) in zoo.rows().items():
+        if wanted is not None and name not in wanted:
+            continue
+        found = kept(out / f"{name.replace(', ', '_').replace(' ', '_')}.json", partial(row, zoo, make))
+        best = kept(out / f"best_{family}.json", partial(zoo.best, family)) if family else found
+        rows[name] = found | {"f_best": best["f"]}
         print(f"{name}: done", flush=True)
     lines = {name: summary(found, truth) for name, found in rows.items()}
     print(table(lines, truth))
     print(f"{'ok    ' if monotone(rows) else 'FAILED'} the amortization gap falls with the steps, within 2 s.e.")
-    picture(lines, out / "guides_zoo.png")
     print(f"Written: {measure.save(a.out, 'guides_zoo', arguments=vars(a), rows=lines, log_px=truth)}")
+    folders = {Path(folder).name: Path(folder, "guides_zoo.json") for folder in (*a.beside, a.out)}
+    panels = {name: json.loads(file.read_text())["rows"] for name, file in folders.items()}
+    picture(panels).savefig(Path(a.out, "guides_zoo.png"), dpi=150)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ...points import Points
 from ...seeding import seeds
 from ..quiet import quiet
 
-TOL = 1e-2  # nats that another step of the search for the mode promises at most
+TOL = 1.0  # nats that another step of the search for the mode promises at most: steps up F move on from it
 STEPS, GAIN = 20, 2e-2  # the largest number of steps up F, and the smallest gain of one, in nats per point
 
 
