@@ -173,9 +173,18 @@ def test_an_e_step_for_new_points_costs_at_least_what_the_page_says():
     cell = {row[0]: row[1] for row in tables()[1]}
     model, x, W = mlp(), torch.rand(2, P), 2
     rows = backward_passes(model)
+    for guide, name in (
+        (guides.PointEstimate(N, D), "`PointEstimate`"),
+        (guides.FlowRows(N, D, flow, context=C), "other rows"),
+    ):
+        rows.clear()
+        q = evaluate.infer(model, guide, x, window=W, tol=1e9)
+        assert q.convergence.gradients_per_point == sum(rows) / 2 == value(cell[f"{name}, at least"], W=W)
+    gaussian, few = value(cell["`MeanField`, `FullRank`, at least"], W=W, D=D), value("5D + 1 + 13W", W=0, D=D)
+    rows.clear()
     q = evaluate.infer(model, guides.MeanField(N, D), x, window=W, tol=1e9)
-    assert q.convergence.gradients_per_point == sum(rows) / 2 == value(cell["rows, at least"], W=W)
-    assert Pace.window == 50 and value(cell["rows, at least"], W=50) == 750
+    assert q.convergence.gradients_per_point >= gaussian and sum(rows) / 2 >= gaussian - few
+    assert Pace.window == 50
     chain = guides.Chain(model, N, D, burn_in=2, **CHAINS | {"num_states": 4})
     rows.clear()
     settled = evaluate.infer(model, chain, x, max_steps=1).convergence.gradients_per_point

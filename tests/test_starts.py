@@ -11,13 +11,16 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets
+from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm.evaluate.e_step.climb import climb
+from pyro_dlgm.evaluate.e_step.gaussians import gaussians
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
 from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
-from pyro_dlgm.evaluate.marginal.gaussians import gaussians
+from pyro_dlgm.modes import curvature
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
+e_step = importlib.import_module("pyro_dlgm.evaluate.e_step.infer")
 WALKS = Settings(4, 1, 3, 0.65, 2**28)
 
 
@@ -29,15 +32,34 @@ def bound(model, q, points):
 # The Gaussians
 
 
+def near(model, points, guide=guides.FullRank):
+    r"""A guide with the Gaussians as its rows."""
+    raw, _ = gaussians(model, points, guide.family, seed=0)
+    return guide(len(points), guide.family.latent_dim(raw.shape[-1])).to(raw).set_rows(raw)
+
+
 def test_on_ppca_they_are_the_posteriors():
     ppca = PPCA(3, 7, 0.5).double()
     ppca.set(torch.randn(7, 3).double(), torch.randn(7).double(), ppca.sigma2.detach())
     points = Points(ppca(size=5).detach()).numbered()
-    guide, _ = gaussians(ppca, points, seed=0)
+    guide = near(ppca, points)
     exact, q = ppca.posterior(points.x), guide.posterior(index=points.index)
     torch.testing.assert_close(q.mean, exact.mean.detach(), rtol=0, atol=1e-5)
     covariance = exact.covariance_matrix.detach().expand(5, 3, 3)
     torch.testing.assert_close(q.covariance_matrix, covariance, rtol=0, atol=1e-5)
+
+
+def test_factorized_ones_are_the_closest_to_the_posteriors_of_ppca():
+    r"""KL(q ‖ p) is smallest where q has p's mean and the diagonal of its precision (Bishop, 2006, equation 10.14)."""
+    ppca = PPCA(3, 7, 0.5).double()
+    ppca.set(torch.randn(7, 3).double(), torch.randn(7).double(), ppca.sigma2.detach())
+    points = Points(ppca(size=5).detach()).numbered()
+    exact, q = ppca.posterior(points.x), near(ppca, points, guides.MeanField).posterior(index=points.index)
+    torch.testing.assert_close(q.mean, exact.mean.detach(), rtol=0, atol=1e-5)
+    precision = exact.precision_matrix.detach().diagonal(dim1=-2, dim2=-1).expand(5, 3)
+    scale = precision.rsqrt()
+    torch.testing.assert_close(q.base_dist.scale, scale, rtol=0.03, atol=0)  # steps end where they gain 0.02 nats
+    assert (exact.stddev.detach() > 1.1 * scale).any()
 
 
 def test_steps_bring_most_of_what_laplace_lacks():
@@ -47,11 +69,11 @@ def test_steps_bring_most_of_what_laplace_lacks():
             p.mul_(2)
     points = Points(model(size=12).detach()).numbered()
     laplace = bound(model, guides.Laplace(model), points)
-    guide, _ = gaussians(model, points, seed=0)
+    guide = near(model, points)
     best = bound(model, evaluate.infer(model, guides.FullRank(12, cases.D), points.x, seed=0), points)
     assert (best - laplace).mean() > 0.1  # there is something to bring
     assert (best - bound(model, guide, points)).mean() < 0.2 * (best - laplace).mean()
-    assert torch.equal(guide.rows.weight, gaussians(model, points, seed=0)[0].rows.weight)
+    assert torch.equal(guide.rows.weight, near(model, points).rows.weight)
 
 
 class Broken(nn.Module):
@@ -67,10 +89,100 @@ def test_a_point_without_a_mode_starts_at_the_priors_scales():
             return dist.Normal(torch.tensor([0.0, 0.0]), torch.tensor([2.0, 3.0])).to_event(1)
 
     model = DLGM(Wide(), likelihoods.FixedNormal(nets.Net(2, 1, Broken()), 0.5))
-    guide, _ = gaussians(model, Points(torch.zeros(2, 1)).numbered(), seed=0)
+    guide = near(model, Points(torch.zeros(2, 1)).numbered())
     q = guide.posterior(index=torch.arange(2))
     torch.testing.assert_close(q.stddev, torch.tensor([[2.0, 3.0]]).expand(2, 2))
     assert (q.mean == 0).all()
+
+
+class Tanh(torch.autograd.Function):
+    r"""A function with a backward pass alone: it has no tangents."""
+
+    @staticmethod
+    def forward(ctx, t):
+        ctx.save_for_backward(t.tanh())
+        return t.tanh()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (y,) = ctx.saved_tensors
+        return gradient * (1 - y**2)
+
+
+class Backward(nn.Module):
+    r"""A network t -> W tanh(t)."""
+
+    def __init__(self, W, tanh):
+        super().__init__()
+        self.register_buffer("W", W)
+        self.tanh = tanh
+
+    def forward(self, t):
+        return self.tanh(t) @ self.W
+
+
+def test_a_decoder_without_tangents_starts_at_the_priors_scales():
+    W = torch.randn(2, 6)
+    plain, odd = (
+        DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(nets.Net(2, 6, Backward(W, tanh)), 0.5))
+        for tanh in (torch.tanh, Tanh.apply)
+    )
+    points = Points(plain(size=8).detach()).numbered()
+    with pytest.raises(RuntimeError):
+        guides.Laplace(odd).posterior(points.x)
+    assert (bound(plain, near(plain, points), points) - bound(odd, near(odd, points), points)).abs().max() < 0.3
+    best = [bound(m, evaluate.infer(m, guides.FullRank(1, 2), points, seed=0), points) for m in (plain, odd)]
+    assert (best[0] - best[1]).abs().max() < 0.05
+    settings = {"num_temperatures": 20, "num_simulated": 0, "seed": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log_px = [evaluate.evidence(m, None, points, **settings).log_px.value for m in (plain, odd)]
+    assert (log_px[0] - log_px[1]).abs().max() < 0.2
+
+
+def test_gradients_on_the_way_to_the_gaussians_are_counted(monkeypatch):
+    r"""A value or gradient of log p(x, t) one, and each tangent one."""
+    model, spent = cases.conv(), []
+    points = Points(model(size=6).detach()).numbered()
+    log_joint, gauss_newton = DLGM.log_joint, curvature.gauss_newton
+
+    def counted(self, x, t, *args, **settings):
+        spent.append(t.shape[:-1].numel())
+        return log_joint(self, x, t, *args, **settings)
+
+    def product(J, information):
+        spent.append(J.shape[0] * J.shape[1])
+        return gauss_newton(J, information)
+
+    monkeypatch.setattr(DLGM, "log_joint", counted)
+    monkeypatch.setattr(curvature, "gauss_newton", product)
+    _, told = gaussians(model, points, guides.FullRank.family, seed=0)
+    assert told == sum(spent)
+
+
+@pytest.mark.parametrize("guide", [guides.MeanField, guides.FullRank])
+def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, monkeypatch):
+    model = cases.conv()
+    points, seen = Points(model(size=6).detach()).numbered(), []
+    raw = gaussians(model, points, guide.family, seed=0)[0]
+    monkeypatch.setattr(e_step, "gaussians", lambda model, points, family, seed: (raw, 6 * 1000))
+    monkeypatch.setattr(
+        e_step, "climb", lambda m, q, p, pace, **how: (seen.append(how), climb(m, q, p, pace, **how))[1]
+    )
+    with pytest.warns(UserWarning, match="6 of 6 points have not converged"):
+        q = evaluate.infer(model, guide(1, cases.D), points, max_steps=2, window=2, seed=0)
+    assert seen == [{"far": (0.1,), "spent": 6000}] and q.convergence.gradients_per_point == 1000 + 2
+    assert (q.rows.weight - raw).abs().max() <= 2 * 0.1 * 0.1 * 1.01  # two steps of Adam at a tenth of the rate
+
+
+@pytest.mark.filterwarnings("ignore:.*have not converged")
+def test_an_encoders_q_stays_where_an_e_step_starts(monkeypatch):
+    model = cases.conv()
+    x = model(size=3).detach()
+    guide = guides.Amortized(nets.MLP(x.shape[1:], 8), cases.D)
+    monkeypatch.setattr(e_step, "gaussians", None)
+    q = evaluate.infer(model, guide, x, max_steps=2, window=2, lr=1e-6, seed=0)
+    torch.testing.assert_close(q.posterior(index=torch.arange(3)).mean, guide.posterior(x).mean, rtol=0, atol=1e-4)
 
 
 # Which points need another start

@@ -64,14 +64,23 @@ class Pace:
                 raise ValueError(f"{name} is {value}; expected a finite number > 0")
 
 
-def climb(model, fitted, points: Points, pace: Pace) -> Convergence:
-    r"""Maximizes F over the rows of a guide, one for each of the numbered points, from their current values."""
+def climb(model, fitted, points: Points, pace: Pace, *, far: tuple[float, ...] = FAR, spent: int = 0) -> Convergence:
+    r"""Maximizes F over the rows of a guide, one for each of the numbered points, from their current values.
+
+    Arguments:
+        model: a `DLGM`.
+        fitted: the guide.
+        points: the N points.
+        pace: the settings.
+        far: the rates of the first phase, relative to the first one.
+        spent: gradient evaluations of all points together that led to the current values.
+    """
     ends = []
     for here in points.index.split(pace.batch_size):
         block = points[here]
-        ends.append(fitted.settle(block, pace.max_steps) or _climb_block(model, fitted, block, pace))
+        ends.append(fitted.settle(block, pace.max_steps) or _climb_block(model, fitted, block, pace, far))
     converged, gradients = zip(*ends, strict=True)
-    return Convergence(torch.cat(converged), sum(gradients) / len(points))
+    return Convergence(torch.cat(converged), (spent + sum(gradients)) / len(points))
 
 
 class PathBound(ELBO):
@@ -89,19 +98,20 @@ class PathBound(ELBO):
         return -bound.mean()
 
 
-def _climb_block(model, guide, points: Points, pace: Pace) -> tuple[Tensor, int]:
+def _climb_block(model, guide, points: Points, pace: Pace, far: tuple[float, ...]) -> tuple[Tensor, int]:
     r"""Maximizes F over one block until it gains nothing more or the steps are used up.
 
     Returns:
         Which points converged, (B,), and the number of gradient evaluations of all points together.
     """
     args, kwargs = (points.x, points.index), {"mask": points.mask} | points.side
-    far = [(ELBO(pace.num_particles), 1 / len(points), rate * pace.lr) for rate in FAR]
-    near = [(PathBound(NEAR_PARTICLES * pace.num_particles), 1.0, rate * pace.lr) for rate in NEAR]
+    phases = [(ELBO(pace.num_particles), 1 / len(points), rate * pace.lr) for rate in far]
+    num = NEAR_PARTICLES * pace.num_particles if guide.has_density else 1  # samples of a point are all the same
+    phases += [(PathBound(num), 1.0, rate * pace.lr) for rate in NEAR]
     # F of each point, (K, B), with one seed each time: common random numbers.
     bounds = partial(weigh, model, guide, points, CHECK_SAMPLES, seed=0, with_q=guide.has_density)
     steps, gradients, before = 0, 0, bounds()[0]
-    for objective, factor, lr in far + near:
+    for objective, factor, lr in phases:
         # A fresh Adam for each rate, with a short memory: gradients shrink by orders of magnitude, and Adam divides by
         # their average. Rows of other blocks, which have no momentum, stay in place.
         svi = SVI(model, guide, adam(guide, lr=lr, row_lr=lr, betas=(0.9, 0.99)), objective)

@@ -7,12 +7,15 @@ from torch import Tensor
 
 from ... import messages
 from ...guides.base import adapted
+from ...guides.families import Gaussian
+from ...guides.per_point import PerPoint
 from ...guides.programs.auto_local import AutoLocal
 from ...guides.programs.given import given_globals
 from ...points import Points
 from ..blocks import check_points
 from ..quiet import quiet
-from .climb import Pace, climb
+from .climb import FAR, Pace, climb
+from .gaussians import gaussians
 
 
 def infer(
@@ -32,8 +35,9 @@ def infer(
 ):
     r"""Fits q to the points x with w frozen, and returns q*, the best of the guide's family.
 
-    A per-point guide starts from fresh rows for x (never from those of training points), an amortized one from the
-    encoder's q as rows of the per-point guide of its family; an exact one is returned unchanged. Chains run until split
+    A per-point guide starts from fresh rows for x (never from those of training points): Gaussians near the posteriors,
+    by Newton steps to their modes and a few steps up F. An amortized one starts from the encoder's q as rows of the
+    per-point guide of its family; an exact one is returned unchanged. Chains run until split
     R-hat and bulk ESS of each point are good, or for ``max_steps`` transitions (`guides.Chain.settle`). Other guides
     are optimized by Adam in blocks of points, in windows of steps. A window that gains less than ``tol`` nats per point
     lowers the learning rate; at the last rate it ends the block. A point has converged if its block reached that end
@@ -69,7 +73,8 @@ def infer(
         fitted = guide.start(points)
         if fitted is guide:
             return fitted
-        fitted.convergence = climb(model, fitted, points, pace)
+        spent, far = _approach(model, fitted, points) if guide.per_point else (0, FAR)
+        fitted.convergence = climb(model, fitted, points, pace, far=far, spent=spent)
     late = (~fitted.convergence.converged).nonzero().flatten().tolist()
     if late:
         warnings.warn(
@@ -78,6 +83,15 @@ def infer(
             stacklevel=2,
         )
     return fitted
+
+
+def _approach(model, fitted, points: Points) -> tuple[int, tuple[float, ...]]:
+    r"""Moves fresh rows of Gaussians near the posteriors; returns the gradient evaluations, and the rates to go on."""
+    if not (isinstance(fitted, PerPoint) and isinstance(fitted.family, Gaussian)):
+        return 0, FAR
+    raw, spent = gaussians(model, points, fitted.family, seed=int(torch.randint(2**62, (), device="cpu")))
+    fitted.set_rows(raw)
+    return spent, FAR[-1:]
 
 
 def _wrapped(guide: AutoLocal, inner) -> AutoLocal:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...guides.families import full_rank
 from ...guides.per_point import FullRank
 from ...points import Points
 from ...seeding import seeds
-from ..e_step.infer import infer
+from ..e_step.climb import Pace, climb
+from ..e_step.gaussians import gaussians
+from ..quiet import quiet
 from .annealing.blocks import annealers, annealing
 from .annealing.path import Annealer, Settings, Walk
-from .gaussians import gaussians
 
 FEW = 10  # temperatures of the walks that all points take
 AGREE = 1.0  # nats²: the variance of the log-weights of walks that agree
@@ -65,7 +67,8 @@ def chosen(
     sought, walked, fitted = seeds(3, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # walks show whether a start is good
-        guide, gradients = gaussians(model, points, seed=sought)
+        raw, gradients = gaussians(model, points, full_rank, seed=sought)
+        guide = FullRank(*_size(raw), latent=model.latent, plate=model.plate).to(raw).set_rows(raw)
         first = Starts(guide, torch.zeros_like(points.index, dtype=torch.bool), gradients)
         if not refit:
             return first
@@ -95,7 +98,9 @@ def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Te
     r"""Returns the starts, with those of an E-step at points of ``rows`` where walks from these agree better."""
     fitted, walked = seeds(2, seed)
     points = points[rows].numbered()
-    q = infer(model, first.guide, points, seed=fitted)
+    with quiet(model, seed=fitted), torch.enable_grad():
+        q = first.guide.start(points)  # fresh rows: Gaussians near the modes are what failed here
+        q.convergence = climb(model, q, points, Pace())
     after = upwards(model, q, points, settings, seed=walked).log_weights
     closer = _variance(after) < _variance(before)
     better = rows[closer]
@@ -104,6 +109,11 @@ def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Te
     refitted[better] = True
     spent = len(rows) * (q.convergence.gradients_per_point + settings.gradients(sweeps=1))
     return Starts(first.guide.set_rows(table), refitted, first.gradients + round(spent))
+
+
+def _size(raw: Tensor) -> tuple[int, int]:
+    r"""Returns the number of points and of latents that raw numbers of `full_rank` are for."""
+    return len(raw), full_rank.latent_dim(raw.shape[-1])
 
 
 def _variance(log_weights: Tensor) -> Tensor:
