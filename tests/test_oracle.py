@@ -131,7 +131,7 @@ def test_infer_on_the_exact_guide_is_itself(rotated):
 def test_infer_says_who_has_not_converged(rotated):
     ppca, X = rotated
     with pytest.warns(UserWarning, match="have not converged"):
-        fitted = evaluate.infer(ppca, guides.MeanField(1, D).double(), X, max_steps=50, tol=1e-6, seed=0)
+        fitted = evaluate.infer(ppca, guides.PointEstimate(1, D).double(), X, max_steps=50, tol=1e-6, seed=0)
     assert not fitted.convergence.converged.all()
     assert fitted.convergence.gradients_per_point == 50
 
@@ -175,17 +175,17 @@ def test_digits_have_the_evidence_of_the_protocol():
 def test_no_more_steps_are_taken_than_are_allowed(rotated, steps):
     ppca, X = rotated
     with pytest.warns(UserWarning, match="have not converged"):
-        fitted = evaluate.infer(ppca, guides.MeanField(1, D).double(), X, max_steps=steps, tol=1.0, seed=0)
-    # One particle a step far from the optimum, and windows of 50 steps.
+        fitted = evaluate.infer(ppca, guides.PointEstimate(1, D).double(), X, max_steps=steps, tol=1.0, seed=0)
+    # One sample a step, and windows of 50 steps.
     assert fitted.convergence.gradients_per_point == steps and not fitted.convergence.converged.any()
 
 
 def test_a_window_that_was_cut_short_is_no_sign_of_convergence(rotated):
-    r"""With 251 steps the sixth window, at the last rate, has one step; a step brings little wherever q is."""
+    r"""With 101 steps the third window, at the last rate, has one step; a step brings little wherever q is."""
     ppca, X = rotated
     short, whole = (
         lambda steps=steps: evaluate.infer(ppca, guides.MeanField(1, D).double(), X, max_steps=steps, tol=1e3, seed=0)
-        for steps in (251, 300)
+        for steps in (101, 150)
     )
     with pytest.warns(UserWarning, match="have not converged"):
         assert not short().convergence.converged.any()

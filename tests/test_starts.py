@@ -160,8 +160,8 @@ def test_gradients_on_the_way_to_the_gaussians_are_counted(monkeypatch):
     assert told == sum(spent)
 
 
-@pytest.mark.parametrize("guide", [guides.MeanField, guides.FullRank])
-def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, monkeypatch):
+@pytest.mark.parametrize(("guide", "far", "samples"), [(guides.MeanField, (), 4), (guides.FullRank, (0.1,), 1)])
+def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, far, samples, monkeypatch):
     model = cases.conv()
     points, seen = Points(model(size=6).detach()).numbered(), []
     raw = gaussians(model, points, guide.family, seed=0)[0]
@@ -171,7 +171,7 @@ def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, mon
     )
     with pytest.warns(UserWarning, match="6 of 6 points have not converged"):
         q = evaluate.infer(model, guide(1, cases.D), points, max_steps=2, window=2, seed=0)
-    assert seen == [{"far": (0.1,), "spent": 6000}] and q.convergence.gradients_per_point == 1000 + 2
+    assert seen == [{"far": far, "spent": 6000}] and q.convergence.gradients_per_point == 1000 + 2 * samples
     assert (q.rows.weight - raw).abs().max() <= 2 * 0.1 * 0.1 * 1.01  # two steps of Adam at a tenth of the rate
 
 
