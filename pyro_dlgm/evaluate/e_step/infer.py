@@ -11,6 +11,7 @@ from ...guides.families import Gaussian
 from ...guides.per_point import PerPoint
 from ...guides.programs.auto_local import AutoLocal
 from ...guides.programs.given import given_globals
+from ...objectives.elbo import ELBO
 from ...points import Points
 from ..blocks import check_points
 from ..quiet import quiet
@@ -89,6 +90,9 @@ def _approach(model, fitted, points: Points) -> tuple[int, tuple[float, ...]]:
     r"""Moves fresh rows of Gaussians near the posteriors; returns the gradient evaluations, and the rates to go on."""
     if not (isinstance(fitted, PerPoint) and isinstance(fitted.family, Gaussian)):
         return 0, FAR
+    one = points[:1]
+    with torch.no_grad():  # names and numbers of latents that do not fit are an error here
+        ELBO().differentiable_loss(model, fitted, one.x, one.index, mask=one.mask, **one.side)
     raw, spent = gaussians(model, points, fitted.family, seed=int(torch.randint(2**62, (), device="cpu")))
     fitted.set_rows(raw)
     # Without correlations the steps have left nothing to gain far from the optimum.

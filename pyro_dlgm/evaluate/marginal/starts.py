@@ -13,7 +13,7 @@ from torch import Tensor
 from ...guides.families import full_rank
 from ...guides.per_point import FullRank
 from ...points import Points
-from ...seeding import seeds
+from ...seeding import forked, seeds
 from ..e_step.climb import Pace, climb
 from ..e_step.gaussians import gaussians
 from ..quiet import quiet
@@ -68,7 +68,7 @@ def chosen(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # walks show whether a start is good
         raw, gradients = gaussians(model, points, full_rank, seed=sought)
-        guide = FullRank(*_size(raw), latent=model.latent, plate=model.plate).to(raw).set_rows(raw)
+        guide = _guide(model, raw)
         first = Starts(guide, torch.zeros_like(points.index, dtype=torch.bool), gradients)
         if not refit:
             return first
@@ -111,9 +111,11 @@ def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Te
     return Starts(first.guide.set_rows(table), refitted, first.gradients + round(spent))
 
 
-def _size(raw: Tensor) -> tuple[int, int]:
-    r"""Returns the number of points and of latents that raw numbers of `full_rank` are for."""
-    return len(raw), full_rank.latent_dim(raw.shape[-1])
+def _guide(model, raw: Tensor) -> FullRank:
+    r"""Returns the guide whose rows are these raw numbers (N, width)."""
+    with forked():  # its constructor draws rows
+        guide = FullRank(len(raw), full_rank.latent_dim(raw.shape[-1]), latent=model.latent, plate=model.plate)
+    return guide.to(raw).set_rows(raw)
 
 
 def _variance(log_weights: Tensor) -> Tensor:
