@@ -26,7 +26,7 @@ def check(app, exception) -> None:
     if exception or app.builder.format != "html":
         return
     for page, link in dead(Path(app.outdir)):
-        logging.getLogger(__name__).warning("%s has a link that leads nowhere: %s", page, link)
+        logging.getLogger(__name__).warning("%s, unless left by an earlier build, has a dead link: %s", page, link)
 
 
 def setup(app):

@@ -9,7 +9,7 @@ from pathlib import Path
 from docutils import nodes
 
 WIDE = 640  # pixels; a picture that is wider cannot be read where it is scaled to the width of a telephone
-LINE = 120  # characters that fit into a line of an output
+LINE = 100  # characters that fit into a line of an output
 COLUMNS = re.compile(r"\S {2,}(?=\S)")
 
 
