@@ -15,6 +15,7 @@ version = release = installed_version("pyro_dlgm")
 project_copyright = author
 
 extensions = [
+    "anchors",
     "command_line",
     "docstrings",
     "pages",

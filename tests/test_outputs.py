@@ -41,6 +41,14 @@ def test_columns_of_an_output_scroll(text, found, marked):
     assert ("columns" in shown["classes"]) is found and not code["classes"]
 
 
+def test_a_long_sentence_after_a_name_continues_under_itself(marked):
+    sentence, table = "word " * 25 + "end", "1.00  " * 30 + "2.00"
+    shown = marked(nodes.literal_block("", f"name   {sentence}\nother  {table}", classes=["output"]))[0].astext()
+    first, second, third = shown.split("\n")
+    assert first.startswith("name   word") and second.startswith("       word") and max(len(first), len(second)) <= 100
+    assert f"{first[7:]} {second[7:]}" == sentence and third == f"other  {table}"
+
+
 def test_a_wide_picture_scrolls_and_each_has_a_text(marked, monkeypatch):
     wide, other = marked(nodes.image(uri="_static/posteriors.png", alt="Posteriors"), nodes.image(uri="none.svg"))
     assert wide["classes"] == ["wide"] and wide["alt"] == "Posteriors"

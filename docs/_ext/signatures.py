@@ -1,8 +1,11 @@
-r"""Signatures and bases as a reader needs them: values for the names of defaults, documented bases alone."""
+r"""Signatures as a reader needs them: values for the names of defaults, documented bases alone, and a way back from
+the source."""
 
 import re
 import sys
 from operator import attrgetter
+
+from sphinx.ext.viewcode import OUTPUT_DIRNAME, viewcode_anchor
 
 NAME = re.compile(r"(= ?)([A-Z]\w*(?:\.\w+)*)(?=[,)])")
 ANYTHING = re.compile(r"\(\*args: \S*Any, \*\*kwargs: \S*Any\)")  # of torch's Module, which takes none
@@ -40,8 +43,19 @@ def show_values(app, what, name, obj, options, signature, returned):
     return NAME.sub(lambda found: found[1] + value(module, found[2]), signature), returned
 
 
+def set_anchors(app, page) -> None:
+    r"""An object has its place under the name of the module that defines it, to which the pages of the source link."""
+    for link in page.findall(viewcode_anchor):
+        module = link["reftarget"].removeprefix(f"{OUTPUT_DIRNAME}/").replace("/", ".")
+        *entry, _ = app.env._viewcode_modules[module]
+        app.env._viewcode_modules[module] = (*entry, module)
+        place = f"{module}.{link['refid']}"
+        link.parent["ids"] += [place] if place not in link.parent["ids"] else []
+
+
 def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
+    app.connect("doctree-read", set_anchors, priority=600)  # after viewcode has set the links
     app.connect("autodoc-process-bases", show_bases)
     app.connect("autodoc-process-signature", show_values)
     return {"parallel_read_safe": True}

@@ -1,4 +1,6 @@
-r"""Tables made from the package, the options of `fit` and the columns of a comparison; the cells of all tables."""
+r"""Tables made from the package, the options of `fit` and the columns of a comparison; cells and long names of all."""
+
+import re
 
 from docutils import nodes
 from nested import parsed
@@ -45,22 +47,41 @@ class Columns(Table):
             yield title, ", ".join(f"`{name}`" for name in column.values) or f"`{column.title}`"
 
 
-LONG = 60  # characters, from which on a cell must not become one word wide
+LINE, COLUMN = 30, 12  # characters of a name that fit into a line, or a column of a table, of a narrow screen
+SHORT, LONG = 16, 60  # characters, up to and from which on a cell may, or must not, become one word wide
+# Of names, where a line may end: after a/ a( a= a., before _part and Part.
+PLACES = re.compile(r"(?<=\w[/(=.])(?=\w{3})|(?<=[a-z0-9]{2})(?=_[a-z]{3}|[A-Z][a-z]{2})")
+
+
+def breakable(text: nodes.Text) -> list[nodes.Node]:
+    r"""The text with places where a narrow screen may break its long names."""
+    pieces = PLACES.split(text) if max(map(len, text.split()), default=0) > COLUMN else [text]
+    broken = [nodes.raw("", '<wbr class="narrow">', format="html")]
+    return [node for piece in pieces for node in [*broken, nodes.Text(piece)]][1:]
+
+
+def set_code(app, page: nodes.document) -> None:
+    r"""Code with a name that may be longer than a line is marked."""
+    for code in page.findall(nodes.literal):
+        code["classes"] += ["long"] if max(map(len, code.astext().split()), default=0) > LINE else []
 
 
 def set_cells(app, page: nodes.document) -> None:
-    r"""No line ends with ±, cells with sentences are marked, empty heads go."""
+    r"""No line ends with ±, short cells and cells with sentences are marked, long names may break, empty heads go."""
     for head in list(page.findall(nodes.thead)):
         if not head.astext().strip():
             head.parent.remove(head)
     for cell in page.findall(nodes.entry):
-        cell["classes"] += ["long"] if len(cell.astext()) > LONG else []
+        length = len(cell.astext())
+        cell["classes"] += ["long"] if length > LONG else ["short"] if length <= SHORT else []
         for text in list(cell.findall(nodes.Text)):
-            text.parent.replace(text, nodes.Text(text.replace("± ", "±\N{NO-BREAK SPACE}")))
+            if not isinstance(text.parent, nodes.math):
+                text.parent.replace(text, breakable(nodes.Text(text.replace("± ", "±\N{NO-BREAK SPACE}"))))
 
 
 def setup(app):
     app.add_directive("options-table", Options)
     app.add_directive("columns-table", Columns)
+    app.connect("doctree-read", set_code)
     app.connect("doctree-read", set_cells)
     return {"parallel_read_safe": True}
