@@ -1,6 +1,7 @@
 r"""Warns of links between the pages, those of the source included, that lead to no page or to no place of one."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from sphinx.util import logging
@@ -9,9 +10,9 @@ PLACE = re.compile(r"\bid=\"([^\"]+)\"")
 LINK = re.compile(r"<a\b[^>]*?\bhref=\"([^\":#?]*)(?:#([^\"]*))?\"")
 
 
-def dead(folder: Path) -> list[tuple[str, str]]:
-    r"""The pages of a folder with links that lead nowhere, and these links."""
-    texts = {page.resolve(): page.read_text(encoding="utf-8") for page in folder.rglob("*.html")}
+def dead(pages: Iterable[Path]) -> list[tuple[str, str]]:
+    r"""Those of the pages with links that lead nowhere, and these links."""
+    texts = {page.resolve(): page.read_text(encoding="utf-8") for page in pages}
     places = {page: {"", *PLACE.findall(text)} for page, text in texts.items()}
     found = []
     for page, text in texts.items():
@@ -25,8 +26,11 @@ def dead(folder: Path) -> list[tuple[str, str]]:
 def check(app, exception) -> None:
     if exception or app.builder.format != "html":
         return
-    for page, link in dead(Path(app.outdir)):
-        logging.getLogger(__name__).warning("%s, unless left by an earlier build, has a dead link: %s", page, link)
+    # The folder may hold pages that an earlier build has left.
+    sources = (f"_modules/{name.replace('.', '/')}" for name in getattr(app.env, "_viewcode_modules", ()))
+    pages = (Path(app.outdir, f"{name}.html") for name in (*app.env.found_docs, *sources))
+    for page, link in dead(page for page in pages if page.exists()):
+        logging.getLogger(__name__).warning("%s has a dead link: %s", page, link)
 
 
 def setup(app):

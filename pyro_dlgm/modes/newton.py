@@ -123,7 +123,7 @@ def _try(function: Function, state: State, rows: Tensor) -> None:
     gained = widened(value) - widened(look.value)
     climbs = gained > -_rounding(look.value)  # false for NaN
     good, poor = gained > GOOD * promised, ~(gained > POOR * promised)
-    factor = torch.where(good, EASED, torch.where(poor & ~was_former, RAISED, 1.0))
+    factor = torch.where(good, EASED, torch.where(poor, RAISED, 1.0))
     damping[rows] = (damping[rows] * factor).clamp(LEAST, MOST)
     taken = rows[climbs]
     t[taken], here.value[taken], here.gradient[taken] = there[climbs], value[climbs], gradient[climbs]
