@@ -14,6 +14,7 @@ from PIL import Image
 
 from pyro_dlgm import DLGM, PPCA, compare, data, evaluate, fit, guides, likelihoods, load, nets, objectives, priors
 from pyro_dlgm.cli.main import main
+from pyro_dlgm.plots import diagnostics
 from pyro_dlgm.ppca.streaming import fit_streamed, mean_log_prob
 from pyro_dlgm.runs.files import RunError
 
@@ -473,6 +474,13 @@ OTHERS = [
         TypeError,
         "Of.posterior returned a torch.Tensor | expected | pyro.distributions have",
     ),
+    (
+        "calibration-of-none",
+        lambda: diagnostics.calibration(None),
+        TypeError,
+        "found is a NoneType | evaluate.check_calibration | num_simulated > 0",
+    ),
+    ("latents-of-none", lambda: diagnostics.latents(None), TypeError, "found is a NoneType | expected | diagnose("),
     ("arrays-array", lambda: data.arrays(np.ones((5, 2)), num_test=1), TypeError, "a ndarray | path of a file | fit"),
     (
         "fit-inference-mode",
