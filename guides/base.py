@@ -11,6 +11,7 @@ from pyro.nn import pyro_method
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
+from ..distributions import of_pyro
 from ..points import Points, side
 from ..program import Program
 from ..shared import Shared
@@ -29,6 +30,7 @@ def _registering(posterior):
 
 def _of_vectors(q, guide):
     r"""Returns q; a `ValueError` unless one draw of it is a vector for each point."""
+    of_pyro(q, f"{type(guide).__name__}.posterior")
     if len(q.event_shape) != 1:
         raise ValueError(
             f"{type(guide).__name__}.posterior returned batch shape {tuple(q.batch_shape)} and event shape "
@@ -81,7 +83,10 @@ class Guide(Program):
             mask: boolean, True where observed, of x's shape or (B,).
             given: what the points are conditioned on, (B, C); passed only if there is something.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no posterior(x, index, mask); expected a method that returns q(t | x), such as "
+            "pyro.distributions.Normal(mean, scale).to_event(1) with both of shape (B, D)"
+        )
 
     def prepare(self, look: Callable[[], Points]) -> None:
         r"""Prepares q for the scale of x; `fit` calls it once, before the first step. By default it does nothing.

@@ -4,10 +4,21 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
 SAMPLES = 1000
+
+
+def of_pyro(d, what: str):
+    r"""Returns the distribution d, which ``what`` has returned; a `TypeError` unless it is one of Pyro's."""
+    if not isinstance(d, Distribution):
+        raise TypeError(
+            f"{what} returned a {type(d).__module__}.{type(d).__name__}; expected a distribution of Pyro: those of "
+            "pyro.distributions have the names and arguments of torch.distributions"
+        )
+    return d
 
 
 def draws(d, num: int, batch: int) -> Tensor:

@@ -12,8 +12,9 @@ from cases import INDEX, B, D, N, amortized, conv, encoder, points, ppca
 from click.testing import CliRunner
 from PIL import Image
 
-from pyro_dlgm import DLGM, PPCA, data, evaluate, fit, guides, likelihoods, load, nets, objectives, priors
+from pyro_dlgm import DLGM, PPCA, compare, data, evaluate, fit, guides, likelihoods, load, nets, objectives, priors
 from pyro_dlgm.cli.main import main
+from pyro_dlgm.plots import diagnostics
 from pyro_dlgm.ppca.streaming import fit_streamed, mean_log_prob
 from pyro_dlgm.runs.files import RunError
 
@@ -27,6 +28,41 @@ def rand(*shape):
 
 def per_point(**names):
     return guides.MeanField(N, D, **names)
+
+
+class Written(likelihoods.Likelihood):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+
+def written(pixels):
+    r"""p(x | t) of a likelihood whose pixels are this function of μ, or are left out."""
+    parts = {} if pixels is None else {"pixels": lambda self, t: pixels(self.net(t))}
+    return type("Written", (Written,), parts)(nets.Linear(2, SHAPE))(torch.zeros(B, 2))
+
+
+class Of(guides.Guide):
+    r"""Its posterior is what ``make(mean, scale)`` returns."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def posterior(self, x=None, index=None, mask=None):
+        return self.make(torch.zeros(len(x), D), torch.ones(D))
+
+
+def archive(folder):
+    path = folder / "x.npz"
+    np.savez(path, x=np.ones((5, 2)), labels=np.arange(5))
+    return path
+
+
+def strings(folder):
+    path = folder / "x.npy"
+    np.save(path, np.array([[1.0, "a"], [2.0, "b"]], dtype=object), allow_pickle=True)
+    return path
 
 
 def train(x=None, guide=None, *, likelihood="fixed", **settings):
@@ -112,6 +148,17 @@ def forgotten(call, shape=SHAPE, **parts):
 
 # (what, call, what was given | what was expected | what to do)
 WRONG = [
+    (
+        "pixels-with-events",
+        lambda: written(lambda mu: pyro.distributions.Normal(mu, 1.0).to_event(3)),
+        "Written.pixels returned batch shape (4,) and event shape (1, 5, 7) | expected batch shape (..., 1, 5, 7) | "
+        "leave out to_event",
+    ),
+    (
+        "pixels-flat",
+        lambda: written(lambda mu: pyro.distributions.Normal(mu.flatten(-3), 1.0)),
+        "batch shape (4, 35) and event shape () | expected batch shape (..., 1, 5, 7) | keep the axes of a point",
+    ),
     # The shape of x
     ("fit-channels", lambda: train(rand(N, 3, 5, 7)), "(10, 3, 5, 7) | points of shape (1, 5, 7) | reshape"),
     (
@@ -367,6 +414,75 @@ OTHERS = [
     ),
     ("objective-class", lambda: train(objective=objectives.ELBO), TypeError, "the class ELBO | an instance | make one"),
     (
+        "prior-class",
+        lambda: DLGM(priors.StandardNormal, conv().likelihood),
+        TypeError,
+        "prior is the class StandardNormal | expected a module | DLGM(priors",
+    ),
+    ("prior-number", lambda: DLGM(2, conv().likelihood), TypeError, "prior is a int | expected a module | DLGM(priors"),
+    (
+        "prior-after-likelihood",
+        lambda: DLGM(conv().likelihood, conv().prior),
+        TypeError,
+        "prior is FixedNormal | a likelihood | DLGM(prior, likelihood)",
+    ),
+    (
+        "compare-guide",
+        lambda: compare(conv, {"mine": amortized(conv())}, rand(N, *SHAPE), rand(B, *SHAPE)),
+        TypeError,
+        "guide_factories['mine'] is a Amortized | expected a function | lambda model, N: Amortized(...)",
+    ),
+    (
+        "compare-model",
+        lambda: compare(conv(), {}, rand(N, *SHAPE), rand(B, *SHAPE)),
+        TypeError,
+        "model_factory is a DLGM | expected a function | lambda: DLGM(...)",
+    ),
+    (
+        "pixels-missing",
+        lambda: written(None),
+        NotImplementedError,
+        "Written has no pixels(t) | expected a method | pyro.distributions.Normal(",
+    ),
+    (
+        "pixels-tensor",
+        lambda: written(lambda mu: mu),
+        TypeError,
+        "Written.pixels returned a torch.Tensor | expected a distribution | pyro.distributions have",
+    ),
+    (
+        "pixels-of-torch",
+        lambda: written(lambda mu: torch.distributions.Normal(mu, 1.0)),
+        TypeError,
+        "Written.pixels returned a torch.distributions.normal.Normal | expected | pyro.distributions have",
+    ),
+    (
+        "posterior-missing",
+        lambda: guides.Guide().posterior(rand(B, *SHAPE)),
+        NotImplementedError,
+        "Guide has no posterior(x, index, mask) | expected a method | to_event(1)",
+    ),
+    (
+        "posterior-of-torch",
+        lambda: Of(torch.distributions.Normal).posterior(rand(B, *SHAPE)),
+        TypeError,
+        "Of.posterior returned a torch.distributions.normal.Normal | expected | pyro.distributions have",
+    ),
+    (
+        "posterior-tensor",
+        lambda: Of(torch.add).posterior(rand(B, *SHAPE)),
+        TypeError,
+        "Of.posterior returned a torch.Tensor | expected | pyro.distributions have",
+    ),
+    (
+        "calibration-of-none",
+        lambda: diagnostics.calibration(None),
+        TypeError,
+        "found is a NoneType | evaluate.check_calibration | num_simulated > 0",
+    ),
+    ("latents-of-none", lambda: diagnostics.latents(None), TypeError, "found is a NoneType | expected | diagnose("),
+    ("arrays-array", lambda: data.arrays(np.ones((5, 2)), num_test=1), TypeError, "a ndarray | path of a file | fit"),
+    (
         "fit-inference-mode",
         torch.inference_mode()(train),
         RuntimeError,
@@ -381,6 +497,24 @@ FILES = [
         lambda folder: data.arrays(folder / "x.npy", num_test=2),
         FileNotFoundError,
         "x.npy | expected one | .npz",
+    ),
+    (
+        "labels-of-another-name",
+        lambda folder: data.arrays(archive(folder), "x", labels="label", num_test=1),
+        ValueError,
+        "labels is 'label' | holds 'x', 'labels' | give one of them",
+    ),
+    (
+        "given-of-another-name",
+        lambda folder: data.arrays(archive(folder), "x", labels="labels", given="c", num_test=1),
+        ValueError,
+        "given is 'c' | holds 'x', 'labels' | give one of them",
+    ),
+    (
+        "column-of-strings",
+        lambda folder: data.arrays(strings(folder), num_test=1),
+        ValueError,
+        "cannot be read as arrays alone | a column of strings | number the strings",
     ),
     ("no-run", lambda folder: load(folder), RunError, "is not a run | it has no | config.json"),
     (

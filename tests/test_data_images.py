@@ -175,6 +175,13 @@ def test_a_folder_that_is_hidden_itself_is_read(tmp_path):
     assert values(read(tmp_path / ".cache")) == [0, 1]
 
 
+def test_an_image_outside_of_the_subfolders_takes_the_labels_with_a_warning(tmp_path):
+    for i, name in enumerate(["cat/a.png", "dog/b.png", "loose.png"]):
+        save(tmp_path / name, i)
+    with pytest.warns(UserWarning, match=r"no labels, since 1 of its 3 images lie in no subfolder, such as loose\.png"):
+        assert read(tmp_path).train_labels is None
+
+
 def test_what_is_left_out_is_counted_in_the_protocol(tmp_path):
     for i in range(3):
         save(tmp_path / f"{i}.png", i)

@@ -152,7 +152,7 @@ GOOD = {"key": "images", "layout": "NHWC", "num_test": 5}
     [
         ({"key": None}, "holds 'images', 'labels'"),
         ({"key": "faces"}, "key is 'faces'"),
-        ({"labels": "names"}, "key is 'names'"),
+        ({"labels": "names"}, "labels is 'names'"),
         ({"labels": "images"}, r"labels in .* have shape \(30, 6, 5, 3\)"),
         ({"key": "labels"}, r"holds shape \(30,\)"),
         ({"layout": "CHWN"}, "layout is 'CHWN'"),

@@ -293,6 +293,15 @@ def test_a_plate_without_latents_is_named():
     said(program(lambda x: ZERO), "the plate 'data' holds no latent")
 
 
+def test_a_program_that_observes_nothing_is_named():
+    def forgotten(x, index=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(ZERO, ONE))
+            pyro.sample("x", dist.Normal(z, ONE))
+
+    said(forgotten, "no site of the program is observed.* plate 'data'; expected one that is: .* obs=x")
+
+
 def test_a_sequential_plate_is_named():
     def looped(x):
         for i in pyro.plate("data", len(x)):
@@ -430,6 +439,7 @@ def test_a_site_outside_of_the_plate_that_sums_over_points_is_named():
     def globally(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(ZERO, ONE))
+            pyro.sample("x", dist.Normal(z, ONE), obs=x)
         pyro.sample("top", dist.Normal(z.sum(), ONE))
 
     said(globally, "site 'top', outside of that plate")

@@ -13,10 +13,11 @@ from torch import nn
 
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.e_step.climb import climb
-from pyro_dlgm.evaluate.e_step.gaussians import gaussians
+from pyro_dlgm.evaluate.e_step.gaussians import _noise, gaussians
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
 from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
+from pyro_dlgm.guides import families
 from pyro_dlgm.modes import curvature
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
@@ -138,6 +139,12 @@ def test_a_decoder_without_tangents_starts_at_the_priors_scales():
         warnings.simplefilter("ignore")
         log_px = [evaluate.evidence(m, None, points, **settings).log_px.value for m in (plain, odd)]
     assert (log_px[0] - log_px[1]).abs().max() < 0.2
+
+
+def test_samples_of_a_step_span_all_directions_where_q_has_correlations():
+    assert _noise(families.full_rank, families.full_rank.width(64), 0).shape == (128, 64)
+    assert _noise(families.mean_field, families.mean_field.width(64), 0).shape == (16, 64)
+    assert _noise(families.mean_field, families.mean_field.width(3), 0).shape == (6, 3)
 
 
 def test_gradients_on_the_way_to_the_gaussians_are_counted(monkeypatch):

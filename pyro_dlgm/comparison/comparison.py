@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import ParamSpec
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.batches import transformed
 from ..evaluate.estimates import Mean
@@ -80,12 +80,14 @@ def rows(
         A `Row` as soon as it is there, its pair (model, guide for the test points) in ``row.pair``.
 
     Raises:
+        TypeError: if a model or a guide is given instead of a function that makes one.
         ValueError: if ``jobs`` is below 1, or comes with ``frozen``, where methods wait for the first one's w.
         RunError: with ``jobs``, if a method failed.
     """
     if jobs is not None and (jobs < 1 or frozen):
         expected = "no jobs with frozen=True, where methods wait for the first one's w" if frozen else "at least 1"
         raise ValueError(f"jobs is {jobs}; expected {expected}")
+    _check_factories(model_factory, guide_factories)
     train, test = Points.of(x_train), Points.of(x_test)
     if ppca is not None:
         yield _linear(train, test, ppca, transform, seed, certify)
@@ -120,6 +122,18 @@ def _listed(function: Callable[P, Iterator[Row]]) -> Callable[P, list[Row]]:
 
 
 compare = _listed(rows)
+
+
+def _check_factories(model_factory, guide_factories: dict) -> None:
+    r"""Raises a `TypeError` if a model or a guide is given where a function that makes one is expected."""
+    made = {"model_factory": ("", model_factory)}
+    made |= {f"guide_factories[{name!r}]": (" model, N", factory) for name, factory in guide_factories.items()}
+    for name, (arguments, factory) in made.items():
+        if isinstance(factory, nn.Module):
+            what = type(factory).__name__
+            raise TypeError(
+                f"{name} is a {what}; expected a function that makes one for each row: lambda{arguments}: {what}(...)"
+            )
 
 
 def _linear(train: Points, test: Points, D: int, transform, seed: int, certify: Certify | None) -> Row:

@@ -14,8 +14,12 @@ from ..messages import line
 SHOWN = 20  # names that a message lists
 
 
-def take(path: Path, *keys: str | None) -> list:
+def take(path: Path, **keys: str | None) -> list:
     r"""Returns the arrays of these names in a file, in order; `None` stands for the only one.
+
+    Arguments:
+        path: of the file.
+        keys: a name for each argument, which an error tells.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -24,7 +28,9 @@ def take(path: Path, *keys: str | None) -> list:
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        raise ValueError(f"{path} ends with {path.suffix!r}; expected .npy, .npz or .pt: save it with numpy.save")
+        raise ValueError(
+            f"{path} ends with {path.suffix!r}; expected .npy, .npz or .pt: save its numbers with numpy.save"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; expected one of arrays (.npy, .npz or .pt)")
     with contextlib.ExitStack() as stack:
@@ -32,7 +38,7 @@ def take(path: Path, *keys: str | None) -> list:
             held = READERS[suffix](path)
         if isinstance(held, np.lib.npyio.NpzFile):
             stack.enter_context(held)
-        return [_pick(path, held, key) for key in keys]
+        return [_pick(path, held, argument, key) for argument, key in keys.items()]
 
 
 def _numpy(path: Path):
@@ -66,11 +72,12 @@ def _legible(path: Path):
     except Exception as error:  # readers raise all kinds of errors
         raise ValueError(
             f"{path} cannot be read as arrays alone ({line(error) or type(error).__name__}); expected numbers, no "
-            "pickled objects: save it with numpy.save, numpy.savez or torch.save of tensors"
+            "pickled objects, as a column of strings makes them: number the strings, and save an array of numbers with "
+            "numpy.save or numpy.savez, or tensors with torch.save"
         ) from error
 
 
-def _pick(path: Path, held, key: str | None):
+def _pick(path: Path, held, argument: str, key: str | None):
     if not isinstance(held, Mapping):
         if key is not None:
             raise ValueError(f"{path} holds one array without a name, not {key!r}: leave the name out")
@@ -81,7 +88,7 @@ def _pick(path: Path, held, key: str | None):
     if key not in names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         shown = ", ".join(repr(name)[:100] for name in names[:SHOWN])
-        raise ValueError(f"key is {key!r}; {path} holds {shown}{more}: give one of them")
+        raise ValueError(f"{argument} is {key!r}; {path} holds {shown}{more}: give one of them")
     with _legible(path):
         return _own(held[key])
 

@@ -1,12 +1,14 @@
 r"""Data sets from files of arrays: ``.npy``, ``.npz``, ``.pt``."""
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import messages
 from . import conversion
 from .archives import take
 from .dataset import Dataset, split
@@ -88,15 +90,24 @@ def read(
 
     Arguments and errors are those of `arrays`.
     """
-    path = Path(path)
-    beside = [name for name in (labels, given) if name is not None]
-    array, *found = take(path, key, *beside)
+    path = _path(path)
+    beside = {name: value for name, value in (("labels", labels), ("given", given)) if value is not None}
+    array, *found = take(path, key=key, **beside)
     v, said = _points(path, array)
     v = _images(v, layout)
     y, names = (None, None) if labels is None else _labels(path, found[0], len(v))
     c = None if given is None else _given(path, given, found[-1], len(v))
     said += "" if c is None else f"given {given} ({c.shape[1]} columns); "
     return Contents(v, y, names, c, said)
+
+
+def _path(path: str | Path) -> Path:
+    if not isinstance(path, str | PathLike):
+        raise TypeError(
+            f"path is a {type(path).__name__}; expected the path of a file: what is in memory goes to fit as a tensor, "
+            f"{messages.as_tensor('x', path)}, or into a file by numpy.save"
+        )
+    return Path(path)
 
 
 def _points(path: Path, array) -> tuple[Tensor, str]:

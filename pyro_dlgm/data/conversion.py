@@ -49,7 +49,9 @@ def plain(array, whose: str) -> np.ndarray:
     """
     v = _unmasked(as_array(array, whose))
     if v.dtype.kind not in "biuf":
-        raise ValueError(f"{whose} holds {str(v.dtype)[:100]}; expected an array of numbers")
+        raise ValueError(
+            f"{whose} holds {str(v.dtype)[:100]}; expected an array of numbers: number names and classes before saving"
+        )
     v = v.astype(v.dtype.newbyteorder("="), copy=False)
     wider = WIDER.get(v.dtype.name, v.dtype)
     if v.dtype == np.uint64 and v.size and v.max() > np.iinfo(np.int64).max:

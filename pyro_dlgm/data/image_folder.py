@@ -1,6 +1,7 @@
 r"""A folder of images as a data set."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,8 @@ def images(
     subfolder is the label, numbered in alphabetical order, as in torchvision's ``ImageFolder``, with its name in
     `Dataset.label_names`. Links to folders are followed. Hidden files and folders, and those of the system
     (``__MACOSX``), are ignored; the protocol counts the other files that are skipped.
+
+    A warning says so if only some of them are in subfolders: then there are no labels.
 
     Images are rotated by their EXIF orientation, and put over white where they are transparent. Grey values of 16 bits
     are scaled to 8; to keep 16, save the images as an array for `arrays`, with ``Dequantize(65536)``. Only the first
@@ -162,8 +165,19 @@ def _said(others: Counter) -> str:
 
 def _labels(folder: Path, paths: list[Path]) -> tuple[Tensor | None, tuple[str, ...] | None]:
     parts = [path.relative_to(folder).parts for path in paths]
-    if any(len(part) == 1 for part in parts):
+    loose = [part[0] for part in parts if len(part) == 1]
+    if loose:
+        _warn_mixed(folder, loose, len(parts))
         return None, None
     names = tuple(sorted({part[0] for part in parts}))
     number = {name: i for i, name in enumerate(names)}
     return torch.tensor([number[part[0]] for part in parts]), names
+
+
+def _warn_mixed(folder: Path, loose: list[str], num: int) -> None:
+    if len(loose) < num:
+        warnings.warn(
+            f"{folder} has no labels, since {len(loose)} of its {num} images lie in no subfolder, such as {loose[0]}; "
+            "expected all of them or none in subfolders: move these into one for labels",
+            stacklevel=4,
+        )

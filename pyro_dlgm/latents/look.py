@@ -9,6 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from .. import masks
+from ..objectives.sites import is_drawn
 from ..points import Points, evenly
 from ..program import evaluating
 from ..seeding import forked, seeds
@@ -64,6 +65,7 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
     with forked(), evaluating(program):
         one, two = (run.drawn_apart(call, seed) for seed in SEEDS)
         latents = found(one, two, plate)
+        _check_observed(one, plate)
         layout = Layout(latents.sites, latents.dim, latents.depth)
         params = [name for name, site in one.nodes.items() if site["type"] == "param"]
         return Look(
@@ -76,6 +78,14 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
             loose=() if isinstance(program, nn.Module) else tuple(params),
             plate_size=_plate_size(program, plate, points, one, layout.names[0]),
             dtype=layout.vector({name: one.nodes[name]["value"] for name in layout.names}).dtype,
+        )
+
+
+def _check_observed(trace, plate: str) -> None:
+    if not any(is_drawn(site) and site["is_observed"] for site in trace.nodes.values()):
+        raise ValueError(
+            f"no site of the program is observed, so that x says nothing about the latents of the plate {plate!r}; "
+            "expected one that is: pyro.sample(name, distribution, obs=x), or a pyro.factor"
         )
 
 

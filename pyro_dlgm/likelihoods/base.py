@@ -4,7 +4,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..distributions import unwrapped
+from ..distributions import of_pyro, unwrapped
 from ..masks import pixelwise
 from ..points import joined
 
@@ -77,7 +77,10 @@ class Likelihood(Conditional):
 
         With side information c, the argument t is [t | c].
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no pixels(t); expected a method that returns the distribution of single "
+            "pixels, such as pyro.distributions.Normal(self.net(t), 0.1)"
+        )
 
     def forward(self, t: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> dist.TorchDistribution:
         r"""Returns p(x | t, w).
@@ -89,11 +92,23 @@ class Likelihood(Conditional):
             given: side information (..., C): the network decodes [t | c].
         """
         code = self.code(t, given)
-        p = self.pixels(code)
+        p = of_pyro(self.pixels(code), f"{type(self).__name__}.pixels")
         event_dim = self.axes(len(p.batch_shape), code)
+        self._check_single(p, event_dim)
         if mask is not None:
             p = p.mask(pixelwise(mask, event_dim + 1) if code.dim() > 1 else mask)
         return p.to_event(event_dim)
+
+    def _check_single(self, p, event_dim: int) -> None:
+        r"""Raises a `ValueError` unless p is a distribution of single pixels, with axes for a point."""
+        if len(p.event_shape) or len(p.batch_shape) < event_dim:
+            point = getattr(self._net(), "out_shape", None)
+            shape = "the shape of a point" if point is None else ", ".join(map(str, point))
+            raise ValueError(
+                f"{type(self).__name__}.pixels returned batch shape {tuple(p.batch_shape)} and event shape "
+                f"{tuple(p.event_shape)}; expected batch shape (..., {shape}) and event shape (), single pixels: leave "
+                "out to_event, which forward calls, and keep the axes of a point"
+            )
 
 
 def given_observed(p, x: Tensor, mask: Tensor):

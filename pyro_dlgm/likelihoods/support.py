@@ -43,7 +43,7 @@ def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
     if not (fits and x.shape[:batch] == p.batch_shape[len(p.batch_shape) - batch :]):
         raise ValueError(
             f"x has shape {tuple(x.shape)}; this likelihood expects points of shape {tuple(p.event_shape)}, "
-            f"that is (B, {', '.join(map(str, p.event_shape))}), here with B = {tuple(p.batch_shape[-1:])}: "
+            f"that is (B, {', '.join(map(str, p.event_shape))}), here with B = {x.shape[0] if x.dim() else 1}: "
             f"{messages.reshaping('x', x.shape[batch:], p.event_shape, 1)}, or build the network for its shape"
         )
     if is_validation_enabled():

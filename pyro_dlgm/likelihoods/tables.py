@@ -198,7 +198,10 @@ def _numbers(which: Which, P: int) -> list[int]:
     numbers = [which] if isinstance(which, int) else list(range(P)[which] if isinstance(which, slice) else which)
     outside = [n for n in numbers if not -P <= n < P]
     if outside or not numbers:
-        raise ValueError(f"columns are {outside or which}; expected some of 0 to {P - 1}, {P} columns in all")
+        raise ValueError(
+            f"columns are {outside or which}, and all groups together name {P}; expected each of 0 to {P - 1} in one "
+            "group, and none left out"
+        )
     return [n % P for n in numbers]
 
 

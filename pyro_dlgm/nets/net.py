@@ -33,11 +33,11 @@ def shapes_checked(what: str, shape: Sequence[int], expected: str):
         expected: what it should accept and return.
 
     Raises:
-        ValueError: instead of a `RuntimeError`, other than one of memory.
+        ValueError: instead of a `RuntimeError`, other than one of memory or of a method that is not there.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, NotImplementedError):  # the latter has its own message
         raise
     except RuntimeError as error:
         said = messages.line(error)

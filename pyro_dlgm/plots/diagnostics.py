@@ -19,7 +19,15 @@ def calibration(found: Calibration) -> Figure:
 
     Arguments:
         found: the result of `evaluate.check_calibration`.
+
+    Raises:
+        TypeError: if it is something else, such as the result of `evaluate.diagnose`, which has it as ``calibration``.
     """
+    if not isinstance(found, Calibration):
+        raise TypeError(
+            f"found is a {type(found).__name__}; expected the result of evaluate.check_calibration, or the calibration "
+            "of an evaluate.diagnose with num_simulated > 0"
+        )
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _ranks(left, found.ranks, found.joint_ranks, found.num_samples)
@@ -32,7 +40,12 @@ def latents(found: Diagnosis) -> Figure:
 
     Arguments:
         found: the result of `evaluate.diagnose`.
+
+    Raises:
+        TypeError: if it is something else, such as the result of `evaluate.check_calibration`.
     """
+    if not isinstance(found, Diagnosis):
+        raise TypeError(f"found is a {type(found).__name__}; expected the result of evaluate.diagnose(model, guide, x)")
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     dimensions = range(len(found.mean_variance))  # counted from 0, as everywhere
