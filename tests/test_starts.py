@@ -9,6 +9,7 @@ import cases
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro_dlgm.guides import families
 from torch import nn
 
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets, priors
@@ -17,7 +18,6 @@ from pyro_dlgm.evaluate.e_step.gaussians import _noise, gaussians
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
 from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
-from pyro_dlgm.guides import families
 from pyro_dlgm.modes import curvature
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
