@@ -140,7 +140,7 @@ def refined(model, points: Points, family: Gaussian, raw: Tensor, steps: int, ep
         epsilon: the fixed noise (S, D).
         settings: ``tol`` and ``through`` of `climb`.
     """
-    rows = max(1, NUMBERS // (len(epsilon) * points.x[0].numel()))
+    rows = max(1, NUMBERS // max(1, len(epsilon) * points.x[0].numel()))
     parts = []
     with torch.enable_grad(), evaluating(model), pyro.validation_enabled(False), unregistered():
         for here in torch.arange(len(raw), device=raw.device).split(rows):

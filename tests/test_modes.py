@@ -92,8 +92,8 @@ def exact(model, points, t):
 def looked(model, points, t):
     joint, rows = Joint(model, points), torch.arange(len(t))
     with quietly():
-        value, gradient = joint.slope(t, rows)
-        return Look(value, gradient, *joint.bend(t, rows, value)), joint
+        value, gradient = joint.value_and_gradient(t, rows)
+        return Look(value, gradient, *joint.curvature(t, rows, value)), joint
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -184,12 +184,12 @@ class Parabola:
         A = torch.randn(n, D, D).double()
         self.A, self.m, self.bends = A @ A.mT + torch.eye(D), torch.randn(n, D).double(), 0
 
-    def slope(self, t, rows):
+    def value_and_gradient(self, t, rows):
         d = (t - self.m[rows]).unsqueeze(-1)
         g = -(self.A[rows] @ d)
         return 0.5 * (d.mT @ g).flatten(), g.squeeze(-1)
 
-    def bend(self, t, rows, value):
+    def curvature(self, t, rows, value):
         self.bends += 1
         return self.A[rows].clone(), torch.zeros_like(rows).bool()
 
@@ -213,12 +213,12 @@ def test_damping_goes_down_where_the_model_is_right(monkeypatch):
 class Valley(Parabola):
     r"""The ridge of Rosenbrock, f = −(100 (t_2 − t_1²)² + (1 − t_1)²), whose steps must be damped; NaN beyond 10."""
 
-    def slope(self, t, rows):
+    def value_and_gradient(self, t, rows):
         a, b = t.unbind(-1)
         value = torch.where(t.abs().amax(-1) > 10, math.nan, -(100 * (b - a**2) ** 2 + (1 - a) ** 2))
         return value, torch.stack([400 * a * (b - a**2) + 2 * (1 - a), -200 * (b - a**2)], -1)
 
-    def bend(self, t, rows, value):
+    def curvature(self, t, rows, value):
         self.bends += 1
         zero, a = torch.zeros_like(value), t[:, 0]
         J = torch.stack([torch.stack([-20 * a, 10 + zero], -1), torch.stack([-1 + zero, zero], -1)], -2)
@@ -230,11 +230,22 @@ def test_a_curved_ridge_is_climbed_and_never_left():
     top = climb(f, start, max_steps=200, tol=1e-10)
     torch.testing.assert_close(top.t, torch.ones(4, 2).double(), rtol=1e-4, atol=1e-4)
     assert top.converged.all()
-    before, _ = f.slope(start, None)
+    before, _ = f.value_and_gradient(start, None)
     for steps in range(1, 8):
         now = climb(f, start, max_steps=steps, tol=1e-10).last.value
         assert (now >= before - 1e-12).all()
         before = now
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_the_curvature_is_always_that_of_the_last_place(steps):
+    f, start = Valley(), torch.tensor([[-1.2, 1.0], [0.0, 9.0], [0.9, 0.8]]).double()
+    top = climb(f, start, max_steps=steps, tol=1e-12)
+    before = torch.where(top.converged.unsqueeze(-1), math.nan, top.t)  # the last step of others is taken after it
+    expected, _ = f.curvature(before, torch.arange(3), before[:, 0])
+    going = ~top.converged
+    assert going.any()
+    torch.testing.assert_close(top.last.curvature[going], expected[going])
 
 
 def test_who_does_not_arrive_is_told():

@@ -266,7 +266,10 @@ def test_what_a_column_does_not_take_is_refused_with_part_columns_and_row():
     ("pairs", "words"),
     [
         ([(0, 1), ([0, 1], 2)], r"columns \[0\] are named twice and \[2\] not at all"),
-        ([([0, 1], 2), (5, 1)], r"columns are \[5\]; expected some of 0 to 2"),
+        (
+            [([0, 1], 2), (5, 1)],
+            r"columns are \[5\], and all groups together name 3; expected each of 0 to 2 in one group",
+        ),
         ([([0, 1], 3), (2, 1)], r"columns \[0, 1\] has a network that returns \(3,\); expected \(2,\)"),
         ([(slice(0, 0), 2), (2, 1)], "columns are slice"),
         ([], "no parts"),

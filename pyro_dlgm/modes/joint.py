@@ -12,8 +12,9 @@ from ..latents.asked import emission, log_joint, prior
 from ..latents.local import LocalModel
 from ..masks import pixelwise
 from ..points import Points
+from ..program import evaluating, unregistered
 from ..storage.sums import widened
-from . import curvature
+from . import curvature as curvatures
 
 
 def emitted(model, points: Points, t: Tensor):
@@ -53,7 +54,7 @@ class Joint:
             (D,) = p.event_shape
             self.scale = spread(p).expand(len(points), D)
 
-    def slope(self, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns log p(x, t | w) (n,) of the functions ``rows`` (n,) at t (n, D), and its gradient (n, D)."""
         self.gradients += len(t)
         with torch.enable_grad():
@@ -62,10 +63,10 @@ class Joint:
             (gradient,) = torch.autograd.grad(value.sum(), t)
         return value.detach(), gradient
 
-    def bend(self, t: Tensor, rows: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def curvature(self, t: Tensor, rows: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the curvature (n, D, D) of the functions ``rows`` at t (n, D), and whether it was repaired (n,)."""
         C = self._curvature(self._of(rows), t, value)
-        return curvature.repaired(C, self.scale[rows % len(self.points)])
+        return curvatures.repaired(C, self.scale[rows % len(self.points)])
 
     def _of(self, rows: Tensor) -> Points:
         return self.points[rows % len(self.points)]
@@ -75,7 +76,7 @@ class Joint:
         if C is not None:
             return C
         self.gradients += 2 * t.numel()
-        return -curvature.hessian(lambda t: log_joint(self.model, points, t), t)
+        return -curvatures.hessian(lambda t: log_joint(self.model, points, t), t)
 
     def _fisher(self, points: Points, t: Tensor, value: Tensor) -> Tensor | None:
         r"""Returns Gauss and Newton's curvature, (n, D, D), or `None` if it does not apply."""
@@ -86,10 +87,10 @@ class Joint:
                 return None
         self.gradients += t.numel()
         first = t.dim() - 1  # axes of the batch
-        J = curvature.jacobian(lambda t: fisher(emitted(self.model, points, t)).parameters, t)
+        J = curvatures.jacobian(lambda t: fisher(emitted(self.model, points, t)).parameters, t)
         J, information = J.flatten(1 + first, -2), _seen(known.information, points).flatten(first, -3)
-        of_prior = curvature.hessian(lambda t: prior(self.model, points).log_prob(t), t)
-        return curvature.gauss_newton(J, information) - widened(of_prior)
+        of_prior = curvatures.hessian(lambda t: prior(self.model, points).log_prob(t), t)
+        return curvatures.gauss_newton(J, information) - widened(of_prior)
 
     def _is_all(self, points: Points, t: Tensor, p, value: Tensor) -> bool:
         r"""Returns whether log p(x, t | w) is log p(t) + log p(x | t), without further sites."""
@@ -107,6 +108,25 @@ def _seen(information: Tensor, points: Points) -> Tensor:
         return information
     seen = pixelwise(points.mask, information.dim() - 2)
     return torch.where(seen.unsqueeze(-1).unsqueeze(-1), information, 0.0)
+
+
+def tangents(model, points: Points) -> tuple[bool, int]:
+    r"""Returns whether the curvature of log p(x, t | w) can be computed, and the gradient evaluations of the trial.
+
+    Networks that read numbers of a tensor, or use an operation without a forward-mode derivative, have gradients but no
+    vectorized tangents; what they raise is theirs.
+    """
+    with evaluating(model), quietly(), unregistered():
+        joint = Joint(model, points)
+        rows, t = torch.arange(len(points), device=points.x.device), joint.scale.clone()
+        value, _ = joint.value_and_gradient(t, rows)
+        try:
+            joint.curvature(t, rows, value)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            return False, joint.gradients
+    return True, joint.gradients
 
 
 def quietly():

@@ -13,7 +13,7 @@ evaluating f.
 References:
     Marquardt, "An algorithm for least-squares estimation of nonlinear parameters" (1963). SIAM Journal 11(2).
     Nocedal and Wright, "Numerical optimization" (2006), section 10.3.
-    Kelley, "Iterative methods for linear and nonlinear equations" (1995), section 5.4: steps with a former derivative.
+    Kelley, "Iterative methods for linear and nonlinear equations" (1995), section 5.4: the chord method.
 """
 
 import math
@@ -51,11 +51,11 @@ class Look(NamedTuple):
 class Function(Protocol):
     r"""The protocol of n functions of D numbers, evaluated for some of them at a time."""
 
-    def slope(self, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns f (m,) and g (m, D) of the functions ``rows`` (m,) at t (m, D)."""
         ...
 
-    def bend(self, t: Tensor, rows: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def curvature(self, t: Tensor, rows: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns C (m, D, D) and whether it was repaired (m,), of the functions ``rows`` at t, where f is known."""
         ...
 
@@ -66,7 +66,7 @@ class Top(NamedTuple):
     Attributes:
         t: positions (n, D).
         value: f there, by its quadratic model, (n,), in float64.
-        last: values and derivatives one step before; of a function that has not converged, C may be of an earlier step.
+        last: values and derivatives one step before.
         converged: whether the predicted gain was within the tolerance, (n,).
     """
 
@@ -77,12 +77,12 @@ class Top(NamedTuple):
 
 
 class State(NamedTuple):
-    r"""The state of n functions, changed in place: t (n, D), its `Look`, damping (n,), and whether C is former (n,)."""
+    r"""The state of n functions, changed in place: t (n, D), its `Look`, damping (n,), and whether C is stale (n,)."""
 
     t: Tensor
     here: Look
     damping: Tensor
-    former: Tensor
+    stale: Tensor
 
 
 def climb(function: Function, t: Tensor, *, max_steps: int, tol: float) -> Top:
@@ -95,17 +95,18 @@ def climb(function: Function, t: Tensor, *, max_steps: int, tol: float) -> Top:
         tol: in the units of the functions, nats.
     """
     t, every = t.clone(), torch.arange(len(t), device=t.device)
-    value, gradient = function.slope(t, every)
+    value, gradient = function.value_and_gradient(t, every)
     damping = torch.full_like(value, DAMPING, dtype=sums_dtype(t.device))
-    here = Look(value, gradient, *function.bend(t, every, value))
+    here = Look(value, gradient, *function.curvature(t, every, value))
     state = State(t, here, damping, torch.zeros_like(here.repaired))
     for _ in range(max_steps):
         arrived, going = _arrived(here, tol), state.damping < MOST
-        if not ((~arrived | state.former) & going).any():
+        if not ((~arrived | state.stale) & going).any():
             break
-        _renew(function, state, (arrived & state.former & going).nonzero().flatten())
+        _renew(function, state, (arrived & state.stale & going).nonzero().flatten())
         _try(function, state, (~arrived & going).nonzero().flatten())
-    converged = _arrived(here, tol) & ~state.former
+    _renew(function, state, state.stale.nonzero().flatten())
+    converged = _arrived(here, tol)
     step, promised = _step(here, torch.zeros_like(damping))
     value = here.value + torch.where(converged, promised, 0.0)
     return Top(torch.where(converged.unsqueeze(-1), t + step, t), value, here, converged)
@@ -115,11 +116,11 @@ def _try(function: Function, state: State, rows: Tensor) -> None:
     r"""Tries a step of the functions ``rows``; a C that predicts its gain badly is replaced, or the step damped."""
     if not len(rows):
         return
-    t, here, damping, former = state
-    look, was_former = Look(*(known[rows] for known in here)), former[rows]
+    t, here, damping, stale = state
+    look, was_stale = Look(*(known[rows] for known in here)), stale[rows]
     step, promised = _step(look, damping[rows])
     there = t[rows] + step
-    value, gradient = function.slope(there, rows)
+    value, gradient = function.value_and_gradient(there, rows)
     gained = widened(value) - widened(look.value)
     climbs = gained > -_rounding(look.value)  # false for NaN
     good, poor = gained > GOOD * promised, ~(gained > POOR * promised)
@@ -127,18 +128,18 @@ def _try(function: Function, state: State, rows: Tensor) -> None:
     damping[rows] = (damping[rows] * factor).clamp(LEAST, MOST)
     taken = rows[climbs]
     t[taken], here.value[taken], here.gradient[taken] = there[climbs], value[climbs], gradient[climbs]
-    former[taken] = True
+    stale[taken] = True
     trusted = climbs & ((gained - promised).abs() <= TRUSTED * promised)
-    _renew(function, state, rows[~trusted & (climbs | was_former)])
+    _renew(function, state, rows[~trusted & (climbs | was_stale)])
 
 
 def _renew(function: Function, state: State, rows: Tensor) -> None:
     r"""Computes C of the functions ``rows`` where they are."""
     if not len(rows):
         return
-    t, here, _, former = state
-    here.curvature[rows], here.repaired[rows] = function.bend(t[rows], rows, here.value[rows])
-    former[rows] = False
+    t, here, _, stale = state
+    here.curvature[rows], here.repaired[rows] = function.curvature(t[rows], rows, here.value[rows])
+    stale[rows] = False
 
 
 def _arrived(here: Look, tol: float) -> Tensor:

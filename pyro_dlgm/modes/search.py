@@ -48,7 +48,7 @@ def search(model, points: Points, starts: Tensor, *, max_steps: int, tol: float)
         The `Modes`, and the gradient evaluations of log p(x, t | w) of all points together.
     """
     S, B, D = starts.shape
-    rows = max(1, NUMBERS // (S * D * points.x[0].numel()))
+    rows = max(1, NUMBERS // max(1, S * D * points.x[0].numel()))
     found, gradients = [], 0
     with evaluating(model), quietly(), unregistered():
         for here in torch.arange(B, device=starts.device).split(rows):

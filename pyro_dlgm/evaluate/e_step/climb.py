@@ -105,9 +105,9 @@ def _climb_block(model, guide, points: Points, pace: Pace, far: tuple[float, ...
         Which points converged, (B,), and the number of gradient evaluations of all points together.
     """
     args, kwargs = (points.x, points.index), {"mask": points.mask} | points.side
-    phases = [(ELBO(pace.num_particles), 1 / len(points), rate * pace.lr) for rate in far]
-    num = NEAR_PARTICLES * pace.num_particles if guide.has_density else 1  # samples of a point are all the same
-    phases += [(PathBound(num), 1.0, rate * pace.lr) for rate in NEAR]
+    num, more = (pace.num_particles, NEAR_PARTICLES) if guide.has_density else (1, 1)  # a point mass has one sample
+    phases = [(ELBO(num), 1 / len(points), rate * pace.lr) for rate in far]
+    phases += [(PathBound(more * num), 1.0, rate * pace.lr) for rate in NEAR]
     # F of each point, (K, B), with one seed each time: common random numbers.
     bounds = partial(weigh, model, guide, points, CHECK_SAMPLES, seed=0, with_q=guide.has_density)
     steps, gradients, before = 0, 0, bounds()[0]

@@ -5,6 +5,8 @@ the family. A few natural-gradient steps with fixed noise bring most of it, for 
 for the mode took.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
@@ -13,7 +15,7 @@ from ...distributions import mean
 from ...guides import ascent, families
 from ...guides.laplace import Laplace
 from ...latents.asked import prior
-from ...modes.joint import spread
+from ...modes.joint import spread, tangents
 from ...points import Points
 from ...seeding import seeds
 from ..quiet import quiet
@@ -23,11 +25,25 @@ STEPS, GAIN = 20, 2e-2  # the largest number of steps up F, and the smallest gai
 FACTORIZED = 16  # samples of a step where q has no correlations; others need all 2D directions, or widths diverge
 
 
-def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | None) -> tuple[Tensor, int]:
-    r"""Returns the raw numbers (N, width) of Gaussians near the posteriors, and the gradient evaluations in total.
+class Near(NamedTuple):
+    r"""Gaussians near the posteriors of N points.
+
+    Attributes:
+        raw: their raw numbers, (N, width).
+        found: whether the search for a mode and the steps up F ended with finite numbers, (N,).
+        gradients: gradient evaluations of log p(x, t), of all points together.
+    """
+
+    raw: Tensor
+    found: Tensor
+    gradients: int
+
+
+def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | None) -> Near:
+    r"""Returns Gaussians near the posteriors.
 
     A point without a Gaussian at its mode starts from the prior's mean and scales. The steps of a block of points end
-    together, so that a Gaussian depends slightly on the points beside it.
+    together, so that a Gaussian depends slightly on the other points of its block.
 
     Arguments:
         model: a `DLGM`.
@@ -37,14 +53,16 @@ def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | N
     """
     sought, drawn = seeds(2, seed)
     with quiet(model, seed=sought):
-        wide, (at_modes, spent) = _wide(model, points), _at_modes(model, points, TOL)
-        raw = family.of(wide)
-        if at_modes is not None:
-            found = family.of(at_modes).to(raw)
-            raw = torch.where(found.isfinite().all(-1, keepdim=True), found, raw)
+        raw, (smooth, spent) = family.of(_wide(model, points)), tangents(model, points[:1])
+        found = torch.zeros_like(raw[:, 0], dtype=torch.bool)
+        if smooth:
+            at_modes, more = _at_modes(model, points, family)
+            found, spent = at_modes.isfinite().all(-1), spent + more
+            raw = torch.where(found.unsqueeze(-1), at_modes.to(raw), raw)
         noise = _noise(family, raw.shape[-1], drawn)
         refined = ascent.refined(model, points, family, raw, STEPS, noise, tol=GAIN)
-    return refined.raw.detach(), spent + round(len(noise) * float(refined.looks.sum()))
+    spent += round(len(noise) * float(refined.looks.sum()))
+    return Near(refined.raw.detach(), found & refined.after.isfinite(), spent)
 
 
 def _noise(family: families.Gaussian, width: int, seed: int) -> Tensor:
@@ -53,20 +71,24 @@ def _noise(family: families.Gaussian, width: int, seed: int) -> Tensor:
     return ascent.noise(2 * D if width > 2 * D else min(2 * D, FACTORIZED), D, seed)
 
 
-def _at_modes(model, points: Points, tol: float) -> tuple[MultivariateNormal | None, int]:
-    r"""Returns Laplace's Gaussians (N,), or `None` if there are none, and the gradient evaluations."""
-    laplace = Laplace(model, tol=tol)
-    try:
-        found = laplace.find(points)
-    except RuntimeError:
-        # Networks that read numbers of a tensor, or use an operation without a forward-mode derivative, have gradients
-        # but no vectorized tangents.
-        return None, 0
-    return MultivariateNormal(found.mean, scale_tril=found.scale_tril, validate_args=False), laplace.gradients
+def _at_modes(model, points: Points, family: families.Gaussian) -> tuple[Tensor, int]:
+    r"""Returns the raw numbers of the q closest to Laplace's Gaussians, and the gradient evaluations."""
+    laplace = Laplace(model, tol=TOL)
+    found = laplace.find(points)
+    q = MultivariateNormal(found.mean, scale_tril=found.scale_tril, validate_args=False)
+    if family is families.mean_field:  # KL(q ‖ p) is smallest with the diagonal of p's precision
+        q = Independent(Normal(q.mean, _precisions(found.scale_tril).rsqrt(), validate_args=False), 1)
+    return family.of(q), laplace.gradients
+
+
+def _precisions(L: Tensor) -> Tensor:
+    r"""Returns the diagonal of (L Lᵀ)⁻¹, (N, D); NaN where L is."""
+    return torch.cholesky_inverse(L).diagonal(dim1=-2, dim2=-1)
 
 
 def _wide(model, points: Points) -> Independent:
     r"""Returns Gaussians (N,) with the prior's means, 0 if it has none, and its scales."""
     p = prior(model, points)
     shape = torch.Size((len(points), *p.event_shape))
-    return Independent(Normal(mean(p).nan_to_num(0.0).expand(shape), spread(p).expand(shape)), 1)
+    m = mean(p)
+    return Independent(Normal(torch.where(m.isfinite(), m, 0.0).expand(shape), spread(p).expand(shape)), 1)

@@ -7,16 +7,19 @@ from torch import Tensor
 
 from ... import messages
 from ...guides.base import adapted
-from ...guides.families import Gaussian
+from ...guides.families import full_rank, mean_field
 from ...guides.per_point import PerPoint
 from ...guides.programs.auto_local import AutoLocal
 from ...guides.programs.given import given_globals
+from ...model import DLGM
 from ...objectives.elbo import ELBO
 from ...points import Points
 from ..blocks import check_points
 from ..quiet import quiet
 from .climb import FAR, Pace, climb
 from .gaussians import gaussians
+
+MOST = 64  # latents; beyond, a curvature, for D gradients, costs more than the phase that it replaces
 
 
 def infer(
@@ -36,9 +39,10 @@ def infer(
 ):
     r"""Fits q to the points x with w frozen, and returns q*, the best of the guide's family.
 
-    A per-point guide starts from fresh rows for x (never from those of training points): Gaussians near the posteriors,
-    by Newton steps to their modes and a few steps up F. An amortized one starts from the encoder's q as rows of the
-    per-point guide of its family; an exact one is returned unchanged. Chains run until split
+    A per-point guide starts from fresh rows for x, never from those of training points. `MeanField` and `FullRank` rows
+    of a `DLGM` with up to 64 latents start near the optimum: at Gaussians found by Newton steps to the modes and a few
+    steps up F. An amortized guide starts from the encoder's q as rows of the per-point guide of its family; an exact
+    one is returned unchanged. Chains run until split
     R-hat and bulk ESS of each point are good, or for ``max_steps`` transitions (`guides.Chain.settle`). Other guides
     are optimized by Adam in blocks of points, in windows of steps. A window that gains less than ``tol`` nats per point
     lowers the learning rate; at the last rate it ends the block. A point has converged if its block reached that end
@@ -51,11 +55,11 @@ def infer(
         x: data (N, ...), or `Points`.
         mask: boolean, True where observed, of x's shape or (N,).
         given: what the points are conditioned on, (N, C).
-        lr: the first learning rate.
+        lr: the first learning rate; rows that start near the optimum begin with a tenth of it.
         tol: nats per point and window.
         window: the number of steps in a window.
         max_steps: the largest number of steps of Adam of a block.
-        num_particles: samples of t per point and step; near the optimum four times as many.
+        num_particles: samples of t per point and step; near the optimum four times as many. A point mass takes one.
         batch_size: the number of points in a block.
         seed: seed of all random numbers here. The global generator is left unchanged in any case.
 
@@ -74,7 +78,7 @@ def infer(
         fitted = guide.start(points)
         if fitted is guide:
             return fitted
-        spent, far = _approach(model, fitted, points) if guide.per_point else (0, FAR)
+        spent, far = _approach(model, fitted, points, batch_size) if adapted(guide).per_point else (0, FAR)
         fitted.convergence = climb(model, fitted, points, pace, far=far, spent=spent)
     late = (~fitted.convergence.converged).nonzero().flatten().tolist()
     if late:
@@ -86,17 +90,34 @@ def infer(
     return fitted
 
 
-def _approach(model, fitted, points: Points) -> tuple[int, tuple[float, ...]]:
-    r"""Moves fresh rows of Gaussians near the posteriors; returns the gradient evaluations, and the rates to go on."""
-    if not (isinstance(fitted, PerPoint) and isinstance(fitted.family, Gaussian)):
+def _approach(model, fitted, points: Points, size: int) -> tuple[int, tuple[float, ...]]:
+    r"""Moves fresh rows of Gaussians near the posteriors, ``size`` points at a time.
+
+    Returns:
+        The gradient evaluations of all points together, and the rates to go on with: all of them if a row is not near.
+    """
+    if not _is_cheap(model, fitted):
         return 0, FAR
     one = points[:1]
     with torch.no_grad():  # names and numbers of latents that do not fit are an error here
         ELBO().differentiable_loss(model, fitted, one.x, one.index, mask=one.mask, **one.side)
-    raw, spent = gaussians(model, points, fitted.family, seed=int(torch.randint(2**62, (), device="cpu")))
-    fitted.set_rows(raw)
-    # Without correlations the steps have left nothing to gain far from the optimum.
-    return spent, FAR[-1:] if fitted.family.width(fitted.latent_dim) > 2 * fitted.latent_dim else ()
+    rows, spent, near = fitted.rows.weight.detach().clone(), 0, True
+    for here in points.index.split(size):
+        made = gaussians(model, points[here], fitted.family, seed=int(torch.randint(2**62, (), device="cpu")))
+        rows[here] = torch.where(made.found.unsqueeze(-1), made.raw.to(rows), rows[here])
+        spent, near = spent + made.gradients, near and bool(made.found.all())
+    fitted.set_rows(rows)
+    if not near:
+        return spent, FAR
+    # Without correlations the steps have left nothing to gain far from the optimum (benchmarks: E-steps).
+    return spent, FAR[-1:] if fitted.family is full_rank else ()
+
+
+def _is_cheap(model, fitted) -> bool:
+    r"""Returns whether Gaussians near the posteriors of the points save more gradients than they take."""
+    if not (isinstance(model, DLGM) and isinstance(fitted, PerPoint)):  # a run of a program may be anything
+        return False
+    return fitted.family in (mean_field, full_rank) and fitted.latent_dim <= MOST
 
 
 def _wrapped(guide: AutoLocal, inner) -> AutoLocal:

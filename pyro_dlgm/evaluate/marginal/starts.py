@@ -67,8 +67,8 @@ def chosen(
     sought, walked, fitted = seeds(3, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # walks show whether a start is good
-        raw, gradients = gaussians(model, points, full_rank, seed=sought)
-        guide = _guide(model, raw)
+        near = gaussians(model, points, full_rank, seed=sought)
+        guide, gradients = _guide(model, near.raw), near.gradients
         first = Starts(guide, torch.zeros_like(points.index, dtype=torch.bool), gradients)
         if not refit:
             return first
