@@ -62,6 +62,7 @@ bench: $(MADE)-bench
 	$(BIN)/python tests/benchmarks/ppca_peers.py --threads 2 --out runs/bench/two_threads
 	$(BIN)/python tests/benchmarks/ais.py
 	$(BIN)/python tests/benchmarks/judge.py
+	$(BIN)/python tests/benchmarks/e_steps.py
 	$(BIN)/python tests/benchmarks/kill.py
 	$(BIN)/python examples/monte_carlo_em.py --data digits
 	$(if $(DATA),$(BIN)/python tests/benchmarks/bdmc.py --data-root $(DATA),@echo "MNIST is left out: make bench DATA=folder-that-holds-MNIST")

@@ -36,7 +36,7 @@ class Laplace(Guide):
             start is displaced by a tenth of the prior's scales, since the exact centre of a symmetric model is not a
             maximum.
         num_draws: the number of further starts, drawn from p(t); the mode with the largest mass is kept.
-        max_steps: the largest number of steps from each start.
+        max_steps: the largest number of steps from each start; a new curvature without a step counts as one.
         tol: the search has converged when another step promises to gain no more than this, in nats.
 
     Attributes:

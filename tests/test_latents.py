@@ -299,7 +299,13 @@ def test_a_program_that_observes_nothing_is_named():
             z = pyro.sample("z", dist.Normal(ZERO, ONE))
             pyro.sample("x", dist.Normal(z, ONE))
 
-    said(forgotten, "no site of the program is observed.* plate 'data'; expected one that is: .* obs=x")
+    said(forgotten, "no site in the plate 'data' is observed.*; expected one that is: .* obs=x")
+
+    def elsewhere(x):
+        pyro.sample("scale", dist.LogNormal(0.0, 1.0), obs=torch.tensor(1.0))
+        forgotten(x)
+
+    said(elsewhere, "no site in the plate 'data' is observed")
 
 
 def test_a_sequential_plate_is_named():

@@ -21,6 +21,11 @@ def test_the_first_python_block_runs(capsys):
     assert all(line.endswith("nats per test point") for line in lines)
 
 
+def test_the_first_page_runs_the_same_lines():
+    page = (README.parent / "docs" / "index.md").read_text(encoding="utf-8")
+    assert first_python_block() in page
+
+
 def imports():
     pages = [README, *sorted(README.parent.glob("docs/**/*.md"))]
     lines = {line.strip() for page in pages for line in page.read_text(encoding="utf-8").splitlines()}

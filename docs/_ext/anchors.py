@@ -2,7 +2,9 @@ r"""Warns of links between the pages, those of the source included, that lead to
 
 import re
 from collections.abc import Iterable
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 from sphinx.util import logging
 
@@ -16,7 +18,7 @@ def dead(pages: Iterable[Path]) -> list[tuple[str, str]]:
     places = {page: {"", *PLACE.findall(text)} for page, text in texts.items()}
     found = []
     for page, text in texts.items():
-        for path, place in set(LINK.findall(text)):
+        for path, place in {tuple(unquote(unescape(part)) for part in link) for link in LINK.findall(text)}:
             goal = (page.parent / path).resolve() if path else page
             if not goal.exists() or place not in places.get(goal, {place}):
                 found.append((page.name, f"{path}#{place}"))
@@ -28,7 +30,7 @@ def check(app, exception) -> None:
         return
     # The folder may hold pages that an earlier build has left.
     sources = (f"_modules/{name.replace('.', '/')}" for name in getattr(app.env, "_viewcode_modules", ()))
-    pages = (Path(app.outdir, f"{name}.html") for name in (*app.env.found_docs, *sources))
+    pages = (Path(app.outdir, f"{name}.html") for name in (*app.env.found_docs, *sources, "genindex", "py-modindex"))
     for page, link in dead(page for page in pages if page.exists()):
         logging.getLogger(__name__).warning("%s has a dead link: %s", page, link)
 

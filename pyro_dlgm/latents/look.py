@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from .. import masks
-from ..objectives.sites import is_drawn
+from ..objectives.sites import is_drawn, point_frame
 from ..points import Points, evenly
 from ..program import evaluating
 from ..seeding import forked, seeds
@@ -65,15 +65,16 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
     with forked(), evaluating(program):
         one, two = (run.drawn_apart(call, seed) for seed in SEEDS)
         latents = found(one, two, plate)
-        _check_observed(one, plate)
         layout = Layout(latents.sites, latents.dim, latents.depth)
+        observed = _observed(one, plate, points)
+        _check_observed(one, plate)
         params = [name for name, site in one.nodes.items() if site["type"] == "param"]
         return Look(
             layout=layout,
             discrete=latents.discrete,
             globals={name: one.nodes[name]["value"].detach() for name in latents.globals},
             global_events={name: one.nodes[name]["fn"].event_dim for name in latents.globals},
-            observed=_observed(one, plate, points),
+            observed=observed,
             event_shape=points.x.shape[1:],
             loose=() if isinstance(program, nn.Module) else tuple(params),
             plate_size=_plate_size(program, plate, points, one, layout.names[0]),
@@ -82,9 +83,10 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
 
 
 def _check_observed(trace, plate: str) -> None:
-    if not any(is_drawn(site) and site["is_observed"] for site in trace.nodes.values()):
+    drawn = (site for site in trace.nodes.values() if is_drawn(site) and site["is_observed"])
+    if not any(point_frame(site, plate) for site in drawn):
         raise ValueError(
-            f"no site of the program is observed, so that x says nothing about the latents of the plate {plate!r}; "
+            f"no site in the plate {plate!r} is observed, so that x says nothing about its latents; "
             "expected one that is: pyro.sample(name, distribution, obs=x), or a pyro.factor"
         )
 

@@ -19,6 +19,8 @@ from pyro_dlgm.plots.palette import REFERENCE, colour
 from pyro_dlgm.seeding import forked
 
 STEPS = (0, 1, 5, 20)
+REFINED = [f"semi-amortized, {k} steps" for k in STEPS]
+SHOWN = ["amortized", "amortized, full rank", "flow", *REFINED, "laplace", "mean field", "full rank"]  # have a density
 IMAGES = {"mnist": data.mnist, "fashion-mnist": data.fashion_mnist}
 
 
@@ -96,8 +98,8 @@ class Zoo:
             "amortized, full rank": (partial(self.encoder, "full_rank"), "full_rank"),
             "flow": (partial(self.encoder, "flow"), "flow"),
         }
-        for k in STEPS:
-            found[f"semi-amortized, {k} steps"] = partial(self._refined, k), "mean_field"
+        for name, k in zip(REFINED, STEPS, strict=True):
+            found[name] = partial(self._refined, k), "mean_field"
         found["laplace"] = lambda: guides.Laplace(self.model).eval(), None
         found["mean field"] = lambda: guides.MeanField(n, D), None
         found["full rank"] = lambda: guides.FullRank(n, D), None
@@ -142,15 +144,19 @@ def row(zoo: Zoo, make: Callable) -> dict:
     return found | {"f": zoo.bound(guide) if guide.has_density else None}
 
 
-def kept(file: Path, make: Callable) -> dict:
+def kept(file: Path, a: argparse.Namespace, make: Callable) -> dict:
     r"""What the file holds, or what is made and written there."""
+    protocol = {name: value for name, value in vars(a).items() if name not in ("rows", "threads", "beside", "out")}
     if not file.exists():
-        made = make()
+        made = make() | {"protocol": protocol}
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         part.write_text(json.dumps(made) + "\n")
         part.replace(file)
-    return json.loads(file.read_text())
+    found = json.loads(file.read_text())
+    if found.pop("protocol", None) != protocol:
+        raise SystemExit(f"{file} was made with other arguments; give another --out, or move it away")
+    return found
 
 
 def mean(values: Tensor) -> tuple[float, float]:
@@ -170,8 +176,7 @@ def summary(found: dict, truth: dict) -> dict:
 
 def monotone(rows: dict[str, dict]) -> bool:
     r"""Whether each further number of steps leaves no smaller F, within 2 paired standard errors."""
-    names = [f"semi-amortized, {k} steps" for k in STEPS]
-    bounds = [torch.tensor(rows[name]["f"], dtype=torch.double) for name in names if name in rows]
+    bounds = [torch.tensor(rows[name]["f"], dtype=torch.double) for name in REFINED if name in rows]
     gains = [mean(b - a) for a, b in pairwise(bounds)]
     return all(gain > -2 * error for gain, error in gains)
 
@@ -196,15 +201,17 @@ def picture(panels: dict[str, dict[str, dict]]) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         shown = {name: r for name, r in lines.items() if "total" in r}
-        for number, (name, r) in enumerate(shown.items()):
-            gap, error = r["total"]
-            axis.errorbar(r["milliseconds"], gap, yerr=error, fmt="o", ms=5, color=colour(number), label=name)
+        for name, r in shown.items():
+            (gap, error), color = r["total"], colour(SHOWN.index(name))
+            axis.errorbar(r["milliseconds"], gap, yerr=error, fmt="o", ms=5, color=color, label=name)
         steps = [r for name, r in shown.items() if name.startswith("semi-amortized")]
         axis.plot([r["milliseconds"] for r in steps], [r["total"][0] for r in steps], color=REFERENCE, lw=0.8)
-        axis.set(xscale="log", yscale="log", xlabel="milliseconds a point", title=title)
+        axis.set(xscale="log", xlabel="milliseconds a point", title=title)
+        axis.set_yscale("symlog", linthresh=0.1)  # a gap may be negative within its error
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("log p(x) − F(q), nats")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    legend = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
@@ -213,20 +220,19 @@ def main() -> None:
     measure.use_threads(a.threads)
     out, zoo = Path(a.out, "rows"), Zoo(a)
     wanted = None if a.rows is None else [name.strip() for name in a.rows.split(";")]
-    truth, rows = kept(out / "log_px.json", partial(evidence, zoo)), {}
+    truth, rows = kept(out / "log_px.json", a, partial(evidence, zoo)), {}
     for name, (make, family) in zoo.rows().items():
         if wanted is not None and name not in wanted:
             continue
-        found = kept(out / f"{name.replace(', ', '_').replace(' ', '_')}.json", partial(row, zoo, make))
-        best = kept(out / f"best_{family}.json", partial(zoo.best, family)) if family else found
+        found = kept(out / f"{name.replace(', ', '_').replace(' ', '_')}.json", a, partial(row, zoo, make))
+        best = kept(out / f"best_{family}.json", a, partial(zoo.best, family)) if family else found
         rows[name] = found | {"f_best": best["f"]}
         print(f"{name}: done", flush=True)
     lines = {name: summary(found, truth) for name, found in rows.items()}
     print(table(lines, truth))
     print(f"{'ok    ' if monotone(rows) else 'FAILED'} the amortization gap falls with the steps, within 2 s.e.")
     print(f"Written: {measure.save(a.out, 'guides_zoo', arguments=vars(a), rows=lines, log_px=truth)}")
-    folders = {Path(folder).name: Path(folder, "guides_zoo.json") for folder in (*a.beside, a.out)}
-    panels = {name: json.loads(file.read_text())["rows"] for name, file in folders.items()}
+    panels = {folder: json.loads(Path(folder, "guides_zoo.json").read_text())["rows"] for folder in (*a.beside, a.out)}
     picture(panels).savefig(Path(a.out, "guides_zoo.png"), dpi=150)
 
 
