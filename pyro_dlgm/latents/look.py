@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from .. import masks
-from ..objectives.sites import is_drawn, point_frame
+from ..objectives.sites import is_drawn
 from ..points import Points, evenly
 from ..program import evaluating
 from ..seeding import forked, seeds
@@ -66,15 +66,14 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
         one, two = (run.drawn_apart(call, seed) for seed in SEEDS)
         latents = found(one, two, plate)
         layout = Layout(latents.sites, latents.dim, latents.depth)
-        observed = _observed(one, plate, points)
-        _check_observed(one, plate)
+        _check_observed(one, plate, layout.names[0])
         params = [name for name, site in one.nodes.items() if site["type"] == "param"]
         return Look(
             layout=layout,
             discrete=latents.discrete,
             globals={name: one.nodes[name]["value"].detach() for name in latents.globals},
             global_events={name: one.nodes[name]["fn"].event_dim for name in latents.globals},
-            observed=observed,
+            observed=_observed(one, plate, points),
             event_shape=points.x.shape[1:],
             loose=() if isinstance(program, nn.Module) else tuple(params),
             plate_size=_plate_size(program, plate, points, one, layout.names[0]),
@@ -82,9 +81,12 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
         )
 
 
-def _check_observed(trace, plate: str) -> None:
-    drawn = (site for site in trace.nodes.values() if is_drawn(site) and site["is_observed"])
-    if not any(point_frame(site, plate) for site in drawn):
+def _check_observed(trace, plate: str, latent: str) -> None:
+    r"""Raises a `ValueError` if nothing is observed from the first latent of the points on."""
+    names = list(trace.nodes)
+    later = (trace.nodes[name] for name in names[names.index(latent) :])
+    # One outside of the plate that depends on the points' latents has an error with more to say (`independence`).
+    if not any(is_drawn(site) and site["is_observed"] for site in later):
         raise ValueError(
             f"no site in the plate {plate!r} is observed, so that x says nothing about its latents; "
             "expected one that is: pyro.sample(name, distribution, obs=x), or a pyro.factor"
