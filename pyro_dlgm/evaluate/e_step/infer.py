@@ -109,7 +109,7 @@ def _approach(model, fitted, points: Points, size: int) -> tuple[int, tuple[floa
     fitted.set_rows(rows)
     if not near:
         return spent, FAR
-    # Without correlations the steps have left nothing to gain far from the optimum (benchmarks: E-steps).
+    # Without correlations the steps have left nothing to gain far from the optimum (docs/benchmarks.md).
     return spent, FAR[-1:] if fitted.family is full_rank else ()
 
 
