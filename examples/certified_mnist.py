@@ -13,6 +13,8 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from pyro_dlgm import data, evaluate, load
+from pyro_dlgm.comparison import workers
 
 SUMS = ("log_px", "stderr", "uncertain")
 
@@ -37,25 +40,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--block", type=int, default=250, help="images in a block")
     parser.add_argument("--tol", type=float, default=0.1, help="nats by which the mean may be off")
     parser.add_argument("--simulated", type=int, default=64, help="points of pilot and certificate")
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
+    parser.add_argument("--jobs", type=int, default=1, help="blocks at a time, in processes that share the cores")
+    parser.add_argument("--threads", type=int, help="threads of torch, without --jobs; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     parser.add_argument("--out", default="runs/certified_mnist", help="folder for the results")
     return parser.parse_args()
 
 
-def certified(model, x: Tensor, out: Path, *, block: int, tol: float, simulated: int, seed: int) -> dict:
+def certified(model, x: Tensor, out: Path, *, block: int, tol: float, simulated: int, seed: int, jobs: int = 1) -> dict:
     r"""The mean of log p(x) with its certificate; blocks that lie in ``out`` are read."""
     protocol = {"images": len(x), "block": block, "tol": tol, "simulated": simulated, "seed": seed}
     protocol["sum_of_x"] = float(x.double().sum())
     protocol["sum_of_w"] = float(sum(p.detach().double().sum() for p in model.parameters()))
-    parts = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is not certified is in the summary
         first = kept(out / "first.pt", protocol, lambda: whole(model, x[:block], tol, simulated, seed))
-        for i in track(range(0, len(x), block), description=f"log p(x) of {len(x):,} images"):
-            todo = x[i : i + block]
-            one = lambda todo=todo, i=i: plain(model, todo, first["num_temperatures"], seed + 1 + i)  # noqa: E731
-            parts.append(kept(out / f"block_{i:06d}.pt", protocol, one))
+        tasks = []
+        for i in range(0, len(x), block):
+            make = partial(plain, model, x[i : i + block].clone(), first["num_temperatures"], seed + 1 + i)
+            tasks.append(partial(kept, out / f"block_{i:06d}.pt", protocol, make))
+        ends = (task() for task in tasks) if jobs == 1 else at_once(tasks, jobs)
+        parts = list(track(ends, total=len(tasks), description=f"log p(x) of {len(x):,} images"))
     log_px, errors, uncertain = (torch.cat([part[name] for part in parts]) for name in SUMS)
     found = {"log_px": float(log_px.mean()), "standard_error": float(log_px.std() / len(log_px) ** 0.5)}
     found["monte_carlo_error"] = float(errors.square().sum().sqrt()) / len(errors)
@@ -63,6 +68,14 @@ def certified(model, x: Tensor, out: Path, *, block: int, tol: float, simulated:
     found |= {"uncertain": int(uncertain.sum()), "gradients_per_point": spent} | protocol
     found["seconds"] = sum(part["seconds"] for part in (first, *parts))
     return found | {name: first[name] for name in ("num_temperatures", "bdmc", "notes")}
+
+
+def at_once(tasks: list, jobs: int) -> Iterator[dict]:
+    r"""Yields what tasks return, as they end; each is done in one of the processes."""
+    for _, end in workers.run(tasks, jobs, workers.share(jobs)):
+        if end.failure:
+            raise SystemExit(end.failure)
+        yield end.value
 
 
 def whole(model, x: Tensor, tol: float, simulated: int, seed: int) -> dict:
@@ -105,8 +118,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     model = load(a.run)[0].eval()
     x = data.mnist(a.data_root).test[: a.test_images]
-    settings = {"block": a.block, "tol": a.tol, "simulated": a.simulated, "seed": a.seed}
-    found = certified(model, x, out, **settings) | {"run": a.run, "threads": torch.get_num_threads()}
+    settings = {"block": a.block, "tol": a.tol, "simulated": a.simulated, "seed": a.seed, "jobs": a.jobs}
+    found = certified(model, x, out, **settings) | {"run": a.run, "jobs": a.jobs, "threads": torch.get_num_threads()}
     (out / "certified.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

@@ -35,5 +35,9 @@ def test_blocks_are_certified_and_resumed(example, tmp_path, monkeypatch):
     again = example.certified(ppca, x, tmp_path, **SETTINGS)
     assert made == [2]
     assert again | {"seconds": 0} == found | {"seconds": 0}
+    for path in tmp_path.glob("block_*.pt"):
+        path.unlink()
+    at_once = example.certified(ppca, x, tmp_path, **SETTINGS, jobs=2)
+    assert at_once["log_px"] == pytest.approx(found["log_px"], abs=1e-10)
     with pytest.raises(SystemExit, match="of another model"):
         example.certified(ppca, x + 1, tmp_path, **SETTINGS)
