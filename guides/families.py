@@ -50,6 +50,8 @@ class Gaussian(Family):
         Amari, "Natural gradient works efficiently in learning" (1998). Neural Computation 10(2).
     """
 
+    correlated = True  # whether L has entries off its diagonal
+
     def information(self, latent_dim: int) -> Tensor:
         r"""Returns the Fisher information of η at q itself, (width,): 1 for u, 2 for log-scales, 1 for the others."""
         return torch.ones(self.width(latent_dim)).index_fill(0, torch.arange(latent_dim, 2 * latent_dim), 2.0)
@@ -58,7 +60,7 @@ class Gaussian(Family):
 class MeanFieldFamily(Gaussian):
     r"""The family q(t) = ∏_j N(m_j, s_j²), from raw numbers (m, log s) of shape (..., 2D)."""
 
-    name = "mean_field"
+    name, correlated = "mean_field", False
 
     def width(self, latent_dim: int) -> int:
         r"""Returns the number of raw numbers for D latents."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_dlgm import DLGM, PPCA, guides, likelihoods, nets, priors
+from pyro_dlgm.modes import curvature
 
 N, B, D = 10, 4, 3
 INDEX = torch.tensor([7, 2, 9, 0])
@@ -157,3 +158,20 @@ def unmoved(module, before: list[Tensor]) -> list[str]:
 def stock(model, guide, loss=None) -> pyro.infer.SVI:
     r"""Pyro's own SVI."""
     return pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss or pyro.infer.Trace_ELBO())
+
+
+def spent(monkeypatch) -> list[int]:
+    r"""A list that grows with what is spent: one for a value or gradient of log p(x, t), and one for each tangent."""
+    counts, log_joint, gauss_newton = [], DLGM.log_joint, curvature.gauss_newton
+
+    def counted(self, x, t, *args, **settings):
+        counts.append(t.shape[:-1].numel())
+        return log_joint(self, x, t, *args, **settings)
+
+    def product(J, information):
+        counts.append(J.shape[0] * J.shape[1])
+        return gauss_newton(J, information)
+
+    monkeypatch.setattr(DLGM, "log_joint", counted)
+    monkeypatch.setattr(curvature, "gauss_newton", product)
+    return counts

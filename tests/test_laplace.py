@@ -12,7 +12,7 @@ from test_certified_verdicts import Mirror
 from torch import nn
 
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.modes import curvature, search
+from pyro_dlgm.modes import search
 from pyro_dlgm.modes.newton import ROUNDING
 from pyro_dlgm.objectives import ELBO
 
@@ -239,21 +239,8 @@ def test_networks_rest_while_it_climbs():
 
 
 def test_gradient_evaluations_are_counted(monkeypatch):
-    r"""A value one, a gradient one, each tangent one."""
-    spent, (model, x) = [], conv()
-    log_joint, gauss_newton = DLGM.log_joint, curvature.gauss_newton
-
-    def counted(self, x, t, *args, **settings):
-        spent.append(len(t))
-        return log_joint(self, x, t, *args, **settings)
-
-    def product(J, information):
-        spent.append(J.shape[0] * J.shape[1])
-        return gauss_newton(J, information)
-
-    monkeypatch.setattr(DLGM, "log_joint", counted)
-    monkeypatch.setattr(curvature, "gauss_newton", product)
-    guide = guides.Laplace(model, num_draws=2)
+    model, x = conv()
+    spent, guide = cases.spent(monkeypatch), guides.Laplace(model, num_draws=2)
     guide.posterior(x)
     assert guide.gradients == sum(spent) > 3 * NUM * (2 + cases.D)
     assert guide.gradients <= NUM * guide.cost(1)

@@ -19,7 +19,6 @@ from pyro_dlgm.evaluate.e_step.gaussians import Near, _noise, gaussians
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
 from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
-from pyro_dlgm.modes import curvature
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
 e_step = importlib.import_module("pyro_dlgm.evaluate.e_step.infer")
@@ -144,9 +143,9 @@ def test_a_decoder_without_tangents_starts_at_the_priors_scales():
 
 
 def test_samples_of_a_step_span_all_directions_where_q_has_correlations():
-    assert _noise(families.full_rank, families.full_rank.width(64), 0).shape == (128, 64)
-    assert _noise(families.mean_field, families.mean_field.width(64), 0).shape == (16, 64)
-    assert _noise(families.mean_field, families.mean_field.width(3), 0).shape == (6, 3)
+    assert _noise(families.full_rank, 64, 0).shape == (128, 64)
+    assert _noise(families.mean_field, 64, 0).shape == (16, 64)
+    assert _noise(families.mean_field, 3, 0).shape == (6, 3)
 
 
 def test_few_samples_leave_factorized_rows_near_the_optimum_of_many_correlated_latents():
@@ -189,21 +188,9 @@ def test_many_latents_start_at_fresh_rows(monkeypatch):
 
 
 def test_gradients_on_the_way_to_the_gaussians_are_counted(monkeypatch):
-    r"""A value or gradient of log p(x, t) one, and each tangent one."""
-    model, spent = cases.conv(), []
+    model = cases.conv()
     points = Points(model(size=6).detach()).numbered()
-    log_joint, gauss_newton = DLGM.log_joint, curvature.gauss_newton
-
-    def counted(self, x, t, *args, **settings):
-        spent.append(t.shape[:-1].numel())
-        return log_joint(self, x, t, *args, **settings)
-
-    def product(J, information):
-        spent.append(J.shape[0] * J.shape[1])
-        return gauss_newton(J, information)
-
-    monkeypatch.setattr(DLGM, "log_joint", counted)
-    monkeypatch.setattr(curvature, "gauss_newton", product)
+    spent = cases.spent(monkeypatch)
     assert gaussians(model, points, guides.FullRank.family, seed=0).gradients == sum(spent)
 
 

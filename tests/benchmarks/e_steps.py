@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_dlgm import evaluate, guides
-from pyro_dlgm.evaluate.e_step.climb import Pace, climb
+from pyro_dlgm.evaluate.e_step.climb import from_fresh_rows
 from pyro_dlgm.evaluate.estimates import Mean
-from pyro_dlgm.evaluate.quiet import quiet
 from pyro_dlgm.points import Points
 
 SAMPLES = 1000  # of each F
@@ -30,21 +29,8 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--points", type=int, default=100, help="test points")
-    parser.add_argument("--latents", type=int, default=16, help="the number D of latents")
-    parser.add_argument("--epochs", type=int, default=40, help="of training, by an amortized guide")
-    parser.add_argument("--data-root", help="folder that holds MNIST, for its MLP with 50 latents and conv with 64")
-    parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     parser.add_argument("--out", default="runs/bench", help="folder for e_steps.json")
-    return parser.parse_args()
-
-
-def from_fresh_rows(model, guide, points: Points, seed: int):
-    r"""The guide with rows for the points, by the climb alone."""
-    with quiet(model, guide, seed=seed), torch.enable_grad():
-        q = guide.start(points)
-        q.convergence = climb(model, q, points, Pace())
-    return q
+    return judge.with_models(parser).parse_args()
 
 
 def measured(fit, model, points: Points, seed: int) -> dict:
@@ -60,7 +46,7 @@ def row(name: str, model, x: Tensor, family: type, seed: int) -> dict:
     r"""Both ways on one model, and their difference."""
     points, guide = Points(x).numbered(), family(1, model.prior.latent_dim).to(next(model.parameters()))
     ways = {
-        "fresh": partial(from_fresh_rows, model, guide, points, seed),
+        "fresh": partial(from_fresh_rows, model, guide, points, seed=seed),
         "near": partial(evaluate.infer, model, guide, points, seed=seed),
     }
     found = {way: measured(fit, model, points, seed) for way, fit in ways.items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.plots.palette import REFERENCE, colour
+from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked
 
 STEPS = (0, 1, 5, 20)
@@ -148,11 +149,10 @@ def kept(file: Path, a: argparse.Namespace, make: Callable) -> dict:
     r"""What the file holds, or what is made and written there."""
     protocol = {name: value for name, value in vars(a).items() if name not in ("rows", "threads", "beside", "out")}
     if not file.exists():
-        made = make() | {"protocol": protocol}
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(made) + "\n")
-        part.replace(file)
+        made = make() | {"protocol": protocol}
+        with whole(file) as path:
+            path.write_text(json.dumps(made) + "\n")
     found = json.loads(file.read_text())
     if found.pop("protocol", None) != protocol:
         raise SystemExit(f"{file} was made with other arguments; give another --out, or move it away")

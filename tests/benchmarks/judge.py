@@ -30,14 +30,19 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--points", type=int, default=40, help="test points, and as many simulated ones")
+    parser.add_argument("--tol", type=float, default=0.1, help="nats")
+    parser.add_argument("--out", default="runs/bench", help="folder for judge.json")
+    return with_models(parser).parse_args()
+
+
+def with_models(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    r"""The parser with the options of `models`."""
     parser.add_argument("--latents", type=int, default=16, help="the number D of latents")
     parser.add_argument("--epochs", type=int, default=40, help="of training, by an amortized guide")
-    parser.add_argument("--tol", type=float, default=0.1, help="nats")
     parser.add_argument("--data-root", help="folder that holds MNIST, for its MLP with 50 latents and conv with 64")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
-    parser.add_argument("--out", default="runs/bench", help="folder for judge.json")
-    return parser.parse_args()
+    return parser
 
 
 def models(a: argparse.Namespace) -> dict[str, tuple[DLGM, Tensor]]:

@@ -22,6 +22,7 @@ from ...optim.optimizers import adam
 from ...optim.svi import SVI
 from ...points import Points
 from ..bounds import weigh
+from ..quiet import quiet
 
 # Learning rates relative to the first: each is used until it gains nothing more.
 FAR, NEAR = (1.0, 0.3, 0.1), (0.1, 0.03, 0.01)
@@ -81,6 +82,14 @@ def climb(model, fitted, points: Points, pace: Pace, *, far: tuple[float, ...] =
         ends.append(fitted.settle(block, pace.max_steps) or _climb_block(model, fitted, block, pace, far))
     converged, gradients = zip(*ends, strict=True)
     return Convergence(torch.cat(converged), (spent + sum(gradients)) / len(points))
+
+
+def from_fresh_rows(model, guide, points: Points, *, seed: int | None):
+    r"""Returns the guide with rows for the numbered points that climbed from where `start` puts them."""
+    with quiet(model, guide, seed=seed), torch.enable_grad():
+        fitted = guide.start(points)
+        fitted.convergence = climb(model, fitted, points, Pace())
+    return fitted
 
 
 class PathBound(ELBO):

@@ -59,16 +59,15 @@ def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | N
             at_modes, more = _at_modes(model, points, family)
             found, spent = at_modes.isfinite().all(-1), spent + more
             raw = torch.where(found.unsqueeze(-1), at_modes.to(raw), raw)
-        noise = _noise(family, raw.shape[-1], drawn)
+        noise = _noise(family, family.latent_dim(raw.shape[-1]), drawn)
         refined = ascent.refined(model, points, family, raw, STEPS, noise, tol=GAIN)
     spent += round(len(noise) * float(refined.looks.sum()))
     return Near(refined.raw.detach(), found & refined.after.isfinite(), spent)
 
 
-def _noise(family: families.Gaussian, width: int, seed: int) -> Tensor:
-    r"""Returns the fixed noise (S, D) of steps on ``width`` raw numbers."""
-    D = family.latent_dim(width)
-    return ascent.noise(2 * D if width > 2 * D else min(2 * D, FACTORIZED), D, seed)
+def _noise(family: families.Gaussian, D: int, seed: int) -> Tensor:
+    r"""Returns the fixed noise (S, D) of steps."""
+    return ascent.noise(2 * D if family.correlated else min(2 * D, FACTORIZED), D, seed)
 
 
 def _at_modes(model, points: Points, family: families.Gaussian) -> tuple[Tensor, int]:
@@ -76,7 +75,7 @@ def _at_modes(model, points: Points, family: families.Gaussian) -> tuple[Tensor,
     laplace = Laplace(model, tol=TOL)
     found = laplace.find(points)
     q = MultivariateNormal(found.mean, scale_tril=found.scale_tril, validate_args=False)
-    if family is families.mean_field:  # KL(q ‖ p) is smallest with the diagonal of p's precision
+    if not family.correlated:  # KL(q ‖ p) is smallest with the diagonal of p's precision
         q = Independent(Normal(q.mean, _precisions(found.scale_tril).rsqrt(), validate_args=False), 1)
     return family.of(q), laplace.gradients
 

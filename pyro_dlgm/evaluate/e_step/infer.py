@@ -110,7 +110,7 @@ def _approach(model, fitted, points: Points, size: int) -> tuple[int, tuple[floa
     if not near:
         return spent, FAR
     # Without correlations the steps have left nothing to gain far from the optimum (docs/benchmarks.md).
-    return spent, FAR[-1:] if fitted.family is full_rank else ()
+    return spent, FAR[-1:] if fitted.family.correlated else ()
 
 
 def _is_cheap(model, fitted) -> bool:

@@ -14,9 +14,8 @@ from ...guides.families import full_rank
 from ...guides.per_point import FullRank
 from ...points import Points
 from ...seeding import forked, seeds
-from ..e_step.climb import Pace, climb
+from ..e_step.climb import from_fresh_rows
 from ..e_step.gaussians import gaussians
-from ..quiet import quiet
 from .annealing.blocks import annealers, annealing
 from .annealing.path import Annealer, Settings, Walk
 
@@ -98,9 +97,7 @@ def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Te
     r"""Returns the starts, with those of an E-step at points of ``rows`` where walks from these agree better."""
     fitted, walked = seeds(2, seed)
     points = points[rows].numbered()
-    with quiet(model, seed=fitted), torch.enable_grad():
-        q = first.guide.start(points)  # fresh rows: Gaussians near the modes are what failed here
-        q.convergence = climb(model, q, points, Pace())
+    q = from_fresh_rows(model, first.guide, points, seed=fitted)  # Gaussians near the modes are what failed here
     after = upwards(model, q, points, settings, seed=walked).log_weights
     closer = _variance(after) < _variance(before)
     better = rows[closer]
