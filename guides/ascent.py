@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from ..latents.asked import log_joint
-from ..points import Points
+from ..points import Points, blocks
 from ..program import evaluating, unregistered
 from .families import Gaussian
 
-NUMBERS = 2**22  # numbers of decoded x to compute at a time
 GROW, SHRINK = 1.5, 0.25  # factors of the step size after a step that raised F̂, and after one that lowered it
 
 
 def noise(num_samples: int, latent_dim: int, seed: int) -> Tensor:
-    r"""Draws ε_k (S, D): random orthogonal directions of length √D, each with both signs; columns have mean square 1.
+    r"""Draws ε_k (S, D): random orthogonal directions, each with both signs; columns have mean square 1.
 
-    If S is a multiple of 2D, the mean of any polynomial in ε up to degree 3 is that under N(0, I). A private generator
-    draws the numbers, so that equal seeds give equal noise.
+    If S is a multiple of 2D, the mean of any polynomial in ε up to degree 3 is that under N(0, I). The first 2D have
+    equal lengths; so have the next 2D, and so on, with lengths in the proportions of draws from N(0, I). A private
+    generator draws the numbers, so that equal seeds give equal noise.
 
     Arguments:
         num_samples: an even number S.
@@ -32,8 +32,10 @@ def noise(num_samples: int, latent_dim: int, seed: int) -> Tensor:
         Arasaratnam and Haykin, "Cubature Kalman filters" (2009). IEEE Transactions on Automatic Control 54(6).
     """
     half, generator = num_samples // 2, torch.Generator().manual_seed(seed)
-    squares = torch.randn(math.ceil(half / latent_dim), latent_dim, latent_dim, generator=generator, dtype=torch.double)
-    one_side = torch.linalg.qr(squares)[0].flatten(0, 1)[:half]
+    shape = math.ceil(half / latent_dim), latent_dim, latent_dim
+    squares, lengths = (torch.randn(s, generator=generator, dtype=torch.double) for s in (shape, shape[:2]))
+    one_side = torch.linalg.qr(squares)[0] * lengths.norm(dim=-1)[:, None, None]
+    one_side = one_side.flatten(0, 1)[:half]
     one_side = one_side / one_side.square().mean(0).sqrt()
     return torch.cat([one_side, -one_side])
 
@@ -140,10 +142,9 @@ def refined(model, points: Points, family: Gaussian, raw: Tensor, steps: int, ep
         epsilon: the fixed noise (S, D).
         settings: ``tol`` and ``through`` of `climb`.
     """
-    rows = max(1, NUMBERS // max(1, len(epsilon) * points.x[0].numel()))
     parts = []
     with torch.enable_grad(), evaluating(model), pyro.validation_enabled(False), unregistered():
-        for here in torch.arange(len(raw), device=raw.device).split(rows):
+        for here in blocks(points, len(epsilon)):
             bound = Bound(model, points[here], family, epsilon)
             parts.append(climb(bound, family, raw[here], steps, **settings))
     return Refined(*map(torch.cat, zip(*parts, strict=True)))

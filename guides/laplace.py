@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from .. import messages
-from ..distributions import draws, mean
+from ..distributions import mean
 from ..latents.asked import latent_dim, prior
 from ..modes.joint import spread
 from ..modes.search import Modes, search
+from ..modes.starts import AMONG, likeliest
 from ..points import Points
 from ..shared import Shared
 from .base import Guide, check_start
 
-ASIDE = 0.1  # in units of the prior's scales, the distance of the starts from the centre
+ASIDE = 0.1  # in units of the prior's scales, how far the first start is from the centre at most, in each latent
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class Laplace(Guide):
@@ -33,16 +35,17 @@ class Laplace(Guide):
     Arguments:
         model: a `DLGM`.
         start: a guide without rows, at whose posterior mean the steps start; `None`: the mean of p(t). Either way the
-            start is displaced by a tenth of the prior's scales, since the exact centre of a symmetric model is not a
-            maximum.
-        num_draws: the number of further starts, drawn from p(t); the mode with the largest mass is kept.
+            start is displaced by up to a tenth of the prior's scales, since steps never leave the centre, an axis or a
+            diagonal that a model is symmetric about.
+        num_draws: the number of further starts, each with the largest p(x | t) of 32 draws from p(t); the mode with the
+            largest mass is kept.
         max_steps: the largest number of steps from each start; a new curvature without a step counts as one.
         tol: the search has converged when another step promises to gain no more than this, in nats.
 
     Attributes:
         modes: the result of the last call, a `modes.search.Modes`, with ``converged`` and ``repaired``, booleans (B,).
             In eval mode, a warning names the points that did not converge or had to be repaired.
-        gradients: gradient evaluations of log p(x, t | w) so far, including tangents.
+        gradients: gradient evaluations of log p(x, t | w) so far, including tangents, and the draws of starts.
 
     Raises:
         ValueError: if a number is out of range.
@@ -87,27 +90,27 @@ class Laplace(Guide):
         with torch.no_grad():
             starts = self._starts(points)
         modes, gradients = search(self._model[0], points, starts, max_steps=self.max_steps, tol=self.tol)
-        self.gradients += gradients
+        self.gradients += gradients + self.num_draws * AMONG * len(points)
         return modes
 
     def cost(self, visits: int) -> int:
         r"""Returns the gradient evaluations over ``visits`` visits if no search stops early, plus one per M-step."""
-        each = 1 + latent_dim(self._model[0])
-        return visits * ((1 + self.num_draws) * (1 + self.max_steps) * each + 1)
+        each = (1 + self.max_steps) * (1 + latent_dim(self._model[0]))
+        return visits * (each + self.num_draws * (each + AMONG) + 1)
 
     def _starts(self, points: Points) -> Tensor:
         r"""Returns the starts of the search, (S, B, D)."""
-        p, B = prior(self._model[0], points), len(points)
+        p = prior(self._model[0], points)
         guide = self._start[0]
         centre = mean(p if guide is None else guide.posterior(points.x, None, points.mask, **points.side)).detach()
-        first = (centre + _aside(spread(p))).expand(1, B, *p.event_shape)
-        return first if self.num_draws == 0 else torch.cat([first, draws(p, self.num_draws, B)])
+        first = (centre + _aside(spread(p))).expand(1, len(points), *p.event_shape)
+        return first if self.num_draws == 0 else torch.cat([first, likeliest(self._model[0], points, self.num_draws)])
 
 
 def _aside(scale: Tensor) -> Tensor:
-    r"""Returns a tenth of the prior's scales, signs alternating: a symmetric model has no maximum at its centre."""
-    signs = 1 - 2 * (torch.arange(scale.shape[-1], device=scale.device) % 2)
-    return ASIDE * signs * scale.detach()
+    r"""Returns up to a tenth of the prior's scales, unequal and of alternating sign, so that no symmetry keeps them."""
+    k = torch.arange(1, 1 + scale.shape[-1], device=scale.device)
+    return ASIDE * ((k * GOLDEN % 1) * (1 - 2 * (k % 2))).to(scale) * scale.detach()
 
 
 def report(modes: Modes, max_steps: int, stacklevel: int) -> None:

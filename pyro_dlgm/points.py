@@ -8,6 +8,8 @@ from torch import Tensor
 
 from . import masks, messages
 
+NUMBERS = 2**22  # values of x to compute at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
@@ -113,6 +115,12 @@ class Points:
         if self.given is not None and x.is_floating_point() and self.given.dtype != x.dtype:
             raise ValueError(f"given has dtype {self.given.dtype} and x {x.dtype}; expected one: use given.to(x.dtype)")
         check_weight(self.weight, len(x))
+
+
+def blocks(points: Points, copies: int) -> tuple[Tensor, ...]:
+    r"""Returns the numbers 0..B-1 in blocks of as many points as have at most 2²² values of x in ``copies``, or one."""
+    rows = max(1, NUMBERS // max(1, copies * points.x[0].numel()))
+    return torch.arange(len(points), device=points.x.device).split(rows)
 
 
 def side(given: Tensor | None) -> dict:

@@ -11,8 +11,8 @@ import torch
 from test_certified_verdicts import Mirror
 from torch import nn
 
+import pyro_dlgm.points
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.modes import search
 from pyro_dlgm.modes.newton import ROUNDING
 from pyro_dlgm.objectives import ELBO
 
@@ -174,7 +174,8 @@ def test_it_starts_at_another_guide():
     plain = model.log_joint
     model.log_joint = lambda x, t, *args, **kw: asked.append(t.detach().clone()) or plain(x, t, *args, **kw)
     guide.posterior(x)
-    assert float((asked[0] - encoder.posterior(x).mean.detach()).abs().max()) == pytest.approx(0.1, abs=1e-5)
+    aside = (asked[0] - encoder.posterior(x).mean.detach()).abs()
+    assert aside.min() > 0.005 and aside.max() < 0.1 and len(aside[0].unique()) == cases.D
 
 
 # The M-step
@@ -295,7 +296,7 @@ def test_blocks_change_nothing(kind, monkeypatch):
     model, x = model.double(), x.double()
     mask = torch.rand_like(x) < 0.8
     whole = guides.Laplace(model).find(Points(x, mask=mask))
-    monkeypatch.setattr(search, "NUMBERS", 3 * x[0].numel() * cases.D)
+    monkeypatch.setattr(pyro_dlgm.points, "NUMBERS", 3 * x[0].numel() * cases.D)
     parts = guides.Laplace(model).find(Points(x, mask=mask))
     for one, two in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, two)

@@ -12,6 +12,7 @@ from pyro_dlgm.guides import ascent
 from pyro_dlgm.guides import semi_amortized as module
 from torch import nn
 
+import pyro_dlgm.points
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.objectives import ELBO
 
@@ -165,7 +166,7 @@ def test_q_of_a_point_does_not_depend_on_chance_or_on_others(monkeypatch):
     torch.randn(5)
     assert torch.equal(guide.posterior(x).mean, whole.mean)
     torch.testing.assert_close(guide.posterior(x[2:4]).stddev, whole.stddev[2:4])
-    monkeypatch.setattr(ascent, "NUMBERS", 2 * x[0].numel() * guide.num_samples)
+    monkeypatch.setattr(pyro_dlgm.points, "NUMBERS", 2 * x[0].numel() * guide.num_samples)
     torch.testing.assert_close(guide.posterior(x).mean, whole.mean)
     assert not torch.equal(guides.SemiAmortized(model, guide.guide, 3, seed=1).posterior(x).mean, whole.mean)
 

@@ -13,12 +13,14 @@ from pyro_dlgm.guides import families
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
+import pyro_dlgm.points
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.e_step.climb import climb
 from pyro_dlgm.evaluate.e_step.gaussians import Near, _noise, gaussians
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
 from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
+from pyro_dlgm.modes.starts import AMONG, likeliest
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
 e_step = importlib.import_module("pyro_dlgm.evaluate.e_step.infer")
@@ -145,7 +147,8 @@ def test_a_decoder_without_tangents_starts_at_the_priors_scales():
 def test_samples_of_a_step_span_all_directions_where_q_has_correlations():
     assert _noise(families.full_rank, 64, 0).shape == (128, 64)
     assert _noise(families.mean_field, 64, 0).shape == (16, 64)
-    assert _noise(families.mean_field, 3, 0).shape == (6, 3)
+    for family in (families.mean_field, families.full_rank):  # few directions, several times
+        assert _noise(family, 3, 0).shape == (18, 3)
 
 
 def test_few_samples_leave_factorized_rows_near_the_optimum_of_many_correlated_latents():
@@ -194,8 +197,8 @@ def test_gradients_on_the_way_to_the_gaussians_are_counted(monkeypatch):
     assert gaussians(model, points, guides.FullRank.family, seed=0).gradients == sum(spent)
 
 
-@pytest.mark.parametrize(("guide", "far", "samples"), [(guides.MeanField, (), 4), (guides.FullRank, (0.1,), 1)])
-def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, far, samples, monkeypatch):
+@pytest.mark.parametrize("guide", [guides.MeanField, guides.FullRank])
+def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, monkeypatch):
     model = cases.conv()
     points, seen = Points(model(size=6).detach()).numbered(), []
     raw = gaussians(model, points, guide.family, seed=0).raw
@@ -205,7 +208,7 @@ def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, far
     )
     with pytest.warns(UserWarning, match="6 of 6 points have not converged"):
         q = evaluate.infer(model, guide(1, cases.D), points, max_steps=2, window=2, seed=0)
-    assert seen == [{"far": far, "spent": 6000}] and q.convergence.gradients_per_point == 1000 + 2 * samples
+    assert seen == [{"far": (), "spent": 6000}] and q.convergence.gradients_per_point == 1000 + 2 * 4
     assert (q.rows.weight - raw).abs().max() <= 2 * 0.1 * 0.1 * 1.01  # two steps of Adam at a tenth of the rate
 
 
@@ -217,6 +220,65 @@ def test_an_encoders_q_stays_where_an_e_step_starts(monkeypatch):
     monkeypatch.setattr(e_step, "gaussians", None)
     q = evaluate.infer(model, guide, x, max_steps=2, window=2, lr=1e-6, seed=0)
     torch.testing.assert_close(q.posterior(index=torch.arange(3)).mean, guide.posterior(x).mean, rtol=0, atol=1e-4)
+
+
+class Bumps(nn.Module):
+    r"""A low bump at 0.8 and a high one at -1: x = 1 is explained by the high one, uphill of t = 0 is the low one."""
+
+    def forward(self, t):
+        return 0.5 * torch.exp(-((t - 0.8) ** 2) / 0.1) + torch.exp(-((t + 1) ** 2) / 0.1)
+
+
+@pytest.mark.parametrize("guide", [guides.MeanField, guides.FullRank])
+def test_rows_end_at_the_mode_that_has_the_mass(guide):
+    model = DLGM(priors.StandardNormal(1), likelihoods.FixedNormal(Bumps(), 0.1)).double()
+    points = Points(torch.ones(8, 1).double()).numbered()
+    nearest = guides.Laplace(model).posterior(points.x)
+    assert (nearest.mean > 0.7).all()
+    q = evaluate.infer(model, guide(1, 1).double(), points, seed=0)
+    assert (q.posterior(index=points.index).mean < -0.9).all()
+    assert (evaluate.quadrature(model, points.x) - bound(model, q, points)).max() < 0.1
+
+
+class Ring(nn.Module):
+    r"""|t|²: the posterior is a thin ring, and equally long draws in all directions would seem to fit it."""
+
+    def forward(self, t):
+        return t.square().sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("guide", [guides.MeanField, guides.FullRank])
+def test_rows_leave_the_axes_and_diagonals_of_a_symmetric_posterior(guide):
+    r"""A Gaussian along the ring, at an end of an axis, has F of -3.85; a factorized one on a diagonal has -4.90."""
+    model = DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(Ring(), 0.2))
+    points = Points(torch.full((20, 1), 2.0)).numbered()
+    q = evaluate.infer(model, guide(1, 2), points, seed=0)
+    assert bound(model, q, points).mean() > -4.4
+
+
+def test_of_the_draws_that_explain_a_point_best_each_start_is_one(monkeypatch):
+    model = cases.conv()
+    points = Points(model(size=5).detach()).numbered()
+    torch.manual_seed(3)
+    found = likeliest(model, points, 2)
+    torch.manual_seed(3)
+    t = model.prior().sample((2 * AMONG, 5)).unflatten(0, (2, AMONG))
+    log_likelihood = model.log_joint(points.x, t) - model.prior().log_prob(t)
+    for num, each in enumerate(log_likelihood.argmax(1)):
+        assert torch.equal(found[num], t[num, each, torch.arange(5)])
+    assert not torch.equal(found[0], found[1])
+    monkeypatch.setattr(pyro_dlgm.points, "NUMBERS", 1)
+    torch.manual_seed(3)
+    assert torch.equal(likeliest(model, points, 2), found)
+
+
+def test_draws_without_a_number_are_no_starts():
+    class Positive(nn.Module):
+        def forward(self, t):
+            return t.sqrt()
+
+    model = DLGM(priors.StandardNormal(1), likelihoods.FixedNormal(Positive(), 1.0))
+    assert (likeliest(model, Points(torch.ones(6, 1)), 3) > 0).all()
 
 
 # Which points need another start

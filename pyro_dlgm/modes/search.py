@@ -6,13 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..points import Points
+from ..points import Points, blocks
 from ..program import evaluating, unregistered
 from .curvature import inverse_factor
 from .joint import Joint, quietly
 from .newton import climb
-
-NUMBERS = 2**22  # numbers of Jacobians to compute at a time
 
 
 class Modes(NamedTuple):
@@ -47,11 +45,10 @@ def search(model, points: Points, starts: Tensor, *, max_steps: int, tol: float)
     Returns:
         The `Modes`, and the gradient evaluations of log p(x, t | w) of all points together.
     """
-    S, B, D = starts.shape
-    rows = max(1, NUMBERS // max(1, S * D * points.x[0].numel()))
+    S, _, D = starts.shape
     found, gradients = [], 0
     with evaluating(model), quietly(), unregistered():
-        for here in torch.arange(B, device=starts.device).split(rows):
+        for here in blocks(points, S * D):
             joint = Joint(model, points[here])
             top = climb(joint, starts[:, here].flatten(0, 1), max_steps=max_steps, tol=tol)
             found.append(_best(top, S))

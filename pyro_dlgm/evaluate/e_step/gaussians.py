@@ -5,6 +5,7 @@ the family. A few natural-gradient steps with fixed noise bring most of it, for 
 for the mode took.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from ..quiet import quiet
 
 TOL = 1.0  # nats that another step of the search for the mode promises at most: steps up F move on from it
 STEPS, GAIN = 20, 2e-2  # the largest number of steps up F, and the smallest gain of one, in nats per point
-FACTORIZED = 16  # samples of a step where q has no correlations; others need all 2D directions, or widths diverge
+SAMPLES = 16  # of a step at least; with correlations, q needs all 2D directions as well, or widths diverge
 
 
 class Near(NamedTuple):
@@ -67,12 +68,13 @@ def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | N
 
 def _noise(family: families.Gaussian, D: int, seed: int) -> Tensor:
     r"""Returns the fixed noise (S, D) of steps."""
-    return ascent.noise(2 * D if family.correlated else min(2 * D, FACTORIZED), D, seed)
+    every = 2 * D * math.ceil(SAMPLES / (2 * D))
+    return ascent.noise(every if family.correlated or 2 * D <= SAMPLES else SAMPLES, D, seed)
 
 
 def _at_modes(model, points: Points, family: families.Gaussian) -> tuple[Tensor, int]:
     r"""Returns the raw numbers of the q closest to Laplace's Gaussians, and the gradient evaluations."""
-    laplace = Laplace(model, tol=TOL)
+    laplace = Laplace(model, tol=TOL, num_draws=1)
     found = laplace.find(points)
     q = MultivariateNormal(found.mean, scale_tril=found.scale_tril, validate_args=False)
     if not family.correlated:  # KL(q ‖ p) is smallest with the diagonal of p's precision

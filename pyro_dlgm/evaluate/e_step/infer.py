@@ -40,13 +40,13 @@ def infer(
     r"""Fits q to the points x with w frozen, and returns q*, the best of the guide's family.
 
     A per-point guide starts from fresh rows for x, never from those of training points. `MeanField` and `FullRank` rows
-    of a `DLGM` with up to 64 latents start near the optimum: at Gaussians found by Newton steps to the modes and a few
-    steps up F. An amortized guide starts from the encoder's q as rows of the per-point guide of its family; an exact
-    one is returned unchanged. Chains run until split
-    R-hat and bulk ESS of each point are good, or for ``max_steps`` transitions (`guides.Chain.settle`). Other guides
-    are optimized by Adam in blocks of points, in windows of steps. A window that gains less than ``tol`` nats per point
-    lowers the learning rate; at the last rate it ends the block. A point has converged if its block reached that end
-    and its own F changed in the last window by at most ``tol`` plus four standard errors of the change (common random
+    of a `DLGM` with up to 64 latents start near the optimum: at Gaussians found by Newton steps to a mode, the one with
+    more mass from two starts, and a few steps up F. An amortized guide starts from the encoder's q as rows of the
+    per-point guide of its family; an exact one is returned unchanged. Chains run until split R-hat and bulk ESS of each
+    point are good, or for ``max_steps`` transitions (`guides.Chain.settle`). Other guides are optimized by Adam in
+    blocks of points, in windows of steps. A window that gains less than ``tol`` nats per point lowers the learning
+    rate; at the last rate it ends the block. A point has converged if its block reached that end and its own F changed
+    in the last window by at most ``tol`` plus four standard errors of the change (common random
     numbers). On PPCA with 16 latents, where q* is known, the defaults end 0.01 nats below it.
 
     Arguments:
@@ -78,8 +78,8 @@ def infer(
         fitted = guide.start(points)
         if fitted is guide:
             return fitted
-        spent, far = _approach(model, fitted, points, batch_size) if adapted(guide).per_point else (0, FAR)
-        fitted.convergence = climb(model, fitted, points, pace, far=far, spent=spent)
+        spent, near = _approach(model, fitted, points, batch_size) if adapted(guide).per_point else (0, False)
+        fitted.convergence = climb(model, fitted, points, pace, far=() if near else FAR, spent=spent)
     late = (~fitted.convergence.converged).nonzero().flatten().tolist()
     if late:
         warnings.warn(
@@ -90,14 +90,14 @@ def infer(
     return fitted
 
 
-def _approach(model, fitted, points: Points, size: int) -> tuple[int, tuple[float, ...]]:
+def _approach(model, fitted, points: Points, size: int) -> tuple[int, bool]:
     r"""Moves fresh rows of Gaussians near the posteriors, ``size`` points at a time.
 
     Returns:
-        The gradient evaluations of all points together, and the rates to go on with: all of them if a row is not near.
+        The gradient evaluations of all points together, and whether all rows are near.
     """
     if not _is_cheap(model, fitted):
-        return 0, FAR
+        return 0, False
     one = points[:1]
     with torch.no_grad():  # names and numbers of latents that do not fit are an error here
         ELBO().differentiable_loss(model, fitted, one.x, one.index, mask=one.mask, **one.side)
@@ -107,10 +107,7 @@ def _approach(model, fitted, points: Points, size: int) -> tuple[int, tuple[floa
         rows[here] = torch.where(made.found.unsqueeze(-1), made.raw.to(rows), rows[here])
         spent, near = spent + made.gradients, near and bool(made.found.all())
     fitted.set_rows(rows)
-    if not near:
-        return spent, FAR
-    # Without correlations the steps have left nothing to gain far from the optimum (docs/benchmarks.md).
-    return spent, FAR[-1:] if fitted.family.correlated else ()
+    return spent, near
 
 
 def _is_cheap(model, fitted) -> bool:
