@@ -7,7 +7,7 @@ row for each point score the test set after an E-step there (`evaluate.infer`).
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ParamSpec
 
 import torch
@@ -22,7 +22,7 @@ from ..ppca.model import PPCA
 from ..seeding import forked
 from .certificates import Certify
 from .columns import Row
-from .method import Method, at_once, in_turn
+from .method import Made, Method, at_once, in_turn
 from .scored import Reason, Scored
 
 P = ParamSpec("P")
@@ -84,6 +84,7 @@ def rows(
         ValueError: if ``jobs`` is below 1, or comes with ``frozen``, where methods wait for the first one's w.
         RunError: with ``jobs``, if a method failed.
     """
+    arguments = dict(locals())
     if jobs is not None and (jobs < 1 or frozen):
         expected = "no jobs with frozen=True, where methods wait for the first one's w" if frozen else "at least 1"
         raise ValueError(f"jobs is {jobs}; expected {expected}")
@@ -93,14 +94,16 @@ def rows(
         yield _linear(train, test, ppca, transform, seed, certify)
     with forked(seed):
         first = model_factory()
-    size = batch_size and min(batch_size, len(train))
-    settings = {"batch_size": size, "lr": lr, "row_lr": row_lr, "schedule": schedule}
-    settings |= {"objective": objective, "transform": transform, "seed": seed, "progress": progress and jobs is None}
-    method = Method(train, test, gradients, settings, num_samples, certify, x_val)
+    method = Method.of(train, test, arguments | {"progress": progress and jobs is None})
     asked = method, guide_factories, first
     made = in_turn(*asked, frozen) if jobs is None else at_once(*asked, jobs)
+    yield from filled(guide_factories, made, model_name, frozen)
+
+
+def filled(names: Iterable[str], made: Iterable[Made], model_name: str, frozen: bool) -> Iterator[Row]:
+    r"""Yields the rows of these names from what the methods have made."""
     reference = None
-    for name, (history, scored, pair) in zip(guide_factories, made, strict=True):
+    for name, (history, scored, pair) in zip(names, made, strict=True):
         row = Row(name, model_name, reference[0] if frozen and reference else "own", history=history, pair=pair)
         reference = reference or (name, scored["log_px"])
         row.fill(Scored(**scored, training=history[-1], reference=reference))

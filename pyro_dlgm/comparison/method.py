@@ -24,6 +24,8 @@ from .certificates import Certify
 from .held_out import HeldOut
 from .scoring import infer_silently, scales_at_floor
 
+SETTINGS = ("batch_size", "lr", "row_lr", "schedule", "objective", "transform", "seed", "progress")  # of `fit`
+
 
 class Made(NamedTuple):
     r"""What a method has made: the records of its training, most of a `Scored`, and the pair for the test points."""
@@ -45,15 +47,31 @@ class Method:
     certify: Certify | None
     val: Tensor | Points | None = None
 
+    @staticmethod
+    def of(train: Points, test: Points, arguments: dict) -> "Method":
+        r"""Creates it from the arguments of `rows` by name."""
+        settings = {name: arguments[name] for name in SETTINGS}
+        settings["batch_size"] = settings["batch_size"] and min(settings["batch_size"], len(train))
+        others = (arguments[name] for name in ("num_samples", "certify", "x_val"))
+        return Method(train, test, arguments["gradients"], settings, *others)
+
     def __call__(self, model, factory: Callable) -> Made:
         r"""Trains and scores a model, which changes, and the guide that the factory makes for it."""
-        seed, progress = self.settings["seed"], self.settings["progress"]
-        with forked(seed):
+        guide, how = self.prepared(model, factory)
+        return self.scored(model, guide, fit(model, guide, self.train, **how).history)
+
+    def prepared(self, model, factory: Callable) -> tuple:
+        r"""Returns the guide that the factory makes for the model, and arguments of `fit` for what the budget pays."""
+        with forked(self.settings["seed"]):
             guide = factory(model, len(self.train))
-        samples = getattr(self.settings["objective"], "num_particles", 1)
-        paid = epochs(guide, self.gradients, samples)
-        seen = [] if self.val is None else [HeldOut(model, guide, self.val, paid, self.settings["objective"])]
-        history = fit(model, guide, self.train, epochs=paid, listeners=seen, **self.settings).history
+        objective = self.settings["objective"]
+        paid = epochs(guide, self.gradients, getattr(objective, "num_particles", 1))
+        seen = [] if self.val is None else [HeldOut(model, guide, self.val, paid, objective)]
+        return guide, {"epochs": paid, "listeners": seen, **self.settings}
+
+    def scored(self, model, guide, history: list[dict]) -> Made:
+        r"""Scores a trained pair."""
+        seed, progress = self.settings["seed"], self.settings["progress"]
         return Made(history, *_score(model, guide, self.test, self.num_samples, self.certify, seed, progress))
 
 

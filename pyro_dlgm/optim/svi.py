@@ -139,8 +139,10 @@ class SVI(PairLoss):
         self.clear()
         attempt = self._attempt(only, factor, args, kwargs)
         loss = None if self.compiler is None else self.compiler.step(attempt, only, factor)
-        if loss is not None:
-            return loss
+        return self.take(attempt, only) if loss is None else loss
+
+    def take(self, attempt: Attempt, only: list[Tensor] | None = None) -> Tensor:
+        r"""Takes a step that has been begun, without compiling it; returns the loss."""
         loss = attempt.backward() if self.watch is None else attempt.run()
         loss = loss if self.summed is None else self._over_processes(loss, only)
         norms = self._norms()

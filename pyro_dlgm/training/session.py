@@ -26,12 +26,7 @@ from .options import CHECKS
 
 def train(a: SimpleNamespace) -> Result:
     r"""Trains a pair and returns the result; ``a`` holds the arguments of `fit`."""
-    a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
-    preparation.as_plain(a)
-    preparation.unpack(a)
-    checks.check_arguments(a)
-    a.model = as_module(a.model)
-    a.device = checks.device(a.device)
+    check(a)
     with alone(training=True), joined(a.ranks, preparation.device_of(a)) as a.processes:
         of_ranks.check(a, a.processes, CHECKS)
         a.progress = a.progress and a.processes.first
@@ -40,10 +35,25 @@ def train(a: SimpleNamespace) -> Result:
             return _trained(a)
 
 
-def _trained(a: SimpleNamespace) -> Result:
+def check(a: SimpleNamespace) -> None:
+    r"""Checks the arguments of `fit`, and makes them uniform."""
+    a.objective, a.listeners = a.objective or ELBO(), tuple(a.listeners)
+    preparation.as_plain(a)
+    preparation.unpack(a)
+    checks.check_arguments(a)
+    a.model = as_module(a.model)
+    a.device = checks.device(a.device)
+
+
+def begun(a: SimpleNamespace) -> Training:
+    r"""Returns the training of checked arguments, ``a.processes`` among them, on its device."""
     preparation.place(a)
     checks.check_points(a)
-    training = preparation.training(a)
+    return preparation.training(a)
+
+
+def _trained(a: SimpleNamespace) -> Result:
+    training = begun(a)
     listeners = [Guarded(listener) for listener in a.listeners]
     if a.out is None:
         return _climb(training, listeners, a.progress)

@@ -14,6 +14,7 @@ from ...points import Points
 from ...runs import checkpoint
 from ...runs.files import RunError, plain, write_json
 from ...runs.fingerprint import differences
+from ..columns import Row
 from ..comparison import compare
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(compare).parameters.items()}
@@ -63,8 +64,12 @@ class Part:
         r"""Trains and scores the row, and writes its file."""
         torch.set_default_dtype(self.dtype)
         (row,) = compare(
-            self._model, self.guides, self.train, self.test, x_val=self.val, seed=self.seed, **self.settings
+            self.model, self.guides, self.train, self.test, x_val=self.val, seed=self.seed, **self.settings
         )
+        self.keep(row)
+
+    def keep(self, row: Row) -> None:
+        r"""Writes the row to its file."""
         if self.frozen == self.name:
             checkpoint.write(self._w, {"w": row.pair[0].state_dict()})
         elif self.frozen and self.guides:
@@ -95,7 +100,7 @@ class Part:
     def _w(self) -> Path:
         return self.file.with_name(f"w-{self.seed}.pt")
 
-    def _model(self):
+    def model(self):
         r"""Returns the model to start from: a new one, or with the w of the first row, which no training moves."""
         model = self.model_factory()
         if self.frozen in (None, self.name) or not self.guides:  # PPCA needs none

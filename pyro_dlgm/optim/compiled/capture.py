@@ -3,10 +3,13 @@ r"""Captures a step: one run of a program becomes a graph of tensor operations, 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .noise import Draw, Recorded, Replayed
+
+EMPTY = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.empty_strided.default)
 
 Place = tuple[dict, str]  # where a module keeps a tensor: its dictionary, and the name there
 
@@ -56,7 +59,20 @@ def capture(
             return function(inputs)
 
     graph = make_fx(replayed)(inputs, [draw() for draw in recorded.draws])
+    _pass_noise(graph)
     return Captured(graph, recorded.draws, _lifted(graph, _places(modules)))
+
+
+def _pass_noise(graph: fx.GraphModule) -> None:
+    r"""Passes on what is copied into an empty tensor, as noise is: vectorized, an empty tensor would be one for all."""
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.copy_.default and node.args[0].target in EMPTY:
+            empty, source = node.args[:2]
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+            empty.replace_all_uses_with(source)
+            graph.graph.erase_node(empty)
+    graph.recompile()
 
 
 def _places(modules: list[nn.Module]) -> dict[int, Place]:

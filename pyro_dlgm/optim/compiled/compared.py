@@ -34,7 +34,7 @@ class Compared:
 
     def __init__(self, svi, batch: Arguments, only: list[Tensor] | None, backend: str):
         self.svi, self.left = svi, TIMES
-        with _put_back(svi), _refusing():
+        with _put_back(svi), refusing():
             self.step = TensorStep(svi, batch, only, backend)
 
     def __call__(self, batch: Arguments, attempt: Attempt) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -42,13 +42,13 @@ class Compared:
         noise = self.step.captured.noise()
         if not self.left:
             return self.step(batch, noise)
-        with _refusing():
-            expected, written = self._eager(batch, attempt), self.step.written()
+        with refusing():
+            expected, written = eager_loss(self.svi, batch, attempt), self.step.written()
         before = [v.detach().clone() for v in written]
         try:
-            with _refusing(), forked():  # compiling may draw
+            with refusing(), forked():  # compiling may draw
                 done = self.step(batch, noise)
-                self._compare(done[0], expected)
+                compare(self.svi, done[0], expected)
         except NotCaptured:
             with torch.no_grad():
                 [v.copy_(old) for v, old in zip(written, before, strict=True)]
@@ -58,18 +58,21 @@ class Compared:
         self.left -= 1
         return done
 
-    def _eager(self, batch: Arguments, attempt: Attempt) -> Tensor:
-        r"""Returns the loss of the eager step; the very first one runs with Pyro's validation as it is set."""
-        with _put_back(self.svi), torch.no_grad(), unregistered(), self.svi.validation(), self.svi.rounding:
-            restore(attempt.generators)
-            loss = self.svi.objective.differentiable_loss(self.svi.program, self.svi.guide, *batch.args, **batch.kwargs)
-        self.svi.validated = True
-        return batch.factor * loss
 
-    def _compare(self, loss: Tensor, expected: Tensor) -> None:
-        agree = AGREE if self.svi.precision is None else AGREE_BF16
-        if not torch.isclose(loss, expected.to(loss), rtol=agree, atol=agree, equal_nan=True):
-            raise NotCaptured(f"its loss is {float(loss):.7g}, and {float(expected):.7g} without compiling")
+def eager_loss(svi, batch: Arguments, attempt: Attempt) -> Tensor:
+    r"""Returns the loss of the eager step; the very first one runs with Pyro's validation as it is set."""
+    with _put_back(svi), torch.no_grad(), unregistered(), svi.validation(), svi.rounding:
+        restore(attempt.generators)
+        loss = svi.objective.differentiable_loss(svi.program, svi.guide, *batch.args, **batch.kwargs)
+    svi.validated = True
+    return batch.factor * loss
+
+
+def compare(svi, loss: Tensor, expected: Tensor) -> None:
+    r"""Raises `NotCaptured` unless a loss is that of the eager step, up to rounding."""
+    agree = AGREE if svi.precision is None else AGREE_BF16
+    if not torch.isclose(loss, expected.to(loss), rtol=agree, atol=agree, equal_nan=True):
+        raise NotCaptured(f"its loss is {float(loss):.7g}, and {float(expected):.7g} without compiling")
 
 
 @contextlib.contextmanager
@@ -86,7 +89,7 @@ def _put_back(svi) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
     r"""Context manager: turns all errors of torch and Pyro into `NotCaptured`."""
     try:
         yield

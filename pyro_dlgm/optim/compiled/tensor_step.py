@@ -4,6 +4,7 @@ It is compiled as a whole. Random numbers and rows of tables are inputs; rows ar
 their optimizer after it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,13 +35,13 @@ class TensorStep:
         svi: the pair with objective and optimizers.
         batch: a batch of that kind.
         only: the parameters to update; `None`: all.
-        backend: the backend of `torch.compile`.
+        backend: the backend of `torch.compile`; `None`: it is not called, but vectorized (`vectorized`).
 
     Raises:
         NotCaptured: if the loss is not a function of tensors.
     """
 
-    def __init__(self, svi, batch: Arguments, only: list[Tensor] | None, backend: str):
+    def __init__(self, svi, batch: Arguments, only: list[Tensor] | None = None, backend: str | None = None):
         self.svi, tables = svi, {table.weight: table for table in batch.tables}
         chosen = None if only is None else set(only)
         moved = [p for p in svi.parameters() if p.requires_grad and (chosen is None or p in chosen)]
@@ -53,12 +54,15 @@ class TensorStep:
         self.blocks = self._blocks()
         inside = {place for block in self.blocks for place in block.gradients}
         self._outside = [place for place in self._used if place not in inside]  # updated by their own optimizers
-        sections = self._sections(batch, self.captured.noise())
+        self._call = None if backend is None else self._compiled(batch, backend)
+
+    def _compiled(self, batch: Arguments, backend: str):
+        sections = self.sections(batch, self.captured.noise())
         with torch.no_grad():
-            graph = make_fx(lambda sections: self._whole(*sections), tracing_mode="fake")(sections)
+            graph = make_fx(lambda sections: self.whole(*sections), tracing_mode="fake")(sections)
         graph.graph.set_codegen(fx.graph.CodeGen())
         graph.recompile()
-        self._call = torch.compile(graph, backend=backend, dynamic=False, fullgraph=True)
+        return torch.compile(graph, backend=backend, dynamic=False, fullgraph=True)
 
     def __call__(self, batch: Arguments, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         r"""Takes the step for the parameters of Adam, and sets the gradients of the others.
@@ -67,12 +71,22 @@ class TensorStep:
             The loss; 1 if it or a gradient is not finite, else 0; the norm of the dense gradients, or `None`.
         """
         with torch.no_grad():
-            sections = self._sections(batch, noise)
+            sections = self.sections(batch, noise)
             loss, flag, total, *rest = self._call(*(v for section in sections for v in section))
-        for place, g in zip(self._outside, rest, strict=True):
-            table = self._rows.get(place)
-            self._targets[place].grad = g if table is None else _sparse(batch.index, g, table.weight)
+        self.put(rest, batch.index)
         return loss, flag, total if self._dense else None
+
+    def put(self, rest: list[Tensor], index: Tensor | None, like: Callable[[Tensor], Tensor] = lambda p: p) -> None:
+        r"""Sets the gradients that other optimizers apply.
+
+        Arguments:
+            rest: these gradients, as `whole` returns them.
+            index: that of the batch.
+            like: the parameter to set for one of this step.
+        """
+        for place, g in zip(self._outside, rest, strict=True):
+            p = like(self._targets[place])
+            p.grad = _sparse(index, g, p) if place in self._rows else g
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         r"""Returns the optimizers that still have to take their steps."""
@@ -98,18 +112,23 @@ class TensorStep:
     def _states(self) -> list[list[Tensor]]:
         return [state_of(block.optimizer, p) for block in self.blocks for p in block.params]
 
-    def _sections(self, batch: Arguments, noise: list[Tensor]) -> list[list[Tensor]]:
-        states, watch = self._states(), self.svi.watch
-        flag = None if watch is None else watch.flag
+    def flag(self, svi, like: Tensor) -> Tensor:
+        r"""Returns the flag of the watch, a scalar tensor, 0 if there is none."""
+        flag = None if svi.watch is None else svi.watch.flag
+        return like.new_zeros((), dtype=torch.float32) if flag is None else flag
+
+    def sections(self, batch: Arguments, noise: list[Tensor]) -> list[list[Tensor]]:
+        r"""Returns the arguments of `whole`: inputs, noise, tensors read, moments, lengths of steps, flag."""
+        states = self._states()
         steps, speeds = iter([state[0] for state in states]), []
         for block in self.blocks:
             speeds += paces(block.group, [next(steps) for _ in block.params])
         flat = [v for state in states for v in state]
         inputs = batch.inputs()
-        flag = inputs[0].new_zeros((), dtype=torch.float32) if flag is None else flag
-        return [inputs, noise, self.captured.others(), flat, speeds, [flag]]
+        return [inputs, noise, self.captured.others(), flat, speeds, [self.flag(self.svi, inputs[0])]]
 
-    def _whole(self, inputs, noise, others, states, speeds, flags) -> list[Tensor]:
+    def whole(self, inputs, noise, others, states, speeds, flags) -> list[Tensor]:
+        r"""Changes parameters and moments; returns loss, flag, norm of dense gradients, and gradients for others."""
         loss, *every = self.captured.graph(*inputs, *noise, *others)
         total, numbers = loss.new_zeros(()), [loss, *(torch.linalg.vector_norm(every[p]) for p in self._rows)]
         if self._dense:

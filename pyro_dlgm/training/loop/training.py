@@ -59,18 +59,26 @@ class Training:
 
     def __iter__(self) -> Iterator[tuple[Step, dict | None]]:
         r"""Yields each step, with a record of the history at the end of an epoch (or the training), else `None`."""
+        for step in self.begun():
+            yield step, self.ended(step)
+
+    def begun(self) -> Iterator[Step]:
+        r"""Yields each step; `ended` is called with it before the next one."""
         self._set_schedules()
-        start = time.perf_counter() - self.seconds
+        self._start = time.perf_counter() - self.seconds
         steps = em(self.svi, self.batches, e_steps=self.e_steps, done=self.step, ranks=self.ranks)
         while not self.done:
             self._began = time.perf_counter()
-            step = next(steps)
-            self.step = step.step
-            self._count(step)
-            self._set_schedules()
-            self._stop_clock()
-            self.seconds = self._began - start
-            yield step, self._record(step) if step.ends_epoch or step.step == self.total else None
+            yield next(steps)
+
+    def ended(self, step: Step) -> dict | None:
+        r"""Counts the step; returns a record of the history at the end of an epoch (or the training), else `None`."""
+        self.step = step.step
+        self._count(step)
+        self._set_schedules()
+        self._stop_clock()
+        self.seconds = self._began - self._start
+        return self._record(step) if step.ends_epoch or step.step == self.total else None
 
     @property
     def done(self) -> bool:

@@ -1,0 +1,69 @@
+r"""Tensors of several `SVI`s as slices of stacked ones."""
+
+import torch
+from torch import Tensor
+
+from .update import STATE, is_plain, state_of
+
+
+class Stacks:
+    r"""Creates the stacked parameters, buffers and moments of several `SVI`s, each made at its first use.
+
+    Arguments:
+        svis: pairs with objectives and optimizers, alike but for the values of their tensors.
+    """
+
+    def __init__(self, svis: list):
+        self.svis = svis
+        self._made: dict[int, Tensor] = {}  # by the identity of the tensor of the first
+        self._slices: list[Tensor] = []
+        self._places: dict[int, int] = {}
+        self._tensors: list[list[Tensor]] = []
+
+    def close(self) -> None:
+        r"""Gives each its own tensors again."""
+        for tensor in self._slices:
+            tensor.data = tensor.data.clone()
+        self._made, self._slices = {}, []
+
+    def find(self) -> None:
+        r"""Finds the tensors of all; those of one, with the moments that it has by now, are in the same order."""
+        states = [[p in o.state for p in _params(o)] for o in self.svis[0].optimizers]
+        for svi in self.svis[1:]:
+            for optimizer, there in zip(svi.optimizers, states, strict=True):
+                for p, needed in zip(_params(optimizer), there, strict=True):
+                    if needed and is_plain(optimizer):
+                        state_of(optimizer, p)
+        self._tensors = [_tensors(svi) for svi in self.svis]
+        self._places = {id(tensor): place for place, tensor in enumerate(self._tensors[0])}
+
+    def like(self, tensor: Tensor, number: int) -> Tensor:
+        r"""Returns the tensor that one of them has where the first has this one."""
+        return self._tensors[number][self._places[id(tensor)]]
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._places
+
+    def of(self, tensors: list[Tensor]) -> list[Tensor]:
+        r"""Returns the stacked tensors (S, ...) of those that the first has; others are constants, as they are."""
+        return [self._stack(tensor) if tensor in self else tensor for tensor in tensors]
+
+    def _stack(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._made:
+            alike = [self.like(tensor, number) for number in range(len(self.svis))]
+            stack = self._made[id(tensor)] = torch.stack([v.detach() for v in alike])
+            for v, part in zip(alike, stack, strict=True):
+                v.data = part
+            self._slices += alike
+        return self._made[id(tensor)]
+
+
+def _params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _tensors(svi) -> list[Tensor]:
+    r"""Returns parameters and buffers of the modules, and the moments of plain Adam."""
+    kept = [v for m in svi.modules() for part in (m._parameters, m._buffers) for v in part.values() if v is not None]
+    plain = [o for o in svi.optimizers if is_plain(o)]
+    return kept + [o.state[p][name] for o in plain for p in _params(o) if p in o.state for name in STATE]

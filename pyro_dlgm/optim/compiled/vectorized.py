@@ -1,0 +1,112 @@
+r"""One step for several `SVI`s: that of the first, as a function of tensors, over stacked tensors of all."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ...seeding import forked
+from ..attempt import Attempt
+from .batch_loss import Arguments
+from .compared import TIMES, compare, eager_loss, refusing
+from .stacks import Stacks
+from .tensor_step import TensorStep
+
+
+class Queued(NamedTuple):
+    r"""A step of one `SVI` that has drawn its noise."""
+
+    attempt: Attempt
+    batch: Arguments
+    kind: int
+    noise: list[Tensor]
+
+
+class Vectorized:
+    r"""Creates the step for batches of one kind.
+
+    Its first losses are compared with those of eager steps, as in `Compared`; a step that differs is undone.
+
+    Arguments:
+        svis: pairs with objectives and optimizers, alike but for the values of their tensors.
+        stacks: their stacked tensors.
+        batch: a batch of the first.
+        backend: whether to compile the step, or with which backend of `torch.compile`.
+
+    Raises:
+        NotCaptured: if the step of the first is not a function of tensors.
+    """
+
+    def __init__(self, svis: list, stacks: Stacks, batch: Arguments, backend: bool | str):
+        self.svis, self.stacks, self.left = svis, stacks, TIMES
+        self.backend = "inductor" if backend is True else backend
+        with refusing(), forked():
+            self.step = TensorStep(svis[0], batch)
+        self.step.written()  # which makes the moments of the first
+        stacks.find()
+        self._call = None
+
+    def noise(self) -> list[Tensor]:
+        r"""Returns new draws from the global generators, for one of them."""
+        return self.step.captured.noise()
+
+    def __call__(self, queue: list[Queued]) -> list[Tensor]:
+        r"""Takes the steps; returns loss, flag and norm, (S,), and gradients (S, ...) that other optimizers apply.
+
+        Raises:
+            NotCaptured: if it cannot be vectorized, or a loss is not that of the eager step; it is not taken then.
+        """
+        if not self.left:
+            return self._taken(queue)
+        with refusing():
+            expected = [eager_loss(svi, q.batch, q.attempt) for svi, q in zip(self.svis, queue, strict=True)]
+            written = self.stacks.of([v for v in self.step.written() if v in self.stacks])
+            before = [v.clone() for v in written]
+            try:
+                done = self._taken(queue)
+                for svi, loss, one in zip(self.svis, done[0], expected, strict=True):
+                    compare(svi, loss, one)
+            except Exception:
+                with torch.no_grad():
+                    [v.copy_(old) for v, old in zip(written, before, strict=True)]
+                raise
+        self.left -= 1
+        return done
+
+    def finish(self, number: int, queued: Queued, bad: Tensor, rest: list[Tensor]) -> None:
+        r"""Passes flag and gradients of one of them to its other optimizers, which take their steps."""
+        svi, first = self.svis[number], self.svis[0]
+        self.step.put(rest, queued.batch.index, lambda p: self.stacks.like(p, number))
+        svi.raise_flag(queued.attempt, bad)
+        others = {id(optimizer) for optimizer in self.step.optimizers()}
+        for optimizer, of_first in zip(svi.optimizers, first.optimizers, strict=True):
+            if id(of_first) in others:
+                optimizer.step()
+        svi.clear()
+
+    @torch.no_grad()
+    def _taken(self, queue: list[Queued]) -> list[Tensor]:
+        _, _, read, states, speeds, _ = self.step.sections(queue[0].batch, queue[0].noise)
+        inputs, noise = (_stacked(each) for each in ([q.batch.inputs() for q in queue], [q.noise for q in queue]))
+        flags = torch.stack([self.step.flag(svi, inputs[0]) for svi in self.svis])
+        sections = [inputs, noise, self.stacks.of(read), self.stacks.of(states), speeds, [flags]]
+        if self._call is None:
+            axes = (0, 0, [0 if v in self.stacks else None for v in read], 0, None, 0)  # lengths of steps are alike
+            self._call = self._made(sections, axes)
+        return self._call(*(v for section in sections for v in section))
+
+    def _made(self, sections: list[list[Tensor]], axes: tuple):
+        r"""Returns the vectorized step as a function of the tensors of all sections."""
+        every = torch.vmap(self.step.whole, in_dims=axes)
+
+        def function(*flat):
+            left = iter(flat)
+            return every(*([next(left) for _ in section] for section in sections))
+
+        graph = make_fx(function, tracing_mode="fake")(*(v for section in sections for v in section))
+        return torch.compile(graph, backend=self.backend, dynamic=False, fullgraph=True) if self.backend else graph
+
+
+def _stacked(each: list[list[Tensor]]) -> list[Tensor]:
+    return [torch.stack(alike) for alike in zip(*each, strict=True)]

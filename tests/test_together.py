@@ -1,0 +1,280 @@
+r"""Trainings of several seeds in vectorized steps: the numbers of one after the other, and a word where it fails."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_dlgm import DLGM, SVI, compare_seeds, fit, guides, likelihoods, nets, objectives, priors
+from pyro_dlgm.comparison import workers
+from pyro_dlgm.optim.compiled import vectorized
+from pyro_dlgm.optim.compiled.together import Together
+from pyro_dlgm.training.together import fit_together
+
+D, N, SHAPE, SEEDS = 2, 26, (1, 6, 6), (3, 4, 5)
+HOW = {"epochs": 3, "batch_size": 13, "clip_norm": 1.0}
+RAGGED = {"epochs": 3, "batch_size": 10}  # the last batch has 6 points
+
+
+def mlp(heads=1):
+    return nets.MLP(D, SHAPE, (9,), heads=heads)
+
+
+def decoder(heads=1):
+    return nets.ConvDecoder(D, SHAPE, heads=heads, widths=(8, 8))
+
+
+GUIDES = {
+    "encoder": lambda: guides.Amortized(nets.MLP(SHAPE, 2 * D, (7,)), D),
+    "conv encoder": lambda: guides.Amortized(nets.ConvEncoder(SHAPE, 8, widths=(8,)), D),
+    "rows": lambda: guides.MeanField(N, D),
+    "full-rank rows": lambda: guides.FullRank(N, D),
+    "points": lambda: guides.PointEstimate(N, D),
+}
+LIKELIHOODS = {
+    "one σ": lambda: likelihoods.FixedNormal(mlp()),
+    "σ²(t)": lambda: likelihoods.DiagonalNormal(decoder(heads=2)),
+    "bits": lambda: likelihoods.Bernoulli(mlp()),
+}
+
+
+def pair(likelihood="one σ", guide="encoder", seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return DLGM(priors.StandardNormal(D), LIKELIHOODS[likelihood]()), GUIDES[guide]()
+
+
+def pairs(*names):
+    return [pair(*names, seed=seed) for seed in SEEDS]
+
+
+def data():
+    return torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0)).round()
+
+
+def noisy(x):
+    return 0.9 * x + 0.1 * torch.rand_like(x).round()
+
+
+def weights(model, guide):
+    return [p.detach() for part in (model, guide) for p in part.parameters()]
+
+
+def alike(ours, alone):
+    for one, two in zip(ours, alone, strict=True):
+        for a, b in zip(weights(one.model, one.guide), weights(two.model, two.guide), strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
+        for record, other in zip(one.history, two.history, strict=True):
+            same = record.keys() - {"seconds", "points_per_second"}
+            assert record.keys() == other.keys()
+            assert {k: record[k] for k in same} == pytest.approx({k: other[k] for k in same}, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("error:.*one after the other")
+@pytest.mark.parametrize("guide", GUIDES)
+def test_numbers_are_those_of_one_after_the_other(guide):
+    how = RAGGED if guide == "rows" else HOW
+    alone = [fit(*pair("one σ", guide, seed), data(), seed=seed, transform=noisy, **how) for seed in SEEDS]
+    ours = fit_together(pairs("one σ", guide), data(), seeds=SEEDS, transform=noisy, **how)
+    alike(ours, alone)
+    assert len({result.history[-1]["elbo" if guide != "points" else "log_joint"] for result in ours}) == len(SEEDS)
+
+
+@pytest.mark.filterwarnings("error:.*one after the other")
+@pytest.mark.parametrize(("likelihood", "objective"), [("bits", None), ("σ²(t)", objectives.IWAE(3))])
+def test_so_are_those_of_other_likelihoods_and_objectives(likelihood, objective):
+    how = HOW | {"objective": objective, "x_val": data()[:8], "warmup": 1 if objective is None else 0}
+    alone = [fit(*pair(likelihood, seed=seed), data(), seed=seed, **how) for seed in SEEDS]
+    alike(fit_together(pairs(likelihood), data(), seeds=SEEDS, **how), alone)
+
+
+@pytest.mark.filterwarnings("error:.*one after the other")
+def test_a_compiled_step_is_the_same():
+    ours, alone = (fit_together(pairs(), data(), seeds=SEEDS, compile=how, **HOW) for how in ("aot_eager", False))
+    alike(ours, alone)
+
+
+def test_afterwards_each_has_its_own_tensors_and_takes_its_own_steps():
+    state = torch.get_rng_state()
+    results = fit_together(pairs(), data(), seeds=SEEDS, **HOW)
+    assert torch.equal(state, torch.get_rng_state())
+    for result in results:
+        for p in weights(result.model, result.guide):
+            assert p.untyped_storage().nbytes() == p.nbytes
+    other = results[1].model.likelihood.net.state_dict()
+    before = {name: v.clone() for name, v in other.items()}
+    fit(results[0].model, results[0].guide, data(), epochs=1, seed=0)
+    assert all(torch.equal(v, before[name]) for name, v in other.items())
+
+
+def test_what_cannot_be_captured_is_trained_one_after_the_other():
+    def chains():
+        torch.manual_seed(0)
+        models = [pair(seed=seed)[0] for seed in SEEDS]
+        return [(m, guides.Chain(m, N, D, num_states=1, num_transitions=1, num_leapfrog=1, burn_in=0)) for m in models]
+
+    how = HOW | {"epochs": 1}
+    alone = [fit(*one, data(), seed=seed, **how) for one, seed in zip(chains(), SEEDS, strict=True)]
+    with pytest.warns(UserWarning, match="3 trainings take their steps one after the other: Chain moves by itself"):
+        ours = fit_together(chains(), data(), seeds=SEEDS, **how)
+    alike(ours, alone)
+
+
+class Odd(likelihoods.FixedNormal):
+    r"""A likelihood whose third step is not the first one's function: a number of Python is in it."""
+
+    seen = 0
+
+    def pixels(self, t, given=None):
+        Odd.seen += 1
+        return super().pixels(t + Odd.seen)
+
+
+def test_a_step_whose_loss_is_not_the_eager_one_is_undone():
+    made = [(DLGM(priors.StandardNormal(D), Odd(mlp(), 1.0)), GUIDES["encoder"]()) for _ in SEEDS]
+    svis = [SVI(*one) for one in made]
+    before = [v.clone() for one in made for v in weights(*one)]
+    together, generators = Together(svis), torch.get_rng_state()
+    losses = [svi.step(data()[:5], torch.arange(5), size=N) for svi in svis]
+    assert [svi.backward_passes for svi in svis] == [1, 1, 1]
+    assert all(torch.equal(a, b) for a, b in zip([v for one in made for v in weights(*one)], before, strict=True))
+    with pytest.warns(UserWarning, match="one after the other: its loss is .* without compiling"):
+        together.take()
+    assert not torch.equal(generators, torch.get_rng_state())
+    assert [svi.backward_passes for svi in svis] == [1, 1, 1] and all(svi.compiler is None for svi in svis)
+    assert all(loss.isfinite() and loss != 0 for loss in losses) and len({float(loss) for loss in losses}) == 3
+    assert not any(torch.equal(a, b) for a, b in zip([v for one in made for v in weights(*one)], before, strict=True))
+
+
+def test_a_step_that_fails_midway_is_taken_by_each(monkeypatch):
+    r"""The queue is redone with the same draws: nothing is lost, and no step is taken twice."""
+    alone = [fit(*pair(seed=seed), data(), seed=seed, **HOW) for seed in SEEDS]
+    taken = vectorized.Vectorized._taken
+
+    def fails(self, queue):
+        taken(self, queue)
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(vectorized.Vectorized, "_taken", fails)
+    with pytest.warns(UserWarning, match="one after the other: RuntimeError: no such operation"):
+        ours = fit_together(pairs(), data(), seeds=SEEDS, **HOW)
+    alike(ours, alone)
+
+
+def test_pairs_that_differ_are_trained_one_after_the_other():
+    made = [pair(), (DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(mlp(), 2.0)), GUIDES["conv encoder"]())]
+    with pytest.warns(UserWarning, match="2 trainings take their steps one after the other"):
+        ours = fit_together(made, data(), seeds=(0, 1), **HOW)
+    assert all(len(result.history) == 3 for result in ours)
+
+
+def test_a_loss_without_a_number_ends_all_and_names_the_step():
+    made = pairs()
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        fit_together(made, data(), seeds=SEEDS, **HOW | {"lr": 1e30})
+    for model, guide in made:
+        assert all(p.untyped_storage().nbytes() == p.nbytes for p in weights(model, guide))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"out": "runs/x"}, "out is 'runs/x'"),
+        ({"e_steps": 2}, "e_steps is 2"),
+        ({"patience": 3}, "patience is 3"),
+        ({"seeds": (1, 2)}, "3 pairs and 2 seeds"),
+    ],
+)
+def test_what_is_of_one_training_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        fit_together(pairs(), data(), **{"seeds": SEEDS} | HOW | settings)
+
+
+def model():
+    return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(nets.MLP(D, (4,), (6,)), 0.5))
+
+
+METHODS = {
+    "rows": lambda model, N: guides.MeanField(N, D),
+    "encoder": lambda model, N: guides.Amortized(nets.MLP((4,), 2 * D, (6,)), D),
+}
+
+
+@pytest.fixture
+def in_processes(monkeypatch):
+    monkeypatch.setattr(workers, "run", lambda tasks, jobs: ((task, workers.Outcome(task())) for task in tasks))
+
+
+def looks(row):
+    return [record["val_elbo"] for record in row.get("history", ()) if "val_elbo" in record]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.filterwarnings("error:.*one after the other")
+def test_a_comparison_over_seeds_has_the_same_rows(frozen, in_processes, tmp_path):
+    x, x_test = torch.randn(20, 4), torch.randn(8, 4)
+    how = {
+        "seeds": 3,
+        "gradients": 3,
+        "batch_size": 10,
+        "num_samples": 25,
+        "ppca": 1,
+        "frozen": frozen,
+        "x_val": x_test,
+    }
+    ours, theirs = (compare_seeds(model, METHODS, x, x_test, together=together, **how) for together in (True, False))
+    assert [row.name for row in ours] == ["PPCA-1", "rows", "encoder"]
+    for one, two in zip(ours, theirs, strict=True):
+        assert sorted(one.rows) == [0, 1, 2] and not one.failed and one.w == two.w
+        for seed, row in one.rows.items():
+            other = two.rows[seed]
+            assert row["test_elbo"] == pytest.approx(other["test_elbo"], rel=1e-3)
+            looks, others = (
+                [r["val_elbo"] for r in each.get("history", ()) if "val_elbo" in r] for each in (row, other)
+            )
+            assert looks == pytest.approx(others, rel=1e-3) and bool(looks) != one.reference
+
+
+def test_where_one_seed_fails_the_others_go_on(in_processes):
+    def broken(model, N):
+        if torch.initial_seed() == 1:
+            raise ValueError("no such guide")
+        return METHODS["encoder"](model, N)
+
+    x = torch.randn(20, 4)
+    with pytest.warns(UserWarning, match="broken: the seeds are trained one after the other: ValueError"):
+        (row,) = compare_seeds(
+            model, {"broken": broken}, x, x[:8], seeds=3, together=True, gradients=2, num_samples=25, batch_size=10
+        )
+    assert sorted(row.rows) == [0, 2] and row.failed == {1: "ValueError: no such guide"}
+
+
+def test_trainings_in_steps_for_all_are_quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_together(pairs(), data(), seeds=SEEDS, **HOW)
+
+
+def test_modules_of_the_user_are_vectorized_as_well():
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W = nn.Parameter(torch.randn(D, 36))
+            self.register_buffer("shift", torch.randn(36))
+
+        def forward(self, t):
+            return (t.tanh() @ self.W + self.shift).unflatten(-1, SHAPE)
+
+    def made():
+        found = []
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            found.append((DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(Body())), GUIDES["encoder"]()))
+        return found
+
+    alone = [fit(*one, data(), seed=seed, **HOW) for one, seed in zip(made(), SEEDS, strict=True)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*one after the other")
+        ours = fit_together(made(), data(), seeds=SEEDS, **HOW)
+    alike(ours, alone)
