@@ -22,15 +22,17 @@ if str(HERE.parents[1]) not in pyro_dlgm.__path__:
 import gpu_apart  # noqa: E402
 import gpu_evidence  # noqa: E402
 import gpu_price  # noqa: E402
+import gpu_seeds  # noqa: E402
 import gpu_steps  # noqa: E402
 import gpu_tables  # noqa: E402
 import measure  # noqa: E402
 
-# Seconds for each section, 440 in all with those for the device: each may end five seconds late.
+# Seconds for each section, 435 in all with those for the device: each may end five seconds late.
 SECTIONS = {
     "sync": (gpu_steps.waiting, 40),
-    "price": (gpu_price.prices, 140),
+    "price": (gpu_price.prices, 115),
     "long": (gpu_steps.long_training, 90),
+    "seeds": (gpu_seeds.at_once, 20),
     "evidence": (gpu_evidence.certified, 65),
     "rows": (gpu_tables.rows, 45),
     "resume": (gpu_tables.resumed, 20),

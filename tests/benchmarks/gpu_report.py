@@ -5,6 +5,7 @@ TITLES = {
     "sync": "Steps that wait for the device",
     "price": "Price of a step",
     "long": "60,000 convolutional steps",
+    "seeds": "Seeds at once",
     "evidence": "Certified log p(x)",
     "rows": "A table with a row for each point",
     "resume": "Resume",
