@@ -282,8 +282,9 @@ def test_a_guide_may_climb_where_it_starts(x, model):
 
 def test_a_warm_up_gives_beta_back_and_its_epochs_are_called_tempered(x, model):
     loss = objectives.ELBO(beta=0.25)
-    fit(model, guides.MeanField(N, D), x, epochs=1, warmup=2, objective=loss)
-    assert loss.beta == 0.25
+    with pytest.warns(UserWarning, match=r"warmup is 2 epochs and the training has 1: β ends at 0.5") as caught:
+        fit(model, guides.MeanField(N, D), x, epochs=1, warmup=2, objective=loss)
+    assert loss.beta == 0.25 and caught[0].filename == __file__
     result = fit(model, guides.MeanField(N, D), x, epochs=3, warmup=1)
     assert ["tempered_elbo" in h for h in result.history] == [True, False, False]
 

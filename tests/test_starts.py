@@ -309,9 +309,9 @@ def told(monkeypatch, gaps: dict[int, list[torch.Tensor]], gradients_per_point=1
     r"""A pilot whose points have these gaps, by the number of temperatures, call by call; and the calls."""
     calls = []
 
-    def certified(model, like, num_points, settings, *, seed, refit=True):
+    def certified(model, like, num_points, settings, *, seed, refit=True, progress=False):
         gap = gaps[settings.num_temperatures].pop(0)[:num_points]
-        calls.append((settings.num_temperatures, num_points, seed, like.x[:num_points, 0].tolist(), refit))
+        calls.append((settings.num_temperatures, num_points, seed, like.x[:num_points, 0].tolist(), refit, progress))
         none = torch.zeros_like(gap)
         return BDMC(none, gap, none, none, none), num_points * gradients_per_point
 
@@ -329,7 +329,8 @@ def test_points_are_added_where_the_standard_error_is_what_is_too_large(monkeypa
     # 16 points: 0.02 + 2 · 0.16/4 = 0.1 > 0.08; with n points 2 · 0.16/√n is 0.06 at n = 29.
     calls = told(monkeypatch, {10: [spread(16, 0.02, 0.16), spread(13, 0.02, 0.1)]})
     like = Points(torch.arange(20.0).unsqueeze(1))
-    found = pilot.pilot(None, like, 16, WALKS, tol=0.1, budget=8000, seed=0)
+    found = pilot.pilot(None, like, 16, WALKS, tol=0.1, budget=8000, seed=0, progress=True)
+    assert [call[5] for call in calls] == [True, True]
     assert [call[:2] for call in calls] == [(10, 16), (10, 29 - 16)] and calls[0][2] != calls[1][2]
     assert calls[1][3] == [16, 17, 18, 19, *range(9)]  # whose masks come next
     assert found.num_temperatures == 10 and found.num_points == 29 and found.gradients == 29 * 1000

@@ -104,7 +104,7 @@ def evidence(
         tol: for the pilot: by how much log p(x) may be off on average, in nats.
         budget: for the pilot: the gradient evaluations that the walks of a point may spend on one sweep.
         seed: seed of all random numbers.
-        progress: whether annealing shows a bar.
+        progress: whether annealing shows a bar, that of the pilot too.
 
     Returns:
         An `Evidence`, per point and in nats.
@@ -151,7 +151,7 @@ def _by_gaussians(model, points: Points, asked: Asked, seed: int | None, progres
     check_points(model, points)
     weighed, walked, made = seeds(STREAMS, seed)
     tried, start, walked = seeds(3, walked)
-    settings, simulated, spent = _temperatures(model, points, asked, tried)
+    settings, simulated, spent = _temperatures(model, points, asked, tried, progress)
     starts = chosen(model, points, settings, seed=start, progress=progress)
     walks = upwards(model, starts.guide, points, settings, seed=walked, progress=progress)
     report(walks, settings, stacklevel=4)
@@ -174,10 +174,10 @@ def _by_gaussians(model, points: Points, asked: Asked, seed: int | None, progres
     )
 
 
-def _temperatures(model, points: Points, asked: Asked, seed: int) -> tuple[Settings, int, int]:
+def _temperatures(model, points: Points, asked: Asked, seed: int, progress: bool) -> tuple[Settings, int, int]:
     r"""Returns how to anneal, the number of points of the certificate, and the gradient evaluations of the pilot."""
     if asked.num_temperatures is not None:
         return asked.walks, asked.num_simulated, 0
-    settings = {"tol": asked.tol, "budget": asked.budget, "seed": seed}
+    settings = {"tol": asked.tol, "budget": asked.budget, "seed": seed, "progress": progress}
     found = pilot.pilot(model, points, asked.num_simulated, asked.walks, **settings)
     return replace(asked.walks, num_temperatures=found.num_temperatures), found.num_points, found.gradients

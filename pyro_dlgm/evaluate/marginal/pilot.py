@@ -39,7 +39,17 @@ class Pilot:
     gradients: int
 
 
-def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: float, budget: int, seed: int) -> Pilot:
+def pilot(
+    model,
+    like: Points,
+    num_points: int,
+    settings: Settings,
+    *,
+    tol: float,
+    budget: int,
+    seed: int,
+    progress: bool = False,
+) -> Pilot:
     r"""Adds temperatures until |gap| + 2 standard errors is at most 0.8 ``tol``, or a walk would spend the budget.
 
     Where the standard error alone is too large, more points are simulated instead, if that takes fewer gradients than
@@ -53,11 +63,12 @@ def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: floa
         tol: nats.
         budget: gradient evaluations that the walks of a point may spend on a sweep.
         seed: seed of all random numbers, which nothing else may use.
+        progress: whether annealing shows a bar.
     """
     spent, gaps, ladder = 0, {}, [_with(settings, T) for T in rungs(settings, budget)]
     dearer = [*ladder[1:], _with(settings, 3 * ladder[-1].num_temperatures)]
     for walks, after, rung in zip(ladder, dearer, seeds(len(ladder), seed), strict=True):
-        gap, gradients = _gaps(model, like, num_points, walks, after, AIM * tol, rung)
+        gap, gradients = _gaps(model, like, num_points, walks, after, AIM * tol, seed=rung, progress=progress)
         T, spent = walks.num_temperatures, spent + gradients
         gaps[T] = _off(gap)
         if gaps[T] <= AIM * tol:
@@ -66,19 +77,19 @@ def pilot(model, like: Points, num_points: int, settings: Settings, *, tol: floa
 
 
 def _gaps(
-    model, like: Points, num_points: int, walks: Settings, dearer: Settings, aim: float, seed: int
+    model, like: Points, num_points: int, walks: Settings, dearer: Settings, aim: float, *, seed: int, progress: bool
 ) -> tuple[Tensor, int]:
     r"""Returns the gaps of simulated points, of further ones where that beats dearer walks, and the gradients spent."""
     first, further = seeds(2, seed)
     # With few temperatures walks disagree from any start, and an E-step costs more than dearer walks.
-    refit = walks.num_temperatures >= REFITS
-    found, spent = certified(model, like, num_points, walks, refit=refit, seed=first)
+    how = {"refit": walks.num_temperatures >= REFITS, "progress": progress}
+    found, spent = certified(model, like, num_points, walks, **how, seed=first)
     gap, price = found.upper - found.lower, spent / num_points
     more = _wanted(gap, aim) - num_points
     if not 0 < more <= _affordable(num_points, len(like), price, price + dearer.gradients(2) - walks.gradients(2)):
         return gap, spent
     rows = torch.arange(num_points, num_points + max(more, 2), device=like.x.device) % len(like)
-    found, gradients = certified(model, like[rows], len(rows), walks, refit=refit, seed=further)
+    found, gradients = certified(model, like[rows], len(rows), walks, **how, seed=further)
     return torch.cat([gap, found.upper - found.lower]), spent + gradients
 
 
