@@ -17,8 +17,8 @@ from ..runs.run import Run
 from ..seeding import alone, forked
 from . import checks, preparation
 from .autosave import Autosave, save
-from .longer import Longer
 from .loop.listeners import Guarded, Listener
+from .loop.longer import Longer
 from .loop.result import Result
 from .loop.training import Training
 from .options import CHECKS

@@ -3,7 +3,7 @@ r"""Resuming a run for more epochs or steps than before: when this is allowed, a
 import warnings
 from types import SimpleNamespace
 
-from .loop.training import Training
+from .training import Training
 
 LENGTHS = ("epochs", "steps")
 ADVICE = (
