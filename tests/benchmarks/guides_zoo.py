@@ -12,16 +12,17 @@ import measure
 import published_decoder
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from pyro_dlgm import DLGM, data, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.plots.palette import REFERENCE, colour
+from pyro_dlgm.plots.palette import colour
 from pyro_dlgm.runs.files import whole
 from pyro_dlgm.seeding import forked
 
 STEPS = (0, 1, 5, 20)
 REFINED = [f"semi-amortized, {k} steps" for k in STEPS]
-SHOWN = ["amortized", "amortized, full rank", "flow", *REFINED, "laplace", "mean field", "full rank"]  # have a density
+SHOWN = ["amortized", "amortized, full rank", "flow", "laplace", "mean field", "full rank"]  # beside the refined ones
 IMAGES = {"mnist": data.mnist, "fashion-mnist": data.fashion_mnist}
 
 
@@ -46,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", help="rows, with semicolons between; all of them if left out")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
-    parser.add_argument("--beside", nargs="*", default=[], help="--out of earlier calls, as panels of the same figure")
+    parser.add_argument("--beside", nargs="*", default=[], help="--out of earlier calls, panels of one figure")
     parser.add_argument("--out", default="runs/bench/guides_zoo", help="folder for rows, trainings, table and figure")
     return parser.parse_args()
 
@@ -197,22 +198,29 @@ def table(lines: dict[str, dict], truth: dict) -> str:
 
 def picture(panels: dict[str, dict[str, dict]]) -> Figure:
     r"""What q lacks of log p(x), in nats, against milliseconds a point, an axis for each decoder."""
-    figure = Figure(figsize=(4.4 * len(panels), 4.8), layout="constrained")
+    figure = Figure(figsize=(1.2 + 3.6 * len(panels), 4.2), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         shown = {name: r for name, r in lines.items() if "total" in r}
-        for name, r in shown.items():
-            (gap, error), color = r["total"], colour(SHOWN.index(name))
-            axis.errorbar(r["milliseconds"], gap, yerr=error, fmt="o", ms=5, color=color, label=name)
-        steps = [r for name, r in shown.items() if name.startswith("semi-amortized")]
-        axis.plot([r["milliseconds"] for r in steps], [r["total"][0] for r in steps], color=REFERENCE, lw=0.8)
-        axis.set(xscale="log", xlabel="milliseconds a point", title=title)
-        axis.set_yscale("symlog", linthresh=0.1)  # a gap may be negative within its error
+        for place, name in enumerate(SHOWN):
+            if name in shown:
+                _marks(axis, {name: shown[name]}, name, colour(place))
+        _marks(axis, {n: shown[n] for n in REFINED if n in shown}, "semi-amortized, 0 to 20 steps", colour(len(SHOWN)))
+        axis.set(xscale="log", yscale="log", xlabel="milliseconds a point", title=title)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("log p(x) − F(q), nats")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(NullLocator())
     legend = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=min(4, 1 + len(panels)), fontsize=8)
     return figure
+
+
+def _marks(axis, rows: dict[str, dict], label: str, color: str) -> None:
+    gaps, errors = zip(*(r["total"] for r in rows.values()), strict=True)
+    style = {"marker": "o", "ms": 5, "lw": 0.8, "color": color, "label": label}
+    axis.errorbar([r["milliseconds"] for r in rows.values()], gaps, yerr=errors, **style)
 
 
 def main() -> None:
@@ -232,7 +240,8 @@ def main() -> None:
     print(table(lines, truth))
     print(f"{'ok    ' if monotone(rows) else 'FAILED'} the amortization gap falls with the steps, within 2 s.e.")
     print(f"Written: {measure.save(a.out, 'guides_zoo', arguments=vars(a), rows=lines, log_px=truth)}")
-    panels = {folder: json.loads(Path(folder, "guides_zoo.json").read_text())["rows"] for folder in (*a.beside, a.out)}
+    files = {Path(folder).name: Path(folder, "guides_zoo.json") for folder in (*a.beside, a.out)}
+    panels = {name: json.loads(file.read_text())["rows"] for name, file in files.items()}
     picture(panels).savefig(Path(a.out, "guides_zoo.png"), dpi=150)
 
 
