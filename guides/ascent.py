@@ -19,9 +19,9 @@ GROW, SHRINK = 1.5, 0.25  # factors of the step size after a step that raised F�
 def noise(num_samples: int, latent_dim: int, seed: int) -> Tensor:
     r"""Draws ε_k (S, D): random orthogonal directions, each with both signs; columns have mean square 1.
 
-    If S is a multiple of 2D, the mean of any polynomial in ε up to degree 3 is that under N(0, I). The first 2D have
-    equal lengths; so have the next 2D, and so on, with lengths in the proportions of draws from N(0, I). A private
-    generator draws the numbers, so that equal seeds give equal noise.
+    If S is a multiple of 2D, the mean of any polynomial in ε up to degree 3 is that under N(0, I). With several sets of
+    2D, the sets have different lengths, in the proportions of draws from N(0, I). The first half of the rows has one
+    sign, the second half the other. A private generator draws the numbers, so that equal seeds give equal noise.
 
     Arguments:
         num_samples: an even number S.

@@ -8,6 +8,7 @@ from torch import nn
 
 from pyro_dlgm import DLGM, SVI, compare_seeds, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.comparison import workers
+from pyro_dlgm.comparison.method import Method
 from pyro_dlgm.optim.compiled import vectorized
 from pyro_dlgm.optim.compiled.together import Together
 from pyro_dlgm.training.together import fit_together
@@ -58,7 +59,7 @@ def noisy(x):
 
 
 def weights(model, guide):
-    return [p.detach() for part in (model, guide) for p in part.parameters()]
+    return [v.detach() for part in (model, guide) for v in (*part.parameters(), *part.buffers())]
 
 
 def alike(ours, alone):
@@ -132,19 +133,39 @@ class Odd(likelihoods.FixedNormal):
 
 
 def test_a_step_whose_loss_is_not_the_eager_one_is_undone():
-    made = [(DLGM(priors.StandardNormal(D), Odd(mlp(), 1.0)), GUIDES["encoder"]()) for _ in SEEDS]
-    svis = [SVI(*one) for one in made]
-    before = [v.clone() for one in made for v in weights(*one)]
-    together, generators = Together(svis), torch.get_rng_state()
-    losses = [svi.step(data()[:5], torch.arange(5), size=N) for svi in svis]
+    r"""The steps in the queue are taken eagerly, from where they began, with the draws that they had."""
+
+    def made():
+        torch.manual_seed(0)
+        return [(DLGM(priors.StandardNormal(D), Odd(mlp(), 1.0)), GUIDES["encoder"]()) for _ in SEEDS]
+
+    batch = {"x": data()[:5], "index": torch.arange(5), "size": N}
+    ours = made()
+    svis = [SVI(*one) for one in ours]
+    together = Together(svis)
+    Odd.seen = 1_000
+    losses = [svi.step(**batch) for svi in svis]
     assert [svi.backward_passes for svi in svis] == [1, 1, 1]
-    assert all(torch.equal(a, b) for a, b in zip([v for one in made for v in weights(*one)], before, strict=True))
-    with pytest.warns(UserWarning, match="one after the other: its loss is .* without compiling"):
+    generators = torch.get_rng_state()
+    before = [v.clone() for one in ours for v in weights(*one)]
+    seen = []
+    take = SVI.take
+
+    def watched(svi, attempt):
+        seen.append([v.clone() for v in weights(svi.model, svi.guide)])
+        return take(svi, attempt)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="one after the other: its loss is .*"):
+        patch.setattr(
+            SVI,
+            "take",
+            lambda svi, a: (seen.append([v.clone() for v in weights(svi.model, svi.guide)]), take(svi, a))[1],
+        )
         together.take()
-    assert not torch.equal(generators, torch.get_rng_state())
+    assert torch.equal(generators, torch.get_rng_state())
     assert [svi.backward_passes for svi in svis] == [1, 1, 1] and all(svi.compiler is None for svi in svis)
-    assert all(loss.isfinite() and loss != 0 for loss in losses) and len({float(loss) for loss in losses}) == 3
-    assert not any(torch.equal(a, b) for a, b in zip([v for one in made for v in weights(*one)], before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip([v for each in seen for v in each], before, strict=True))
+    assert len({float(loss) for loss in losses}) == 3 and all(loss.isfinite() and loss != 0 for loss in losses)
 
 
 def test_a_step_that_fails_midway_is_taken_by_each(monkeypatch):
@@ -171,7 +192,7 @@ def test_pairs_that_differ_are_trained_one_after_the_other():
 
 def test_a_loss_without_a_number_ends_all_and_names_the_step():
     made = pairs()
-    with pytest.raises(FloatingPointError, match="at step 2"):
+    with pytest.raises(FloatingPointError, match=r"training 1 of 3: .* at step 2"):
         fit_together(made, data(), seeds=SEEDS, **HOW | {"lr": 1e30})
     for model, guide in made:
         assert all(p.untyped_storage().nbytes() == p.nbytes for p in weights(model, guide))
@@ -184,6 +205,7 @@ def test_a_loss_without_a_number_ends_all_and_names_the_step():
         ({"e_steps": 2}, "e_steps is 2"),
         ({"patience": 3}, "patience is 3"),
         ({"seeds": (1, 2)}, "3 pairs and 2 seeds"),
+        ({"seed": 2}, "seed is 2"),
     ],
 )
 def test_what_is_of_one_training_is_refused(settings, said):
@@ -230,10 +252,8 @@ def test_a_comparison_over_seeds_has_the_same_rows(frozen, in_processes, tmp_pat
         for seed, row in one.rows.items():
             other = two.rows[seed]
             assert row["test_elbo"] == pytest.approx(other["test_elbo"], rel=1e-3)
-            looks, others = (
-                [r["val_elbo"] for r in each.get("history", ()) if "val_elbo" in r] for each in (row, other)
-            )
-            assert looks == pytest.approx(others, rel=1e-3) and bool(looks) != one.reference
+            assert looks(row) == pytest.approx(looks(other), rel=1e-3) and bool(looks(row)) != one.reference
+            assert [r.keys() for r in row.get("history", ())] == [r.keys() for r in other.get("history", ())]
 
 
 def test_where_one_seed_fails_the_others_go_on(in_processes):
@@ -243,10 +263,8 @@ def test_where_one_seed_fails_the_others_go_on(in_processes):
         return METHODS["encoder"](model, N)
 
     x = torch.randn(20, 4)
-    with pytest.warns(UserWarning, match="broken: the seeds are trained one after the other: ValueError"):
-        (row,) = compare_seeds(
-            model, {"broken": broken}, x, x[:8], seeds=3, together=True, gradients=2, num_samples=25, batch_size=10
-        )
+    how = {"seeds": 3, "together": True, "gradients": 2, "num_samples": 25, "batch_size": 10}
+    (row,) = compare_seeds(model, {"broken": broken}, x, x[:8], **how)
     assert sorted(row.rows) == [0, 2] and row.failed == {1: "ValueError: no such guide"}
 
 
@@ -278,3 +296,180 @@ def test_modules_of_the_user_are_vectorized_as_well():
         warnings.filterwarnings("error", ".*one after the other")
         ours = fit_together(made(), data(), seeds=SEEDS, **HOW)
     alike(ours, alone)
+
+
+class Normed(nn.Module):
+    r"""An encoder with the running means of batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, 2 * D))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.filterwarnings("error:.*one after the other")
+def test_running_means_are_those_of_one_after_the_other():
+    def made(seed):
+        torch.manual_seed(seed)
+        return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(mlp())), guides.Amortized(Normed(), D)
+
+    alone = [fit(*made(seed), data(), seed=seed, **RAGGED) for seed in SEEDS]
+    ours = fit_together([made(seed) for seed in SEEDS], data(), seeds=SEEDS, **RAGGED)
+    alike(ours, alone)
+    counted = [int(m.num_batches_tracked) for r in ours for m in r.guide.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert counted == [9, 9, 9]
+
+
+class Projected(nn.Module):
+    r"""A decoder with a tensor that is neither parameter nor buffer, or in nothing but a function."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.gain, held = nn.Parameter(torch.zeros(())), torch.randn(D, 36)
+        self.P = held if kind == "attribute" else None
+        self.get = lambda: held
+
+    def forward(self, t):
+        return (t @ (self.get() if self.P is None else self.P) * (1 + self.gain)).unflatten(-1, SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["attribute", "closure"])
+def test_tensors_of_one_are_not_taken_for_those_of_another(kind):
+    def made(seed):
+        torch.manual_seed(seed)
+        return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(Projected(kind))), GUIDES["encoder"]()
+
+    alone = [fit(*made(seed), data(), seed=seed, lr=1e-4, **HOW) for seed in SEEDS]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ours = fit_together([made(seed) for seed in SEEDS], data(), seeds=SEEDS, lr=1e-4, **HOW)
+    alike(ours, alone)
+    assert any("one after the other" in str(w.message) for w in said) == (kind == "closure")
+
+
+def test_settings_of_modules_are_alike_or_each_takes_its_own():
+    def made():
+        found = [pair(seed=seed) for seed in SEEDS]
+        found[2][0].likelihood.net.factor = 2.0
+        found[1][0].likelihood.net.factor = 1.0
+        found[0][0].likelihood.net.factor = 1.0
+        return found
+
+    with pytest.warns(UserWarning, match="not of one kind"):
+        fit_together(made(), data(), seeds=SEEDS, **HOW)
+
+
+def test_whole_numbers_have_losses_with_fractions():
+    def made(seed):
+        torch.manual_seed(seed)
+        return DLGM(priors.StandardNormal(D), likelihoods.Poisson(mlp())), GUIDES["encoder"]()
+
+    x = (5 * data()).long()
+    alone = [fit(*made(seed), x, seed=seed, **HOW) for seed in SEEDS]
+    alike(fit_together([made(seed) for seed in SEEDS], x, seeds=SEEDS, **HOW), alone)
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.calls = mlp(), 0
+
+    def forward(self, t):
+        self.calls += 1
+        return self.net(t)
+
+
+def test_a_module_that_counts_its_calls_is_not_captured_at_each_of_them(monkeypatch):
+    captured = []
+    step = vectorized.TensorStep
+    monkeypatch.setattr(vectorized, "TensorStep", lambda *given: captured.append(1) or step(*given))
+    made = [(DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(Counting())), GUIDES["encoder"]()) for _ in SEEDS]
+    with pytest.warns(UserWarning, match="one after the other: (they are not of one kind|there are more than 8 kinds)"):
+        fit_together(made, data(), seeds=SEEDS, **HOW | {"epochs": 8})
+    assert len(captured) <= 8
+
+
+def test_a_buffer_that_is_replaced_is_no_state_of_the_step():
+    class Moving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nets.MLP(SHAPE, 2 * D, ())
+            self.register_buffer("m", torch.zeros(2 * D))
+
+        def forward(self, x):
+            h = self.net(x)
+            self.m = 0.9 * self.m + 0.1 * h.detach().mean(0)
+            return h - self.m
+
+    def made(seed):
+        torch.manual_seed(seed)
+        return pair(seed=seed)[0], guides.Amortized(Moving(), D)
+
+    alone = [fit(*made(seed), data(), seed=seed, **HOW) for seed in SEEDS]
+    with pytest.warns(UserWarning, match="it replaces the tensor 'm'"):
+        ours = fit_together([made(seed) for seed in SEEDS], data(), seeds=SEEDS, **HOW)
+    alike(ours, alone)
+    with pytest.warns(UserWarning, match="without compiling it: it replaces the tensor 'm'"):
+        result = fit(*made(SEEDS[0]), data(), seed=SEEDS[0], compile="eager", **HOW)
+    alike([result], alone[:1])
+
+
+class Cloned(nn.Module):
+    r"""A network that copies into an empty tensor and goes on to change the copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, t):
+        y = self.net(t)
+        copy = torch.empty_like(y).copy_(y)
+        return y + copy.mul_(2)
+
+
+@pytest.mark.filterwarnings("error:.*(without compiling|one after the other)")
+def test_copies_of_a_program_stay_copies():
+    def made():
+        torch.manual_seed(0)
+        return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(Cloned())), GUIDES["encoder"]()
+
+    eager, compiled = (fit(*made(), data(), seed=0, compile=how, **HOW) for how in (False, "eager"))
+    alike([compiled], [eager])
+
+
+def test_what_factories_return_for_all_seeds_is_copied(in_processes):
+    encoder, pretrained = GUIDES["encoder"](), pair()[0]
+    before = [v.clone() for v in weights(pretrained, encoder)]
+    how = {"seeds": 3, "gradients": 3, "batch_size": 13, "num_samples": 25}
+    given = lambda: pretrained, {"encoder": lambda model, N: encoder}, data(), data()
+    (ours,) = compare_seeds(*given, together=True, **how)
+    assert all(torch.equal(a, b) for a, b in zip(weights(pretrained, encoder), before, strict=True))
+    assert not ours.failed and len({row["test_elbo"] for row in ours.rows.values()}) == 3
+
+
+def test_a_score_that_fails_is_a_failure_of_its_seed_alone(in_processes, monkeypatch):
+    scored = Method.scored
+    trained = []
+
+    def fails(self, model, guide, history):
+        trained.append(self.settings["seed"])
+        if self.settings["seed"] == 1:
+            raise ValueError("cannot be scored")
+        return scored(self, model, guide, history)
+
+    monkeypatch.setattr(Method, "scored", fails)
+    x = torch.randn(20, 4)
+    how = {"seeds": 3, "together": True, "gradients": 2, "num_samples": 25, "batch_size": 10}
+    (row,) = compare_seeds(model, {"encoder": METHODS["encoder"]}, x, x[:8], **how)
+    assert trained == [0, 1, 2] and sorted(row.rows) == [0, 2]
+    assert row.failed == {1: "ValueError: cannot be scored"}
+
+
+def test_processes_and_together_exclude_each_other():
+    x = torch.randn(20, 4)
+    with pytest.raises(ValueError, match="jobs is 2 and together True"):
+        compare_seeds(model, METHODS, x, x, seeds=2, jobs=2, together=True)
+    with pytest.raises(TypeError, match="learning_rate"):
+        fit_together(pairs(), data(), seeds=SEEDS, learning_rate=1.0)

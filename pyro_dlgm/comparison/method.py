@@ -57,17 +57,20 @@ class Method:
 
     def __call__(self, model, factory: Callable) -> Made:
         r"""Trains and scores a model, which changes, and the guide that the factory makes for it."""
-        guide, how = self.prepared(model, factory)
-        return self.scored(model, guide, fit(model, guide, self.train, **how).history)
+        guide = self.guide(model, factory)
+        return self.scored(model, guide, fit(model, guide, self.train, **self.how(model, guide)).history)
 
-    def prepared(self, model, factory: Callable) -> tuple:
-        r"""Returns the guide that the factory makes for the model, and arguments of `fit` for what the budget pays."""
+    def guide(self, model, factory: Callable):
+        r"""Returns the guide that the factory makes for the model."""
         with forked(self.settings["seed"]):
-            guide = factory(model, len(self.train))
+            return factory(model, len(self.train))
+
+    def how(self, model, guide) -> dict:
+        r"""Returns the arguments of `fit` for as many epochs as the budget pays."""
         objective = self.settings["objective"]
         paid = epochs(guide, self.gradients, getattr(objective, "num_particles", 1))
         seen = [] if self.val is None else [HeldOut(model, guide, self.val, paid, objective)]
-        return guide, {"epochs": paid, "listeners": seen, **self.settings}
+        return {"epochs": paid, "listeners": seen, **self.settings}
 
     def scored(self, model, guide, history: list[dict]) -> Made:
         r"""Scores a trained pair."""

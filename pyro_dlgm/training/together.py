@@ -1,7 +1,9 @@
 r"""Trainings that differ in their seed alone, taken step by step together: each step is one for all of them."""
 
 import contextlib
+import copy
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -14,9 +16,10 @@ from ..seeding import alone, forked, restore, states
 from .fit import fit
 from .loop.listeners import Guarded
 from .loop.result import Result
+from .loop.steps import Step
 from .session import begun, check
 
-OWN = ("out", "resume", "stretch", "start", "ranks", "patience")  # of one training
+OWN = ("out", "resume", "stretch", "start", "ranks", "patience", "config", "seed")  # of one training
 
 
 def fit_together(
@@ -38,26 +41,21 @@ def fit_together(
         pairs: S pairs (model, guide), made alike: they differ in the values of their tensors alone.
         x: the points, as in `fit`.
         seeds: the seed of each training.
-        listeners: for the number of a pair, its listeners, as in `fit`.
+        listeners: for the number of a pair, its listeners, as in `fit`; the time that they take is on its clock alone.
         progress: whether to show a bar.
         settings: other arguments of `fit`, alike for all; but none of a run on disk, several processes or patience, and
             ``e_steps`` is 1.
 
     Returns:
-        The `Result` of each pair.
+        The `Result` of each pair; ``seconds`` in its history are those of all trainings together.
 
     Raises:
         ValueError: if there is no pair, or not one seed for each, or an argument is of one training alone.
+        FloatingPointError: as `fit`; it names the number of the training, and ends all of them.
     """
     _check(pairs, seeds, settings)
-    defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
-    calls = [
-        SimpleNamespace(**defaults | settings | {"model": m, "guide": g, "x": x, "listeners": listeners(number)})
-        for number, (m, g) in enumerate(pairs)
-    ]
-    for call in calls:
-        check(call)
-        call.processes = Alone()
+    x = x.to(settings["device"]) if settings.get("device") is not None and hasattr(x, "to") else x  # once for all
+    calls = [_call(pair, x, listeners(number), settings) for number, pair in enumerate(pairs)]
     with alone(training=True), forked():
         trainings, generators = [], []
         for call, seed in zip(calls, seeds, strict=True):
@@ -77,8 +75,18 @@ def fit_together(
         return [training.finish() for training in trainings]
 
 
+def _call(pair: tuple, x, listeners: Sequence, settings: dict) -> SimpleNamespace:
+    r"""Returns the checked arguments of `fit` for one of the pairs."""
+    own = {"listeners": listeners, "objective": copy.deepcopy(settings.get("objective"))}  # it has a state, β
+    bound = inspect.signature(fit).bind(*pair, x, **settings | own)
+    bound.apply_defaults()
+    call = SimpleNamespace(**bound.arguments, processes=Alone())
+    check(call)
+    return call
+
+
 def _climb(trainings: list, listeners: list[list], together: Together, generators: list[dict]) -> None:
-    r"""Takes the steps; each training draws from the states of its own generators, which change."""
+    r"""Takes the steps; each training continues from the states of its own generators."""
     rounds = [training.begun() for training in trainings]
     while True:
         steps = []
@@ -89,10 +97,18 @@ def _climb(trainings: list, listeners: list[list], together: Together, generator
         if None in steps:
             return
         together.take()
-        for training, step, heard in zip(trainings, steps, listeners, strict=True):
-            record = training.ended(step)
-            for listener in heard:
-                listener.after(step, record)
+        records = [training.ended(step) for training, step in zip(trainings, steps, strict=True)]
+        spent = [_heard(*each) for each in zip(listeners, steps, records, strict=True)]
+        for training, own in zip(trainings, spent, strict=True):
+            training.pause(sum(spent) - own)
+
+
+def _heard(listeners: list, step: Step, record: dict | None) -> float:
+    r"""Calls the listeners of one training, and returns the seconds that they took."""
+    began = time.perf_counter()
+    for listener in listeners:
+        listener.after(step, record)
+    return time.perf_counter() - began
 
 
 def _check(pairs: Sequence, seeds: Sequence, settings: dict) -> None:

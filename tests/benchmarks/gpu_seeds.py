@@ -28,10 +28,9 @@ class Clock:
 
 def at_once(asked: Asked) -> None:
     r"""Steps of an MLP of 2x200 units with 50 latents: with `fit`, and with S seeds at once."""
-    warnings.filterwarnings("ignore", ".*lift_fresh_copy.*")
     total = BEFORE + (2 if asked.smoke else STEPS)
     x = gpu_made.images(2 * BATCH if asked.smoke else 60_000, asked.device)
-    one = None
+    one = float("nan")
     for num in NUMBERS[:2] if asked.smoke else NUMBERS:
         try:
             seconds = _seconds(asked, num, x, total)
@@ -39,7 +38,7 @@ def at_once(asked: Asked) -> None:
             asked.row(seeds=num, failed=said(error))
             continue
         each = seconds / (total - BEFORE)
-        one = one or each
+        one = each if num == 1 else one
         asked.row(seeds=num, ms_a_step=1e3 * each, of_one=each / one, one_after_the_other=float(num))
 
 

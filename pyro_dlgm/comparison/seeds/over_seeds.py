@@ -41,11 +41,12 @@ def compare_seeds(
 ) -> list[SeedRow]:
     r"""Trains and scores all methods at the seeds ``seed``, ``seed + 1``, ..., and returns their rows over seeds.
 
-    Each row at each seed is what `compare` gives for it with one thread, bit for bit on the same machine, but for the
-    difference to the first row: random numbers depend on the seed alone, and one thread adds up in one order. The work
-    is done in spawned processes with one thread each, so a script calls this function under
-    ``if __name__ == "__main__":``. If a row fails at a seed, the others go on, and `SeedRow.failed` says why. Rows that
-    ``out`` holds are kept as they are, whatever has changed in the code of classes since.
+    The work is done in spawned processes with one thread each, so a script calls this function under
+    ``if __name__ == "__main__":``. Each row at each seed is then what `compare` gives for it with one thread, bit for
+    bit on the same machine, but for the difference to the first row: random numbers depend on the seed alone, and one
+    thread adds up in one order. On a GPU, all seeds of a row are trained at once instead (``together``). If a row fails
+    at a seed, the others go on, and `SeedRow.failed` says why. Rows that ``out`` holds are kept as they are, whatever
+    has changed in the code of classes since.
 
     With S seeds and d_s the difference between two rows at seed s, its mean d̄ has the standard error sd(d) / √S and
     the 95% interval d̄ ± t sd(d) / √S, with Student's t of S − 1 degrees of freedom. A row may be called the winner on
@@ -59,7 +60,8 @@ def compare_seeds(
         jobs: how many processes work at a time; by default one for each core that this process may use.
         together: whether all seeds of a row are trained at once in this process, in steps that are one for all of them,
             and then scored one after the other. Numbers are those of processes up to rounding, and the seconds of a
-            training those of all seeds. By default where the points are on a GPU; on a CPU, processes take less time.
+            training those of all seeds. By default where the points are on a GPU and there are no ``jobs``; on a CPU,
+            processes take less time.
         out: a folder. What is finished is kept in ``out/seeds``, and not done again by another call, with more seeds or
             more guides too; with `None`, nothing is kept.
         progress: whether to show a bar that counts rows times seeds.
@@ -70,7 +72,7 @@ def compare_seeds(
 
     Raises:
         RunError: if ``out`` holds rows of another comparison or is in use, or if everything failed.
-        ValueError: if ``seeds`` or ``jobs`` is below 1, or there is no guide.
+        ValueError: if ``seeds`` or ``jobs`` is below 1, there is no guide, or ``together`` comes with ``jobs``.
 
     Example:
         >>> from pyro_dlgm import DLGM, compare_seeds, guides, likelihoods, nets, priors
@@ -82,7 +84,10 @@ def compare_seeds(
         >>> sorted(row.rows), row.spread("test_elbo").standard_deviation > 0
         ([0, 1], True)
     """
-    together = Points.of(x_train).x.device.type != "cpu" if together is None else together
+    if together and jobs is not None:
+        raise ValueError(f"jobs is {jobs} and together True; expected one of them: together, there are no processes")
+    if together is None:
+        together = jobs is None and getattr(Points.of(x_train).x, "is_cuda", False)
     with _folder(out) as folder:
         parts = planned(
             model_factory, guide_factories, x_train, x_test, seeds=seeds, seed=seed, folder=folder, **settings

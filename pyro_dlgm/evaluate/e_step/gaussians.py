@@ -43,8 +43,9 @@ class Near(NamedTuple):
 def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | None) -> Near:
     r"""Returns Gaussians near the posteriors.
 
-    A point without a Gaussian at its mode starts from the prior's mean and scales. The steps of a block of points end
-    together, so that a Gaussian depends slightly on the other points of its block.
+    A point without a Gaussian at its mode starts from the prior's mean and scales. Points of a block share random
+    numbers and the number of steps, so that a Gaussian depends slightly on the other points of its block, and where a
+    posterior has several modes its choice may.
 
     Arguments:
         model: a `DLGM`.

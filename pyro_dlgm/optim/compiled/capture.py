@@ -1,13 +1,14 @@
 r"""Captures a step: one run of a program becomes a graph of tensor operations, a function of all tensors it reads."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from .noise import Draw, Recorded, Replayed
+from .noise import Draw, NotCaptured, Recorded, Replayed
 
 EMPTY = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.empty_strided.default)
 
@@ -51,7 +52,7 @@ def capture(
     Raises:
         NotCaptured: if it is not a function of tensors.
     """
-    with Recorded() as recorded:
+    with _held(modules), Recorded() as recorded:
         function(inputs)
 
     def replayed(inputs, noise):
@@ -59,20 +60,44 @@ def capture(
             return function(inputs)
 
     graph = make_fx(replayed)(inputs, [draw() for draw in recorded.draws])
-    _pass_noise(graph)
+    _pass_noise(graph, len(inputs))
     return Captured(graph, recorded.draws, _lifted(graph, _places(modules)))
 
 
-def _pass_noise(graph: fx.GraphModule) -> None:
-    r"""Passes on what is copied into an empty tensor, as noise is: vectorized, an empty tensor would be one for all."""
-    for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten.copy_.default and node.args[0].target in EMPTY:
-            empty, source = node.args[:2]
-            node.replace_all_uses_with(source)
-            graph.graph.erase_node(node)
-            empty.replace_all_uses_with(source)
-            graph.graph.erase_node(empty)
+def _pass_noise(graph: fx.GraphModule, before: int) -> None:
+    r"""Passes on the noise that is copied into an empty tensor: vectorized, that tensor would be one for all.
+
+    Arguments:
+        graph: whose placeholders are inputs and then noise; it changes.
+        before: the number of inputs.
+    """
+    noise = [node for node in graph.graph.nodes if node.op == "placeholder"][before:]
+    for source in noise:
+        for node in [n for n in source.users if n.target is torch.ops.aten.copy_.default and n.args[1] is source]:
+            empty = node.args[0]
+            if empty.target in EMPTY and next(iter(empty.users)) is node and _like(empty, source):
+                node.replace_all_uses_with(source)
+                graph.graph.erase_node(node)
+                empty.replace_all_uses_with(source)
+                graph.graph.erase_node(empty)
     graph.recompile()
+
+
+def _like(one: fx.Node, other: fx.Node) -> bool:
+    a, b = one.meta["val"], other.meta["val"]
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+@contextlib.contextmanager
+def _held(modules: list[nn.Module]) -> Iterator[None]:
+    r"""Context manager: refuses what puts another tensor in the place of a parameter or buffer."""
+    before = [(kept, dict(kept)) for m in modules for kept in (m._parameters, m._buffers)]
+    yield
+    for kept, old in before:
+        changed = [name for name, tensor in old.items() if kept.get(name) is not tensor]
+        kept.update(old)
+        if changed:
+            raise NotCaptured(f"it replaces the tensor {changed[0]!r} of a module; expected changes in place")
 
 
 def _places(modules: list[nn.Module]) -> dict[int, Place]:

@@ -10,6 +10,7 @@ from ... import messages
 from ...program import unregistered
 from ...seeding import forked, restore
 from ..attempt import Attempt
+from ..clipping import norm
 from .batch_loss import Arguments
 from .noise import NotCaptured
 from .tensor_step import TensorStep
@@ -34,7 +35,7 @@ class Compared:
 
     def __init__(self, svi, batch: Arguments, only: list[Tensor] | None, backend: str):
         self.svi, self.left = svi, TIMES
-        with _put_back(svi), refusing():
+        with put_back(svi), refusing():
             self.step = TensorStep(svi, batch, only, backend)
 
     def __call__(self, batch: Arguments, attempt: Attempt) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -61,22 +62,34 @@ class Compared:
 
 def eager_loss(svi, batch: Arguments, attempt: Attempt) -> Tensor:
     r"""Returns the loss of the eager step; the very first one runs with Pyro's validation as it is set."""
-    with _put_back(svi), torch.no_grad(), unregistered(), svi.validation(), svi.rounding:
+    with put_back(svi), torch.no_grad(), unregistered(), svi.validation(), svi.rounding:
         restore(attempt.generators)
         loss = svi.objective.differentiable_loss(svi.program, svi.guide, *batch.args, **batch.kwargs)
     svi.validated = True
     return batch.factor * loss
 
 
-def compare(svi, loss: Tensor, expected: Tensor) -> None:
-    r"""Raises `NotCaptured` unless a loss is that of the eager step, up to rounding."""
+def eager_gradient(svi, attempt: Attempt) -> tuple[Tensor, Tensor]:
+    r"""Returns the loss of the eager step, and the norm of its dense gradients, 0 if there are none."""
+    with put_back(svi):
+        restore(attempt.generators)
+        loss = attempt.backward().detach()
+    svi.backward_passes -= 1  # it is no step
+    dense = [p.grad for p in svi.parameters() if p.grad is not None and not p.grad.is_sparse]
+    total = norm(dense) if dense else torch.zeros_like(loss)
+    svi.clear()
+    return loss, total
+
+
+def compare(svi, loss: Tensor, expected: Tensor, what: str = "loss") -> None:
+    r"""Raises `NotCaptured` unless a number is that of the eager step, up to rounding."""
     agree = AGREE if svi.precision is None else AGREE_BF16
     if not torch.isclose(loss, expected.to(loss), rtol=agree, atol=agree, equal_nan=True):
-        raise NotCaptured(f"its loss is {float(loss):.7g}, and {float(expected):.7g} without compiling")
+        raise NotCaptured(f"its {what} is {float(loss):.7g}, and {float(expected):.7g} without compiling")
 
 
 @contextlib.contextmanager
-def _put_back(svi) -> Iterator[None]:
+def put_back(svi) -> Iterator[None]:
     r"""Context manager: restores generators and buffers afterwards."""
     buffers = [b for m in svi.modules() for b in m.buffers(recurse=False)]
     before = [b.clone() for b in buffers]

@@ -3,6 +3,7 @@ r"""Tensors of several `SVI`s as slices of stacked ones."""
 import torch
 from torch import Tensor
 
+from .noise import NotCaptured
 from .update import STATE, is_plain, state_of
 
 
@@ -16,18 +17,23 @@ class Stacks:
     def __init__(self, svis: list):
         self.svis = svis
         self._made: dict[int, Tensor] = {}  # by the identity of the tensor of the first
-        self._slices: list[Tensor] = []
+        self._slices: list[list[Tensor]] = []
         self._places: dict[int, int] = {}
         self._tensors: list[list[Tensor]] = []
 
     def close(self) -> None:
         r"""Gives each its own tensors again."""
-        for tensor in self._slices:
-            tensor.data = tensor.data.clone()
-        self._made, self._slices = {}, []
+        self._made = {}
+        while self._slices:  # one stack after the other is freed
+            for tensor in self._slices.pop():
+                tensor.data = tensor.data.clone()
 
     def find(self) -> None:
-        r"""Finds the tensors of all; those of one, with the moments that it has by now, are in the same order."""
+        r"""Finds the tensors of all; those of one, with the moments that it has by now, are in the same order.
+
+        Raises:
+            NotCaptured: if they differ in more than the values of tensors, or share some that are trained.
+        """
         states = [[p in o.state for p in _params(o)] for o in self.svis[0].optimizers]
         for svi in self.svis[1:]:
             for optimizer, there in zip(svi.optimizers, states, strict=True):
@@ -35,7 +41,13 @@ class Stacks:
                     if needed and is_plain(optimizer):
                         state_of(optimizer, p)
         self._tensors = [_tensors(svi) for svi in self.svis]
-        self._places = {id(tensor): place for place, tensor in enumerate(self._tensors[0])}
+        if len({tuple((v.shape, v.dtype, v.requires_grad) for v in every) for every in self._tensors}) > 1:
+            raise NotCaptured("their tensors have other shapes or types, or other ones are trained")
+        own = [place for place, alike in enumerate(zip(*self._tensors, strict=True)) if not _shared(alike)]
+        shared = {*range(len(self._tensors[0]))} - {*own}
+        if any(self._tensors[0][place].requires_grad for place in shared):
+            raise NotCaptured("they share parameters that are trained; expected each to have its own")
+        self._places = {id(self._tensors[0][place]): place for place in own}
 
     def like(self, tensor: Tensor, number: int) -> Tensor:
         r"""Returns the tensor that one of them has where the first has this one."""
@@ -54,8 +66,12 @@ class Stacks:
             stack = self._made[id(tensor)] = torch.stack([v.detach() for v in alike])
             for v, part in zip(alike, stack, strict=True):
                 v.data = part
-            self._slices += alike
+            self._slices.append(alike)
         return self._made[id(tensor)]
+
+
+def _shared(alike: tuple[Tensor, ...]) -> bool:
+    return len(alike) > 1 and len({id(v) for v in alike}) < len(alike)
 
 
 def _params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -63,7 +79,13 @@ def _params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _tensors(svi) -> list[Tensor]:
-    r"""Returns parameters and buffers of the modules, and the moments of plain Adam."""
-    kept = [v for m in svi.modules() for part in (m._parameters, m._buffers) for v in part.values() if v is not None]
+    r"""Returns the tensors of the modules, plain attributes among them, and the moments of plain Adam."""
+    kept = [
+        v
+        for m in svi.modules()
+        for part in (m._parameters, m._buffers, vars(m))
+        for v in part.values()
+        if isinstance(v, Tensor)
+    ]
     plain = [o for o in svi.optimizers if is_plain(o)]
     return kept + [o.state[p][name] for o in plain for p in _params(o) if p in o.state for name in STATE]

@@ -50,7 +50,7 @@ class TensorStep:
         self._targets = dict(enumerate(targets))
         self._used = _returned(self.captured.graph)
         self._rows = {place: tables[p] for place, p in self._targets.items() if p in tables and place in self._used}
-        self._dense = [p for p in self._used if p not in self._rows]
+        self.dense = [p for p in self._used if p not in self._rows]
         self.blocks = self._blocks()
         inside = {place for block in self.blocks for place in block.gradients}
         self._outside = [place for place in self._used if place not in inside]  # updated by their own optimizers
@@ -74,7 +74,7 @@ class TensorStep:
             sections = self.sections(batch, noise)
             loss, flag, total, *rest = self._call(*(v for section in sections for v in section))
         self.put(rest, batch.index)
-        return loss, flag, total if self._dense else None
+        return loss, flag, total if self.dense else None
 
     def put(self, rest: list[Tensor], index: Tensor | None, like: Callable[[Tensor], Tensor] = lambda p: p) -> None:
         r"""Sets the gradients that other optimizers apply.
@@ -99,7 +99,7 @@ class TensorStep:
 
     def _blocks(self) -> list[AdamBlock]:
         others = {id(tensor): place for place, tensor in enumerate(self.captured.others())}
-        place_of = {self._targets[place]: place for place in self._dense}
+        place_of = {self._targets[place]: place for place in self.dense}
         found = []
         for optimizer in filter(is_plain, self.svi.optimizers):
             for group in optimizer.param_groups:
@@ -131,10 +131,10 @@ class TensorStep:
         r"""Changes parameters and moments; returns loss, flag, norm of dense gradients, and gradients for others."""
         loss, *every = self.captured.graph(*inputs, *noise, *others)
         total, numbers = loss.new_zeros(()), [loss, *(torch.linalg.vector_norm(every[p]) for p in self._rows)]
-        if self._dense:
-            total = norm([every[p] for p in self._dense])
-            shorter = clipped([every[p] for p in self._dense], total, self.svi.clip_norm)
-            every = {**dict(enumerate(every)), **dict(zip(self._dense, shorter, strict=True))}
+        if self.dense:
+            total = norm([every[p] for p in self.dense])
+            shorter = clipped([every[p] for p in self.dense], total, self.svi.clip_norm)
+            every = {**dict(enumerate(every)), **dict(zip(self.dense, shorter, strict=True))}
         flag = bad([*numbers, total])
         skip = flags[0] if self.svi.watch is None else torch.maximum(flags[0], flag)
         states, speeds = iter(states), iter(speeds)

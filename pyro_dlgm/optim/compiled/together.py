@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...seeding import forked, restore
 from ..attempt import Attempt
-from .compiler import Compiler
+from .compiler import MOST, Compiler
 from .noise import NotCaptured
 from .stacks import Stacks
 from .vectorized import Queued, Vectorized
@@ -53,22 +53,31 @@ class Together:
         step = self.steps[self.queue[0].kind]
         try:
             loss, bad, norm, *rest = step(self.queue)
-        except NotCaptured as reason:
-            self.give_up(str(reason))
+            reason = None
+        except NotCaptured as refused:
+            reason = str(refused)
+        if reason is not None:  # outside, where the tensors of the attempt are gone
+            self.give_up(reason)
             return
         queue, self.queue = self.queue, []
         self.losses.copy_(loss)
         self.norms.copy_(norm)
         for place, queued in enumerate(queue):
-            step.finish(place, queued, bad[place], [g[place] for g in rest])
+            try:
+                step.finish(place, queued, bad[place], [g[place] for g in rest])
+            except FloatingPointError as error:
+                raise FloatingPointError(f"training {place + 1} of {len(queue)}: {error}") from error
 
     def add(self, place: int, queued: Queued) -> Tensor:
         r"""Queues the step of one of them; returns its loss, which has no value yet."""
         if place == 0:
-            self.losses, self.norms = queued.batch.data[0].new_empty(2, len(self.svis))
+            like = next(p for p in self.svis[0].parameters() if p.is_floating_point())
+            self.losses, self.norms = like.detach().new_zeros(2, len(self.svis))
         self.queue.append(queued)
         self.svis[place].backward_passes += 1
-        self.svis[place].gradient_norm = self.norms[place]
+        svi = self.svis[place]
+        needed = self.steps[queued.kind].has_norm and not (svi.clip_norm is None and svi.watch is None)
+        svi.gradient_norm = self.norms[place] if needed else None
         return self.losses[place]
 
     def give_up(self, reason: str) -> None:
@@ -101,6 +110,11 @@ class Member(Compiler):
         super().__init__(together.svis[place], together.backend)
         self.together, self.place, self.numbers = together, place, {}
 
+    @property
+    def settings(self) -> list:
+        r"""Values of the modules, but for names, which differ from training to training."""
+        return [held.get(name) for held, name in self._attributes if not isinstance(held.get(name), str)]
+
     def step(self, attempt: Attempt, only: list[Tensor] | None, factor: float) -> Tensor | None:
         r"""Queues the step; returns its loss, which has no value yet, or `None` if it has to be taken eagerly."""
         together = self.together
@@ -108,10 +122,13 @@ class Member(Compiler):
             batch = self._batch(attempt, only, factor)
             # Kinds have names of modules in them, and so are numbered: each meets them in the same order.
             kind = self.numbers.setdefault(self._kind(batch, only), len(self.numbers))
+            if kind >= MOST:
+                raise NotCaptured(f"there are more than {MOST} kinds of batches, arguments and settings of modules")
             if self.place == 0 and kind not in together.steps:
                 together.steps[kind] = Vectorized(together.svis, together.stacks, batch, together.backend)
             first = together.queue[0] if self.place else None
-            if first and (kind, batch.kind()) != (first.kind, first.batch.kind()):
+            alike = self.settings == together.svis[0].compiler.settings
+            if not alike or (first and (kind, batch.kind()) != (first.kind, first.batch.kind())):
                 raise NotCaptured("they are not of one kind")
             noise = together.steps[kind].noise()
         except NotCaptured as reason:

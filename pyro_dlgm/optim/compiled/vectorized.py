@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ...seeding import forked
 from ..attempt import Attempt
 from .batch_loss import Arguments
-from .compared import TIMES, compare, eager_loss, refusing
+from .compared import TIMES, compare, eager_gradient, put_back, refusing
 from .stacks import Stacks
 from .tensor_step import TensorStep
 
@@ -26,7 +25,8 @@ class Queued(NamedTuple):
 class Vectorized:
     r"""Creates the step for batches of one kind.
 
-    Its first losses are compared with those of eager steps, as in `Compared`; a step that differs is undone.
+    Its first losses and gradients are compared with those of eager steps, as in `Compared`; a step that differs is
+    undone.
 
     Arguments:
         svis: pairs with objectives and optimizers, alike but for the values of their tensors.
@@ -41,11 +41,16 @@ class Vectorized:
     def __init__(self, svis: list, stacks: Stacks, batch: Arguments, backend: bool | str):
         self.svis, self.stacks, self.left = svis, stacks, TIMES
         self.backend = "inductor" if backend is True else backend
-        with refusing(), forked():
+        with put_back(svis[0]), refusing():
             self.step = TensorStep(svis[0], batch)
-        self.step.written()  # which makes the moments of the first
-        stacks.find()
+            self.step.written()  # which makes the moments of the first
+            stacks.find()
         self._call = None
+
+    @property
+    def has_norm(self) -> bool:
+        r"""Whether there are dense gradients."""
+        return bool(self.step.dense)
 
     def noise(self) -> list[Tensor]:
         r"""Returns new draws from the global generators, for one of them."""
@@ -60,13 +65,14 @@ class Vectorized:
         if not self.left:
             return self._taken(queue)
         with refusing():
-            expected = [eager_loss(svi, q.batch, q.attempt) for svi, q in zip(self.svis, queue, strict=True)]
+            expected = [eager_gradient(svi, q.attempt) for svi, q in zip(self.svis, queue, strict=True)]
             written = self.stacks.of([v for v in self.step.written() if v in self.stacks])
             before = [v.clone() for v in written]
             try:
                 done = self._taken(queue)
-                for svi, loss, one in zip(self.svis, done[0], expected, strict=True):
-                    compare(svi, loss, one)
+                for svi, loss, total, one in zip(self.svis, done[0], done[2], expected, strict=True):
+                    compare(svi, loss, one[0])
+                    compare(svi, total, one[1], "gradient")
             except Exception:
                 with torch.no_grad():
                     [v.copy_(old) for v, old in zip(written, before, strict=True)]

@@ -80,6 +80,10 @@ class Training:
         self.seconds = self._began - self._start
         return self._record(step) if step.ends_epoch or step.step == self.total else None
 
+    def pause(self, seconds: float) -> None:
+        r"""Takes seconds that others have used off the clock."""
+        self._start += seconds
+
     @property
     def done(self) -> bool:
         r"""Whether all steps are taken, or validation has stopped the training."""
