@@ -108,9 +108,9 @@ class Laplace(Guide):
 
 
 def _aside(scale: Tensor) -> Tensor:
-    r"""Returns up to a tenth of the prior's scales, unequal and of alternating sign, so that no symmetry keeps them."""
+    r"""Returns up to a tenth of the prior's scales, unequal, so that no symmetry keeps the steps that start there."""
     k = torch.arange(1, 1 + scale.shape[-1], device=scale.device)
-    return ASIDE * ((k * GOLDEN % 1) * (1 - 2 * (k % 2))).to(scale) * scale.detach()
+    return ASIDE * (k * GOLDEN % 1).to(scale) * scale.detach()
 
 
 def report(modes: Modes, max_steps: int, stacklevel: int) -> None:

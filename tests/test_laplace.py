@@ -14,6 +14,7 @@ from torch import nn
 import pyro_dlgm.points
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.modes.newton import ROUNDING
+from pyro_dlgm.modes.starts import AMONG
 from pyro_dlgm.objectives import ELBO
 
 NUM = 12
@@ -245,6 +246,7 @@ def test_gradient_evaluations_are_counted(monkeypatch):
     guide.posterior(x)
     assert guide.gradients == sum(spent) > 3 * NUM * (2 + cases.D)
     assert guide.gradients <= NUM * guide.cost(1)
+    assert guides.Laplace(model, num_draws=2, max_steps=5).cost(7) == 7 * (3 * 6 * (1 + cases.D) + 2 * AMONG + 1)
 
 
 def test_points_that_have_not_converged_are_named():

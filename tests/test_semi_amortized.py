@@ -108,7 +108,11 @@ def test_noise_has_the_moments_that_f_asks_for(num):
     assert not torch.equal(epsilon, ascent.noise(num, 4, seed=4))
     torch.testing.assert_close(epsilon.mean(0), torch.zeros(4).double(), rtol=0, atol=1e-12)
     torch.testing.assert_close(epsilon.square().mean(0), torch.ones(4).double())
+    lengths = epsilon[: num // 2].norm(dim=-1)
     if num % 8 == 0:
+        sets = lengths.unflatten(0, (-1, 4))  # as a normal draw, each set of directions has its own length
+        torch.testing.assert_close(sets, sets[:, :1].expand_as(sets))
+        assert len({round(float(length), 6) for length in sets[:, 0]}) == num // 8
         torch.testing.assert_close(epsilon.mT @ epsilon / num, torch.eye(4).double())
 
 

@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_dlgm.points
 from pyro_dlgm import DLGM, PPCA, Points, evaluate, guides, likelihoods, nets, priors
-from pyro_dlgm.evaluate.e_step.climb import climb
+from pyro_dlgm.evaluate.e_step.climb import FAR, climb
 from pyro_dlgm.evaluate.e_step.gaussians import Near, _noise, gaussians
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
@@ -198,18 +198,25 @@ def test_gradients_on_the_way_to_the_gaussians_are_counted(monkeypatch):
 
 
 @pytest.mark.parametrize("guide", [guides.MeanField, guides.FullRank])
-def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, monkeypatch):
+@pytest.mark.parametrize("missed", [0, 1])
+def test_an_e_step_goes_on_from_the_gaussians_and_says_what_they_cost(guide, missed, monkeypatch):
+    r"""A point whose Gaussian was not found keeps its fresh row, and the climb begins far from the optimum."""
     model = cases.conv()
     points, seen = Points(model(size=6).detach()).numbered(), []
-    raw = gaussians(model, points, guide.family, seed=0).raw
-    monkeypatch.setattr(e_step, "gaussians", lambda *_, **__: Near(raw, torch.ones(6) > 0, 6 * 1000))
+    raw, found = gaussians(model, points, guide.family, seed=0).raw, torch.arange(6) >= missed
+    monkeypatch.setattr(e_step, "gaussians", lambda m, p, *_, **__: Near(raw[p.index], found[p.index], len(p) * 1000))
     monkeypatch.setattr(
         e_step, "climb", lambda m, q, p, pace, **how: (seen.append(how), climb(m, q, p, pace, **how))[1]
     )
     with pytest.warns(UserWarning, match="6 of 6 points have not converged"):
-        q = evaluate.infer(model, guide(1, cases.D), points, max_steps=2, window=2, seed=0)
-    assert seen == [{"far": (), "spent": 6000}] and q.convergence.gradients_per_point == 1000 + 2 * 4
-    assert (q.rows.weight - raw).abs().max() <= 2 * 0.1 * 0.1 * 1.01  # two steps of Adam at a tenth of the rate
+        q = evaluate.infer(model, guide(1, cases.D), points, max_steps=2, window=2, batch_size=3, seed=0)
+    samples = 1 if missed else 4
+    assert seen == [{"far": FAR if missed else (), "spent": 6000}]
+    assert q.convergence.gradients_per_point == 1000 + 2 * samples
+    # Two steps of Adam, at a tenth of the rate near the optimum.
+    moved = (q.rows.weight - raw)[missed:].abs().max()
+    assert moved <= 2 * 0.1 * (1.0 if missed else 0.1) * 1.01
+    assert not missed or (q.rows.weight - raw)[0].abs().max() > 2 * 0.1 * 1.01
 
 
 @pytest.mark.filterwarnings("ignore:.*have not converged")

@@ -198,6 +198,27 @@ def test_a_loss_without_a_number_ends_all_and_names_the_step():
         assert all(p.untyped_storage().nbytes() == p.nbytes for p in weights(model, guide))
 
 
+def test_only_the_training_whose_loss_had_no_number_stops():
+    r"""With readings far apart, as on a GPU: its flag stays up, and its parameters stay where they were."""
+    made = pairs("one σ", "rows")
+    svis = [SVI(*one, check_every=5) for one in made]
+    together, before = Together(svis), [[v.clone() for v in weights(*one)] for one in made]
+    for number in range(3):
+        batches = [data()[:5], data()[:5], data()[:5] * (1 if number else 1e25)]
+        losses = [svi.step(x, torch.arange(5), size=N) for svi, x in zip(svis, batches, strict=True)]
+        together.take()
+        assert [bool(loss.isfinite()) for loss in losses] == [True, True, number > 0]
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(weights(*one), was, strict=True))
+        for one, was in zip(made, before, strict=True)
+    ]
+    assert moved == [True, True, False]
+    for svi in svis[:2]:
+        svi.check()
+    with pytest.raises(FloatingPointError, match="at step 1"):
+        svis[2].check()
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -64,8 +64,6 @@ def fit_together(
                 generators.append(states())
         heard = [[Guarded(listener) for listener in call.listeners] for call in calls]
         with Bar(trainings[0].total, shown=progress) as bar, contextlib.ExitStack() as stack:
-            for training in trainings:
-                stack.callback(training.restore_beta)
             stack.enter_context(torch.enable_grad())
             together = stack.enter_context(
                 contextlib.closing(Together([t.svi for t in trainings], settings.get("compile", False)))
