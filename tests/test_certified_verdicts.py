@@ -48,7 +48,8 @@ def section(total=0.05, family=0.04, parameters=0.01, bdmc=None, monte_carlo=0.0
 @pytest.mark.filterwarnings("ignore:.*have not converged")
 def test_two_mirror_modes_are_no_posterior_of_one(mirrored):
     found, exact = mirrored
-    assert (exact - found.log_px.value).mean() > 0.4 > 0.1 > found.total.value.mean()
+    # The median, since at a point whose modes almost touch the walks from one of them may reach the other.
+    assert (exact - found.log_px.value).mean() > 0.4 > 0.1 > found.total.value.median()
     assert found.certificate.gap > 10
     assert found.verdicts[0].startswith(NOT)
     assert any(note.startswith(NOT) for note in found.notes) and found.summary()["notes"] == found.notes

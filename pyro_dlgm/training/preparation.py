@@ -87,7 +87,7 @@ def training(a: SimpleNamespace) -> Training:
     if a.x_val is not None and a.processes.first:
         val = Validation(a.model, a.guide, Points(a.x_val, None, a.mask_val, a.given_val), a.patience, a.objective)
     total = a.epochs * len(batches) if a.steps is None else a.steps
-    if a.warmup * len(batches) > total:
+    if a.warmup and a.warmup * len(batches) > total:
         warnings.warn(
             f"warmup is {a.warmup:g} epochs and the training has {total / len(batches):g}: β ends at "
             f"{total / len(batches) / a.warmup:.2g}, so the ELBO itself is never maximized; expected a shorter warmup",
