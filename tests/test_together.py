@@ -168,6 +168,17 @@ def test_a_step_whose_loss_is_not_the_eager_one_is_undone():
     assert len({float(loss) for loss in losses}) == 3 and all(loss.isfinite() and loss != 0 for loss in losses)
 
 
+def test_a_step_on_q_alone_leaves_w_as_it_is():
+    made = pairs()
+    svis = [SVI(*one) for one in made]
+    Together(svis)
+    before = [v.clone() for model, _ in made for v in weights(model, model)]
+    with pytest.warns(UserWarning, match="one after the other: a step on q alone"):
+        losses = [svi.e_step(data()[:5], torch.arange(5), size=N) for svi in svis]
+    assert all(loss.isfinite() for loss in losses)
+    assert all(map(torch.equal, [v for model, _ in made for v in weights(model, model)], before))
+
+
 def test_a_step_that_fails_midway_is_taken_by_each(monkeypatch):
     r"""The queue is redone with the same draws: nothing is lost, and no step is taken twice."""
     alone = [fit(*pair(seed=seed), data(), seed=seed, **HOW) for seed in SEEDS]

@@ -74,8 +74,8 @@ class Together:
             like = next(p for p in self.svis[0].parameters() if p.is_floating_point())
             self.losses, self.norms = like.detach().new_zeros(2, len(self.svis))
         self.queue.append(queued)
-        self.svis[place].backward_passes += 1
         svi = self.svis[place]
+        svi.backward_passes += 1
         needed = self.steps[queued.kind].has_norm and not (svi.clip_norm is None and svi.watch is None)
         svi.gradient_norm = self.norms[place] if needed else None
         return self.losses[place]
@@ -119,6 +119,8 @@ class Member(Compiler):
         r"""Queues the step; returns its loss, which has no value yet, or `None` if it has to be taken eagerly."""
         together = self.together
         try:
+            if only is not None:
+                raise NotCaptured("a step on q alone is taken by each")
             batch = self._batch(attempt, only, factor)
             # Kinds have names of modules in them, and so are numbered: each meets them in the same order.
             kind = self.numbers.setdefault(self._kind(batch, only), len(self.numbers))
