@@ -71,7 +71,7 @@ class Stacks:
 
 
 def _shared(alike: tuple[Tensor, ...]) -> bool:
-    return len(alike) > 1 and len({id(v) for v in alike}) < len(alike)
+    return len({id(v) for v in alike}) < len(alike)
 
 
 def _params(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -54,15 +54,9 @@ class TensorStep:
         self.blocks = self._blocks()
         inside = {place for block in self.blocks for place in block.gradients}
         self._outside = [place for place in self._used if place not in inside]  # updated by their own optimizers
-        self._call = None if backend is None else self._compiled(batch, backend)
-
-    def _compiled(self, batch: Arguments, backend: str):
-        sections = self.sections(batch, self.captured.noise())
-        with torch.no_grad():
-            graph = make_fx(lambda sections: self.whole(*sections), tracing_mode="fake")(sections)
-        graph.graph.set_codegen(fx.graph.CodeGen())
-        graph.recompile()
-        return torch.compile(graph, backend=backend, dynamic=False, fullgraph=True)
+        self._call = None
+        if backend is not None:
+            self._call = program(self.whole, self.sections(batch, self.captured.noise()), backend)
 
     def __call__(self, batch: Arguments, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         r"""Takes the step for the parameters of Adam, and sets the gradients of the others.
@@ -118,14 +112,17 @@ class TensorStep:
         return like.new_zeros((), dtype=torch.float32) if flag is None else flag
 
     def sections(self, batch: Arguments, noise: list[Tensor]) -> list[list[Tensor]]:
-        r"""Returns the arguments of `whole`: inputs, noise, tensors read, moments, lengths of steps, flag."""
+        r"""Returns the arguments of `whole`: inputs, noise, those of `kept`, flag."""
+        inputs = batch.inputs()
+        return [inputs, noise, *self.kept(), [self.flag(self.svi, inputs[0])]]
+
+    def kept(self) -> list[list[Tensor]]:
+        r"""Returns what no batch brings along: tensors read, moments, lengths of steps."""
         states = self._states()
         steps, speeds = iter([state[0] for state in states]), []
         for block in self.blocks:
             speeds += paces(block.group, [next(steps) for _ in block.params])
-        flat = [v for state in states for v in state]
-        inputs = batch.inputs()
-        return [inputs, noise, self.captured.others(), flat, speeds, [self.flag(self.svi, inputs[0])]]
+        return [self.captured.others(), [v for state in states for v in state], speeds]
 
     def whole(self, inputs, noise, others, states, speeds, flags) -> list[Tensor]:
         r"""Changes parameters and moments; returns loss, flag, norm of dense gradients, and gradients for others."""
@@ -144,6 +141,21 @@ class TensorStep:
                 state = [next(states) for _ in range(3)]
                 adam_(others[place], every[g], state, (lengths[k], roots[k]), block.group, skip)
         return [loss, flag, total, *(every[place] for place in self._outside)]
+
+
+def program(function: Callable, sections: list[list[Tensor]], backend: str | bool):
+    r"""Returns a function of lists of tensors as a program of all these tensors in turn.
+
+    Arguments:
+        function: it may change its tensors in place.
+        sections: its arguments.
+        backend: the backend of `torch.compile`; `False`: its operations are called one by one.
+    """
+    with torch.no_grad():
+        graph = make_fx(lambda sections: function(*sections), tracing_mode="fake")(sections)
+    graph.graph.set_codegen(fx.graph.CodeGen())
+    graph.recompile()
+    return torch.compile(graph, backend=backend, dynamic=False, fullgraph=True) if backend else graph
 
 
 def _returned(graph: fx.GraphModule) -> list[int]:

@@ -123,13 +123,14 @@ class Member(Compiler):
                 raise NotCaptured("a step on q alone is taken by each")
             batch = self._batch(attempt, only, factor)
             # Kinds have names of modules in them, and so are numbered: each meets them in the same order.
-            kind = self.numbers.setdefault(self._kind(batch, only), len(self.numbers))
+            met = len(self.numbers)
+            kind = self.numbers.setdefault(self._kind(batch, only), met)
             if kind >= MOST:
                 raise NotCaptured(f"there are more than {MOST} kinds of batches, arguments and settings of modules")
             if self.place == 0 and kind not in together.steps:
-                together.steps[kind] = Vectorized(together.svis, together.stacks, batch, together.backend)
+                together.steps[kind] = Vectorized(together.svis, together.stacks, batch, self.backend)
             first = together.queue[0] if self.place else None
-            alike = self.settings == together.svis[0].compiler.settings
+            alike = kind < met or self.settings == together.svis[0].compiler.settings  # a kind has its settings
             if not alike or (first and (kind, batch.kind()) != (first.kind, first.batch.kind())):
                 raise NotCaptured("they are not of one kind")
             noise = together.steps[kind].noise()

@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..attempt import Attempt
 from .batch_loss import Arguments
 from .compared import TIMES, compare, eager_gradient, put_back, refusing
 from .stacks import Stacks
-from .tensor_step import TensorStep
+from .tensor_step import TensorStep, program
 
 
 class Queued(NamedTuple):
@@ -32,15 +31,14 @@ class Vectorized:
         svis: pairs with objectives and optimizers, alike but for the values of their tensors.
         stacks: their stacked tensors.
         batch: a batch of the first.
-        backend: whether to compile the step, or with which backend of `torch.compile`.
+        backend: the backend of `torch.compile`; `False`: the step is not compiled.
 
     Raises:
         NotCaptured: if the step of the first is not a function of tensors.
     """
 
-    def __init__(self, svis: list, stacks: Stacks, batch: Arguments, backend: bool | str):
-        self.svis, self.stacks, self.left = svis, stacks, TIMES
-        self.backend = "inductor" if backend is True else backend
+    def __init__(self, svis: list, stacks: Stacks, batch: Arguments, backend: str | bool):
+        self.svis, self.stacks, self.backend, self.left = svis, stacks, backend, TIMES
         with put_back(svis[0]), refusing():
             self.step = TensorStep(svis[0], batch)
             self.step.written()  # which makes the moments of the first
@@ -93,25 +91,14 @@ class Vectorized:
 
     @torch.no_grad()
     def _taken(self, queue: list[Queued]) -> list[Tensor]:
-        _, _, read, states, speeds, _ = self.step.sections(queue[0].batch, queue[0].noise)
+        read, states, speeds = self.step.kept()
         inputs, noise = (_stacked(each) for each in ([q.batch.inputs() for q in queue], [q.noise for q in queue]))
         flags = torch.stack([self.step.flag(svi, inputs[0]) for svi in self.svis])
         sections = [inputs, noise, self.stacks.of(read), self.stacks.of(states), speeds, [flags]]
         if self._call is None:
             axes = (0, 0, [0 if v in self.stacks else None for v in read], 0, None, 0)  # lengths of steps are alike
-            self._call = self._made(sections, axes)
+            self._call = program(torch.vmap(self.step.whole, in_dims=axes), sections, self.backend)
         return self._call(*(v for section in sections for v in section))
-
-    def _made(self, sections: list[list[Tensor]], axes: tuple):
-        r"""Returns the vectorized step as a function of the tensors of all sections."""
-        every = torch.vmap(self.step.whole, in_dims=axes)
-
-        def function(*flat):
-            left = iter(flat)
-            return every(*([next(left) for _ in section] for section in sections))
-
-        graph = make_fx(function, tracing_mode="fake")(*(v for section in sections for v in section))
-        return torch.compile(graph, backend=self.backend, dynamic=False, fullgraph=True) if self.backend else graph
 
 
 def _stacked(each: list[list[Tensor]]) -> list[Tensor]:
