@@ -160,9 +160,9 @@ def test_scores_of_a_pipeline_are_in_the_units_of_the_data():
 
 @pytest.mark.filterwarnings("ignore:.*(diverged|one walk|converged|not to be trusted)")
 def test_priors_are_compared_point_by_point(run):
-    annealed = {"num_chains": 2, "num_temperatures": 3, "num_samples": 5, "num_simulated": 2}
-    small = {"LATENTS": 2, "HIDDEN": 8, "PSEUDO_INPUTS": 10, "ANNEALED": annealed}
-    results = run("priors_on_digits", "--epochs", 1, "--seeds", 0, "--annealed", 3, **small)["results"]
+    setting = loaded("priors_on_digits").SETTINGS["digits"]._replace(latents=2, hidden=(8,))
+    small = {"SETTINGS": {"digits": setting}, "PSEUDO_INPUTS": 10}
+    results = run("priors_on_digits", "--epochs", 1, "--seeds", 0, "--points", 3, "--tol", 1, **small)["results"]
     assert results["N(0, I)"][0]["gain"]["mean"] == 0 != results["mixture"][0]["gain"]["mean"]
     assert "components" in results["VampPrior"][0]["rand"] and results.keys() == {"N(0, I)", "mixture", "VampPrior"}
 
