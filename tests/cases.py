@@ -24,12 +24,21 @@ LIKELIHOODS = {
     "continuous_bernoulli": likelihoods.ContinuousBernoulli,
     "logistic": partial(likelihoods.DiscretizedLogistic, levels=LEVELS),
     "student_t": likelihoods.StudentT,
+    "amounts": likelihoods.ZeroInflatedLogNormal,
     "poisson": likelihoods.Poisson,
     "negative_binomial": likelihoods.NegativeBinomial,
     "zero_inflated": likelihoods.ZeroInflatedNegativeBinomial,
     "categorical": partial(likelihoods.Categorical, num_classes=CLASSES),
 }
-HEADS = {"diagonal": 2, "low_rank": 2 + RANK, "logistic": 2, "student_t": 2, "zero_inflated": 2, "categorical": CLASSES}
+HEADS = {
+    "diagonal": 2,
+    "low_rank": 2 + RANK,
+    "logistic": 2,
+    "student_t": 2,
+    "amounts": 3,
+    "zero_inflated": 2,
+    "categorical": CLASSES,
+}
 COUNTS = (likelihoods.Poisson, likelihoods.NegativeBinomial)
 DISCRETE = (likelihoods.Bernoulli, likelihoods.DiscretizedLogistic, likelihoods.Categorical, *COUNTS)
 

@@ -16,6 +16,7 @@ from pyro_dlgm.runs.files import RunError
 
 RNG = np.random.default_rng(0)
 COUNTS = RNG.poisson(3.0, (60, 5))
+AMOUNTS = (RNG.lognormal(size=(60, 4)) * (RNG.random((60, 4)) < 0.6)).astype(np.float32)
 TABLE = np.concatenate(
     [RNG.normal(size=(60, 2)), RNG.poisson(3.0, (60, 1)), RNG.integers(0, 3, (60, 1)), RNG.integers(0, 2, (60, 1))], 1
 ).astype(np.float32)
@@ -90,7 +91,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     name = f"mine_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(MINE)
-    for file, v in (("counts", COUNTS), ("table", TABLE), ("rows", TABLE[:, :2])):
+    for file, v in (("counts", COUNTS), ("table", TABLE), ("rows", TABLE[:, :2]), ("amounts", AMOUNTS)):
         np.save(tmp_path / f"{file}.npy", v)
     yield tmp_path, name
     sys.modules.pop(name, None)
@@ -107,6 +108,8 @@ QUICK = ["--epochs", "1", "--latents", "2"]
         ("counts", "zero-inflated-negative-binomial"),
         ("counts", "categorical:16"),
         ("rows", "student-t"),
+        ("amounts", "zero-inflated-log-normal"),
+        ("amounts", "zero-inflated-log-normal=0-2,diagonal=3"),
         ("table", SPEC),
     ],
 )
@@ -117,7 +120,7 @@ def test_fit_evaluate_and_compare_take_them(file, likelihood, place):
     model, guide, kept = load(folder / "run")
     assert kept["recipe"]["likelihood"] == likelihood.replace("_", "-") and kept["data"]["protocol"]
     assert "values as they are" in kept["data"]["protocol"]
-    x = torch.from_numpy({"counts": COUNTS, "table": TABLE, "rows": TABLE[:, :2]}[file]).float()
+    x = torch.from_numpy({"counts": COUNTS, "table": TABLE, "rows": TABLE[:, :2], "amounts": AMOUNTS}[file]).float()
     assert model.log_joint(x, guide.posterior(x).mean).isfinite().all()
     assert "ELBO" in succeed("evaluate", folder / "run", "--iwae", "25")
     quick = ["--latents", "2", "--gradients", "2", "--samples", "25", "--guides", "mean-field,amortized"]
@@ -133,6 +136,8 @@ def test_fit_evaluate_and_compare_take_them(file, likelihood, place):
     [
         ("table", "poisson", "which are real values; use fixed"),
         ("rows", "categorical:3", "which are real values; use fixed"),
+        ("rows", "zero-inflated-log-normal", "outside the support of ZeroInflatedLogNormal | expected numbers >= 0"),
+        ("counts", "zero-inflated-log-normal", "does not fit | 8-bit values; use fixed"),
         ("counts", "categorical", "'categorical' is not one of | categorical:K"),
         ("counts", "categorical:3", "outside the support of Categorical | whole numbers 0 to 2"),
         ("table", "diagonal=0-4,gauss=5", "'gauss' | is no likelihood of columns | categorical:K"),

@@ -23,8 +23,9 @@ LADDER = (
 )
 OTHERS = (
     "bernoulli: binary pixels; continuous-bernoulli: pixels in [0, 1]; discretized-logistic: 8-bit pixels; student-t: "
-    "real numbers with outliers; poisson, negative-binomial, zero-inflated-negative-binomial: counts; categorical:K: "
-    "classes 0 to K - 1; diagonal=0-3,poisson=4,categorical:3=5, say: a table's columns; module:Name: your own."
+    "real numbers with outliers; zero-inflated-log-normal: amounts >= 0, many of them 0; poisson, negative-binomial, "
+    "zero-inflated-negative-binomial: counts; categorical:K: classes 0 to K - 1; "
+    "diagonal=0-3,poisson=4,categorical:3=5, say: a table's columns; module:Name: your own."
 )
 LIKELIHOOD = click.option(
     "--likelihood",

@@ -10,6 +10,7 @@ Which likelihood fits which x:
     [0, 1]                                  ContinuousBernoulli, a density
     k / (levels − 1), as 8-bit images       DiscretizedLogistic, a probability, which gives bits per dimension
     real numbers with outliers              StudentT
+    amounts >= 0, many of them exactly 0    ZeroInflatedLogNormal
     counts 0, 1, 2, ...                     Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial
     classes 0, ..., K − 1                   Categorical
     a table of several of these             Columns
@@ -23,6 +24,7 @@ from .bernoulli import Bernoulli, ContinuousBernoulli
 from .categorical import Categorical
 from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .discretized_logistic import DiscretizedLogistic
+from .log_normal import ZeroInflatedLogNormal
 from .low_rank import LowRankNormal
 from .missingness.drawn import Drawn
 from .missingness.likelihood import Missingness
@@ -47,5 +49,6 @@ __all__ = [
     "Poisson",
     "SelfMasking",
     "StudentT",
+    "ZeroInflatedLogNormal",
     "ZeroInflatedNegativeBinomial",
 ]

@@ -12,23 +12,23 @@ from ..data.dataset import Dataset, split
 from ..data.transforms import Binarize, Dequantize, Grid, Transform
 from . import tables
 from .imports import is_path
-from .pairs import COLUMNS, COUNTS, LIKELIHOODS, REAL, names
+from .pairs import AMOUNTS, COLUMNS, COUNTS, LIKELIHOODS, REAL, names
 from .sources import check_options, stated
 
 VALIDATION = 5000  # default number of validation images of MNIST or CIFAR-10
 WHOLE = (*COUNTS, "categorical")  # these take whole numbers as they are
 # The transform of 8-bit values at each access: they are dequantized, except for some likelihoods.
 BYTES = dict.fromkeys(LIKELIHOODS, Dequantize(256)) | {"bernoulli": Binarize(), "discretized-logistic": Grid(256)}
-BYTES |= dict.fromkeys(WHOLE)
-GREY = tuple(name for name in LIKELIHOODS if name not in WHOLE)
+BYTES |= dict.fromkeys((*WHOLE, *AMOUNTS))
+GREY = tuple(name for name in LIKELIHOODS if BYTES[name] is not None)
 FITTING = {
     "8-bit values": (*GREY, *WHOLE),
     "8-bit images": tuple(name for name in GREY if name != "bernoulli"),
     "dequantized grey values": tuple(name for name in GREY if BYTES[name] == Dequantize(256)),
     "zeros and ones": ("bernoulli", *WHOLE),
-    "real values in [0, 1]": tuple(name for name in GREY if name != "discretized-logistic"),
-    "whole real values": (*REAL, *WHOLE),
-    "real values": REAL,
+    "real values in [0, 1]": (*(name for name in GREY if name != "discretized-logistic"), *AMOUNTS),
+    "whole real values": (*REAL, *AMOUNTS, *WHOLE),
+    "real values": (*REAL, *AMOUNTS),
     "counts beyond 8 bits": WHOLE,
     "whole numbers": (),
 }
@@ -125,7 +125,7 @@ def _check_columns(v: Tensor, table: str, root) -> None:
         some, whose = v[:, numbers], f"columns {numbers} of {root}"
         values = kind(some, whose)
         # Columns of a table have no transform that would make them zeros and ones, or levels.
-        suits = REAL if values in ("8-bit values", "counts beyond 8 bits", "whole numbers") else ()
+        suits = (*REAL, *AMOUNTS) if values in ("8-bit values", "counts beyond 8 bits", "whole numbers") else ()
         suits += ("continuous-bernoulli",) if values == "zeros and ones" else ()
         if name == "bernoulli" and values != "zeros and ones":
             raise ValueError(f"{whose} are {values}; bernoulli expects zeros and ones in the columns of a table")

@@ -18,14 +18,24 @@ def parts() -> SimpleNamespace:
 
     from ..guides import amortized, autoguides, flow, laplace, per_point, semi_amortized
     from ..guides.chains import chain, hybrid
-    from ..likelihoods import bernoulli, categorical, counts, discretized_logistic, low_rank, normal, student_t, tables
+    from ..likelihoods import (
+        bernoulli,
+        categorical,
+        counts,
+        discretized_logistic,
+        log_normal,
+        low_rank,
+        normal,
+        student_t,
+        tables,
+    )
     from ..likelihoods.missingness import likelihood as missingness
     from ..nets import conv, net
     from ..priors import mixture, vamp
     from ..priors import normal as normal_priors
 
     modules = (amortized, autoguides, chain, flow, hybrid, laplace, per_point, semi_amortized, conv, net)
-    modules += (bernoulli, categorical, counts, discretized_logistic, low_rank, normal, student_t, tables)
+    modules += (bernoulli, categorical, counts, discretized_logistic, log_normal, low_rank, normal, student_t, tables)
     modules += (missingness, mixture, normal_priors, vamp)
     names = {name: value for module in modules for name, value in vars(module).items()}
     return SimpleNamespace(**names | {"torch": torch, "linear": False})
@@ -51,9 +61,14 @@ def decoder(p, D: int, shape, heads: int = 1):
     return p.ConvDecoder(D, shape, heads=heads, **stages) if stages else p.MLP(D, shape, heads=heads)
 
 
+def skewed(p, likelihood) -> bool:
+    r"""Returns whether x are counts or amounts >= 0, of which an encoder takes log(1 + x)."""
+    return isinstance(likelihood, (p.Counts, p.ZeroInflatedLogNormal))
+
+
 def encoder(p, model, shape):
-    r"""Returns a network from points of that shape to features; of counts it takes log(1 + x)."""
+    r"""Returns a network from points of that shape to features; of counts and amounts it takes log(1 + x)."""
     stages = _stages(p, shape)
     width = 128 if stages and min(shape[1:]) < SMALL else 256
     net = p.ConvEncoder(shape, width, **stages) if stages else p.MLP(shape, 200)
-    return p.torch.nn.Sequential(p.Log1p(), net) if isinstance(model.likelihood, p.Counts) else net
+    return p.torch.nn.Sequential(p.Log1p(), net) if skewed(p, model.likelihood) else net

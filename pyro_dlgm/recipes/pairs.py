@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import mechanisms, tables
 from .imports import built, imported, is_path
-from .networks import decoder, encoder, network, parts
+from .networks import decoder, encoder, network, parts, skewed
 
 if TYPE_CHECKING:
     from ..guides.base import Guide
@@ -35,6 +35,7 @@ LIKELIHOODS: dict[str, Callable] = {
     "continuous-bernoulli": lambda p, D, shape: p.ContinuousBernoulli(decoder(p, D, shape)),
     "discretized-logistic": lambda p, D, shape: p.DiscretizedLogistic(decoder(p, D, shape, heads=2)),
     "student-t": lambda p, D, shape: p.StudentT(decoder(p, D, shape, heads=2)),
+    "zero-inflated-log-normal": lambda p, D, shape: p.ZeroInflatedLogNormal(decoder(p, D, shape, heads=3)),
     "poisson": lambda p, D, shape: p.Poisson(decoder(p, D, shape)),
     "negative-binomial": lambda p, D, shape: p.NegativeBinomial(decoder(p, D, shape)),
     "zero-inflated-negative-binomial": lambda p, D, shape: p.ZeroInflatedNegativeBinomial(
@@ -43,9 +44,10 @@ LIKELIHOODS: dict[str, Callable] = {
 }
 GAUSSIAN = ("fixed", "fixed-per-pixel", "diagonal", "low-rank", "factor-analysis", "linear")
 REAL = (*GAUSSIAN, "student-t")
+AMOUNTS = ("zero-inflated-log-normal",)  # real numbers >= 0, which a shift or a logarithm would spoil
 COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
-# Probabilities of whole numbers, whose log p(x) cannot be compared with densities.
-MASSES = ("bernoulli", "discretized-logistic", *COUNTS, "categorical")
+# Probabilities, of zeros or of all numbers: their log p(x) cannot be compared with densities.
+MASSES = ("bernoulli", "discretized-logistic", *AMOUNTS, *COUNTS, "categorical")
 LINEAR = ("factor-analysis", "linear")  # μ is linear in t
 COLUMNS = tuple(name for name in LIKELIHOODS if name not in LINEAR)  # likelihoods for columns of a table
 
@@ -148,7 +150,7 @@ def model(
 def with_vamp(model: DLGM, guide: Guide, shape: tuple[int, ...], K: int) -> None:
     r"""Sets the model's prior, in place, to the `VampPrior` of a guide with K pseudo-inputs, which start as noise."""
     p = parts()
-    low = 0.0 if isinstance(model.likelihood, p.Counts) else None  # the encoder takes log(1 + u)
+    low = 0.0 if skewed(p, model.likelihood) else None  # the encoder takes log(1 + u)
     model.prior = p.VampPrior(guide, p.torch.rand(K, *shape), low=low)
 
 

@@ -1,9 +1,10 @@
 r"""Tables of mixed columns with values missing completely at random, by HI-VAE's own masks: errors, and coverage.
 
 The data and masks are those of HI-VAE (Nazabal, Olmos, Ghahramani, Valera 2020): the `types` say which columns are
-"pos" (Gaussian in log(1 + x), standardized by what is observed), "count" (Poisson), "ordinal" and "cat" (classes). Its
-errors are means over the columns of a type: of "pos" and "count" the root mean square error over the range of the
-column, of "ordinal" the mean distance over the number of levels, of "cat" the share of wrong classes.
+"pos", "count" (Poisson), "ordinal" and "cat" (classes). "pos" is Gaussian in log(1 + x), standardized by what is
+observed; a column with observed zeros is zero or log-normal, in units of the geometric mean of what is above 0. Errors
+are means over the columns of a type: of "pos" and "count" the root mean square error over the range of the column, of
+"ordinal" the mean distance over the number of levels, of "cat" the share of wrong classes.
 
 How a table is fitted, rows or an encoder, how many latents and steps, is chosen on a tenth of the *observed* values,
 which is hidden from the fit, by the mean score (CRPS; of classes the Brier score). The chosen one is fitted again with
@@ -20,7 +21,7 @@ from pathlib import Path
 import measure
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_dlgm import evaluate, fit, guides, nets
 from pyro_dlgm.recipes import pairs
@@ -41,7 +42,8 @@ class Table:
         raw: the values (N, P) as they are in the file; x: as the model sees them.
         types: of the columns; nclass: their classes, 0 for numbers.
         known: True where there is a true value; seen: True where it is observed.
-        centre, scale: of log(1 + x) of "pos" columns, else 0 and 1.
+        amount: which "pos" columns have observed zeros, (P,).
+        centre, scale: of log(1 + x) of the other "pos" columns; of amounts 0 and the geometric mean; else 0 and 1.
     """
 
     raw: Tensor
@@ -49,6 +51,7 @@ class Table:
     nclass: list[int]
     known: Tensor
     seen: Tensor
+    amount: Tensor
     centre: Tensor
     scale: Tensor
 
@@ -59,10 +62,14 @@ class Table:
     def restored(self, x: Tensor) -> Tensor:
         r"""Values of the model in the units of the file."""
         v = x * self.scale + self.centre
-        return torch.where(self.of("pos"), v.expm1(), v).float()
+        return torch.where(self._gaussian, v.expm1(), v).float()
+
+    @property
+    def _gaussian(self) -> Tensor:
+        return self.of("pos") & ~self.amount
 
     def _logged(self, v: Tensor) -> Tensor:
-        return torch.where(self.of("pos"), v.log1p(), v)
+        return torch.where(self._gaussian, v.log1p(), v)
 
     def of(self, kind: str) -> Tensor:
         r"""Which columns are of that type, (P,)."""
@@ -74,7 +81,8 @@ class Table:
         names = {"pos": "diagonal", "count": "poisson"}
         found = {}
         for j, (kind, K) in enumerate(zip(self.types, self.nclass, strict=True)):
-            found.setdefault(names.get(kind, f"categorical:{K}"), []).append(str(j))
+            name = "zero-inflated-log-normal" if self.amount[j] else names.get(kind, f"categorical:{K}")
+            found.setdefault(name, []).append(str(j))
         return ",".join(f"{name}={'+'.join(columns)}" for name, columns in found.items())
 
 
@@ -86,12 +94,32 @@ def read(root: Path, name: str, percent: int, draw: int) -> Table:
     known = ~torch.tensor(held["missing_true"]) if "missing_true" in held else torch.ones_like(gone)
     lowest = torch.where(torch.tensor(nclass) > 0, torch.tensor(np.nanmin(held["data"], 0)), 0.0)
     # Classes are numbered from 0.
-    table = Table(v - lowest, types, nclass, known, known & ~gone, torch.zeros(len(types)), torch.ones(len(types)))
-    logged, pos = table._logged(table.raw).masked_fill(~table.seen, torch.nan), table.of("pos")
+    plain = torch.zeros(len(types)), torch.ones(len(types))
+    table = Table(v - lowest, types, nclass, known, known & ~gone, torch.zeros(len(types), dtype=bool), *plain)
+    held = table.raw.masked_fill(~table.seen, torch.nan)
+    table.amount = table.of("pos") & (held == 0).any(0)
+    logged = table._logged(held)
     centre = logged.nanmean(0)
-    table.centre = torch.where(pos, centre, 0.0)
-    table.scale = torch.where(pos, (logged - centre).square().nanmean(0).sqrt(), 1.0)
+    table.centre = torch.where(table._gaussian, centre, 0.0)
+    table.scale = torch.where(table._gaussian, (logged - centre).square().nanmean(0).sqrt(), 1.0)
+    typical = held.masked_fill(held == 0, torch.nan).log().nanmean(0).exp()
+    table.scale = torch.where(table.amount, typical, table.scale)
     return table
+
+
+class Compressed(nn.Module):
+    r"""Creates the map of [x | mask] that takes the logarithm log(1 + x) of amounts.
+
+    Arguments:
+        amount: which columns of x are amounts, (P,).
+    """
+
+    def __init__(self, amount: Tensor):
+        super().__init__()
+        self.register_buffer("amount", torch.cat([amount, torch.zeros_like(amount)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.amount, x.where(self.amount, 0).log1p(), x)
 
 
 def fitted(table: Table, mask: Tensor, how: tuple, a: argparse.Namespace):
@@ -100,8 +128,11 @@ def fitted(table: Table, mask: Tensor, how: tuple, a: argparse.Namespace):
     N, P = table.raw.shape
     torch.manual_seed(a.seed)
     model = pairs.model(table.likelihood, D, (P,))
-    encoder = lambda: guides.Amortized(nets.MLP(2 * P, 200), D, "full_rank", mask_input=True)  # noqa: E731
-    guide = guides.FullRank(N, D) if kind == "rows" else encoder()
+    if kind == "rows":
+        guide = guides.FullRank(N, D)
+    else:
+        encoder = nn.Sequential(Compressed(table.amount), nets.MLP(2 * P, 200))
+        guide = guides.Amortized(encoder, D, "full_rank", mask_input=True)
     how = {"steps": steps, "batch_size": min(N, a.batch), "lr": a.lr, "seed": a.seed, "clip_norm": CLIP_NORM}
     fit(model, guide, table.x.float(), mask=mask, **how)
     return model, guide
