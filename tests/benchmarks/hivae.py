@@ -233,6 +233,8 @@ def work(name: str, percent: int, draw: int, keep, cells: dict, a: argparse.Name
         )
     missing, how = table.known & ~table.seen, chosen(cells, key)
     keep(f"{key}/constant", lambda: {"errors": errors_by_type(table, constant(table), missing)})
+    if cells.get(f"{key}/test", {}).get("chosen") != list(how):
+        cells.pop(f"{key}/test", None)  # of an earlier call with fewer candidates
     keep(f"{key}/test", lambda: checked(table, table.seen, missing, how, a) | {"chosen": how})
 
 
