@@ -10,6 +10,7 @@ from scipy import integrate, special, stats
 
 from pyro_dlgm import DLGM, SVI, Points, evaluate, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.evaluate.predict import simulated
+from pyro_dlgm.likelihoods.missingness import integral
 from pyro_dlgm.likelihoods.missingness.integral import Averages, draw
 
 P, SIGMA = 3, 0.7
@@ -94,6 +95,24 @@ def test_draws_have_the_moments_of_quadrature(m, s):
     z, (mean, variance) = draw(m, s), Averages(m[0], s[0]).moments()
     assert abs(z.mean() - mean) < 5 * (variance / len(z)).sqrt()
     assert z.var() == pytest.approx(float(variance), rel=0.06)
+
+
+def test_integrals_are_computed_for_missing_values_alone_block_by_block(x, monkeypatch):
+    model, t, sizes = model_of(hiding()), torch.randn(40, len(x), 1).to(x), []
+    whole = model.likelihood(t, MASKS)
+
+    def counted(m, s):
+        sizes.append(m.numel())
+        return Averages(m, s)
+
+    completed = model.likelihood.completed(model.likelihood(t), x, MASKS)
+    known = whole.log_prob(x), completed.mean, completed.variance
+    monkeypatch.setattr(integral, "Averages", counted)
+    monkeypatch.setattr(integral, "BLOCK", 7)
+    for found, expected in zip((whole.log_prob(x), completed.mean, completed.variance), known, strict=True):
+        torch.testing.assert_close(found, expected)
+    # log_prob once, the mean once, and once more for the variance.
+    assert sum(sizes) == 3 * 40 * int((~MASKS).sum()) and max(sizes) == 7
 
 
 # The density

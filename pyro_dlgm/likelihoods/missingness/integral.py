@@ -16,12 +16,14 @@ References:
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 NODES = 64
+BLOCK = 2**17  # integrals at a time: each has NODES numbers in memory, several times
 REACH = 7.5  # on both sides of the mass; the omitted part is e^{−REACH²/2}
 
 
@@ -42,6 +44,21 @@ class Averages:
         w = (self.terms - self.log_mean).exp()
         mean = (w * self.z).sum(0)
         return mean, (w * (self.z - mean).square()).sum(0)
+
+
+def log_mean(m: Tensor, s: Tensor) -> Tensor:
+    r"""Returns log E σ(m + s z) for many m and s, both (n,); without gradients the memory is that of one block."""
+    return torch.cat([Averages(*part).log_mean for part in _blocks(m, s)])
+
+
+def moments(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns the mean and the variance of z under φ(z) σ(m + s z) / E, for m and s as in `log_mean`."""
+    means, variances = zip(*(Averages(*part).moments() for part in _blocks(m, s)), strict=True)
+    return torch.cat(means), torch.cat(variances)
+
+
+def _blocks(m: Tensor, s: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(m.split(BLOCK), s.split(BLOCK), strict=True)
 
 
 def _nodes(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

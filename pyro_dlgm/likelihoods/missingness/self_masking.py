@@ -71,8 +71,8 @@ class SelfMasking(Mechanism):
         shape, there = torch.broadcast_shapes(p.batch_shape, x.shape, mask.shape), log_prob(self(x), mask)
         m, s = (v.flatten() for v in self._standardized(p, shape))
         # Integrals are computed for missing values only.
-        hidden = (~mask).expand(shape).flatten().nonzero().squeeze(-1)
-        gone = torch.zeros_like(m).scatter(0, hidden, integral.Averages(m[hidden], s[hidden]).log_mean)
+        hidden = _hidden(mask, shape)
+        gone = torch.zeros_like(m).scatter(0, hidden, integral.log_mean(m[hidden], s[hidden]))
         return torch.where(mask, there, gone.reshape(shape)).flatten(len(shape) - event_dim).sum(-1)
 
     def completion(self, p: dist.Normal, x: Tensor, mask: Tensor, event_dim: int) -> dist.Independent:
@@ -128,7 +128,17 @@ class Tilted(dist.TorchDistribution):
             return torch.where(self.mask, self.x, self.mu + self.scale * integral.draw(m, s))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        return integral.Averages(self.m, self.s).moments()
+        r"""Returns the mean and the variance of z, 0 and 1 where x is observed."""
+        m, s = self.m.flatten(), self.s.flatten()
+        hidden = _hidden(self.mask, self.m.shape)
+        mean, variance = integral.moments(m[hidden], s[hidden])
+        found = torch.zeros_like(m).scatter(0, hidden, mean), torch.ones_like(m).scatter(0, hidden, variance)
+        return tuple(v.reshape(self.m.shape) for v in found)
+
+
+def _hidden(mask: Tensor, shape: torch.Size) -> Tensor:
+    r"""Returns the numbers of the missing values, in the order of a tensor of that shape."""
+    return (~mask).expand(shape).flatten().nonzero().squeeze(-1)
 
 
 def _check_sign(sign: Tensor, slope: Tensor) -> None:
