@@ -5,8 +5,8 @@ is left out; in the first half of them, rounded down, a value above the column's
 error is the root mean square of imputed minus true values over what is missing, in standard deviations. Seeds permute
 nothing: the tables are given, and a seed is that of starting values and draws.
 
-The mechanism of a multilayer perceptron starts at the one that the linear decoder has learned, where its direction is not
-known: from 0 it may go in the wrong direction, at which such a decoder fits the data as well.
+Where its direction is not known, the mechanism of a multilayer perceptron starts at the one that the linear decoder has
+learned: from 0 it may go in the wrong direction, at which such a decoder fits the data as well.
 
 Each cell (table, row, seed) is kept in a file as soon as it is there, and a run goes on where the last one stopped;
 fits with other settings are done again.
