@@ -45,14 +45,11 @@ class Compared:
             return self.step(batch, noise)
         with refusing():
             expected, written = eager_loss(self.svi, batch, attempt), self.step.written()
-        before = [v.detach().clone() for v in written]
         try:
-            with refusing(), forked():  # compiling may draw
+            with undone(written), refusing(), forked():  # compiling may draw
                 done = self.step(batch, noise)
                 compare(self.svi, done[0], expected)
         except NotCaptured:
-            with torch.no_grad():
-                [v.copy_(old) for v, old in zip(written, before, strict=True)]
             self.svi.clear()
             restore(attempt.generators)
             raise
@@ -99,6 +96,18 @@ def put_back(svi) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 [b.copy_(old) for b, old in zip(buffers, before, strict=True)]
+
+
+@contextlib.contextmanager
+def undone(written: list[Tensor]) -> Iterator[None]:
+    r"""Context manager: after an error, restores the tensors that a step has overwritten."""
+    before = [v.detach().clone() for v in written]
+    try:
+        yield
+    except Exception:
+        with torch.no_grad():
+            [v.copy_(old) for v, old in zip(written, before, strict=True)]
+        raise
 
 
 @contextlib.contextmanager

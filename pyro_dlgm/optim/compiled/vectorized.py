@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..attempt import Attempt
 from .batch_loss import Arguments
-from .compared import TIMES, compare, eager_gradient, put_back, refusing
+from .compared import TIMES, compare, eager_gradient, put_back, refusing, undone
 from .stacks import Stacks
 from .tensor_step import TensorStep, program
 
@@ -65,16 +65,11 @@ class Vectorized:
         with refusing():
             expected = [eager_gradient(svi, q.attempt) for svi, q in zip(self.svis, queue, strict=True)]
             written = self.stacks.of([v for v in self.step.written() if v in self.stacks])
-            before = [v.clone() for v in written]
-            try:
+            with undone(written):
                 done = self._taken(queue)
                 for svi, loss, total, one in zip(self.svis, done[0], done[2], expected, strict=True):
                     compare(svi, loss, one[0])
                     compare(svi, total, one[1], "gradient")
-            except Exception:
-                with torch.no_grad():
-                    [v.copy_(old) for v, old in zip(written, before, strict=True)]
-                raise
         self.left -= 1
         return done
 
