@@ -8,8 +8,8 @@ from pyro_dlgm import DLGM, Points, compare, fit, guides, likelihoods, nets, obj
 from pyro_dlgm.comparison import held_out
 from pyro_dlgm.comparison.held_out import LOOKS, HeldOut
 from pyro_dlgm.comparison.seeds.gathered import gathered
-from pyro_dlgm.comparison.seeds.over_seeds import planned
 from pyro_dlgm.comparison.seeds.part import Done
+from pyro_dlgm.comparison.seeds.planned import planned
 from pyro_dlgm.comparison.seeds.sheet import histories as over_seeds
 from pyro_dlgm.comparison.sheet import histories, sheet
 from pyro_dlgm.plots.curves import learning_curves

@@ -24,7 +24,7 @@ from pyro_dlgm import DLGM, compare, compare_seeds, guides, likelihoods, nets, p
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.comparison import comparison, workers
 from pyro_dlgm.comparison.certificates import Certify
-from pyro_dlgm.comparison.seeds import over_seeds, table
+from pyro_dlgm.comparison.seeds import over_seeds, planned, table
 from pyro_dlgm.comparison.seeds.gathered import SeedRow, winner
 from pyro_dlgm.comparison.seeds.paired import Paired, Spread, lead
 from pyro_dlgm.runs.files import RunError, write_json
@@ -252,19 +252,19 @@ def test_a_default_may_be_spelled_out(tmp_path):
     spelled = {"lr": 2e-3, "schedule": "cosine", "certify": None}
     for first, then in [({}, spelled), (spelled, {})]:
         settings = HOW | {"seeds": 1, "seed": 0, "folder": tmp_path}
-        (part,) = over_seeds.planned(model, {"a": encoder}, *data(), **settings | first)
+        (part,) = planned.planned(model, {"a": encoder}, *data(), **settings | first)
         older = part.config | {"settings": HOW | first}  # older versions kept what was given
         write_json(part.file, {"config": older, "row": {"test_elbo": 1.0}})
-        (again,) = over_seeds.planned(model, {"a": encoder}, *data(), **settings | then)
+        (again,) = planned.planned(model, {"a": encoder}, *data(), **settings | then)
         assert again.kept() == {"test_elbo": 1.0}
-        (other,) = over_seeds.planned(model, {"a": encoder}, *data(), **settings | {"lr": 1e-3})
+        (other,) = planned.planned(model, {"a": encoder}, *data(), **settings | {"lr": 1e-3})
         with pytest.raises(RunError, match=r"settings\.lr was not there, now 0\.001"):
             other.kept()
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path, here):
     settings = HOW | {"seeds": 2, "seed": 0, "folder": tmp_path}
-    parts = over_seeds.planned(model, {"a": encoder, "b": encoder}, *data(), **settings)
+    parts = planned.planned(model, {"a": encoder, "b": encoder}, *data(), **settings)
     cut = over_seeds.run(parts, tmp_path)
     next(cut)
     cut.close()
@@ -301,7 +301,7 @@ def test_a_process_has_the_default_dtype_of_the_caller(tmp_path, here):
     points = [v.double() for v in data()]
     try:
         torch.set_default_dtype(torch.float64)
-        parts = over_seeds.planned(model, {"a": encoder}, *points, seeds=1, seed=0, folder=tmp_path, **HOW)
+        parts = planned.planned(model, {"a": encoder}, *points, seeds=1, seed=0, folder=tmp_path, **HOW)
         torch.set_default_dtype(torch.float32)
         assert [end.failure for end in over_seeds.run(parts, tmp_path)] == [None]
     finally:

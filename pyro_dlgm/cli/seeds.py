@@ -15,7 +15,8 @@ def compared(asked: tuple[tuple, dict], num: int, jobs: int | None, out: Path) -
         out: the folder of the comparison.
     """
     from ..comparison.seeds.gathered import gathered
-    from ..comparison.seeds.over_seeds import FOLDER, planned, run
+    from ..comparison.seeds.over_seeds import FOLDER, run
+    from ..comparison.seeds.planned import planned
 
     points, settings = asked
     folder = out / FOLDER
