@@ -5,8 +5,8 @@ is left out; in the first half of them, rounded down, a value above the column's
 error is the root mean square of imputed minus true values over what is missing, in standard deviations. Seeds permute
 nothing: the tables are given, and a seed is that of starting values and draws.
 
-Where its direction is not known, the mechanism of a multilayer perceptron starts at the one that the linear decoder has
-learned: from 0 it may go in the wrong direction, at which such a decoder fits the data as well.
+The mechanism of a multilayer perceptron starts at the one that the linear decoder has learned: from 0 it may go in the
+wrong direction, or stay too flat, at which such a decoder fits the data as well.
 
 Each cell (table, row, seed) is kept in a file as soon as it is there, and a run goes on where the last one stopped;
 fits with other settings are done again.
@@ -34,7 +34,6 @@ TABLES = ("banknote", "concrete", "wine_red", "wine_white", "yeast", "breast")
 HIDDEN = (128, 128)
 RATES = {"linear": 0.1, "mlp": 0.01}  # learning rates of networks and mechanisms at the start, chosen by F
 MECHANISMS = ("mar", "agnostic", "self_masking", "known")
-LEARNED = ("agnostic", "self_masking")  # with a direction that has to be learned
 FITTED = [f"{decoder}, {mechanism}" for decoder in ("linear", "mlp") for mechanism in MECHANISMS]
 IMPUTERS = {
     "mean": lambda seed: SimpleImputer(),
@@ -117,7 +116,7 @@ def fitted(row: str, holes: Tensor, mask: Tensor, seed: int, a: argparse.Namespa
     r"""The pair of that row, fitted with a full-rank q for each point."""
     decoder, mechanism = row.split(", ")
     start = None
-    if decoder == "mlp" and mechanism in LEARNED:
+    if decoder == "mlp" and mechanism != "mar":
         linear, _ = fitted(f"linear, {mechanism}", holes, mask, seed, a)
         start = linear.likelihood.mechanism.state_dict()
     torch.manual_seed(seed)
