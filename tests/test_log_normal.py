@@ -140,6 +140,13 @@ def test_intervals_of_hidden_amounts_contain_the_truth_as_often_as_they_should()
 def test_recipes_compress_what_an_encoder_and_pseudo_inputs_see():
     model = pairs.model("zero-inflated-log-normal", 2, (5,))
     assert isinstance(networks.encoder(networks.parts(), model, (5,))[0], nets.Log1p)
+    table = pairs.model("diagonal=0+4,zero-inflated-log-normal=1+3,poisson=2", 2, (5,))
+    x = torch.tensor([[-2.0, 9.0, 9.0, 0.0, 9.0]])
+    first, net = networks.encoder(networks.parts(), table, (5,))
+    torch.testing.assert_close(first(x), torch.tensor([[-2.0, math.log(10), 9.0, 0.0, 9.0]]))
+    assert x[0, 1] == 9 and isinstance(net, nets.MLP)
+    counts = pairs.model("diagonal=0,poisson=1-4", 2, (5,))
+    assert isinstance(networks.encoder(networks.parts(), counts, (5,)), nets.MLP)
     guide = guides.Amortized(nets.MLP(5, 8), 2)
     pairs.with_vamp(model, guide, (5,), 3)
     with torch.no_grad():

@@ -6,7 +6,7 @@ enumeration, which add axes on the left. With ``heads=k`` the call returns a tup
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -166,7 +166,23 @@ class Linear(MLP):
 
 
 class Log1p(nn.Module):
-    r"""Creates v -> log(1 + v), the input of an encoder of counts."""
+    r"""Creates v -> log(1 + v), the input of an encoder of counts or amounts; numbers below 0 count as 0.
+
+    Arguments:
+        columns: which numbers of the last axis are replaced, the others stay as they are; `None`: all of x.
+
+    Example:
+        >>> Log1p([1])(torch.tensor([[-5.0, 0.0], [3.0, 99.0]]))
+        tensor([[-5.0000,  0.0000],
+                [ 3.0000,  4.6052]])
+    """
+
+    def __init__(self, columns: Iterable[int] | None = None):
+        super().__init__()
+        self.columns = None if columns is None else list(columns)
 
     def forward(self, v: Tensor) -> Tensor:
-        return v.clamp_min(0).log1p()
+        if self.columns is None:
+            return v.clamp_min(0).log1p()
+        index = torch.tensor(self.columns, dtype=torch.long, device=v.device)
+        return v.index_copy(-1, index, v.index_select(-1, index).clamp_min(0).log1p())

@@ -66,9 +66,22 @@ def skewed(p, likelihood) -> bool:
     return isinstance(likelihood, (p.Counts, p.ZeroInflatedLogNormal))
 
 
+def _compressed(p, likelihood) -> list:
+    r"""Returns the layers in front of an encoder: log(1 + x) of counts and amounts, and of the amounts of a table.
+
+    Counts of a table stay as they are: encoders of existing runs have learned to read them so.
+    """
+    if skewed(p, likelihood):
+        return [p.Log1p()]
+    parts = zip(likelihood.columns, likelihood.parts, strict=True) if isinstance(likelihood, p.Columns) else ()
+    columns = [n for numbers, part in parts if isinstance(part, p.ZeroInflatedLogNormal) for n in numbers]
+    return [p.Log1p(columns)] if columns else []
+
+
 def encoder(p, model, shape):
     r"""Returns a network from points of that shape to features; of counts and amounts it takes log(1 + x)."""
     stages = _stages(p, shape)
     width = 128 if stages and min(shape[1:]) < SMALL else 256
     net = p.ConvEncoder(shape, width, **stages) if stages else p.MLP(shape, 200)
-    return p.torch.nn.Sequential(p.Log1p(), net) if skewed(p, model.likelihood) else net
+    first = _compressed(p, model.likelihood)
+    return p.torch.nn.Sequential(*first, net) if first else net

@@ -107,21 +107,6 @@ def read(root: Path, name: str, percent: int, draw: int) -> Table:
     return table
 
 
-class Compressed(nn.Module):
-    r"""Creates the map of [x | mask] that takes the logarithm log(1 + x) of amounts.
-
-    Arguments:
-        amount: which columns of x are amounts, (P,).
-    """
-
-    def __init__(self, amount: Tensor):
-        super().__init__()
-        self.register_buffer("amount", torch.cat([amount, torch.zeros_like(amount)]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(self.amount, x.where(self.amount, 0).log1p(), x)
-
-
 def fitted(table: Table, mask: Tensor, how: tuple, a: argparse.Namespace):
     r"""The pair, fitted to what the mask shows."""
     kind, D, steps = how
@@ -131,7 +116,8 @@ def fitted(table: Table, mask: Tensor, how: tuple, a: argparse.Namespace):
     if kind == "rows":
         guide = guides.FullRank(N, D)
     else:
-        encoder = nn.Sequential(Compressed(table.amount), nets.MLP(2 * P, 200))
+        amounts = table.amount.nonzero().flatten().tolist()
+        encoder = nn.Sequential(nets.Log1p(amounts), nets.MLP(2 * P, 200))
         guide = guides.Amortized(encoder, D, "full_rank", mask_input=True)
     how = {"steps": steps, "batch_size": min(N, a.batch), "lr": a.lr, "seed": a.seed, "clip_norm": CLIP_NORM}
     fit(model, guide, table.x.float(), mask=mask, **how)
