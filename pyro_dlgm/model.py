@@ -123,8 +123,10 @@ class DLGM(Program):
                 f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), or model.to({x.dtype})"
             )
 
-    def densities(self, *, given: Tensor | None = None) -> list[tuple[list[int] | None, str]]:
-        r"""Returns the columns of x for which the likelihood is a density of any real numbers, `None` for all, by name.
+    def densities(self, *, given: Tensor | None = None) -> list[tuple[list[int] | None, str, bool]]:
+        r"""Returns the columns of x for which the likelihood is a density of real numbers or of amounts >= 0.
+
+        They come in triples: columns, `None` for all; the name of their likelihood; whether it takes numbers below 0.
 
         For a subclass that overrides `datum` there are none.
 

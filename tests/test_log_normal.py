@@ -1,6 +1,7 @@
 """Amounts that are zero or log-normal, against SciPy, integration, draws, and closed-form estimates; errors."""
 
 import math
+import warnings
 
 import numpy as np
 import pyro
@@ -8,9 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_dlgm import DLGM, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm import DLGM, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.likelihoods.log_normal import ZeroInflatedLogNormalPixels
-from pyro_dlgm.recipes import networks, pairs
+from pyro_dlgm.recipes import datasets, networks, pairs
 
 MU, SIGMA, GATE = (torch.tensor(v, dtype=torch.double) for v in ([-1.0, 0.3, 2.0], [0.2, 1.0, 1.7], [-2.0, 0.0, 1.5]))
 PI = GATE.sigmoid()
@@ -114,7 +115,38 @@ def test_what_is_no_amount_is_refused_and_never_taken_for_a_zero(bad):
     assert found.isfinite().tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize("gate", [-100.0, 100.0, 300.0])
+def test_certain_zeros_and_certain_amounts_lose_no_digits(gate):
+    single = [torch.tensor(v) for v in (0.5, 15.0 if gate > 0 else 1.0, gate)]
+    p, q = ZeroInflatedLogNormalPixels(*single), ZeroInflatedLogNormalPixels(*(v.double() for v in single))
+    for x in (0.0, 2.0):
+        torch.testing.assert_close(p.log_prob(torch.tensor(x)).double(), q.log_prob(torch.tensor(x).double()))
+        assert p.log_prob(torch.tensor(x)).isfinite()
+    exact = [v.log().item() if v > 0 else -math.inf for v in (q.mean, q.variance)]
+    assert exact[0] == pytest.approx(math.log(1) - math.log1p(math.exp(gate)) + 0.5 + single[1].item() ** 2 / 2)
+    for found, known in zip((p.mean, p.variance), exact, strict=True):
+        assert not -87 < known < 88 or found.double().log().item() == pytest.approx(known, rel=1e-5)
+    for one, two in zip(p.fisher(), q.fisher(), strict=True):
+        torch.testing.assert_close(one.double(), two)
+
+
+def test_draws_carry_no_gradient():
+    assert not ZeroInflatedLogNormalPixels(MU.clone().requires_grad_(), SIGMA, GATE).sample().requires_grad
+
+
+def test_amounts_far_from_one_get_a_note():
+    model, x = model_of(), torch.rand(50, 5) + 0.5
+    x[:, 2] *= 0
+    for factor, noted in ((1.0, False), (5.0, False), (1e3, True), (1e-3, True)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            fit(model, guides.PointEstimate(50, 2), factor * x, epochs=1)
+        found = [str(w.message) for w in said if "amounts" in str(w.message)]
+        assert bool(found) == noted and (not noted or "divide each column by its typical size" in found[0])
+
+
 def test_heads_and_floor_are_checked():
+    assert model_of().likelihood.floor == 1e-3 and model_of(floor=0.0).likelihood.floor == 0
     with pytest.raises(ValueError, match="2 heads; expected three, for μ and r of the logarithm"):
         likelihoods.ZeroInflatedLogNormal(nets.Linear(2, 3, heads=2))
     with pytest.raises(ValueError, match="floor is -1"):
@@ -135,6 +167,20 @@ def test_intervals_of_hidden_amounts_contain_the_truth_as_often_as_they_should()
     found = evaluate.check_imputations(model, guide, x, mask=mask, held_out=~mask, seed=0, **few)
     for level, (share, error) in found.coverage.items():
         assert abs(share - level) < 4 * error < 0.1
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_files_of_whole_amounts_and_of_amounts_below_one_are_taken(scale, tmp_path):
+    v = np.array([[0.0, 7.0], [3.0, 0.0], [100.0, 2.0], [0.0, 1.0]] * 3, np.float32) * scale
+    np.save(tmp_path / "amounts.npy", v)
+    for likelihood in ("zero-inflated-log-normal", "zero-inflated-log-normal=0,diagonal=1"):
+        found = datasets.dataset("file", tmp_path / "amounts.npy", likelihood)
+        assert found.transform is None and np.isin(found.train.numpy(), v).all()
+    np.save(tmp_path / "amounts.npy", (v / scale).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"8-bit values; use fixed.*or save amounts as float32"):
+        datasets.dataset("file", tmp_path / "amounts.npy", "zero-inflated-log-normal")
+    table = datasets.dataset("file", tmp_path / "amounts.npy", "zero-inflated-log-normal=0,poisson=1")
+    assert table.transform is None
 
 
 def test_recipes_compress_what_an_encoder_and_pseudo_inputs_see():

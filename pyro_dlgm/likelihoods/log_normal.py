@@ -19,7 +19,9 @@ class ZeroInflatedLogNormal(Likelihood):
 
     Amounts are numbers >= 0 of which many may be 0: spending, rainfall, frequencies of words. Given t, x_j is 0 with
     probability π = 1/(1 + e^{−g(t, w)}), else log x_j ~ N(μ(t, w), σ(t, w)²) with σ = floor + softplus(r(t, w)). At 0
-    `log_prob` is log π, a probability; above 0 it is a log-density of x.
+    `log_prob` is log π, a probability; above 0 it is a log-density of x. Divide each column by its typical amount, the
+    geometric mean of what is above 0: networks start at a median of about 1. The mean of such an x is never 0, and may
+    be far above its median: for a guess at missing values take ``impute(by="median")``.
 
     Arguments:
         net: a network with three heads: μ, r and g.
@@ -40,7 +42,7 @@ class ZeroInflatedLogNormal(Likelihood):
     """
 
     heads = 3
-    takes = "numbers >= 0, neither shifted nor logarithms; a scale factor does no harm"
+    takes = "numbers >= 0, neither shifted nor logarithms; divide columns by their typical amounts"
 
     def __init__(self, net: nn.Module, *, floor: float = 1e-3):
         if not floor >= 0:
@@ -97,13 +99,14 @@ class ZeroInflatedLogNormalPixels(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         r"""(1 − π) e^{μ + σ²/2}."""
-        return (-self.gate).sigmoid() * (self.loc + 0.5 * self.scale.square()).exp()
+        return (logsigmoid(-self.gate) + self.loc + 0.5 * self.scale.square()).exp()
 
     @property
     def variance(self) -> Tensor:
         r"""(1 − π) e^{2μ + σ²} (e^{σ²} − 1 + π)."""
         spread = self.scale.square()
-        return self.mean * (self.loc + 0.5 * spread).exp() * (spread.expm1() + self.gate.sigmoid())
+        excess = spread + (-(-self.gate).sigmoid() * (-spread).exp()).log1p()  # log (e^{σ²} − (1 − π))
+        return (logsigmoid(-self.gate) + 2 * self.loc + spread + excess).exp()
 
     def fisher(self) -> Fisher:
         r"""Returns the Fisher information of (μ, σ, g): (1 − π)/σ², 2(1 − π)/σ² and π(1 − π)."""

@@ -54,13 +54,15 @@ def supported(p, x: Tensor, likelihood: nn.Module, first: int = 0) -> Tensor:
     return x
 
 
-def densities(p, likelihood: nn.Module) -> list[tuple[list[int] | None, str]]:
-    r"""Returns the columns for which p(x | t) is a density of any real numbers, `None` for all, and its name there."""
-    return [
-        (numbers, type(whose).__name__)
-        for numbers, part, whose in _parts(p, likelihood)
-        if _of_entries(part.support) is constraints.real
-    ]
+def densities(p, likelihood: nn.Module) -> list[tuple[list[int] | None, str, bool]]:
+    r"""Returns the columns for which p(x | t) is a density of real numbers or of amounts >= 0.
+
+    Returns:
+        Triples: the columns, `None` for all; the name of the likelihood there; and whether numbers below 0 are taken.
+    """
+    found = [(n, type(whose).__name__, _of_entries(part.support)) for n, part, whose in _parts(p, likelihood)]
+    taken = constraints.real, constraints.nonnegative
+    return [(n, name, support is taken[0]) for n, name, support in found if any(support is one for one in taken)]
 
 
 def _parts(p, likelihood: nn.Module) -> list[tuple]:

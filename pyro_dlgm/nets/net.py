@@ -179,10 +179,10 @@ class Log1p(nn.Module):
 
     def __init__(self, columns: Iterable[int] | None = None):
         super().__init__()
-        self.columns = None if columns is None else list(columns)
+        index = None if columns is None else torch.tensor(list(columns), dtype=torch.long)
+        self.register_buffer("columns", index, persistent=False)
 
     def forward(self, v: Tensor) -> Tensor:
         if self.columns is None:
             return v.clamp_min(0).log1p()
-        index = torch.tensor(self.columns, dtype=torch.long, device=v.device)
-        return v.index_copy(-1, index, v.index_select(-1, index).clamp_min(0).log1p())
+        return v.index_copy(-1, self.columns, v.index_select(-1, self.columns).clamp_min(0).log1p())

@@ -184,8 +184,9 @@ def check_fits(likelihood: str, values: str, whose: str, v: Tensor | None = None
             f"0..255, real numbers, saved as float32, or counts and classes, from 0 on, for {', '.join(COUNTS)}, "
             "categorical:K"
         )
+    floats = ", or save amounts as float32" if likelihood in AMOUNTS and values == "8-bit values" else ""
     fitting = ", ".join("categorical:K" if name == "categorical" else name for name in FITTING[values])
-    raise ValueError(f"{likelihood} does not fit {whose}, which are {values}; use {fitting}")
+    raise ValueError(f"{likelihood} does not fit {whose}, which are {values}; use {fitting}{floats}")
 
 
 def kind(v: Tensor, root) -> str:

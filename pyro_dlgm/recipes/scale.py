@@ -21,18 +21,27 @@ SCALE = (
     "{} lie far from 0 ± 1 (mean and standard deviation up to {:.3g}), which a network learns slowly: standardize them "
     "(subtract means, divide by standard deviations); log p(x) then rises by the logarithms of the divisors"
 )
+TYPICAL = (
+    "{} are amounts whose typical size, the geometric mean of those above 0, is up to a factor of {:.3g} away from 1, "
+    "where a network starts: divide each column by its typical size; the log-density of an amount then rises by the "
+    "logarithm of the divisor"
+)
 
 
-def note_scale(points: Points, densities: Iterable[tuple[list[int] | None, str]]) -> None:
+def note_scale(points: Points, densities: Iterable[tuple[list[int] | None, str, bool]]) -> None:
     r"""Warns about raw grey levels and other values of large scale, where the likelihood is a density of real numbers.
 
     Arguments:
         points: as the model sees them, without a transform.
-        densities: of `DLGM.densities`: columns, and the name of their likelihood.
+        densities: of `DLGM.densities`: columns, the name of their likelihood, and whether it takes numbers below 0.
     """
     some = points[evenly(len(points), SOME).to(points.x.device)]
-    for columns, name in densities:
-        _note(_values(some, columns), columns, name)
+    for columns, name, real in densities:
+        v = _values(some, columns)
+        if real:
+            _note(v, columns, name)
+        else:
+            _note_amounts(v, columns)
 
 
 def _values(points: Points, columns: list[int] | None) -> Tensor:
@@ -49,6 +58,16 @@ def _note(v: Tensor, columns: list[int] | None, name: str) -> None:
         return
     seen = v[~v.isnan()]
     levels = columns is None and seen.min() >= 0 and seen.max() <= 255 and bool((seen == seen.round()).all())
-    whose = "values of x" if columns is None else f"columns {columns} of x"
-    said = LEVELS.format(seen.min(), seen.max(), name) if levels else SCALE.format(whose, far)
+    said = LEVELS.format(seen.min(), seen.max(), name) if levels else SCALE.format(_whose(columns), far)
     warnings.warn(said, stacklevel=2)
+
+
+def _note_amounts(v: Tensor, columns: list[int] | None) -> None:
+    typical = v.where(v > 0, torch.nan).log().nanmean(0)
+    far = typical.abs().nan_to_num(nan=0.0).max().exp()
+    if far > FAR:
+        warnings.warn(TYPICAL.format(_whose(columns), far), stacklevel=2)
+
+
+def _whose(columns: list[int] | None) -> str:
+    return "values of x" if columns is None else f"columns {columns} of x"

@@ -103,7 +103,7 @@ def read(root: Path, name: str, percent: int, draw: int) -> Table:
     table.centre = torch.where(table._gaussian, centre, 0.0)
     table.scale = torch.where(table._gaussian, (logged - centre).square().nanmean(0).sqrt(), 1.0)
     typical = held.masked_fill(held == 0, torch.nan).log().nanmean(0).exp()
-    table.scale = torch.where(table.amount, typical, table.scale)
+    table.scale = torch.where(table.amount, typical.nan_to_num(nan=1.0), table.scale)
     return table
 
 
@@ -203,6 +203,8 @@ def chosen(cells: dict, key: str) -> tuple:
     r"""The candidate with the best score on observed values that were held out."""
     of_choice = {name: cell for name, cell in cells.items() if name.startswith(f"{key}/choice/")}
     tried = {name: cell["score"] for name, cell in of_choice.items() if "score" in cell}
+    if not tried:
+        raise SystemExit(f"all fits of {key} failed: {[cell['reason'] for cell in of_choice.values()]}")
     guide, D, steps = min(tried, key=tried.get).rpartition("/")[2].split()
     return guide, int(D), int(steps)
 
@@ -230,6 +232,9 @@ def markdown(cells: dict) -> str:
     lines += ["|---" * 7 + "|"]
     for key in [name.removesuffix("/test") for name in cells if name.endswith("/test")]:
         found, plain = cells[f"{key}/test"], cells[f"{key}/constant"]["errors"]
+        if "reason" in found:
+            lines.append(f"| {key} | {found['reason']} |" + " |" * 5)
+            continue
         guide, D, steps = found["chosen"]
         shown = [", ".join(f"{kind} {v:.3f}" for kind, v in errors.items()) for errors in (found["errors"], plain)]
         inside = [f"{100 * v:.1f} ± {100 * s:.1f}" for v, s in found["coverage"]["all"].values()]

@@ -182,6 +182,7 @@ def main() -> None:
     for number, (name, row, seed) in enumerate(wanted, 1):
         key = f"{name}/{row}/{seed}"
         settings = {"steps": a.steps, "lr": RATES[row.split(", ")[0]]} if row in FITTED else {}
+        settings |= {"start": "linear"} if row.startswith("mlp") and not row.endswith("mar") else {}
         if key not in cells or any(cells[key].get(setting) != value for setting, value in settings.items()):
             cells[key] = cell(name, row, seed, a) | settings
             file.write_text(json.dumps(cells, indent=1) + "\n")
