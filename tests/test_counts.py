@@ -7,7 +7,7 @@ import torch
 from scipy import special, stats
 
 from pyro_dlgm import DLGM, SVI, evaluate, fit, guides, likelihoods, nets, priors
-from pyro_dlgm.likelihoods.count_pixels import NegativeBinomialPixels, PoissonPixels, ZeroInflatedPixels
+from pyro_dlgm.likelihoods.counts.pixels import NegativeBinomialPixels, PoissonPixels, ZeroInflatedPixels
 
 D, P, B = 2, 5, 6
 KINDS = {

@@ -22,7 +22,7 @@ If Pyro's validation is on, x outside the support of the likelihood is an error.
 from .base import Likelihood
 from .bernoulli import Bernoulli, ContinuousBernoulli
 from .categorical import Categorical
-from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from .counts.likelihood import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .discretized_logistic import DiscretizedLogistic
 from .log_normal import ZeroInflatedLogNormal
 from .low_rank import LowRankNormal

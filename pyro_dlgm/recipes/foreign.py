@@ -11,7 +11,7 @@ from ..guides.amortized import Amortized
 from ..guides.base import Guide
 from ..guides.per_point import MeanField
 from ..likelihoods.bernoulli import Bernoulli
-from ..likelihoods.counts import Poisson
+from ..likelihoods.counts.likelihood import Poisson
 from ..likelihoods.normal import FixedNormal
 from ..messages import line
 from ..model import DLGM

@@ -21,7 +21,6 @@ def parts() -> SimpleNamespace:
     from ..likelihoods import (
         bernoulli,
         categorical,
-        counts,
         discretized_logistic,
         log_normal,
         low_rank,
@@ -29,6 +28,7 @@ def parts() -> SimpleNamespace:
         student_t,
         tables,
     )
+    from ..likelihoods.counts import likelihood as counts
     from ..likelihoods.missingness import likelihood as missingness
     from ..nets import conv, net
     from ..priors import mixture, vamp

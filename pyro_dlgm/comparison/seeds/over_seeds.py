@@ -70,6 +70,7 @@ def compare_seeds(
         ValueError: if ``seeds`` or ``jobs`` is below 1, there is no guide, or ``together`` comes with ``jobs``.
 
     Example:
+        >>> import torch
         >>> from pyro_dlgm import DLGM, compare_seeds, guides, likelihoods, nets, priors
         >>> def model():
         ...     return DLGM(priors.StandardNormal(1), likelihoods.FixedNormal(nets.Linear(1, (3,))))

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..points import joined
-from .base import Likelihood, check_heads
-from .count_pixels import CountPixels, NegativeBinomialPixels, PoissonPixels, ZeroInflatedPixels
+from ...points import joined
+from ..base import Likelihood, check_heads
+from .pixels import CountPixels, NegativeBinomialPixels, PoissonPixels, ZeroInflatedPixels
 
 
 class Counts(Likelihood):

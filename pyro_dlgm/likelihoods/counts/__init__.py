@@ -1,0 +1,1 @@
+r"""Counts 0, 1, 2, ...: their likelihoods, and distributions that stay accurate at large counts."""
