@@ -1,4 +1,4 @@
-r"""Amounts >= 0, many of which are exactly 0: zero or log-normal."""
+r"""Amounts: numbers >= 0, often exactly 0, and log-normal elsewhere."""
 
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ THREE = (3, "three, for μ and r of the logarithm and the logit of a zero")
 class ZeroInflatedLogNormal(Likelihood):
     r"""Creates p(x | t, w) = ∏_j [π_j 1(x_j = 0) + (1 − π_j) LogNormal(x_j; μ_j, σ_j²)], for amounts with zeros.
 
-    Amounts are numbers >= 0 of which many may be 0: spending, rainfall, frequencies of words. Given t, x_j is 0 with
+    Amounts are numbers >= 0, often exactly 0: spending, rainfall, frequencies of words. Given t, x_j is 0 with
     probability π = 1/(1 + e^{−g(t, w)}), else log x_j ~ N(μ(t, w), σ(t, w)²) with σ = floor + softplus(r(t, w)). At 0
     `log_prob` is log π, a probability; above 0 it is a log-density of x. Divide each column by its typical amount, the
     geometric mean of what is above 0: networks start at a median of about 1. The mean of such an x is never 0, and may

@@ -61,8 +61,8 @@ def densities(p, likelihood: nn.Module) -> list[tuple[list[int] | None, str, boo
         Triples: the columns, `None` for all; the name of the likelihood there; and whether numbers below 0 are taken.
     """
     found = [(n, type(whose).__name__, _of_entries(part.support)) for n, part, whose in _parts(p, likelihood)]
-    taken = constraints.real, constraints.nonnegative
-    return [(n, name, support is taken[0]) for n, name, support in found if any(support is one for one in taken)]
+    real, amount = constraints.real, constraints.nonnegative
+    return [(n, name, support is real) for n, name, support in found if support in (real, amount)]
 
 
 def _parts(p, likelihood: nn.Module) -> list[tuple]:

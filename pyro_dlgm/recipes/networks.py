@@ -62,7 +62,7 @@ def decoder(p, D: int, shape, heads: int = 1):
 
 
 def skewed(p, likelihood) -> bool:
-    r"""Returns whether x are counts or amounts >= 0, of which an encoder takes log(1 + x)."""
+    r"""Returns whether an encoder takes log(1 + x): whether x are counts or amounts >= 0."""
     return isinstance(likelihood, (p.Counts, p.ZeroInflatedLogNormal))
 
 

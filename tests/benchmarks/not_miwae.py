@@ -116,18 +116,20 @@ def imputed(row: str, x: Tensor, mask: Tensor, seed: int, a: argparse.Namespace)
 def fitted(row: str, holes: Tensor, mask: Tensor, seed: int, a: argparse.Namespace):
     r"""The pair of that row, fitted with a full-rank q for each point."""
     decoder, mechanism = row.split(", ")
-    start = None
-    if decoder == "mlp" and mechanism != "mar":
-        linear, _ = fitted(f"linear, {mechanism}", holes, mask, seed, a)
-        start = linear.likelihood.mechanism.state_dict()
-    torch.manual_seed(seed)
     N, P = holes.shape
+    torch.manual_seed(seed)
     model = DLGM(priors.StandardNormal(P - 1), likelihood(decoder, mechanism, P))
     guide = guides.FullRank(N, P - 1)
-    if start is not None:
-        model.likelihood.mechanism.load_state_dict(start)
+    if starts_at_linear(row):
+        linear, _ = fitted(f"linear, {mechanism}", holes, mask, seed, a)
+        model.likelihood.mechanism.load_state_dict(linear.likelihood.mechanism.state_dict())
     fit(model, guide, holes, mask=mask, steps=a.steps, batch_size=N, lr=RATES[decoder], seed=seed)
     return model, guide
+
+
+def starts_at_linear(row: str) -> bool:
+    r"""Whether the mechanism of that row starts at the one of a linear fit."""
+    return row.startswith("mlp") and not row.endswith("mar")
 
 
 def likelihood(decoder: str, mechanism: str, P: int) -> nn.Module:
@@ -184,7 +186,7 @@ def main() -> None:
     for number, (name, row, seed) in enumerate(wanted, 1):
         key = f"{name}/{row}/{seed}"
         settings = {"steps": a.steps, "lr": RATES[row.split(", ")[0]]} if row in FITTED else {}
-        settings |= {"start": "linear"} if row.startswith("mlp") and not row.endswith("mar") else {}
+        settings |= {"start": "linear"} if starts_at_linear(row) else {}
         if key not in cells or any(cells[key].get(setting) != value for setting, value in settings.items()):
             cells[key] = cell(name, row, seed, a) | settings
             file.write_text(json.dumps(cells, indent=1) + "\n")
