@@ -7,14 +7,16 @@ are means over the columns of a type: of "pos" and "count" the root mean square 
 "ordinal" the mean distance over the number of levels, of "cat" the share of wrong classes.
 
 How a table is fitted, rows or an encoder, how many latents and steps, is chosen on a tenth of the *observed* values,
-which is hidden from the fit, by the mean score (CRPS; of classes the Brier score). The chosen one is fitted again with
-all observed values; only this fit is compared with the values under the mask. Each fit is kept in a file as soon as it
-is there, and a run goes on where the last one stopped.
+which is hidden from the fit, by the mean score (CRPS; of classes the Brier score). If the most steps are chosen, more
+are tried; then, where there are such columns, Student's t for "pos" and classes for "count". The chosen one is fitted
+again with all observed values; only this fit is compared with the values under the mask. Each fit is kept in a file as
+soon as it is there, and a run goes on where the last one stopped.
 """
 
 import argparse
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from pyro_dlgm.recipes import pairs
 TABLES = ("wine", "breast", "spam", "letter")
 # Guide, latents, steps.
 CANDIDATES = [(guide, D, steps) for steps in (1000, 3000) for D in (3, 8) for guide in ("rows", "encoder")]
+MORE_STEPS = 10_000  # of the best candidate, if it has the most steps
+NORMAL, ROBUST = {"pos": "diagonal", "count": "poisson"}, {"pos": "student-t"}  # by type; else classes
 HELD_OUT = 0.1  # of the observed values, for the choice
 LEVELS = (0.5, 0.9)
 CLIP_NORM = 100  # of gradients: columns of spam have values at 25 standard deviations, which end trainings without it
@@ -75,12 +79,11 @@ class Table:
         r"""Which columns are of that type, (P,)."""
         return torch.tensor([t == kind for t in self.types])
 
-    @property
-    def likelihood(self) -> str:
-        r"""The name of the likelihood, column by column."""
-        names = {"pos": "diagonal", "count": "poisson"}
+    def likelihood(self, names: dict[str, str]) -> str:
+        r"""The name of the likelihood, column by column, by the names for types; others are classes."""
         found = {}
         for j, (kind, K) in enumerate(zip(self.types, self.nclass, strict=True)):
+            K = K or int(self.raw[self.known[:, j], j].max()) + 1
             name = "zero-inflated-log-normal" if self.amount[j] else names.get(kind, f"categorical:{K}")
             found.setdefault(name, []).append(str(j))
         return ",".join(f"{name}={'+'.join(columns)}" for name, columns in found.items())
@@ -109,10 +112,10 @@ def read(root: Path, name: str, percent: int, draw: int) -> Table:
 
 def fitted(table: Table, mask: Tensor, how: tuple, a: argparse.Namespace):
     r"""The pair, fitted to what the mask shows."""
-    kind, D, steps = how
+    kind, D, steps, *robust = how
     N, P = table.raw.shape
     torch.manual_seed(a.seed)
-    model = pairs.model(table.likelihood, D, (P,))
+    model = pairs.model(table.likelihood(ROBUST if robust else NORMAL), D, (P,))
     if kind == "rows":
         guide = guides.FullRank(N, D)
     else:
@@ -185,7 +188,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES, help="which tables")
     parser.add_argument("--percent", nargs="+", type=int, default=[20, 50], help="percentages of missing values")
     parser.add_argument("--masks", type=int, default=1, help="masks 0, 1, ... of each percentage")
-    parser.add_argument("--candidates", type=int, default=len(CANDIDATES), help="how many of the candidates are tried")
+    parser.add_argument(
+        "--candidates", type=int, default=len(CANDIDATES), help="how many of the first candidates are tried"
+    )
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of networks at the start")
     parser.add_argument("--batch", type=int, default=200, help="points in a batch")
     parser.add_argument("--points", type=int, default=2000, help="points, at random, whose imputations are scored")
@@ -205,8 +210,18 @@ def chosen(cells: dict, key: str) -> tuple:
     tried = {name: cell["score"] for name, cell in of_choice.items() if "score" in cell}
     if not tried:
         raise SystemExit(f"all fits of {key} failed: {[cell['reason'] for cell in of_choice.values()]}")
-    guide, D, steps = min(tried, key=tried.get).rpartition("/")[2].split()
-    return guide, int(D), int(steps)
+    guide, D, steps, *robust = min(tried, key=tried.get).rpartition("/")[2].split()
+    return guide, int(D), int(steps), *robust
+
+
+def candidates(table: Table, cells: dict, key: str, number: int) -> Iterator[tuple]:
+    r"""The candidates, one after the other; the last ones vary the best of those before."""
+    yield from CANDIDATES[:number]
+    best = chosen(cells, key)
+    if best[2] == max(steps for _, _, steps in CANDIDATES):
+        yield *best[:2], MORE_STEPS
+    if bool((table.of("count") | table._gaussian).any()):
+        yield *chosen(cells, key)[:3], "robust"
 
 
 def work(name: str, percent: int, draw: int, keep, cells: dict, a: argparse.Namespace) -> None:
@@ -214,7 +229,7 @@ def work(name: str, percent: int, draw: int, keep, cells: dict, a: argparse.Name
     table, key = read(a.data_root, name, percent, draw), f"{name}/{percent}/{draw}"
     tried = torch.rand(table.seen.shape, generator=torch.Generator().manual_seed(a.seed)) < HELD_OUT
     hidden = table.seen & tried
-    for how in CANDIDATES[: a.candidates]:
+    for how in candidates(table, cells, key, a.candidates):
         keep(
             f"{key}/choice/{' '.join(map(str, how))}",
             lambda how=how: checked(table, table.seen & ~tried, hidden, how, a),
@@ -235,11 +250,11 @@ def markdown(cells: dict) -> str:
         if "reason" in found:
             lines.append(f"| {key} | {found['reason']} |" + " |" * 5)
             continue
-        guide, D, steps = found["chosen"]
+        guide, D, steps, *robust = found["chosen"]
         shown = [", ".join(f"{kind} {v:.3f}" for kind, v in errors.items()) for errors in (found["errors"], plain)]
         inside = [f"{100 * v:.1f} ± {100 * s:.1f}" for v, s in found["coverage"]["all"].values()]
         name, percent, _ = key.split("/")
-        cellular = [name, f"{percent}%", f"{guide}, {D} latents, {steps} steps", *shown, *inside]
+        cellular = [name, f"{percent}%", ", ".join([guide, f"{D} latents", f"{steps} steps", *robust]), *shown, *inside]
         lines.append("| " + " | ".join(cellular) + " |")
     return "\n".join(lines) + "\n"
 
