@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from pyro_dlgm import nets
+from pyro_dlgm.nets import convolution
 
 SHAPES = [(1, 4, 4), (1, 5, 7), (2, 7, 4), (1, 8, 8), (1, 28, 20), (1, 28, 28), (3, 32, 32), (1, 33, 17), (1, 4, 50)]
 LEADS = [(), (2,), (3, 2), (2, 1, 2), (0,)]
@@ -135,10 +136,51 @@ def test_convolutions_in_channels_last_are_those_of_torch(size, monkeypatch):
     v, t = torch.randn(5, *size), torch.randn(5, 4)
     pair = nets.ConvEncoder(size, 7, norm=True, residual=True), nets.ConvDecoder(4, size, residual=True)
     found = [net(x) for net, x in zip(pair, (v, t), strict=True)]
-    assert nets.conv.channels_last(v).is_contiguous(memory_format=torch.channels_last)
+    assert convolution.channels_last(v).is_contiguous(memory_format=torch.channels_last)
     assert all(p.is_contiguous() for net in pair for p in net.parameters())  # as optimizers and checkpoints have them
     alone = torch.func.vmap(pair[0])(v.unsqueeze(1)).squeeze(1)
-    monkeypatch.setattr(nets.conv, "channels_last", lambda v: v)
+    monkeypatch.setattr(convolution, "channels_last", lambda v: v)
     for net, x, y in zip(pair, (v, t), found, strict=True):
         torch.testing.assert_close(net(x), y, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(alone, found[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 4), (2, 16, 7, 5), (1, 2, 1, 3)])
+def test_doubling_to_one_channel_is_the_transposed_convolution_of_torch(shape):
+    torch.manual_seed(0)
+    layer = convolution.Up(shape[1], 1, (4, 4)).double()
+    v = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    wrt, found, truth = (v, *layer.parameters()), layer(v), nn.ConvTranspose2d.forward(layer, v)
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-12)
+    weights = torch.randn_like(truth)
+    pairs = zip(*(torch.autograd.grad(y, wrt, weights) for y in (found, truth)), strict=True)
+    for gradient, expected in pairs:
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-11)
+
+
+def test_jacobians_and_stacks_of_layers_that_double_are_those_of_torch():
+    torch.manual_seed(0)
+    layer, v = convolution.Up(3, 1, (4, 4)).double(), torch.randn(2, 3, 4, 4, dtype=torch.double)
+    jacobian = torch.func.vmap(torch.func.jacfwd(lambda s: layer(s * v)))(torch.tensor([1.0, 2.0]).double())
+    torch.testing.assert_close(jacobian, (layer(v) - layer.bias).expand(2, *layer(v).shape))
+    stacked = {"weight": torch.randn(4, 3, 1, 4, 4).double(), "bias": torch.randn(4, 1).double()}
+    made = torch.func.vmap(lambda p: torch.func.functional_call(layer, p, (v,)))(stacked)
+    for one, weight, bias in zip(made, *stacked.values(), strict=True):
+        torch.testing.assert_close(one, nn.functional.conv_transpose2d(v, weight, bias, stride=2, padding=1))
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 4, 50])
+def test_a_linear_map_to_images_has_the_pixels_of_torch(number):
+    torch.manual_seed(0)
+    layer, v = convolution.ToImages(3, (2, 4, 5)), torch.randn(number, 3, requires_grad=True)
+    found, truth = layer(v), nn.Linear.forward(layer, v).unflatten(-1, (2, 4, 5))
+    torch.testing.assert_close(found, truth)
+    wrt, weights = (v, *layer.parameters()), torch.randn_like(truth)
+    pairs = zip(*(torch.autograd.grad(y, wrt, weights) for y in (found, truth)), strict=True)
+    for gradient, expected in pairs:
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_names_of_parameters_of_a_decoder_are_those_of_files_of_older_versions():
+    names = [f"body.{layer}.{part}" for layer in (0, 3, 5, 7, 9) for part in ("weight", "bias")]
+    assert list(nets.ConvDecoder(2, (1, 28, 28)).state_dict()) == names

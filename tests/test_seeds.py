@@ -6,7 +6,9 @@ import math
 import multiprocessing
 import os
 import pickle
+import platform
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -494,3 +496,23 @@ def test_the_command_does_rows_at_once_where_there_are_cores(tmp_path, monkeypat
     monkeypatch.setattr(workers, "cores", lambda: 4)
     CliRunner().invoke(main, ["compare", "--guides", "amortized,hard-em", "--out", str(tmp_path)])
     assert seen[1:] == [2]
+
+
+def _faults() -> tuple[int, int]:
+    r"""Pages of an array of 40 MB, and page faults of making it twenty times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(10_000_000).fill_(1.0)
+    return 40_000_000 // resource.getpagesize(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_processes_keep_the_memory_of_arrays_for_the_next_ones():
+    ((_, end),) = workers.run([_faults], 1)
+    pages, faults = end.value
+    assert faults < 3 * pages
+
+
+def test_processes_work_where_memory_cannot_be_kept(monkeypatch):
+    monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: object())
+    workers._keep_freed_memory()

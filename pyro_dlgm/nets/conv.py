@@ -9,6 +9,7 @@ from math import prod
 
 from torch import Tensor, nn
 
+from .convolution import Conv, ToImages, Up
 from .net import Net
 
 SMALLEST = 4
@@ -31,27 +32,6 @@ def sizes(image_shape: Sequence[int], stages: int) -> list[tuple[int, int]]:
         h, w = path[-1]
         path.append(((h + 1) // 2, (w + 1) // 2) if min(h, w) > SMALLEST else (h, w))
     return path
-
-
-def channels_last(v: Tensor) -> Tensor:
-    r"""Returns images with the channels of a pixel next to one another in memory: convolutions are faster then."""
-    # Measured on CPUs alone. By moved axes, since vmap knows no memory formats; weights keep their layout, so
-    # that optimizers and checkpoints do.
-    return v.movedim(-3, -1).contiguous().movedim(-1, -3) if v.device.type == "cpu" else v
-
-
-class Conv(nn.Conv2d):
-    r"""Creates a convolution of `channels_last` images."""
-
-    def forward(self, v: Tensor) -> Tensor:
-        return super().forward(channels_last(v))
-
-
-class Up(nn.ConvTranspose2d):
-    r"""Creates a transposed convolution of `channels_last` images."""
-
-    def forward(self, v: Tensor) -> Tensor:
-        return super().forward(channels_last(v))
 
 
 def _norm(channels: int, norm: bool) -> list[nn.Module]:
@@ -140,7 +120,8 @@ class ConvDecoder(Net):
     ):
         path, channels = sizes(image_shape, len(widths)), image_shape[0]
         deep = (widths[-1], *path[-1])
-        layers: list[nn.Module] = [nn.Linear(latent_dim, prod(deep)), nn.Unflatten(1, deep), activation()]
+        # The second layer keeps the place, and so the names of parameters, that files of older versions have.
+        layers: list[nn.Module] = [ToImages(latent_dim, deep), nn.Identity(), activation()]
         for i in reversed(range(1, len(widths))):
             up = _up(widths[i], widths[i - 1], path[i + 1], path[i])
             layers += _stage(up, widths[i - 1], norm, residual, activation)
@@ -154,4 +135,4 @@ def _up(before: int, after: int, small: tuple[int, int], large: tuple[int, int])
         return Conv(before, after, 3, padding=1)
     # A kernel of 4 doubles a side exactly, one of 3 gives one less: no cropping or output padding is needed.
     kernel = tuple(4 if big % 2 == 0 else 3 for big in large)
-    return Up(before, after, kernel, stride=2, padding=1)
+    return Up(before, after, kernel)
