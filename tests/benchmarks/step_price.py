@@ -15,12 +15,14 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_dlgm import DLGM, SVI, guides, likelihoods, nets, priors
+from pyro_dlgm.nets.convolution import Conv, ToImages, Up
 from pyro_dlgm.optim.svi import adam
 
 IMAGE, NUM_POINTS, LR = (1, 28, 28), 60_000, 1e-3
 OURS, COMPILED, HAND = "pyro_dlgm.SVI", "pyro_dlgm.SVI, compiled", "hand-written"
 BF16 = "bf16"  # of networks; log-densities are float32
-LAST = f"{HAND}, channels last"
+LAST, LIKE_OURS = f"{HAND}, channels last", f"{HAND}, layers of pyro_dlgm"
+OF_TORCH = {Conv: nn.Conv2d, Up: nn.ConvTranspose2d, ToImages: nn.Linear}
 FLOOR = "networks alone"
 
 
@@ -28,15 +30,15 @@ def arguments() -> argparse.Namespace:
     r"""The command line."""
     parser = argparse.ArgumentParser(
         description="Times one training step of a variational autoencoder: pyro_dlgm.SVI, eager and "
-        "compiled; a hand-written loop with fused Adam; Pyro's stock SVI with its Adam and Trace_ELBO; the same "
-        "with TraceMeanField_ELBO; the networks alone, forward and backward, as a floor; with networks in bfloat16 and "
-        "log-densities in float32, ours and the hand-written one; convolutions in channels last, the hand-written one; "
-        "NumPyro (mlp) and Pythae, in their own processes with as many threads, where they are installed. All have the "
-        "same networks and take turns in rounds. Case mlp: 784-200-200-50 and back, batch 128, wanted eager <= 1.2, "
-        "compiled <= 0.8. Case conv: the default convolutional networks, 64 latents, 28x28, batch 100, wanted "
-        "<= 1.05 and <= 0.85, with bf16 <= 0.65 where the processor has units for it. The first step of each is timed "
-        "apart: for the compiled one that is the time to compile, with an empty cache of the compiler, and in the "
-        "first case with the compiler's own start.",
+        "compiled; a hand-written loop with fused Adam and torch's layers; Pyro's stock SVI with its Adam and "
+        "Trace_ELBO; the same with TraceMeanField_ELBO; the networks alone, forward and backward, as a floor; with "
+        "networks in bfloat16 and log-densities in float32, ours and the hand-written one; the hand-written one with "
+        "convolutions in channels last, and with the convolutions of pyro_dlgm; NumPyro (mlp) and Pythae, in their own "
+        "processes with as many threads, where they are installed. All have the same networks and take turns in "
+        "rounds. Case mlp: 784-200-200-50 and back, batch 128, wanted eager <= 1.2, compiled <= 0.8. Case conv: the "
+        "default convolutional networks, 64 latents, 28x28, batch 100, wanted <= 1.05 and <= 0.85, with bf16 <= 0.65 "
+        "where the processor has units for it. The first step of each is timed apart: for the compiled one that is the "
+        "time to compile, with an empty cache of the compiler, and in the first case with the compiler's own start.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which networks")
@@ -65,12 +67,18 @@ CASES = {"mlp": mlp, "conv": conv}
 
 
 class HandWritten(nn.Module):
-    r"""Creates the same autoencoder without Pyro: copied layers of a model and a guide, and −F as one writes it."""
+    r"""Creates the same autoencoder without Pyro: copied layers of a model and a guide, and −F as one writes it.
 
-    def __init__(self, model: DLGM, guide: guides.Amortized, precision: str | None = None):
+    Arguments:
+        model, guide: whose layers are copied.
+        precision: of networks.
+        ours: whether convolutions are those of pyro_dlgm; else they are torch's.
+    """
+
+    def __init__(self, model: DLGM, guide: guides.Amortized, precision: str | None = None, *, ours: bool = False):
         super().__init__()
         self.precision = precision
-        self.encoder, self.decoder = _bare(guide.encoder), _bare(model.likelihood.net)
+        self.encoder, self.decoder = (_bare(net, ours) for net in (guide.encoder, model.likelihood.net))
         self.head = copy.deepcopy(guide.head)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=LR, fused=True)
 
@@ -96,11 +104,21 @@ class HandWritten(nn.Module):
         return loss.detach()
 
 
-def _bare(net: nn.Module) -> nn.Module:
+def _bare(net: nn.Module, ours: bool) -> nn.Module:
     r"""A copy of the layers alone, without the flattening and restoring of leading axes around them."""
-    if isinstance(net, nets.Net):
-        return copy.deepcopy(net.body)
-    return nn.Sequential(*map(_bare, net)) if isinstance(net, nn.Sequential) else copy.deepcopy(net)
+    if isinstance(net, nn.Sequential):
+        return nn.Sequential(*(_bare(part, ours) for part in net))
+    layers = copy.deepcopy(net.body if isinstance(net, nets.Net) else net)
+    return layers if ours else _of_torch(layers)
+
+
+def _of_torch(layers: nn.Module) -> nn.Module:
+    r"""The same layers, with torch's own computation."""
+    for name, layer in list(layers.named_modules()):
+        if isinstance(layer, ToImages):
+            layers[int(name) + 1] = nn.Unflatten(1, layer.image_shape)
+        layer.__class__ = OF_TORCH.get(type(layer), type(layer))
+    return layers
 
 
 def pair(case: str, device: str = "cpu") -> tuple[DLGM, guides.Amortized, list[tuple[Tensor, Tensor]]]:
@@ -123,6 +141,7 @@ def contenders(
     if any(p.dim() == 4 for p in model.parameters()):
         laid = (v.to(memory_format=torch.channels_last) for v in copy.deepcopy((model, guide)))
         steps[LAST] = on(data, _by_hand(HandWritten(*laid)))
+        steps[LIKE_OURS] = on(data, _by_hand(HandWritten(model, guide, ours=True)))
     for loss in (Trace_ELBO(), TraceMeanField_ELBO()) if stock else ():
         svi = pyro.infer.SVI(*map(copy.deepcopy, (model, guide)), pyro.optim.Adam({"lr": LR}), loss)
         steps[f"stock SVI, {type(loss).__name__}"] = on(data, svi.step)
@@ -131,7 +150,7 @@ def contenders(
             copied = copy.deepcopy((model, guide))
             named = name if precision is None else f"{name}, {precision}"
             steps[named] = on(data, _ours(*copied, **ways, precision=precision))
-    return steps | {FLOOR: on(data, _products(HandWritten(model, guide)))}
+    return steps | {FLOOR: on(data, _products(HandWritten(model, guide, ours=True)))}
 
 
 def _by_hand(hand: HandWritten):
