@@ -61,6 +61,7 @@ def capture(
 
     graph = make_fx(replayed)(inputs, [draw() for draw in recorded.draws])
     _pass_noise(graph, len(inputs))
+    _reshape(graph)
     return Captured(graph, recorded.draws, _lifted(graph, _places(modules)))
 
 
@@ -80,6 +81,15 @@ def _pass_noise(graph: fx.GraphModule, before: int) -> None:
                 graph.graph.erase_node(node)
                 empty.replace_all_uses_with(source)
                 graph.graph.erase_node(empty)
+    graph.recompile()
+
+
+def _reshape(graph: fx.GraphModule) -> None:
+    r"""Turns views that are not written to into reshapes: vectorized, operations may return other strides."""
+    for node in graph.graph.nodes:
+        written = any(getattr(user.target, "_schema", None) and user.target._schema.is_mutable for user in node.users)
+        if node.target is torch.ops.aten.view.default and not written:
+            node.target = torch.ops.aten.reshape.default
     graph.recompile()
 
 
