@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 import pyro_dlgm
 from pyro_dlgm.sklearn import PPCA, DeepLatentGaussian, DLGMImputer
-from pyro_dlgm.sklearn.units import Units, continuous
+from pyro_dlgm.sklearn.units import Units, columns_with
 
 X = load_wine().data
 Z = (X - X.mean(0)) / X.std(0)
@@ -124,16 +124,42 @@ def test_what_is_no_real_number_keeps_its_units():
         1,
         2,
     }
-    assert continuous("poisson", 2).tolist() == [False, False]
+    assert columns_with(["diagonal"], "poisson", 2).tolist() == [False, False]
 
 
 def test_units_are_those_of_what_is_observed():
     x = np.array([[1.0, 5.0], [3.0, np.nan], [np.nan, 9.0]])
-    units = Units.of(x, np.array([True, True]), 2)
+    both, none = np.ones(2, bool), np.zeros(2, bool)
+    units = Units.of(x, both, none, 2)
     assert units.centre.tolist() == [2, 7] and units.scale.tolist() == [1, 2]
-    assert units.log_jacobian(~np.isnan(x)).tolist() == pytest.approx([-math.log(2), 0, -math.log(2)])
-    one = Units.of(x, np.array([True, True]), 1)  # one channel of two pixels
+    assert units.log_jacobian(x).tolist() == pytest.approx([-math.log(2), 0, -math.log(2)])
+    one = Units.of(x, both, none, 1)  # one channel of two pixels
     assert one.centre.tolist() == [4.5, 4.5] and np.allclose(one.scale, np.nanstd(x))
     assert np.allclose(units.restore(units.standardize(x)), x, equal_nan=True)
-    pair = Units.of(np.array([[1.0, 2, 7, 8], [1, 2, 7, 8]]), np.ones(4, bool), 2)  # two channels of two pixels
+    pair = Units.of(
+        np.array([[1.0, 2, 7, 8], [1, 2, 7, 8]]), np.ones(4, bool), np.zeros(4, bool), 2
+    )  # two channels of two pixels
     assert pair.centre.tolist() == [1.5, 1.5, 7.5, 7.5]
+
+
+def test_amounts_have_their_typical_size_as_unit():
+    x = np.array([[0.0, 2.0], [100.0, np.nan], [10_000.0, 0.0]])
+    units = Units.of(x, np.zeros(2, bool), np.array([True, False]), 2)
+    assert units.centre.tolist() == [0, 0] and units.scale.tolist() == pytest.approx([1000, 1])
+    assert units.log_jacobian(x).tolist() == pytest.approx([0, -math.log(1000), -math.log(1000)])
+    one = Units.of(x, np.zeros(2, bool), np.ones(2, bool), 1)  # one channel of two pixels
+    assert one.scale.tolist() == pytest.approx([2e6 ** (1 / 3)] * 2)
+    nothing = Units.of(np.zeros((3, 1)), np.zeros(1, bool), np.ones(1, bool), 1)
+    assert nothing.scale.tolist() == [1]
+
+
+def test_amounts_in_other_units_are_the_same_model(recwarn):
+    x = np.random.default_rng(0).lognormal(0, 1, (60, 3)).astype(np.float32)
+    x[::3, 1] = 0
+    how = TINY | {"likelihood": "zero-inflated-log-normal", "guide": "mean-field"}
+    factor = np.array([1e4, 1e-3, 1], np.float32)
+    plain, other = (DeepLatentGaussian(**how).fit(values) for values in (x, x * factor))
+    assert not [w for w in recwarn if "typical size" in str(w.message)]
+    shift = (x > 0) @ np.log(factor)
+    assert np.allclose(other.score_samples(x * factor), plain.score_samples(x) - shift, atol=1e-3)
+    assert np.allclose(other.sample(20, random_state=1), plain.sample(20, random_state=1) * factor, rtol=1e-3)

@@ -22,8 +22,9 @@ class DeepLatentGaussian(ClassNamePrefixFeaturesOutMixin, Trained):
     integrated out. Parameters and results have the dtype of X, float32 or float64.
 
     Columns with a likelihood on all real numbers (fixed, fixed-per-pixel, diagonal, low-rank, factor-analysis, linear,
-    student-t) are standardized, images by channel; log-densities, reconstructions and samples are in the units of X.
-    Other values are taken as they are.
+    student-t) are standardized, and amounts (zero-inflated-log-normal) divided by the geometric mean of those above 0,
+    images by channel; log-densities, reconstructions and samples are in the units of X. Other values are taken as they
+    are.
 
     Arguments:
         n_components: the number D of latents.

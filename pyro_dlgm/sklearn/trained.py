@@ -11,12 +11,12 @@ from ..evaluate.bounds import iwae
 from ..evaluate.e_step.infer import infer
 from ..guides.base import adapted
 from ..points import Points
-from ..recipes.pairs import Recipe
+from ..recipes.pairs import AMOUNTS, REAL, Recipe
 from ..seeding import forked, seeds
 from ..training.fit import fit
 from ..training.options import COUNT
 from .reading import Reader, flattened
-from .units import Units, continuous
+from .units import Units, columns_with
 
 COUNTS = ("n_components", "max_iter", "infer_max_iter", "num_samples")
 ONE_SCALE = ("fixed", "linear")  # likelihoods with one σ, which a constant column alone cannot drive to its floor
@@ -104,7 +104,7 @@ class Trained(Reader):
         rows = self._read(X)
         points = self._points(rows).numbered()
         bound = iwae(self.model_, self._posterior_of(points), points, num_samples=self.num_samples, seed=self._later)
-        return (bound.double().numpy() + self.units_.log_jacobian(~np.isnan(rows))).astype(rows.dtype)
+        return (bound.double().numpy() + self.units_.log_jacobian(rows)).astype(rows.dtype)
 
     @property
     def score_bound_(self) -> str:
@@ -131,8 +131,8 @@ class Trained(Reader):
         return rows
 
     def _units(self, rows: np.ndarray) -> Units:
-        real = continuous(self.likelihood, rows.shape[1])
-        units = Units.of(rows, real, rows.shape[1] if self.image_shape is None else self._shape[0])
+        real, amounts = (columns_with(names, self.likelihood, rows.shape[1]) for names in (REAL, AMOUNTS))
+        units = Units.of(rows, real, amounts, rows.shape[1] if self.image_shape is None else self._shape[0])
         constant = (units.constant & real).nonzero()[0].tolist()
         if constant and self.likelihood not in ONE_SCALE:
             warnings.warn(

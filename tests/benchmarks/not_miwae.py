@@ -6,7 +6,7 @@ error is the root mean square of imputed minus true values over what is missing,
 nothing: the tables are given, and a seed is that of starting values and draws.
 
 The mechanism of a multilayer perceptron starts at the one that the linear decoder has learned: from 0 it may go in the
-wrong direction, or stay too flat, at which such a decoder fits the data as well.
+wrong direction, or stay too flat, at which such a decoder fits the data as well (``--from-zero`` shows it).
 
 Each cell (table, row, seed) is kept in a file as soon as it is there, and a run goes on where the last one stopped;
 fits with other settings are done again.
@@ -74,6 +74,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="runs with seeds 0, 1, ...")
     parser.add_argument("--steps", type=int, default=1_500, help="steps of a fit, each on all points")
     parser.add_argument("--samples", type=int, default=200, help="draws of q for an imputation")
+    parser.add_argument(
+        "--from-zero",
+        action="store_true",
+        help="mechanisms of perceptrons start at 0, at the learning rate of linear decoders; give another --out",
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for not_miwae.json and .md")
     return parser.parse_args()
@@ -120,16 +125,21 @@ def fitted(row: str, holes: Tensor, mask: Tensor, seed: int, a: argparse.Namespa
     torch.manual_seed(seed)
     model = DLGM(priors.StandardNormal(P - 1), likelihood(decoder, mechanism, P))
     guide = guides.FullRank(N, P - 1)
-    if starts_at_linear(row):
+    if starts_at_linear(row, a):
         linear, _ = fitted(f"linear, {mechanism}", holes, mask, seed, a)
         model.likelihood.mechanism.load_state_dict(linear.likelihood.mechanism.state_dict())
-    fit(model, guide, holes, mask=mask, steps=a.steps, batch_size=N, lr=RATES[decoder], seed=seed)
+    fit(model, guide, holes, mask=mask, steps=a.steps, batch_size=N, lr=rate(row, a), seed=seed)
     return model, guide
 
 
-def starts_at_linear(row: str) -> bool:
+def rate(row: str, a: argparse.Namespace) -> float:
+    r"""The learning rate of networks and mechanism of that row."""
+    return RATES["linear" if a.from_zero else row.split(", ")[0]]
+
+
+def starts_at_linear(row: str, a: argparse.Namespace) -> bool:
     r"""Whether the mechanism of that row starts at the one of a linear fit."""
-    return row.startswith("mlp") and not row.endswith("mar")
+    return row.startswith("mlp") and not row.endswith("mar") and not a.from_zero
 
 
 def likelihood(decoder: str, mechanism: str, P: int) -> nn.Module:
@@ -185,8 +195,8 @@ def main() -> None:
     wanted = [(name, row, seed) for name, row, seed in all_of if seed == 0 or row not in FIXED]
     for number, (name, row, seed) in enumerate(wanted, 1):
         key = f"{name}/{row}/{seed}"
-        settings = {"steps": a.steps, "lr": RATES[row.split(", ")[0]]} if row in FITTED else {}
-        settings |= {"start": "linear"} if starts_at_linear(row) else {}
+        settings = {"steps": a.steps, "lr": rate(row, a)} if row in FITTED else {}
+        settings |= {"start": "linear"} if starts_at_linear(row, a) else {}
         if key not in cells or any(cells[key].get(setting) != value for setting, value in settings.items()):
             cells[key] = cell(name, row, seed, a) | settings
             file.write_text(json.dumps(cells, indent=1) + "\n")
