@@ -115,7 +115,8 @@ def fitted(table: Table, mask: Tensor, how: tuple, a: argparse.Namespace):
     kind, D, steps, *robust = how
     N, P = table.raw.shape
     torch.manual_seed(a.seed)
-    model = pairs.model(table.likelihood(ROBUST if robust else NORMAL), D, (P,))
+    prior = {"prior": "mixture", "K": a.components} if a.components else {}
+    model = pairs.model(table.likelihood(ROBUST if robust else NORMAL), D, (P,), **prior)
     if kind == "rows":
         guide = guides.FullRank(N, D)
     else:
@@ -190,6 +191,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--masks", type=int, default=1, help="masks 0, 1, ... of each percentage")
     parser.add_argument(
         "--candidates", type=int, default=len(CANDIDATES), help="how many of the first candidates are tried"
+    )
+    parser.add_argument(
+        "--components", type=int, help="of a mixture of normals as p(t), with another --out; N(0, I) if left out"
     )
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of networks at the start")
     parser.add_argument("--batch", type=int, default=200, help="points in a batch")
