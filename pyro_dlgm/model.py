@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .latents.held import Emitting, Held
-from .likelihoods.base import Conditional
+from .likelihoods.protocol import check_parts
 from .likelihoods.support import densities, of_points, supported
 from .masks import filled
 from .nets.net import shapes_checked
@@ -45,7 +45,7 @@ class DLGM(Program):
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, *, latent="t", observed="x", plate="data"):
         super().__init__(plate=plate)
-        _check_parts(prior, likelihood)
+        check_parts(prior, likelihood)
         self.prior, self.likelihood = prior, likelihood
         self.latent, self.observed = latent, observed
 
@@ -120,7 +120,8 @@ class DLGM(Program):
             supported(p.expand((len(x),)) if len(x) else p, x, self.likelihood, first)
         if x.is_floating_point() and x.dtype != t.dtype:
             raise ValueError(
-                f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), or model.to({x.dtype})"
+                f"x has dtype {x.dtype}; this model has {t.dtype}: use x.to({t.dtype}), of an array x.astype, or "
+                f"model.to({x.dtype})"
             )
 
     def densities(self, *, given: Tensor | None = None) -> list[tuple[list[int] | None, str, bool]]:
@@ -197,16 +198,3 @@ class DLGM(Program):
                 f"build the guide with latent_dim={D}"
             )
         return t
-
-
-def _check_parts(prior, likelihood) -> None:
-    r"""Raises a `TypeError` unless both are modules in their order: (prior, likelihood)."""
-    for name, part in (("prior", prior), ("likelihood", likelihood)):
-        if not isinstance(part, nn.Module):
-            said = f"the class {part.__name__}" if isinstance(part, type) else f"a {type(part).__name__}"
-            raise TypeError(
-                f"{name} is {said}; expected a module, such as DLGM(priors.StandardNormal(D), "
-                "likelihoods.FixedNormal(net))"
-            )
-    if isinstance(prior, Conditional):
-        raise TypeError(f"prior is {type(prior).__name__}, a likelihood; expected DLGM(prior, likelihood)")

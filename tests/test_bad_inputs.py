@@ -720,3 +720,19 @@ def test_one_constant_column_is_no_error():
 def test_one_point_is_enough_for_a_step():
     result = train(rand(1, *SHAPE))
     assert math.isfinite(result.history[-1]["elbo"])
+
+
+class OfCodesAlone(torch.nn.Module):
+    def forward(self, t):
+        return pyro.distributions.Normal(t, 1.0).to_event(1)
+
+
+class OfWhatIsGiven(torch.nn.Module):
+    def forward(self, t, given=None):
+        return pyro.distributions.Normal(t, 1.0).to_event(1)
+
+
+@pytest.mark.parametrize("likelihood", [OfCodesAlone(), OfWhatIsGiven(), torch.nn.Linear(2, 2)])
+def test_a_likelihood_that_takes_no_mask_is_refused_before_it_takes_it_for_something_else(likelihood):
+    with pytest.raises(TypeError, match=r"takes \(.*\); expected forward\(t, mask=None\)"):
+        DLGM(priors.StandardNormal(2), likelihood)

@@ -12,6 +12,7 @@ from torch import nn
 
 from pyro_dlgm import DLGM, SVI, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.optim.compiled import compiler
+from pyro_dlgm.optim.compiled.capture import capture
 from pyro_dlgm.optim.svi import adam
 
 CAPTURED = ["point", "mean_field", "full_rank", "amortized", "amortized_full_rank", "auto_normal"]
@@ -213,3 +214,51 @@ def test_inductor_agrees_and_settings_stay():
         pytest.skip(f"the C++ compiler does not work here: {said[0].message}")
     assert ours == pytest.approx(eager, rel=1e-5) and None not in svi.compiler.steps.values()
     assert before == (_inductor.config.shallow_copy_dict(), _dynamo.config.shallow_copy_dict())
+
+
+def _written_through_a_view(z):
+    z.view(-1)[:3].mul_(100.0)
+    return z.sum()
+
+
+def _written_after_a_view(z):
+    flat = z.view(-1)
+    z.mul_(100.0)
+    return flat.sum()
+
+
+def _written_through_two_views(z):
+    z.view(-1).view(2, -1).mul_(100.0)
+    return z.sum()
+
+
+def _written_in_parts(z):
+    flat = z.view(-1)
+    z.unbind(0)[0].mul_(100.0)
+    return flat.sum()
+
+
+def _read(z):
+    return (z.view(-1) * torch.arange(1.0, 1 + z.numel())).sum()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [_written_through_a_view, _written_after_a_view, _written_through_two_views, _written_in_parts, _read],
+)
+def test_vectorized_a_view_is_the_same_or_refused(end):
+    torch.manual_seed(0)
+    layer, x, weights = nn.Conv2d(3, 4, 2), torch.randn(2, 3, 5, 5), torch.randn(6, 4, 3, 2, 2)
+    with torch.no_grad():
+        found = capture(lambda inputs: [end(layer(inputs[0]))], [x], [layer])
+        (place,) = [k for k, v in enumerate(found.others()) if v is layer.weight]
+        others = [weights if k == place else v for k, v in enumerate(found.others())]
+        axes = (None, *(0 if k == place else None for k in range(len(others))))
+        expected = torch.stack([end(nn.functional.conv2d(x, weight, layer.bias)) for weight in weights])
+        assert torch.allclose(found.graph(x, *found.others())[0], end(layer(x)), rtol=1e-5)
+        try:
+            (made,) = torch.vmap(found.graph, in_dims=axes)(x, *others)
+        except (RuntimeError, ValueError):
+            assert end is not _read
+        else:
+            torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-3)

@@ -169,12 +169,32 @@ def test_jacobians_and_stacks_of_layers_that_double_are_those_of_torch():
         torch.testing.assert_close(one, nn.functional.conv_transpose2d(v, weight, bias, stride=2, padding=1))
 
 
+@pytest.mark.parametrize(("kernel", "channels", "taken"), [((4, 4), 1, True), ((4, 3), 1, False), ((4, 4), 2, False)])
+def test_only_layers_that_double_to_one_channel_are_computed_so(kernel, channels, taken, monkeypatch):
+    calls, doubled = [], convolution.doubled
+    monkeypatch.setattr(convolution, "doubled", lambda v, weight: calls.append(len(v)) or doubled(v, weight))
+    monkeypatch.setattr(convolution, "BLOCK", 2 * 30)  # two images at a time
+    layer, v = convolution.Up(3, channels, kernel), torch.randn(5, 3, 6, 5)
+    torch.testing.assert_close(layer(v), nn.ConvTranspose2d.forward(layer, v))
+    assert calls == ([2, 2, 1] if taken else [])
+    torch.testing.assert_close(layer(v[0]), nn.ConvTranspose2d.forward(layer, v[0]))
+
+
+def test_a_decoder_is_exported_for_batches_of_any_size():
+    net = nets.ConvDecoder(2, (1, 8, 8), widths=WIDTHS)
+    program = torch.export.export(net, (torch.randn(5, 2),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    for n in (1, 3, 700):
+        t = torch.randn(n, 2)
+        torch.testing.assert_close(program.module()(t), net(t), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("number", [0, 2, 3, 4, 50])
 def test_a_linear_map_to_images_has_the_pixels_of_torch(number):
     torch.manual_seed(0)
     layer, v = convolution.ToImages(3, (2, 4, 5)), torch.randn(number, 3, requires_grad=True)
     found, truth = layer(v), nn.Linear.forward(layer, v).unflatten(-1, (2, 4, 5))
     torch.testing.assert_close(found, truth)
+    assert found.movedim(-3, -1).is_contiguous() == (number > 3 or number == 0)  # in the order of convolutions
     wrt, weights = (v, *layer.parameters()), torch.randn_like(truth)
     pairs = zip(*(torch.autograd.grad(y, wrt, weights) for y in (found, truth)), strict=True)
     for gradient, expected in pairs:

@@ -16,6 +16,7 @@ import time
 import warnings
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import scipy
@@ -511,6 +512,20 @@ def test_processes_keep_the_memory_of_arrays_for_the_next_ones():
     ((_, end),) = workers.run([_faults], 1)
     pages, faults = end.value
     assert faults < 3 * pages
+
+
+@pytest.mark.parametrize("largest", [1 << 26, 1 << 25, 0])
+def test_a_threshold_that_is_refused_leaves_the_others_as_they_are(largest, monkeypatch):
+    calls = []
+
+    def mallopt(name, value):
+        calls.append((name, value))
+        return int(name == -1 or value <= largest)  # M_TRIM_THRESHOLD of malloc.h; M_MMAP_THRESHOLD is -3
+
+    monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    workers._keep_freed_memory()
+    tried = [(-3, size) for size in (1 << 26, 1 << 25) if size >= largest]
+    assert calls == tried + [(-1, 1 << 30)] * (largest > 0)
 
 
 def test_processes_work_where_memory_cannot_be_kept(monkeypatch):

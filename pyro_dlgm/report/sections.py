@@ -75,7 +75,8 @@ def results(rows: list[Row], dataset: Dataset, num_samples: int) -> Section:
     return Section(
         "Results",
         "Every row starts at the same w and trains it with the same budget, so rows differ by their q; a reference, in "
-        "italics, is another model. Read log p(x) for how good w is, and the distance of the ELBO to it for q.",
+        "italics, is another model. Read log p(x) for how good w is, and the gaps for what q misses; "
+        "log p(x) may be of fewer points than the ELBO.",
         table(filled(rows), rows, certified),
         tuple(footnotes(rows, dataset, num_samples)),
     )

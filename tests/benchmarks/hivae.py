@@ -7,10 +7,10 @@ are means over the columns of a type: of "pos" and "count" the root mean square 
 "ordinal" the mean distance over the number of levels, of "cat" the share of wrong classes.
 
 How a table is fitted, rows or an encoder, how many latents and steps, is chosen on a tenth of the *observed* values,
-which is hidden from the fit, by the mean score (CRPS; of classes the Brier score). If the most steps are chosen, more
-are tried; then, where there are such columns, Student's t for "pos" and classes for "count". The chosen one is fitted
-again with all observed values; only this fit is compared with the values under the mask. Each fit is kept in a file as
-soon as it is there, and a run goes on where the last one stopped.
+which is hidden from the fit, by the mean score of all columns but counts (CRPS; of classes the Brier score). If the
+most steps are chosen, more are tried; then, where there are such columns, Student's t for "pos" and classes for
+"count". The chosen one is fitted again with all observed values; only this fit is compared with the values under the
+mask. Each fit is kept in a file as soon as it is there, and a run goes on where the last one stopped.
 """
 
 import argparse
@@ -83,8 +83,12 @@ class Table:
         r"""The name of the likelihood, column by column, by the names for types; others are classes."""
         found = {}
         for j, (kind, K) in enumerate(zip(self.types, self.nclass, strict=True)):
-            K = K or int(self.raw[self.known[:, j], j].max()) + 1
-            name = "zero-inflated-log-normal" if self.amount[j] else names.get(kind, f"categorical:{K}")
+            if self.amount[j]:
+                name = "zero-inflated-log-normal"
+            elif kind in names:
+                name = names[kind]
+            else:  # the range of counts is taken as given, as that of classes
+                name = f"categorical:{K or int(self.raw[self.known[:, j], j].max()) + 1}"
             found.setdefault(name, []).append(str(j))
         return ",".join(f"{name}={'+'.join(columns)}" for name, columns in found.items())
 
@@ -151,7 +155,8 @@ def checked(table: Table, mask: Tensor, held_out: Tensor, how: tuple, a: argpars
     covered["all"] = dict(found.coverage)
     errors = errors_by_type(table, table.restored(x), held_out)
     few = sum("effective number" in str(w.message) for w in said)
-    return {"score": float(found.scores.mean()), "errors": errors, "coverage": covered, "warned": few}
+    score = found.scores[~table.of("count")[found.columns]].mean()  # theirs is in counts or of classes
+    return {"score": float(score), "errors": errors, "coverage": covered, "warned": few}
 
 
 def errors_by_type(table: Table, made: Tensor, held_out: Tensor) -> dict[str, float]:

@@ -93,8 +93,10 @@ class Imputations:
         words = {d: shapes(self.ranks[self.columns == d].unsqueeze(-1), self.num_samples, alpha)[0] for d in tested}
         where = {word: [d for d, said in words.items() if said == word] for word in RANKS}
         parts = [f"{RANKS[word].rstrip(',')} in {_named(found)}" for word, found in where.items() if found]
+        if not tested:
+            return f"no column has {LEAST} hidden values, which a test of a column needs"
         said = f"column by column, the draws are {'; '.join(parts)}" if parts else ""
-        return said or f"no departure seen in {len(tested)} of {len(counts)} columns, with {LEAST} values"
+        return said or f"no departure seen in {len(tested)} of {len(counts)} columns, those with {LEAST} hidden values"
 
     def _covered(self) -> str:
         return ", ".join(f"{level:.0%}: {found:.1%} ± {s:.1%}" for level, (found, s) in self.coverage.items())

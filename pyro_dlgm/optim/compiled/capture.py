@@ -1,6 +1,7 @@
 r"""Captures a step: one run of a program becomes a graph of tensor operations, a function of all tensors it reads."""
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -61,8 +62,9 @@ def capture(
 
     graph = make_fx(replayed)(inputs, [draw() for draw in recorded.draws])
     _pass_noise(graph, len(inputs))
+    read = _lifted(graph, _places(modules))
     _reshape(graph)
-    return Captured(graph, recorded.draws, _lifted(graph, _places(modules)))
+    return Captured(graph, recorded.draws, read)
 
 
 def _pass_noise(graph: fx.GraphModule, before: int) -> None:
@@ -85,12 +87,32 @@ def _pass_noise(graph: fx.GraphModule, before: int) -> None:
 
 
 def _reshape(graph: fx.GraphModule) -> None:
-    r"""Turns views that are not written to into reshapes: vectorized, operations may return other strides."""
+    r"""Turns views of what is never written to into reshapes: vectorized, operations may return other strides.
+
+    A reshape may be a copy, which would not see what is written to the other one.
+    """
+    roots: dict[fx.Node, fx.Node] = {}
+    written = set()
     for node in graph.graph.nodes:
-        written = any(getattr(user.target, "_schema", None) and user.target._schema.is_mutable for user in node.users)
-        if node.target is torch.ops.aten.view.default and not written:
+        roots[node] = node
+        for source, writes in _aliased(node):
+            roots[node] = roots[source]
+            written |= {roots[source]} if writes else set()
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default and roots[node] not in written:
             node.target = torch.ops.aten.reshape.default
     graph.recompile()
+
+
+def _aliased(node: fx.Node) -> list[tuple[fx.Node, bool]]:
+    r"""Returns the arguments that share memory with what an operation returns, and whether it writes to them."""
+    found = [(node.args[0], False)] if node.target is operator.getitem else []
+    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    values = [*node.args, *(node.kwargs.get(a.name) for a in arguments[len(node.args) :])]
+    for argument, value in zip(arguments, values, strict=False):
+        if (shared := argument.alias_info) is not None:
+            fx.node.map_arg(value, lambda source, writes=shared.is_write: found.append((source, writes)))
+    return found
 
 
 def _like(one: fx.Node, other: fx.Node) -> bool:
