@@ -9,7 +9,7 @@ from torch import Tensor, nn
 BLOCK = 1 << 15  # pixels of the smaller images: 2 MB of products at a time, which stay in a processor's cache
 
 
-def _here(v: Tensor) -> bool:
+def _eager_on_cpu(v: Tensor) -> bool:
     r"""Whether operations are called one by one on a CPU, and not compiled or exported for batches of any size."""
     return v.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -35,7 +35,7 @@ class ToImages(nn.Linear):
 
     def forward(self, v: Tensor) -> Tensor:
         C, H, W = self.image_shape
-        if not _here(v) or v.dim() == 1 or v.shape[0] <= self.in_features:
+        if not _eager_on_cpu(v) or v.dim() == 1 or v.shape[0] <= self.in_features:
             return super().forward(v).unflatten(-1, (C, H, W))
         # The rows of the weight are put into the order of memory: fewer numbers than those of more than D images.
         weight, bias = (p.unflatten(0, (C, H, W)).movedim(0, 2).flatten(0, 2) for p in (self.weight, self.bias))
@@ -61,7 +61,7 @@ class Up(nn.ConvTranspose2d):
         super().__init__(before, after, kernel, stride=2, padding=1)
 
     def forward(self, v: Tensor) -> Tensor:
-        if not (_here(v) and v.dim() == 4 and self.out_channels == 1 and self.kernel_size == (4, 4)):
+        if not (_eager_on_cpu(v) and v.dim() == 4 and self.out_channels == 1 and self.kernel_size == (4, 4)):
             return super().forward(channels_last(v))
         size = max(1, BLOCK // max(1, prod(v.shape[2:])))
         parts = [doubled(part, self.weight) for part in v.split(size)]

@@ -89,12 +89,12 @@ class Imputations:
     def _by_column(self) -> str:
         counts = torch.bincount(self.columns)
         tested = (counts >= LEAST).nonzero().flatten().tolist()
-        alpha = verdicts.ALPHA / max(1, len(tested))
+        if not tested:
+            return f"no column has {LEAST} hidden values, which a test of a column needs"
+        alpha = verdicts.ALPHA / len(tested)
         words = {d: shapes(self.ranks[self.columns == d].unsqueeze(-1), self.num_samples, alpha)[0] for d in tested}
         where = {word: [d for d, said in words.items() if said == word] for word in RANKS}
         parts = [f"{RANKS[word].rstrip(',')} in {_named(found)}" for word, found in where.items() if found]
-        if not tested:
-            return f"no column has {LEAST} hidden values, which a test of a column needs"
         said = f"column by column, the draws are {'; '.join(parts)}" if parts else ""
         return said or f"no departure seen in {len(tested)} of {len(counts)} columns, those with {LEAST} hidden values"
 
