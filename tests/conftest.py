@@ -28,7 +28,7 @@ def data_file():
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
     r"""`compare` of the command line does rows one after the other, unless a test asks for processes."""
-    monkeypatch.setattr("pyro_dlgm.comparison.workers.cores", lambda: 1)
+    monkeypatch.setattr("pyro_dlgm.comparison.workers.pool.cores", lambda: 1)
 
 
 @pytest.fixture(autouse=True)

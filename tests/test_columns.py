@@ -5,12 +5,13 @@ import re
 import pytest
 import torch
 
-from pyro_dlgm import DLGM, PPCA, Points, compare, guides, likelihoods, nets, priors
-from pyro_dlgm.comparison import certificates, columns, evaluation, method, table
+from pyro_dlgm import DLGM, PPCA, Points, compare, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm.comparison import certificates, columns, evaluation, scorer, table
 from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.comparison.scored import NO_GAP, NO_GAPS, NO_LOG_PX
 from pyro_dlgm.data.dataset import Dataset
 from pyro_dlgm.evaluate.estimates import Mean
+from pyro_dlgm.evaluate.marginal.estimate import Evidence
 from pyro_dlgm.evaluate.scores import point_scores
 
 M, D, P = 6, 2, 5
@@ -125,7 +126,7 @@ def test_the_linear_baseline_is_fitted_to_transformed_points(x):
 
 
 def test_a_row_counts_the_test_points_whose_e_step_had_not_converged(x, monkeypatch):
-    plain = method.infer_silently
+    plain = scorer.infer_silently
 
     def short(model, guide, points, seed):
         q = plain(model, guide, points, seed)
@@ -133,7 +134,7 @@ def test_a_row_counts_the_test_points_whose_e_step_had_not_converged(x, monkeypa
         q.convergence.converged[0] = False
         return q
 
-    monkeypatch.setattr(method, "infer_silently", short)
+    monkeypatch.setattr(scorer, "infer_silently", short)
     (row,) = compared(x, num_samples=25)
     assert row.test_unconverged == 1 and not row.pair[1].convergence.converged[0]
 
@@ -169,12 +170,21 @@ def told(monkeypatch):
     return calls
 
 
-def test_certify_hands_on_what_it_is_told(x, told):
-    model, q = linear(), guides.MeanField(40, D)
-    Certify(gaps=True, **TINY)(model, q, x, 7, fitted=True)
-    ((seen, points, how),) = told
-    assert seen is q and how["fitted"] is True and how["seed"] == 7 and how["num_temperatures"] == 2
-    assert torch.equal(points.x, x[:3]) and points.index.tolist() == [0, 1, 2]
+def test_certify_computes_the_gaps_in_two_halves(x):
+    model, q = linear(), guides.MeanField(M, D)
+    asked = Certify(gaps=True, **TINY)
+    found, whole = (
+        asked(model, q, x, 7),
+        evaluate.gaps(model, q, x[:3], index=torch.arange(3), **asked.numbers(), seed=7),
+    )
+    assert found.summary() == whole.summary() and found.converged.shape == (3,)
+    half = asked.evidence(model, x, 7)
+    assert (
+        type(half) is Evidence
+        and half.summary() == evaluate.evidence(model, None, x[:3], **asked.numbers(), seed=7).summary()
+    )
+    q = evaluate.infer(model, q, x[:M], seed=0)
+    assert (asked(model, q, x, 7, fitted=True).amortization.value == 0).all()
 
 
 def test_gaps_of_a_run_are_at_as_many_training_points_with_the_same_walks(x, told, monkeypatch):

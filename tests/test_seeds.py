@@ -25,11 +25,12 @@ from click.testing import CliRunner
 
 from pyro_dlgm import DLGM, compare, compare_seeds, guides, likelihoods, nets, priors
 from pyro_dlgm.cli.main import main
-from pyro_dlgm.comparison import comparison, workers
+from pyro_dlgm.comparison import comparison
 from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.comparison.seeds import over_seeds, planned, table
 from pyro_dlgm.comparison.seeds.gathered import SeedRow, winner
 from pyro_dlgm.comparison.seeds.paired import Paired, Spread, lead
+from pyro_dlgm.comparison.workers import pool, serving
 from pyro_dlgm.runs.files import RunError, write_json
 
 D, P, SEED = 2, 4, 3
@@ -105,9 +106,9 @@ def here(monkeypatch):
     def run(tasks, jobs):
         for task in tasks:
             called.append((task.name, task.seed))
-            yield task, pickle.loads(workers.outcome(workers.sent(task)))
+            yield task, pickle.loads(serving.outcome(serving.sent(task)))
 
-    monkeypatch.setattr(workers, "run", run)
+    monkeypatch.setattr(pool, "run", run)
     torch.set_num_threads(1)
     return called
 
@@ -148,14 +149,14 @@ def warns(model, N):
 
 def test_warnings_of_rows_at_once_are_warnings_here():
     task = partial(warns, None, 3)
-    ends = workers.run([task], jobs=1)
+    ends = pool.run([task], jobs=1)
     with pytest.warns(UserWarning, match="a word of warning"):
         assert next(ends)[1].warned == ("a word of warning",)
     ends.close()
 
 
 def test_what_cannot_be_sent_is_a_failure():
-    end = pickle.loads(workers.outcome(workers.sent(lambda: (n for n in range(3)))))
+    end = pickle.loads(serving.outcome(serving.sent(lambda: (n for n in range(3)))))
     assert end.value is None and "cannot be sent: TypeError" in end.failure
 
 
@@ -323,7 +324,7 @@ def test_what_makes_no_sense_is_refused(here):
 
 
 def test_processes_end_when_the_work_is_given_up():
-    work = workers.run([partial(int, 1), partial(time.sleep, 600)], jobs=2)
+    work = pool.run([partial(int, 1), partial(time.sleep, 600)], jobs=2)
     assert next(work)[1] == (1, None, ())
     children = multiprocessing.active_children()
     work.close()
@@ -467,10 +468,10 @@ def test_the_command_over_seeds(folder):
 
 
 def test_a_failure_is_said_and_ends_the_command_with_status_1(tmp_path, here, monkeypatch):
-    run = workers.run
-    lost = workers.Outcome(None, "lost")
+    run = pool.run
+    lost = serving.Outcome(None, "lost")
     fails = lambda task, end: lost if (task.name, task.seed) == ("amortized", 1) else end  # noqa: E731
-    monkeypatch.setattr(workers, "run", lambda tasks, jobs: ((t, fails(t, end)) for t, end in run(tasks, jobs)))
+    monkeypatch.setattr(pool, "run", lambda tasks, jobs: ((t, fails(t, end)) for t, end in run(tasks, jobs)))
     arguments = ["compare", "--guides", "amortized", "--gradients", "1", "--samples", "25", "--no-ais", "--points", "9"]
     result = CliRunner().invoke(main, [*arguments, "--seeds", "2", "--out", str(tmp_path)])
     assert result.exit_code == 1 and "amortized, seed 1 failed: lost" in result.stderr
@@ -494,7 +495,7 @@ def test_the_command_does_rows_at_once_where_there_are_cores(tmp_path, monkeypat
     monkeypatch.setattr("pyro_dlgm.cli.compare._write", lambda *args: [])
     CliRunner().invoke(main, ["compare", "--guides", "amortized,hard-em", "--out", str(tmp_path), *asked])
     assert seen == [jobs]
-    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(pool, "cores", lambda: 4)
     CliRunner().invoke(main, ["compare", "--guides", "amortized,hard-em", "--out", str(tmp_path)])
     assert seen[1:] == [2]
 
@@ -509,7 +510,7 @@ def _faults() -> tuple[int, int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_processes_keep_the_memory_of_arrays_for_the_next_ones():
-    ((_, end),) = workers.run([_faults], 1)
+    ((_, end),) = pool.run([_faults], 1)
     pages, faults = end.value
     assert faults < 3 * pages
 
@@ -522,12 +523,12 @@ def test_a_threshold_that_is_refused_leaves_the_others_as_they_are(largest, monk
         calls.append((name, value))
         return int(name == -1 or value <= largest)  # M_TRIM_THRESHOLD of malloc.h; M_MMAP_THRESHOLD is -3
 
-    monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
-    workers._keep_freed_memory()
+    monkeypatch.setattr(serving.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    serving._keep_freed_memory()
     tried = [(-3, size) for size in (1 << 26, 1 << 25) if size >= largest]
     assert calls == tried + [(-1, 1 << 30)] * (largest > 0)
 
 
 def test_processes_work_where_memory_cannot_be_kept(monkeypatch):
-    monkeypatch.setattr(workers.ctypes, "CDLL", lambda name: object())
-    workers._keep_freed_memory()
+    monkeypatch.setattr(serving.ctypes, "CDLL", lambda name: object())
+    serving._keep_freed_memory()

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pyro_dlgm import DLGM, SVI, compare_seeds, fit, guides, likelihoods, nets, objectives, priors
-from pyro_dlgm.comparison import workers
 from pyro_dlgm.comparison.method import Method
+from pyro_dlgm.comparison.workers import pool, serving
 from pyro_dlgm.optim.compiled import vectorized
 from pyro_dlgm.optim.compiled.together import Together
 from pyro_dlgm.training.together import fit_together
@@ -257,7 +257,7 @@ METHODS = {
 
 @pytest.fixture
 def in_processes(monkeypatch):
-    monkeypatch.setattr(workers, "run", lambda tasks, jobs: ((task, workers.Outcome(task())) for task in tasks))
+    monkeypatch.setattr(pool, "run", lambda tasks, jobs: ((task, serving.Outcome(task())) for task in tasks))
 
 
 def looks(row):

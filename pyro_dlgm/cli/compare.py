@@ -166,9 +166,9 @@ def _rows(options: dict, dataset, certify, budget: dict) -> Iterator:
 
 def _jobs(options: dict, dataset) -> int | None:
     r"""In how many processes the rows at one seed are done; `None`: in this one, as where images are streamed."""
-    from ..comparison import workers
+    from ..comparison.workers import pool
 
-    jobs = min(options["jobs"] or workers.cores(), len(options["guides"]))
+    jobs = min(options["jobs"] or pool.cores(), len(options["guides"]))
     alone = jobs == 1 or options["w"] == "frozen" or hasattr(dataset.train, "extremes")
     return None if alone else jobs
 
@@ -227,11 +227,11 @@ def _say_linear(options: dict, budget: dict) -> None:
 def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
     import torch
 
-    from ..comparison import workers
     from ..comparison.sheet import sheet
+    from ..comparison.workers import pool
     from ..report import folder, page
 
-    said |= {"machine": _machine(workers.share(said["jobs"]) if said["jobs"] else torch.get_num_threads())}
+    said |= {"machine": _machine(pool.share(said["jobs"]) if said["jobs"] else torch.get_num_threads())}
     report = page.of_comparison(done, dataset, said["num_samples"])
     return folder.write(out, done, said, sheet(done, dataset.test_points), report)
 

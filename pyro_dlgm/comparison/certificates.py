@@ -12,6 +12,7 @@ from ..evaluate.marginal.estimate import Evidence
 from ..evaluate.marginal.evidence import Asked, estimated
 from ..evaluate.quiet import quiet
 from ..guides.base import adapted
+from ..guides.programs.given import given_globals
 from ..latents.asked import posterior
 from ..points import Points
 from .scored import NO_GAP
@@ -54,16 +55,7 @@ class Certify:
         names = ("num_samples", "num_chains", "num_temperatures", "num_simulated", "tol")
         return {name: getattr(self, name) for name in names}
 
-    def __call__(
-        self,
-        model,
-        q,
-        points: Tensor | Points,
-        seed: int,
-        *,
-        fitted: bool = False,
-        progress: bool = False,
-    ) -> Evidence:
+    def __call__(self, model, q, points: Tensor | Points, seed: int, *, fitted: bool = False) -> Evidence:
         r"""Computes `evaluate.gaps`; without gaps, or where q has none, `evaluate.evidence`.
 
         Arguments:
@@ -72,13 +64,30 @@ class Certify:
             points: M test points; the first ones are taken.
             seed: of all that is random.
             fitted: as in `evaluate.gaps`.
-            progress: whether annealing shows a bar.
         """
-        points = Points.of(points)[: self.points].numbered()
-        if self.gaps and has_gap(model, q, points):
-            how = self.numbers() | {"fitted": fitted, "seed": seed, "progress": progress}
-            return inference_gap.gaps(model, q, points, **how)
-        return estimated(model, None, points, Asked(**self.numbers()), seed=seed, progress=progress)
+        model, q = given_globals(model, q)
+        bounds = self.bounds(model, q, points, seed, fitted=fitted)
+        return joined(self.evidence(model, points, seed), bounds)
+
+    def evidence(self, model, points: Tensor | Points, seed: int, *, progress: bool = False) -> Evidence:
+        r"""Computes `evaluate.evidence` at the first of the points, with a bar if there is ``progress``."""
+        return estimated(model, None, self._first(points), Asked(**self.numbers()), seed=seed, progress=progress)
+
+    def bounds(self, model, q, points: Tensor | Points, seed: int, *, fitted: bool = False) -> dict | None:
+        r"""Computes what `evaluate.gaps` adds to `evidence`; `None` where gaps were not asked for, or q has none."""
+        points = self._first(points)
+        if not (self.gaps and has_gap(model, q, points)):
+            return None
+        how = {"fitted": fitted, "num_samples": self.num_samples, "seed": seed}
+        return inference_gap.decomposed(model, q, points, **how)
+
+    def _first(self, points: Tensor | Points) -> Points:
+        return Points.of(points)[: self.points].numbered()
+
+
+def joined(evidence: Evidence, bounds: dict | None) -> Evidence:
+    r"""Returns the `Gaps` of what `Certify` has computed, or the evidence where there are no bounds."""
+    return evidence if bounds is None else Gaps(**vars(evidence), **bounds, objective="ELBO")
 
 
 def has_gap(model, q, points: Points) -> bool:

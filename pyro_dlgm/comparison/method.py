@@ -2,7 +2,7 @@ r"""Methods of a comparison: each trains and scores a pair; one after the other,
 
 import contextlib
 import copy
-import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,21 +10,24 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..distributions import draws
-from ..evaluate.scores import point_scores
 from ..guides.base import adapted
-from ..guides.programs.given import conditions, given_globals
-from ..latents.asked import prior
 from ..points import Points
 from ..runs.files import RunError
 from ..seeding import forked
 from ..training.fit import fit
-from . import workers
-from .certificates import Certify
 from .held_out import HeldOut
-from .scoring import infer_silently, scales_at_floor
+from .scorer import Scorer
+from .workers import pool
 
 SETTINGS = ("batch_size", "lr", "row_lr", "schedule", "objective", "transform", "seed", "progress")  # of `fit`
+
+
+class Trained(NamedTuple):
+    r"""What a training has made, with the records of its history."""
+
+    model: object
+    guide: object
+    history: list[dict]
 
 
 class Made(NamedTuple):
@@ -40,11 +43,9 @@ class Method:
     r"""Creates the function that trains and scores a pair; attributes are arguments of `rows`, or go to `fit`."""
 
     train: Points
-    test: Points
     gradients: int
     settings: dict
-    num_samples: int
-    certify: Certify | None
+    scorer: Scorer
     val: Tensor | Points | None = None
 
     @staticmethod
@@ -52,13 +53,17 @@ class Method:
         r"""Creates it from the arguments of `rows` by name."""
         settings = {name: arguments[name] for name in SETTINGS}
         settings["batch_size"] = settings["batch_size"] and min(settings["batch_size"], len(train))
-        others = (arguments[name] for name in ("num_samples", "certify", "x_val"))
-        return Method(train, test, arguments["gradients"], settings, *others)
+        scorer = Scorer(test, *(arguments[name] for name in ("num_samples", "certify", "seed", "progress")))
+        return Method(train, arguments["gradients"], settings, scorer, arguments["x_val"])
 
     def __call__(self, model, factory: Callable) -> Made:
         r"""Trains and scores a model, which changes, and the guide that the factory makes for it."""
+        return self.scored(*self.trained(model, factory))
+
+    def trained(self, model, factory: Callable) -> Trained:
+        r"""Trains a model, which changes, and the guide that the factory makes for it."""
         guide = self.guide(model, factory)
-        return self.scored(model, guide, fit(model, guide, self.train, **self.how(model, guide)).history)
+        return Trained(model, guide, fit(model, guide, self.train, **self.how(model, guide)).history)
 
     def guide(self, model, factory: Callable):
         r"""Returns the guide that the factory makes for the model."""
@@ -74,8 +79,8 @@ class Method:
 
     def scored(self, model, guide, history: list[dict]) -> Made:
         r"""Scores a trained pair."""
-        seed, progress = self.settings["seed"], self.settings["progress"]
-        return Made(history, *_score(model, guide, self.test, self.num_samples, self.certify, seed, progress))
+        q = self.scorer.of_q(model, guide)
+        return Made(history, self.scorer.joined(self.scorer.of_w(model, guide), q), q.pair)
 
 
 def in_turn(method: Method, factories: dict[str, Callable], first, frozen: bool) -> Iterator[Made]:
@@ -87,46 +92,31 @@ def in_turn(method: Method, factories: dict[str, Callable], first, frozen: bool)
 
 
 def at_once(method: Method, factories: dict[str, Callable], first, jobs: int) -> Iterator[Made]:
-    r"""Yields the same in their order, while ``jobs`` processes, which share the cores, do one method each."""
-    tasks, ended = {name: partial(method, first, factory) for name, factory in factories.items()}, {}
-    with contextlib.closing(workers.run(list(tasks.values()), jobs, workers.share(jobs))) as ends:
-        for name, task in tasks.items():
-            while task not in ended:
-                ended |= [next(ends)]
-            end = ended.pop(task)
-            if end.failure:
-                raise RunError(f"{name} failed: {end.failure}")
-            yield end.value
+    r"""Yields the same in their order, while ``jobs`` processes, which share the cores, train and score.
+
+    A row that is trained is scored next, w and q by two processes if both are free: the last row then takes less time.
+    """
+    trainings = {name: partial(method.trained, first, factory) for name, factory in factories.items()}
+    todo, known = deque(trainings.values()), {task: (name, "trained") for name, task in trainings.items()}
+    found = {name: {} for name in factories}
+    with contextlib.closing(pool.run(todo, jobs, pool.share(jobs))) as ends:
+        for name in factories:
+            while len(found[name]) < 3:
+                task, end = next(ends)
+                of, what = known.pop(task)
+                if end.failure:
+                    raise RunError(f"{of} failed: {end.failure}")
+                found[of][what] = end.value
+                if what == "trained":
+                    halves = {"q": method.scorer.of_q, "w": method.scorer.of_w}
+                    more = {partial(score, *end.value[:2]): (of, half) for half, score in halves.items()}
+                    todo.extendleft(reversed(more))
+                    known |= more
+            row = found.pop(name)
+            yield Made(row["trained"].history, method.scorer.joined(row["w"], row["q"]), row["q"].pair)
 
 
 def epochs(guide, gradients: int, samples: int = 1) -> int:
     r"""How many epochs the budget pays for, at least one, with an objective of that many samples."""
     cost = lambda n: adapted(guide).cost(n) + n * (samples - 1)  # noqa: E731  # q's own, and one for each M-step
     return max((n for n in range(1, gradients + 1) if cost(n) <= gradients), default=1)
-
-
-def _score(
-    model, guide, points: Points, K: int, certify: Certify | None, seed: int, progress: bool
-) -> tuple[dict, tuple]:
-    r"""Scores a pair on the test points: most of a `Scored`, and the pair with rows for them where it has rows."""
-    start = time.perf_counter()
-    points = points.numbered()
-    q = infer_silently(model, guide, points, seed) if adapted(guide).per_point else guide
-    pair = model, q
-    model, q = given_globals(model, q)
-    own = point_scores(model, q, points, K, seed=seed)
-    ended = None if pair[1] is guide else pair[1].convergence
-    found = certify and certify(model, q, points, seed, fitted=ended is not None, progress=progress)
-    with forked(seed):
-        codes = draws(prior(model, points), 1, len(points)).squeeze(0)
-    scored = {
-        "own": own,
-        "certified": found.summary() if found else {},
-        "log_px": found.log_px.value if found else None,
-        "gaps_asked": certify is not None and certify.gaps,
-        "gradients_per_point": 0.0 if ended is None else ended.gradients_per_point,
-        "unconverged": 0 if ended is None else int((~ended.converged).sum()),
-        "conditions": conditions(model),
-        "scales_at_floor": scales_at_floor(model, codes, **points.side),
-    }
-    return scored | {"seconds": time.perf_counter() - start}, pair

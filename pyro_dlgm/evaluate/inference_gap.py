@@ -93,19 +93,32 @@ def gaps(
     """
     walked = Asked(judge is not None, num_samples, num_chains, num_temperatures, num_simulated, tol, budget)
     model, guide = given_globals(model, guide)
-    check_start(guide)
-    _check(guide, families, fitted)
     asked = Points.of(x, index, mask=mask, given=given)
-    check_pair(model, guide, asked)
-    parts = _decomposed(model, guide, asked, families, fitted, num_samples, seed)
+    parts = decomposed(model, guide, asked, families=families, fitted=fitted, num_samples=num_samples, seed=seed)
     found = estimated(model, judge, asked.numbered(), walked, seed=seed, progress=progress)
     return Gaps(**vars(found), **parts, objective=objective)
 
 
-def _decomposed(
-    model, guide, asked: Points, families: tuple[str, ...], fitted: bool, num_samples: int, seed: int | None
+def decomposed(
+    model,
+    guide,
+    asked: Points,
+    *,
+    families: tuple[str, ...] = (),
+    fitted: bool,
+    num_samples: int,
+    seed: int | None,
 ) -> dict:
-    r"""Returns F(q), F(q*) of each family and what became of the E-steps: the fields of `Gaps` without log p(x)."""
+    r"""Computes what `gaps` adds to `evidence`: F(q), F(q*) of each family, and what became of the E-steps.
+
+    Arguments and errors are those of `gaps`; global latents are given.
+
+    Returns:
+        The fields of `Gaps` that are none of `Evidence`, but for ``objective``.
+    """
+    check_start(guide)
+    _check(guide, families, fitted)
+    check_pair(model, guide, asked)
     climbed, chosen, reported = seeds(STREAMS + 3, seed)[STREAMS:]  # the others are those of `evidence`
     with quiet(model, guide):
         q = posterior(guide, asked)

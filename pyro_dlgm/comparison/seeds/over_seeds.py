@@ -11,7 +11,7 @@ from ...points import Points
 from ...progress import Bar
 from ...runs.files import discard_unfinished
 from ...runs.run import Run
-from .. import workers
+from ..workers import pool
 from .gathered import SeedRow, gathered
 from .part import Done, Part
 from .planned import planned
@@ -125,7 +125,7 @@ def run(parts: list[Part], folder: Path, jobs: int | None = None, together: bool
         for part in missing:
             discard_unfinished(part.file)
         for phase in _phases(missing):
-            yield from at_once(phase) if together else _done(phase, jobs or workers.cores())
+            yield from at_once(phase) if together else _done(phase, jobs or pool.cores())
     finally:
         lock.unlock()
 
@@ -137,5 +137,5 @@ def _phases(parts: list[Part]) -> list[list[Part]]:
 
 
 def _done(parts: list[Part], jobs: int) -> Iterator[Done]:
-    for part, end in workers.run(parts, jobs):
+    for part, end in pool.run(parts, jobs):
         yield Done(part, None, end.failure) if end.failure else Done(part, part.kept())

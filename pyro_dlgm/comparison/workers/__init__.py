@@ -1,0 +1,1 @@
+r"""Tasks in processes."""
