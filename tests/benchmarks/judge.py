@@ -5,6 +5,7 @@ import json
 import sys
 import time
 import warnings
+from functools import partial
 
 import measure
 import torch
@@ -38,8 +39,10 @@ def arguments() -> argparse.Namespace:
 def with_models(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     r"""The parser with the options of `models`."""
     parser.add_argument("--latents", type=int, default=16, help="the number D of latents")
-    parser.add_argument("--epochs", type=int, default=40, help="of training, by an amortized guide")
+    parser.add_argument("--epochs", type=int, default=40, help="of training on digits, by an amortized guide")
+    parser.add_argument("--mnist-epochs", type=int, default=5, help="of training on MNIST, by an amortized guide")
     parser.add_argument("--data-root", help="folder that holds MNIST, for its MLP with 50 latents and conv with 64")
+    parser.add_argument("--models", nargs="+", help="which ones, by their names in the table; all of them if left out")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice if left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     return parser
@@ -49,33 +52,42 @@ def models(a: argparse.Namespace) -> dict[str, tuple[DLGM, Tensor]]:
     r"""Trained models with test points: bits, one σ, σ²(t), two latents, PPCA; with ``--data-root``, bits of MNIST."""
     digits, D = data.digits(), a.latents
     shape, test = digits.image_shape, digits.test[: a.points]
-    bits = lambda x: (digits.transform(x) > 0.5).float()  # noqa: E731
 
     def conv(latents: int = D, heads: int = 1):
         return nets.ConvDecoder(latents, shape, heads=heads, widths=(32, 64))
 
+    def on_digits(likelihood, latents: int, transform=digits.transform):
+        return trained(likelihood, digits.train, transform, latents, a.epochs, a.seed)
+
+    bits = lambda x: (digits.transform(x) > 0.5).float()  # noqa: E731
     found = {
-        "Bernoulli, MLP": (
-            trained(likelihoods.Bernoulli(nets.MLP(D, shape)), digits, bits, D, a),
-            (test > 0.5).float(),
-        ),
-        "one σ, conv": (trained(likelihoods.FixedNormal(conv(), 0.3), digits, digits.transform, D, a), test),
-        "σ²(t), conv": (trained(likelihoods.DiagonalNormal(conv(heads=2)), digits, digits.transform, D, a), test),
-        "two latents": (trained(likelihoods.FixedNormal(conv(2), 0.3), digits, digits.transform, 2, a), test),
-        "PPCA": (PPCA.fit(digits.transform(digits.train).flatten(1), D), test.flatten(1)),
+        "Bernoulli, MLP": lambda: (on_digits(likelihoods.Bernoulli(nets.MLP(D, shape)), D, bits), (test > 0.5).float()),
+        "one σ, conv": lambda: (on_digits(likelihoods.FixedNormal(conv(), 0.3), D), test),
+        "σ²(t), conv": lambda: (on_digits(likelihoods.DiagonalNormal(conv(heads=2)), D), test),
+        "two latents": lambda: (on_digits(likelihoods.FixedNormal(conv(2), 0.3), 2), test),
+        "PPCA": lambda: (PPCA.fit(digits.transform(digits.train).flatten(1), D), test.flatten(1)),
     }
     if a.data_root is not None:
-        mnist = datasets.dataset("mnist", a.data_root, "bernoulli")
-        for name, latents, net in (("MNIST, MLP", 50, nets.MLP), ("MNIST, conv", 64, nets.ConvDecoder)):
-            model = trained(likelihoods.Bernoulli(net(latents, mnist.image_shape)), mnist, mnist.transform, latents, a)
-            found[name] = model, mnist.test[: a.points]
-    return found
+        found["MNIST, MLP"] = partial(on_mnist, nets.MLP, 50, a)
+        found["MNIST, conv"] = partial(on_mnist, nets.ConvDecoder, 64, a)
+    chosen = a.models or list(found)
+    if unknown := set(chosen) - set(found):
+        raise SystemExit(f"models has {', '.join(unknown)}; expected some of {', '.join(found)}; MNIST by --data-root")
+    return {name: found[name]() for name in chosen}
 
 
-def trained(likelihood, dataset, transform, D: int, a: argparse.Namespace) -> DLGM:
+def on_mnist(net, latents: int, a: argparse.Namespace) -> tuple[DLGM, Tensor]:
+    r"""A Bernoulli model trained on MNIST, and test images."""
+    mnist = datasets.dataset("mnist", a.data_root, "bernoulli")
+    likelihood = likelihoods.Bernoulli(net(latents, mnist.image_shape))
+    model = trained(likelihood, mnist.train, mnist.transform, latents, a.mnist_epochs, a.seed)
+    return model, mnist.test[: a.points]
+
+
+def trained(likelihood, x: Tensor, transform, D: int, epochs: int, seed: int) -> DLGM:
     r"""A model trained by an amortized guide."""
-    model, guide = DLGM(priors.StandardNormal(D), likelihood), guides.Amortized(nets.MLP(dataset.image_shape, 128), D)
-    fit(model, guide, dataset.train, transform=transform, epochs=a.epochs, seed=a.seed)
+    model, guide = DLGM(priors.StandardNormal(D), likelihood), guides.Amortized(nets.MLP(x.shape[1:], 128), D)
+    fit(model, guide, x, transform=transform, epochs=epochs, seed=seed)
     return model
 
 
