@@ -45,7 +45,7 @@ class Rowed(Guide):
         if size not in (None, self.num_points):
             name, N = type(self).__name__, self.num_points
             raise ValueError(
-                f"size={size}, but {name} has rows for {N} points; expected size={N}, or a guide made for {size}"
+                f"{name} has rows for {N} points, but there are {size} (size={size}): make the guide for {size} points"
             )
 
     def data_plate(self, x, index, size):

@@ -175,7 +175,11 @@ WRONG = [
         lambda: judge("reconstruct", x=rand(B, 1, 5, 5)),
         "x has shape (4, 1, 5, 5) | expected (4, 1, 5, 7) | reshape x",
     ),
-    ("encoder-shape", lambda: amortized(conv())(rand(B, 1, 8, 8)), "(4, 1, 8, 8) | (..., 1, 5, 7) | build"),
+    (
+        "encoder-shape",
+        lambda: amortized(conv())(rand(B, 1, 8, 8)),
+        "got points of shape (1, 8, 8) (a batch (4, 1, 8, 8)) | expected points of shape (1, 5, 7) | build",
+    ),
     ("ppca-one-column", lambda: ppca().log_prob(rand(B, 1)), "(4, 1) | expected (B, 6) | x.flatten(1)"),
     ("ppca-fit-images", lambda: PPCA.fit(rand(9, 1, 3, 3), 2), "(9, 1, 3, 3) | (N, P) | X.flatten(1)"),
     # That of a distribution
@@ -288,9 +292,17 @@ WRONG = [
     ("index-short", lambda: judge("elbo", index=INDEX[:3]), "4 points and index 3 | one index | each point"),
     ("index-of-model", lambda: conv()(rand(B, *SHAPE), INDEX.float()), "float32 | torch.int64 | .long()"),
     # The number of points
-    ("size", lambda: per_point()(None, INDEX, size=12), "size=12 | expected size=10 | a guide made for 12"),
-    ("size-of-fit", lambda: train(guide=guides.MeanField(12, D)), "size=10 | size=12 | guide made for 10"),
-    ("size-of-auto", lambda: train(guide=guides.auto(conv(), "AutoNormal", 9)), "size=10 | 9 points | made"),
+    (
+        "size",
+        lambda: per_point()(None, INDEX, size=12),
+        "rows for 10 points | there are 12 (size=12) | make the guide for 12",
+    ),
+    (
+        "size-of-fit",
+        lambda: train(guide=guides.MeanField(12, D)),
+        "rows for 12 points | there are 10 (size=10) | make the guide for 10",
+    ),
+    ("size-of-auto", lambda: train(guide=guides.auto(conv(), "AutoNormal", 9)), "size=10 | 9 points | make the guide"),
     ("size-below-batch", lambda: conv()(rand(B, *SHAPE), size=3), "batch of 4 | size=3 | number of all"),
     ("no-size", lambda: conv()(), "without x, index or size | expected one | give x, or size=n"),
     ("batch-size", lambda: train(batch_size=N + 1), "batch_size is 11 | 10 points | at most"),
@@ -641,6 +653,12 @@ def check(exception, said: str, call, *arguments) -> None:
 @pytest.mark.parametrize(("what", "call", "said"), WRONG, ids=ids(WRONG))
 def test_a_wrong_input_is_named_with_the_way_out(what, call, said):
     check(ValueError, said, call)
+
+
+def test_fit_counts_rows_before_pyro_adds_its_trace_to_the_error():
+    with pytest.raises(ValueError) as error:
+        train(guide=guides.MeanField(12, D))
+    assert str(error.value).endswith("make the guide for 10 points")
 
 
 @pytest.mark.parametrize(("what", "call", "exception", "said"), OTHERS, ids=ids(OTHERS))

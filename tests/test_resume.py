@@ -311,7 +311,7 @@ def test_a_stretched_schedule_is_that_of_the_longer_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("settings", [{}, {"stretch": True}])
 def test_a_run_does_not_become_shorter(settings, tmp_path):
     train("amortized", tmp_path / "run", epochs=3, schedule="constant")
-    with pytest.raises(RunError, match=r"fit\.epochs was 3, now 2"):
+    with pytest.raises(RunError, match=r"fit\.epochs was 3, now 2: a run can only become longer"):
         train("amortized", tmp_path / "run", epochs=2, schedule="constant", resume=True, **settings)
 
 

@@ -71,9 +71,10 @@ class Net(nn.Module):
     def forward(self, v: Tensor):
         lead = v.shape[: v.dim() - len(self.in_shape)]
         if v.shape[len(lead) :] != self.in_shape:
+            point = tuple(v.shape[max(1, len(lead)) :])
             raise ValueError(
-                f"{type(self).__name__} got shape {tuple(v.shape)}; "
-                f"expected (..., {', '.join(map(str, self.in_shape))}): reshape it, or build the network for its shape"
+                f"{type(self).__name__} got points of shape {point} (a batch {tuple(v.shape)}); expected points of "
+                f"shape {self.in_shape}: reshape them, or build the network for their shape"
             )
         return self._body(v, lead)
 

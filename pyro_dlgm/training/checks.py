@@ -141,7 +141,10 @@ def check_norms(a: SimpleNamespace, size: int) -> None:
 
 
 def check_points(a: SimpleNamespace) -> None:
-    r"""Raises a `ValueError` that names the rows with values that are not finite or outside the support."""
+    r"""Raises a `ValueError` that names the rows with values that are not finite or outside the support.
+
+    So does another number of points than the guide has rows for, here, where Pyro adds no trace to the message.
+    """
     if not is_source(a.x):
         check_data("x", a, Points(a.x, None, a.mask, a.given, a.weight), a.transform)
     if a.x_val is not None:
@@ -150,6 +153,8 @@ def check_points(a: SimpleNamespace) -> None:
         raise ValueError(
             f"labels have shape {tuple(a.labels.shape)}; expected ({len(a.x)},), a whole number for each point"
         )
+    if hasattr(a.guide, "check_size"):
+        a.guide.check_size(a.size or len(a.x))
 
 
 def check_validation(a: SimpleNamespace, points: Points) -> None:

@@ -10,6 +10,7 @@ ADVICE = (
     ": the schedule {} ends with the run, so a longer one has other learning rates; add stretch=True to go on with "
     "those of the longer run"
 )
+SHORTER = ": a run can only become longer; for an earlier state, train another folder"
 
 
 class Longer:
@@ -32,7 +33,8 @@ class Longer:
         self.name = grown[0] if grown else None
         self.before, self.now = pairs[self.name] if grown else (None, None)
         self.constant, self.schedule = a.schedule == "constant", former.get("schedule")
-        self.may_differ, self.advice = (), {}
+        self.may_differ = ()
+        self.advice = {f"fit.{name}": SHORTER for name, (old, new) in pairs.items() if old and new and new < old}
         if grown and (self.constant or a.stretch):
             self.may_differ = (f"fit.{self.name}",)
         elif grown:
