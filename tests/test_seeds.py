@@ -129,10 +129,12 @@ def test_rows_in_processes_are_those_of_one_after_the_other_bit_for_bit(found):
     assert losses[0] == losses[1] and losses[0]
 
 
-def test_rows_at_once_are_those_in_turn_bit_for_bit_and_in_order():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_rows_at_once_are_those_in_turn_bit_for_bit_and_in_order(frozen):
     torch.set_num_threads(1)
     methods = {name: METHODS[name] for name in ("slow", "sound", "rows")}
-    alone, together = (compare(model, methods, *data(), certify=CERTIFY, jobs=jobs, **HOW) for jobs in (None, 2))
+    how = HOW | {"certify": CERTIFY, "frozen": frozen}
+    alone, together = (compare(model, methods, *data(), jobs=jobs, **how) for jobs in (None, 2))
     assert [row.name for row in together] == list(methods)
     assert all(same(a.plain(), b.plain()) for a, b in zip(alone, together, strict=True))
     differences = [row.difference for row in together]
@@ -479,11 +481,7 @@ def test_a_failure_is_said_and_ends_the_command_with_status_1(tmp_path, here, mo
     assert json.loads((tmp_path / "compare.json").read_text())[1]["failed"] == {"1": "lost"}
 
 
-def test_rows_that_wait_for_one_w_are_not_done_at_once():
-    result = CliRunner().invoke(main, ["compare", "--jobs", "2", "--w", "frozen"])
-    assert result.exit_code == 2 and "--jobs does not go with --w frozen at one seed" in result.output
-    with pytest.raises(ValueError, match="jobs is 2; expected no jobs with frozen=True"):
-        compare(model, {"a": encoder}, *data(), jobs=2, frozen=True)
+def test_jobs_are_counted_from_one():
     with pytest.raises(ValueError, match="jobs is 0; expected at least 1"):
         compare(model, {"a": encoder}, *data(), jobs=0)
 

@@ -67,8 +67,8 @@ EXAMPLES = {
 @click.option(
     "--jobs",
     type=COUNT,
-    help="Processes in which rows are trained and scored; they share the cores. With 1, for --w frozen at one seed and "
-    "for streamed images, one row is done after the other.  [default: one for each core]",
+    help="Processes in which rows are trained and scored; they share the cores. With 1, and for streamed images, one "
+    "row is done after the other.  [default: one for each core]",
 )
 @click.option(
     "--out",
@@ -106,8 +106,6 @@ def compare_command(out, download, **options) -> None:
 
 def _check(options: dict) -> None:
     r"""Raises a `ValueError` that names the first options that do not fit each other, before anything is spent."""
-    if options["jobs"] is not None and options["seeds"] == 1 and options["w"] == "frozen":
-        raise click.UsageError("--jobs does not go with --w frozen at one seed, where rows wait for the first one's w")
     bounds.check(options["objective"], options["guides"])
     mechanisms.check(options["missingness"], options["likelihood"], pairs.names(options["likelihood"]))
     K, budget = bounds.num_samples(options["objective"]), options["gradients"]
@@ -169,8 +167,7 @@ def _jobs(options: dict, dataset) -> int | None:
     from ..comparison.workers import pool
 
     jobs = min(options["jobs"] or pool.cores(), len(options["guides"]))
-    alone = jobs == 1 or options["w"] == "frozen" or hasattr(dataset.train, "extremes")
-    return None if alone else jobs
+    return None if jobs == 1 or hasattr(dataset.train, "extremes") else jobs
 
 
 def _one_seed(options: dict, dataset, certify, budget: dict, out: Path, said: dict) -> tuple[list[Path], bool]:

@@ -22,8 +22,10 @@ from ..ppca.model import PPCA
 from ..seeding import forked
 from .certificates import Certify
 from .columns import Row
-from .method import Made, Method, at_once, in_turn
+from .method import Made, Method
 from .scored import Reason, Scored
+from .workers import pool
+from .workers.tasks import Tasks, in_turn
 
 P = ParamSpec("P")
 
@@ -81,13 +83,12 @@ def rows(
 
     Raises:
         TypeError: if a model or a guide is given instead of a function that makes one.
-        ValueError: if ``jobs`` is below 1, or comes with ``frozen``, where methods wait for the first one's w.
+        ValueError: if ``jobs`` is below 1.
         RunError: with ``jobs``, if a method failed.
     """
     arguments = dict(locals())
-    if jobs is not None and (jobs < 1 or frozen):
-        expected = "no jobs with frozen=True, where methods wait for the first one's w" if frozen else "at least 1"
-        raise ValueError(f"jobs is {jobs}; expected {expected}")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs is {jobs}; expected at least 1")
     _check_factories(model_factory, guide_factories)
     train, test = Points.of(x_train), Points.of(x_test)
     if ppca is not None:
@@ -95,8 +96,8 @@ def rows(
     with forked(seed):
         first = model_factory()
     method = Method.of(train, test, arguments | {"progress": progress and jobs is None})
-    asked = method, guide_factories, first
-    made = in_turn(*asked, frozen) if jobs is None else at_once(*asked, jobs)
+    run = in_turn if jobs is None else functools.partial(pool.run, jobs=jobs, threads=pool.share(jobs))
+    made = Tasks(method, guide_factories, first, frozen).made(run)
     yield from filled(guide_factories, made, model_name, frozen)
 
 

@@ -1,23 +1,17 @@
-r"""Methods of a comparison: each trains and scores a pair; one after the other, or several at a time in processes."""
+r"""Methods of a comparison: each trains and scores a pair."""
 
-import contextlib
-import copy
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ..guides.base import adapted
 from ..points import Points
-from ..runs.files import RunError
 from ..seeding import forked
 from ..training.fit import fit
 from .held_out import HeldOut
 from .scorer import Scorer
-from .workers import pool
 
 SETTINGS = ("batch_size", "lr", "row_lr", "schedule", "objective", "transform", "seed", "progress")  # of `fit`
 
@@ -40,7 +34,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    r"""Creates the function that trains and scores a pair; attributes are arguments of `rows`, or go to `fit`."""
+    r"""Creates the functions that train and score a pair; attributes are arguments of `rows`, or go to `fit`."""
 
     train: Points
     gradients: int
@@ -55,10 +49,6 @@ class Method:
         settings["batch_size"] = settings["batch_size"] and min(settings["batch_size"], len(train))
         scorer = Scorer(test, *(arguments[name] for name in ("num_samples", "certify", "seed", "progress")))
         return Method(train, arguments["gradients"], settings, scorer, arguments["x_val"])
-
-    def __call__(self, model, factory: Callable) -> Made:
-        r"""Trains and scores a model, which changes, and the guide that the factory makes for it."""
-        return self.scored(*self.trained(model, factory))
 
     def trained(self, model, factory: Callable) -> Trained:
         r"""Trains a model, which changes, and the guide that the factory makes for it."""
@@ -81,39 +71,6 @@ class Method:
         r"""Scores a trained pair."""
         q = self.scorer.of_q(model, guide)
         return Made(history, self.scorer.joined(self.scorer.of_w(model, guide), q), q.pair)
-
-
-def in_turn(method: Method, factories: dict[str, Callable], first, frozen: bool) -> Iterator[Made]:
-    r"""Yields what each method makes of the first w, or, frozen, of the w that the first method has trained."""
-    model = None
-    for factory in factories.values():
-        model = copy.deepcopy(model).requires_grad_(False) if frozen and model else copy.deepcopy(first)
-        yield method(model, factory)
-
-
-def at_once(method: Method, factories: dict[str, Callable], first, jobs: int) -> Iterator[Made]:
-    r"""Yields the same in their order, while ``jobs`` processes, which share the cores, train and score.
-
-    A row that is trained is scored next, w and q by two processes if both are free: the last row then takes less time.
-    """
-    trainings = {name: partial(method.trained, first, factory) for name, factory in factories.items()}
-    todo, known = deque(trainings.values()), {task: (name, "trained") for name, task in trainings.items()}
-    found = {name: {} for name in factories}
-    with contextlib.closing(pool.run(todo, jobs, pool.share(jobs))) as ends:
-        for name in factories:
-            while len(found[name]) < 3:
-                task, end = next(ends)
-                of, what = known.pop(task)
-                if end.failure:
-                    raise RunError(f"{of} failed: {end.failure}")
-                found[of][what] = end.value
-                if what == "trained":
-                    halves = {"q": method.scorer.of_q, "w": method.scorer.of_w}
-                    more = {partial(score, *end.value[:2]): (of, half) for half, score in halves.items()}
-                    todo.extendleft(reversed(more))
-                    known |= more
-            row = found.pop(name)
-            yield Made(row["trained"].history, method.scorer.joined(row["w"], row["q"]), row["q"].pair)
 
 
 def epochs(guide, gradients: int, samples: int = 1) -> int:

@@ -1,0 +1,118 @@
+r"""The rows of a comparison as tasks: their order, failures, and when rows share the score of their w."""
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import nn
+
+from pyro_dlgm import DLGM, Points, compare, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm.comparison import scorer
+from pyro_dlgm.comparison.certificates import Certify
+from pyro_dlgm.comparison.comparison import rows
+from pyro_dlgm.comparison.workers import tasks
+from pyro_dlgm.comparison.workers.serving import Outcome
+from pyro_dlgm.runs.files import RunError
+
+D, P = 2, 4
+CERTIFY = Certify(num_chains=2, num_temperatures=3, num_samples=25, num_simulated=4)
+HOW = {"gradients": 2, "num_samples": 25, "certify": CERTIFY, "batch_size": 10}
+METHODS = {
+    "encoder": lambda model, N: guides.Amortized(nets.Linear(P, 2 * D), D),
+    "rows": lambda model, N: guides.MeanField(N, D),
+    "points": lambda model, N: guides.PointEstimate(N, D),
+}
+
+
+@pytest.fixture
+def x():
+    return torch.randn(30, P, generator=torch.Generator().manual_seed(0))
+
+
+def model(body=None):
+    return DLGM(priors.StandardNormal(D), likelihoods.FixedNormal(body or nets.MLP(D, P, (8,)), 0.5))
+
+
+@pytest.fixture
+def done(monkeypatch):
+    r"""The row and the kind of each task, in the order in which they were done."""
+    done, plain = [], tasks.in_turn
+
+    def in_turn(todo):
+        for task, end in plain(todo):
+            done.append((task.row, task.what))
+            yield task, end
+
+    monkeypatch.setattr("pyro_dlgm.comparison.comparison.in_turn", in_turn)
+    return done
+
+
+def test_a_row_is_trained_then_scored_before_the_next(x, done):
+    compare(model, METHODS, x, x[:6], **HOW)
+    assert done == [(name, what) for name in METHODS for what in ("trained", "q", "w")]
+
+
+def test_one_w_is_scored_once(x, done):
+    found = compare(model, METHODS, x, x[:6], frozen=True, **HOW)
+    assert [name for name, what in done if what == "w"] == ["encoder"]
+    assert [name for name, what in done if what == "trained"] == list(METHODS)
+    assert len({row.test_log_px for row in found}) == 1 and found[2].difference["mean"] == 0
+    own = evaluate.evidence(found[1].pair[0], None, x[:6], **CERTIFY.numbers(), seed=0)
+    assert found[1].test_log_px == pytest.approx(float(own.log_px.value.mean()), abs=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(*(row.pair[0].parameters() for row in found[:2]), strict=True))
+    assert [any(p.requires_grad for p in row.pair[0].parameters()) for row in found] == [True, False, False]
+
+
+def test_statistics_that_a_training_moves_make_another_w(x, done):
+    normed = lambda: model(nets.Net(D, P, nn.Sequential(nn.Linear(D, P), nn.BatchNorm1d(P))))  # noqa: E731
+    compare(normed, {name: METHODS[name] for name in ("encoder", "rows")}, x, x[:6], frozen=True, **HOW)
+    assert [name for name, what in done if what == "w"] == ["encoder", "rows"]
+
+
+class Located(PyroModule):
+    r"""Points around a common place, which is a global latent."""
+
+    def forward(self, x=None, index=None, size=None):
+        place = pyro.sample("place", dist.Normal(torch.zeros(P), 1.0).to_event(1))
+        size = size or len(x)
+        with pyro.plate("data", size, subsample=index):
+            t = pyro.sample("t", dist.Normal(torch.zeros(P), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(place + t, 0.5).to_event(1), obs=x)
+
+
+def test_w_with_global_latents_is_scored_with_those_of_each_guide(x, done):
+    made = {name: lambda model, N: guides.AutoPerPoint(model, N, plate="data") for name in ("one", "two")}
+    found = compare(Located, made, x, x[:6], frozen=True, **HOW)
+    assert [name for name, what in done if what == "w"] == ["one", "two"]
+    assert all("place" in row.conditions for row in found)
+
+
+def ended(failing: tuple[str, str]):
+    r"""Does the tasks, all trainings first; one of them fails."""
+
+    def run(todo):
+        while todo:
+            task = next((task for task in todo if task.what == "trained"), todo[0])
+            todo.remove(task)
+            lost = (task.row, task.what) == failing
+            yield task, Outcome(None, "lost") if lost else Outcome(task())
+
+    return run
+
+
+@pytest.mark.parametrize("what", ["trained", "q", "w"])
+def test_rows_before_one_that_fails_are_there(x, what, monkeypatch):
+    monkeypatch.setattr("pyro_dlgm.comparison.comparison.in_turn", ended(("rows", what)))
+    found = rows(model, METHODS, x, x[:6], **HOW)
+    assert next(found).name == "encoder"
+    with pytest.raises(RunError, match=r"^rows failed: lost$"):
+        next(found)
+
+
+def test_the_seconds_of_both_halves_count(x, monkeypatch):
+    monkeypatch.setattr(scorer.time, "perf_counter", iter(range(0, 1000, 7)).__next__)
+    pair = model(), guides.MeanField(6, D)
+    score = scorer.Scorer(Points(x[:6]), 25, None, 0, False)
+    w, q = score.of_w(*pair), score.of_q(*pair)
+    assert w.seconds == 7 and q.seconds >= 7 and score.joined(w, q)["seconds"] == w.seconds + q.seconds
