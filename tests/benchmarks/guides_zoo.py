@@ -205,7 +205,8 @@ def picture(panels: dict[str, dict[str, dict]]) -> Figure:
         for place, name in enumerate(SHOWN):
             if name in shown:
                 _marks(axis, {name: shown[name]}, name, colour(place))
-        _marks(axis, {n: shown[n] for n in REFINED if n in shown}, "semi-amortized, 0 to 20 steps", colour(len(SHOWN)))
+        if refined := {name: shown[name] for name in REFINED if name in shown}:
+            _marks(axis, refined, "semi-amortized, 0 to 20 steps", colour(len(SHOWN)))
         axis.set(xscale="log", yscale="log", xlabel="milliseconds a point", title=title)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("log p(x) − F(q), nats")
