@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from pyro_dlgm import data, evaluate, load
-from pyro_dlgm.comparison import workers
+from pyro_dlgm.comparison.workers import pool
 
 SUMS = ("log_px", "stderr", "uncertain")
 
@@ -72,7 +72,7 @@ def certified(model, x: Tensor, out: Path, *, block: int, tol: float, simulated:
 
 def at_once(tasks: list, jobs: int) -> Iterator[dict]:
     r"""Yields what tasks return, as they end; each is done in one of the processes."""
-    for _, end in workers.run(tasks, jobs, workers.share(jobs)):
+    for _, end in pool.run(tasks, jobs, pool.share(jobs)):
         if end.failure:
             raise SystemExit(end.failure)
         yield end.value

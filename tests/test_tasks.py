@@ -1,17 +1,22 @@
 r"""The rows of a comparison as tasks: their order, failures, and when rows share the score of their w."""
 
+import dataclasses
+import pickle
+
 import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
-from pyro_dlgm import DLGM, Points, compare, evaluate, guides, likelihoods, nets, priors
+from pyro_dlgm import DLGM, Points, compare, evaluate, fit, guides, likelihoods, nets, priors
 from pyro_dlgm.comparison import scorer
 from pyro_dlgm.comparison.certificates import Certify
 from pyro_dlgm.comparison.comparison import rows
-from pyro_dlgm.comparison.workers import tasks
+from pyro_dlgm.comparison.method import Method
+from pyro_dlgm.comparison.seeds.part import DEFAULTS
+from pyro_dlgm.comparison.workers import serving, tasks
 from pyro_dlgm.comparison.workers.serving import Outcome
 from pyro_dlgm.runs.files import RunError
 
@@ -114,5 +119,90 @@ def test_the_seconds_of_both_halves_count(x, monkeypatch):
     monkeypatch.setattr(scorer.time, "perf_counter", iter(range(0, 1000, 7)).__next__)
     pair = model(), guides.MeanField(6, D)
     score = scorer.Scorer(Points(x[:6]), 25, None, 0, False)
-    w, q = score.of_w(*pair), score.of_q(*pair)
+    w, q = score.of_w(pair[0]), score.of_q(*pair)
     assert w.seconds == 7 and q.seconds >= 7 and score.joined(w, q)["seconds"] == w.seconds + q.seconds
+
+
+@pytest.mark.parametrize("name", ["encoder", "rows"])
+def test_gaps_are_those_of_evaluate(x, name):
+    certify = dataclasses.replace(CERTIFY, gaps=True, points=5)
+    (row,) = compare(model, {name: METHODS[name]}, x, x[:6], seed=3, **HOW | {"certify": certify})
+    how = {**certify.numbers(), "fitted": name == "rows", "seed": 3}
+    found = evaluate.gaps(*row.pair, x[:5], index=torch.arange(5), **how).summary()
+    mine = {key: row.gaps[key] for key in ("reached", "approximation", "amortization", "log_px", "ais", "bdmc")}
+    assert mine == {key: found[key] for key in mine}
+
+
+class Named(PyroModule):
+    r"""A program whose parameters have the names that each PyroModule without a name of its own gives them."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = PyroModule[nn.Linear](1, P)
+        self.scale = PyroParam(torch.tensor(0.7), constraint=dist.constraints.positive)
+
+    def forward(self, x=None, index=None, *, size=None):
+        place = pyro.sample("place", dist.Normal(torch.zeros(P), 1.0).to_event(1))
+        with pyro.plate("data", size or len(x), subsample=None if x is None else index):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            mean = place + self.net(z.unsqueeze(-1))
+            pyro.sample("x", dist.Normal(mean, self.scale).to_event(1), obs=x)
+
+
+NAMED = {
+    "one": lambda model, N: guides.AutoAmortized(model, nets.MLP(P, 2 * D, (4,)), plate="data"),
+    "two": lambda model, N: guides.AutoPerPoint(model, N, plate="data"),
+}
+
+
+def numbers(row):
+    return row.test_elbo, row.test_log_px, row.pair[0].net.weight.flatten().tolist()
+
+
+@pytest.mark.parametrize("jobs", [None, 2])
+def test_rows_do_not_meet_in_the_parameter_store(x, jobs):
+    torch.set_num_threads(1)
+    how = HOW | {"lr": 0.1}
+    pyro.get_param_store().clear()
+    alone = [numbers(compare(Named, {name: make}, x, x[:6], **how)[0]) for name, make in NAMED.items()]
+    assert not pyro.get_param_store().keys()
+    pyro.param("net.weight", torch.full((P, 1), 50.0))
+    try:
+        found = compare(Named, NAMED, x, x[:6], jobs=jobs, **how)
+        assert [numbers(row) for row in found] == alone
+        assert list(pyro.get_param_store().keys()) == ["net.weight"]
+    finally:
+        pyro.get_param_store().clear()
+
+
+def test_a_half_is_scored_where_another_pair_was_trained(x):
+    r"""As in a process that has done other tasks."""
+    method = Method.of(Points(x), Points(x[:6]), DEFAULTS | HOW | {"lr": 0.1})
+    one, two = (tasks.trained_copy(method, Named(), make) for make in NAMED.values())
+    alone = method.scored(one).scored["log_px"]
+    with pyro.get_param_store().scope():
+        fit(two.model, two.guide, x, epochs=1)
+        assert torch.equal(method.scored(one).scored["log_px"], alone)
+
+
+def test_a_program_with_global_latents_is_certified_at_their_centre(x):
+    program = Located()
+    guide = guides.AutoAmortized(program, nets.MLP(P, 8), plate="data")
+    fit(program, guide, x, epochs=1, seed=0)
+    certify = dataclasses.replace(CERTIFY, gaps=True)
+    found = certify(program, guide, x[:6], 0)
+    assert "place" in found.conditions
+    assert found.summary() == evaluate.gaps(program, guide, x[:6], **certify.numbers(), seed=0).summary()
+
+
+def test_a_guide_with_globals_and_its_rows_for_other_points_travel_together(x):
+    program = Located()
+    guide = guides.AutoPerPoint(program, 30, plate="data")
+    fit(program, guide, x, epochs=1, seed=0)
+    q = evaluate.infer(program, guide, x[:6], seed=0)
+    sent = serving.sent((program, q))
+    assert len(sent) < len(serving.sent((program, q, guide)))  # the rows of the training stay here
+    model, other = pickle.loads(sent)
+    index = torch.arange(6)
+    bounds = (evaluate.elbo(*pair, x[:6], index, seed=1) for pair in ((model, other), (program, q)))
+    assert torch.equal(*bounds)

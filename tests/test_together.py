@@ -2,8 +2,11 @@ r"""Trainings of several seeds in vectorized steps: the numbers of one after the
 
 import warnings
 
+import pyro
 import pytest
 import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_dlgm import DLGM, SVI, compare_seeds, fit, guides, likelihoods, nets, objectives, priors
@@ -288,6 +291,29 @@ def test_a_comparison_over_seeds_has_the_same_rows(frozen, in_processes, tmp_pat
             assert [r.keys() for r in row.get("history", ())] == [r.keys() for r in other.get("history", ())]
 
 
+class Named(PyroModule):
+    r"""A program without a name of its own: its parameters have the same names in each copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = PyroModule[nn.Linear](1, 4)
+
+    def forward(self, x=None, index=None, *, size=None):
+        with pyro.plate("data", size or len(x), subsample=None if x is None else index):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(self.net(z.unsqueeze(-1)), 1.0).to_event(1), obs=x)
+
+
+def test_programs_that_share_names_are_trained_one_after_the_other(in_processes):
+    x = torch.randn(20, 4)
+    how = {"seeds": 2, "gradients": 3, "num_samples": 25, "batch_size": 10}
+    made = {"q": lambda model, N: guides.AutoAmortized(model, nets.MLP(4, 2), plate="data")}
+    with pytest.warns(UserWarning, match="one after the other: ValueError: two of these trainings have programs"):
+        (ours,) = compare_seeds(Named, made, x, x[:8], together=True, **how)
+    (theirs,) = compare_seeds(Named, made, x, x[:8], together=False, **how)
+    assert all(ours.rows[s]["test_elbo"] == pytest.approx(theirs.rows[s]["test_elbo"]) for s in (0, 1))
+
+
 def test_where_one_seed_fails_the_others_go_on(in_processes):
     def broken(model, N):
         if torch.initial_seed() == 1:
@@ -485,11 +511,11 @@ def test_a_score_that_fails_is_a_failure_of_its_seed_alone(in_processes, monkeyp
     scored = Method.scored
     trained = []
 
-    def fails(self, model, guide, history):
+    def fails(self, ended):
         trained.append(self.settings["seed"])
         if self.settings["seed"] == 1:
             raise ValueError("cannot be scored")
-        return scored(self, model, guide, history)
+        return scored(self, ended)
 
     monkeypatch.setattr(Method, "scored", fails)
     x = torch.randn(20, 4)

@@ -58,7 +58,7 @@ class AutoLocal(Outer):
         self._model, self._make = Shared((model,)), make
         self._globals, self._init = globals, init
         self.dense = None
-        self._dense, self._open = Shared((None,)), {}
+        self._dense = Shared((None,))
 
     @property
     def is_set_up(self) -> bool:
@@ -96,7 +96,7 @@ class AutoLocal(Outer):
         self.latent, self.plate_dim = local.latent, local.layout.dim
         if local.global_names:
             call = partial(Call(self._model[0]).of, few(points), size)
-            self.dense = dense(self._globals, call, local.global_names, self._init, self._plates)
+            self.dense = dense(self._globals, call, local.global_names, self._init)
             self._dense = Shared((self.dense,))
         self.local, self.inner = local, inner
         return self
@@ -127,13 +127,15 @@ class AutoLocal(Outer):
         size = self._size(points, size)
         plate = self.data_plate(x, index, size)
         others = {f.name: f for site in self.local.layout.sites for f in site.others}
-        self._open = {plate.name: plate} | {n: pyro.plate(n, f.size, dim=f.dim) for n, f in others.items()}
+        plates = {plate.name: plate} | {n: pyro.plate(n, f.size, dim=f.dim) for n, f in others.items()}
+        if self._dense[0] is not None:
+            self._dense[0].create_plates.open = plates
         values = self.sample_globals()
         if self.training:
             with self._held():
                 self.inner.e_step(points)
         with plate, self.weighted(x, index, size, given=given, weight=weight):
-            return values | self._sample(points)
+            return values | self._sample(points, plates)
 
     def _size(self, points: Points, size: int | None) -> int | None:
         r"""Returns the number of all points in the program's plate."""
@@ -209,7 +211,6 @@ class AutoLocal(Outer):
         self._dense = Shared((other._dense[0],))
         if self._dense[0] is not None:
             self._dense[0]._pyro_context.used = False  # it has run in the other guide; this one adopts it as well
-            self._dense[0].create_plates = self._plates
             self.dense = self._dense[0]
         return self
 
@@ -228,18 +229,15 @@ class AutoLocal(Outer):
             )
         return self
 
-    def _plates(self, *args, **kwargs) -> list:
-        return list(self._open.values())
-
     def _held(self):
         r"""Context manager: for a q that depends on the model, such as a chain, holds the globals at their centre."""
         return self.local.given(self.centre()) if self.inner._model is not None else contextlib.nullcontext()
 
-    def _sample(self, points: Points) -> dict[str, Tensor]:
+    def _sample(self, points: Points, plates: dict) -> dict[str, Tensor]:
         layout = self.local.layout
         if layout.is_one_vector:
             with self._held():
                 return {self.latent: self.inner.datum(*points.seen, **points.side)}
         with self._held(), Auxiliary(-1 - layout.dim):
             u = self.inner.datum(*points.seen, **points.side)
-        return spread(layout, u, self._open)
+        return spread(layout, u, plates)

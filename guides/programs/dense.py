@@ -12,7 +12,20 @@ SHORT = {"delta": "AutoDelta"}
 FLOWS = (autoguide.AutoIAFNormal, autoguide.AutoNormalizingFlow)
 
 
-def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None, create_plates: Callable):
+class Plates:
+    r"""Creates the function that returns the plates of a call, ``open`` by name, which both parts of a guide enter.
+
+    It does not hold the guide: guides that share the dense part would otherwise hold each other's rows.
+    """
+
+    def __init__(self):
+        self.open: dict = {}
+
+    def __call__(self, *args, **kwargs) -> list:
+        return list(self.open.values())
+
+
+def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None):
     r"""Creates the autoguide of the latents ``names``, including its parameters.
 
     Arguments:
@@ -20,7 +33,9 @@ def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None, c
         call: runs the program.
         names: the names of the latents.
         init: their initial values, one of Pyro's ``init_to_...``; by default the prior's median.
-        create_plates: returns the plates of a call, which the local part enters as well.
+
+    Returns:
+        The autoguide; its ``create_plates`` is a `Plates`.
 
     Raises:
         ValueError: if Pyro has no autoguide of that name.
@@ -29,7 +44,7 @@ def dense(kind, call: Callable, names: tuple[str, ...], init: Callable | None, c
     # A flow has no initial values.
     start = {} if make in FLOWS else {"init_loc_fn": init or init_to_median}
     made = make(poutine.block(call, expose=list(names)), **start)
-    made.create_plates = create_plates
+    made.create_plates = Plates()
     # A scope leaves the global parameter store as it was.
     with torch.no_grad(), poutine.block(), pyro.get_param_store().scope():
         made()

@@ -234,6 +234,6 @@ def _write(out: Path, done: list, dataset, said: dict) -> list[Path]:
 
 
 def _machine(threads: int) -> dict:
-    r"""What the numbers were computed on, with that many threads for a row."""
+    r"""What the numbers were computed on, with that many threads in a process."""
     machine = {"processor": platform.processor() or platform.machine(), "threads": threads}
     return machine | {name: version(name) for name in ("torch", "pyro-ppl", "pyro_dlgm")}

@@ -55,7 +55,9 @@ class Certify:
         names = ("num_samples", "num_chains", "num_temperatures", "num_simulated", "tol")
         return {name: getattr(self, name) for name in names}
 
-    def __call__(self, model, q, points: Tensor | Points, seed: int, *, fitted: bool = False) -> Evidence:
+    def __call__(
+        self, model, q, points: Tensor | Points, seed: int, *, fitted: bool = False, progress: bool = False
+    ) -> Evidence:
         r"""Computes `evaluate.gaps`; without gaps, or where q has none, `evaluate.evidence`.
 
         Arguments:
@@ -64,13 +66,17 @@ class Certify:
             points: M test points; the first ones are taken.
             seed: of all that is random.
             fitted: as in `evaluate.gaps`.
+            progress: whether annealing shows a bar.
         """
         model, q = given_globals(model, q)
         bounds = self.bounds(model, q, points, seed, fitted=fitted)
-        return joined(self.evidence(model, points, seed), bounds)
+        return with_bounds(self.evidence(model, points, seed, progress=progress), bounds)
 
     def evidence(self, model, points: Tensor | Points, seed: int, *, progress: bool = False) -> Evidence:
-        r"""Computes `evaluate.evidence` at the first of the points, with a bar if there is ``progress``."""
+        r"""Computes `evaluate.evidence` at the first of the points, with a bar if ``progress``.
+
+        Here and in `bounds` global latents are given.
+        """
         return estimated(model, None, self._first(points), Asked(**self.numbers()), seed=seed, progress=progress)
 
     def bounds(self, model, q, points: Tensor | Points, seed: int, *, fitted: bool = False) -> dict | None:
@@ -85,8 +91,8 @@ class Certify:
         return Points.of(points)[: self.points].numbered()
 
 
-def joined(evidence: Evidence, bounds: dict | None) -> Evidence:
-    r"""Returns the `Gaps` of what `Certify` has computed, or the evidence where there are no bounds."""
+def with_bounds(evidence: Evidence, bounds: dict | None) -> Evidence:
+    r"""Returns the `Gaps` of an evidence and the bounds of `Certify.bounds`; without bounds, the evidence."""
     return evidence if bounds is None else Gaps(**vars(evidence), **bounds, objective="ELBO")
 
 

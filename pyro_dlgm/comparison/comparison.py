@@ -73,9 +73,9 @@ def rows(
         frozen: whether the first row's w serves all rows, which then train q alone, so that F(q) and the gaps compare
             what the guides can do at one w. Otherwise each method trains its w.
         seed: of w, of each training and of each scoring.
-        jobs: how many methods are trained and scored at a time, in spawned processes that share the cores: a script
-            then calls this function under ``if __name__ == "__main__":``. By default they are done here, one after the
-            other, with all threads. Numbers differ by the rounding of one thread against several.
+        jobs: in how many spawned processes, which share the cores, methods are trained and scored: a script then calls
+            this function under ``if __name__ == "__main__":``. By default they are done here, one after the other, with
+            all threads. Numbers differ by the rounding of one thread against several.
         progress: whether each training, and annealing, shows a bar.
 
     Yields:

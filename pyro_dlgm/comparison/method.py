@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pyro
 from torch import Tensor
 
 from ..guides.base import adapted
+from ..guides.programs.given import given_globals
 from ..points import Points
 from ..seeding import forked
 from ..training.fit import fit
@@ -17,11 +19,23 @@ SETTINGS = ("batch_size", "lr", "row_lr", "schedule", "objective", "transform", 
 
 
 class Trained(NamedTuple):
-    r"""What a training has made, with the records of its history."""
+    r"""The end of a training.
+
+    Attributes:
+        model, guide: the pair.
+        history: the records of the training.
+        given: the model given the global latents; the model itself where there are none.
+    """
 
     model: object
     guide: object
     history: list[dict]
+    given: object
+
+    @classmethod
+    def of(cls, model, guide, history: list[dict]) -> "Trained":
+        r"""Creates it from a trained pair."""
+        return cls(model, guide, history, given_globals(model, guide)[0])
 
 
 class Made(NamedTuple):
@@ -34,7 +48,10 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    r"""Creates the functions that train and score a pair; attributes are arguments of `rows`, or go to `fit`."""
+    r"""Creates the functions that train and score a pair; attributes are arguments of `rows`, or go to `fit`.
+
+    Like a `Scorer`, it leaves Pyro's parameter store alone.
+    """
 
     train: Points
     gradients: int
@@ -50,11 +67,13 @@ class Method:
         scorer = Scorer(test, *(arguments[name] for name in ("num_samples", "certify", "seed", "progress")))
         return Method(train, arguments["gradients"], settings, scorer, arguments["x_val"])
 
+    @pyro.get_param_store().scope()
     def trained(self, model, factory: Callable) -> Trained:
         r"""Trains a model, which changes, and the guide that the factory makes for it."""
         guide = self.guide(model, factory)
-        return Trained(model, guide, fit(model, guide, self.train, **self.how(model, guide)).history)
+        return Trained.of(model, guide, fit(model, guide, self.train, **self.how(model, guide)).history)
 
+    @pyro.get_param_store().scope()
     def guide(self, model, factory: Callable):
         r"""Returns the guide that the factory makes for the model."""
         with forked(self.settings["seed"]):
@@ -67,10 +86,10 @@ class Method:
         seen = [] if self.val is None else [HeldOut(model, guide, self.val, paid, objective)]
         return {"epochs": paid, "listeners": seen, **self.settings}
 
-    def scored(self, model, guide, history: list[dict]) -> Made:
+    def scored(self, trained: Trained) -> Made:
         r"""Scores a trained pair."""
-        q = self.scorer.of_q(model, guide)
-        return Made(history, self.scorer.joined(self.scorer.of_w(model, guide), q), q.pair)
+        q, w = self.scorer.of_q(trained.model, trained.guide), self.scorer.of_w(trained.given)
+        return Made(trained.history, self.scorer.joined(w, q), q.pair)
 
 
 def epochs(guide, gradients: int, samples: int = 1) -> int:

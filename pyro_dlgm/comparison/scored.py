@@ -32,7 +32,7 @@ class Scored:
         gradients_per_point: of the row's own E-step.
         unconverged: test points where its E-step had not converged.
         scales_at_floor: pixel scales of the likelihood that touch their floor, or `None` where there is no floor.
-        seconds: wall time of the scoring.
+        seconds: wall time of the scoring; of its halves, of w and of q, if they are done at the same time, the sum.
         log_px: log p(x) of the certified points, or `None` if it was not asked for.
         reference: the name of the first row, and its ``log_px``.
         conditions: the global latents at which the points were scored, in words; empty without any.

@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pyro
+
 from ..distributions import draws
 from ..evaluate.marginal.estimate import Evidence
 from ..evaluate.scores import point_scores
@@ -12,7 +14,7 @@ from ..guides.programs.given import conditions, given_globals
 from ..latents.asked import prior
 from ..points import Points
 from ..seeding import forked
-from .certificates import Certify, joined
+from .certificates import Certify, with_bounds
 from .scoring import infer_silently, scales_at_floor
 
 
@@ -48,7 +50,11 @@ class OfQ(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    r"""Creates the functions that score a pair; attributes are arguments of `rows`, and the test points."""
+    r"""Creates the functions that score a pair; attributes are arguments of `rows`, and the test points.
+
+    Pyro's parameter store is empty in each call, and afterwards as before: it may hold another pair's parameters under
+    the same names.
+    """
 
     test: Points
     num_samples: int
@@ -56,16 +62,17 @@ class Scorer:
     seed: int
     progress: bool
 
-    def of_w(self, model, guide) -> OfW:
-        r"""Estimates log p(x | w), at the centre of the guide's q of global latents if there are some."""
+    @pyro.get_param_store().scope()
+    def of_w(self, model) -> OfW:
+        r"""Estimates log p(x | w) for a model whose global latents are given, if there are some."""
         start, points = time.perf_counter(), self.test.numbered()
-        model, _ = given_globals(model, guide)
         found = self.certify and self.certify.evidence(model, points, self.seed, progress=self.progress)
         with forked(self.seed):
             codes = draws(prior(model, points), 1, len(points)).squeeze(0)
         scores = {"conditions": conditions(model), "scales_at_floor": scales_at_floor(model, codes, **points.side)}
         return OfW(found, scores, time.perf_counter() - start)
 
+    @pyro.get_param_store().scope()
     def of_q(self, model, guide) -> OfQ:
         r"""Scores q at the test points, after an E-step there if the guide has rows."""
         start, points = time.perf_counter(), self.test.numbered()
@@ -83,7 +90,7 @@ class Scorer:
 
     def joined(self, w: OfW, q: OfQ) -> dict:
         r"""Returns most of a `Scored`."""
-        found = w.evidence and joined(w.evidence, q.bounds)
+        found = w.evidence and with_bounds(w.evidence, q.bounds)
         return {
             **w.scores,
             **q.scores,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
+from pyro.nn import PyroModule
 
 from ..optim.compiled.together import Together
 from ..progress import Bar
@@ -117,4 +118,10 @@ def _check(pairs: Sequence, seeds: Sequence, settings: dict) -> None:
         raise ValueError(
             f"{given[0] if given else 'e_steps'} is {settings[given[0] if given else 'e_steps']!r}; expected "
             "the default: trainings together have no run on disk, no further processes, and one step for each batch"
+        )
+    names = [program._pyro_name for pair in pairs for program in pair if isinstance(program, PyroModule)]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            "two of these trainings have programs of one name, for which Pyro's parameter store holds one set of "
+            "parameters; expected names of their own, PyroModule.__init__(self, name), or one training after the other"
         )

@@ -10,7 +10,7 @@ from ...seeding import forked
 from ...training.loop.result import Result
 from ...training.together import fit_together
 from ..comparison import filled
-from ..method import Method
+from ..method import Method, Trained
 from .part import DEFAULTS, Done, Part
 
 
@@ -74,7 +74,7 @@ def _trained(ready: list[Prepared]) -> tuple[list[Result] | None, str]:
 
 
 def _kept(part: Part, each: Prepared, result: Result) -> Done:
-    made = each.method.scored(result.model, result.guide, result.history)
+    made = each.method.scored(Trained.of(result.model, result.guide, result.history))
     (row,) = filled([part.name], [made], _arguments(part)["model_name"], False)
     part.keep(row)
     return Done(part, part.kept())

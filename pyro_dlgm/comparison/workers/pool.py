@@ -23,8 +23,8 @@ def run(tasks: Iterable[Task], jobs: int, threads: int = 1) -> Iterator[tuple[Ta
     process. Their warnings become warnings here.
 
     Arguments:
-        tasks: functions without arguments; lambdas and what they hold may be sent. To a deque the caller may add tasks,
-            at either end, when one has ended.
+        tasks: functions without arguments; lambdas and what they hold may be sent. If it is a deque, it is emptied, and
+            the caller may add tasks at either end when one has ended.
         jobs: how many processes there are at a time, at least 1.
         threads: of torch, in each process.
 

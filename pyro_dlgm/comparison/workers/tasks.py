@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 
-from ...guides.programs.given import given_globals
 from ...runs.files import RunError
 from ..method import Made, Method, Trained
 from .serving import Outcome
@@ -34,6 +33,11 @@ def in_turn(tasks: deque[Task]) -> Iterator[tuple[Task, Outcome]]:
         yield task, Outcome(task())
 
 
+def trained_copy(method: Method, model, factory: Callable) -> Trained:
+    r"""Returns a trained copy of the model, with its guide."""
+    return method.trained(copy.deepcopy(model), factory)
+
+
 class Tasks:
     r"""Creates the tasks of the rows, which grow: each training that has ended adds the scores of its row.
 
@@ -48,11 +52,10 @@ class Tasks:
     """
 
     def __init__(self, method: Method, factories: dict[str, Callable], model, frozen: bool):
-        self.method, self.factories = method, factories
-        names = list(factories)
-        self.first = names[0] if frozen and names else None
-        self.todo, self.found = deque(), {name: {} for name in names}
-        self._train(names[:1] if frozen else names, model)
+        self.method, self.factories, self.frozen, self.names = method, factories, frozen, list(factories)
+        self.todo, self.found = deque(), {name: {} for name in factories}
+        self.model, self.w = None, None  # of the first row, and the score of its w
+        self._train(self.names[:1] if frozen else self.names, model)
 
     def made(self, run: Callable) -> Iterator[Made]:
         r"""Yields what each method has made, in the order of the rows.
@@ -64,46 +67,54 @@ class Tasks:
             RunError: if a task of the row failed.
         """
         with contextlib.closing(run(self.todo)) as ends:
-            for name in self.factories:
+            for name in self.names:
                 while not self._complete(name):
                     self._take(*next(ends))
                 yield self._joined(name)
 
     def _train(self, names: list[str], model) -> None:
-        for name in names:
-            do = partial(self.method.trained, copy.deepcopy(model), self.factories[name])
-            self.todo.append(Task(name, "trained", do))
+        self.todo.extend(
+            Task(n, "trained", partial(trained_copy, self.method, model, self.factories[n])) for n in names
+        )
 
     def _take(self, task: Task, end: Outcome) -> None:
-        r"""Keeps the end of a task, and adds the tasks that waited for it, those of its row before all others."""
+        r"""Keeps the end of a task, and adds the tasks that waited for it."""
         row = self.found[task.row]
-        row["failure" if end.failure else task.what] = end.failure or end.value
-        if end.failure or task.what != "trained":
-            return
-        pair, scorer = (end.value.model, end.value.guide), self.method.scorer
-        if not self._shares_w(end.value):
-            self.todo.appendleft(Task(task.row, "w", partial(scorer.of_w, *pair)))
+        if end.failure:
+            row["failure"] = end.failure
+        elif task.what != "trained":
+            row[task.what] = end.value
         else:
-            row["w"] = None
-        self.todo.appendleft(Task(task.row, "q", partial(scorer.of_q, *pair)))
-        if task.row == self.first:
-            self._train(list(self.factories)[1:], copy.deepcopy(end.value.model).requires_grad_(False))
+            row["history"] = end.value.history
+            self._score(task.row, end.value)
+
+    def _score(self, name: str, trained: Trained) -> None:
+        r"""Adds the scores of a row before all other tasks, and, of the first row if frozen, the other trainings."""
+        scorer = self.method.scorer
+        if self._shares_w(trained):
+            self.found[name]["w"] = None
+        else:
+            self.todo.appendleft(Task(name, "w", partial(scorer.of_w, trained.given)))
+        self.todo.appendleft(Task(name, "q", partial(scorer.of_q, trained.model, trained.guide)))
+        if self.frozen and name == self.names[0]:
+            self.model = trained.model if trained.given is trained.model else None
+            self._train(self.names[1:], copy.deepcopy(trained.model).requires_grad_(False))
 
     def _shares_w(self, trained: Trained) -> bool:
         r"""Whether log p(x | w) is that of the first row: its w is the same, and there are no global latents."""
-        of_w = self.found[self.first]["trained"] if self.first else trained
-        if of_w is trained or not all(given_globals(t.model, t.guide)[0] is t.model for t in (of_w, trained)):
+        if self.model is None or trained.given is not trained.model:
             return False
-        state, other = of_w.model.state_dict(), trained.model.state_dict()
+        state, other = self.model.state_dict(), trained.model.state_dict()
         return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
 
     def _complete(self, name: str) -> bool:
         row = self.found[name]
         if "failure" in row:
             raise RunError(f"{name} failed: {row['failure']}")
-        return {"trained", "q", "w"} <= row.keys()
+        return {"history", "q", "w"} <= row.keys()
 
     def _joined(self, name: str) -> Made:
-        row = self.found[name] if name == self.first else self.found.pop(name)
-        w = row["w"] or self.found[self.first]["w"]._replace(seconds=0.0)
-        return Made(row["trained"].history, self.method.scorer.joined(w, row["q"]), row["q"].pair)
+        row = self.found.pop(name)
+        w = row["w"] or self.w._replace(seconds=0.0)
+        self.w = self.w or w
+        return Made(row["history"], self.method.scorer.joined(w, row["q"]), row["q"].pair)
