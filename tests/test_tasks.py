@@ -133,6 +133,17 @@ def test_gaps_are_those_of_evaluate(x, name):
     assert mine == {key: found[key] for key in mine}
 
 
+def test_rows_in_files_are_scored_where_they_are_open(x, tmp_path):
+    torch.set_num_threads(1)
+    how = HOW | {"certify": dataclasses.replace(CERTIFY, gaps=True)}
+    found = []
+    for jobs in (None, 2):
+        folder = tmp_path / f"rows-{jobs}"
+        made = {"files": lambda model, N, folder=folder: guides.MeanField(N, D, folder=folder), "rows": METHODS["rows"]}
+        found.append(compare(model, made, x, x[:6], jobs=jobs, **how)[0])
+    assert found[0].gaps == found[1].gaps and found[0].test_elbo == found[1].test_elbo
+
+
 class Named(PyroModule):
     r"""A program whose parameters have the names that each PyroModule without a name of its own gives them."""
 

@@ -13,7 +13,7 @@ from ..points import Points
 from ..seeding import forked
 from ..training.fit import fit
 from .held_out import HeldOut
-from .scorer import Scorer
+from .scorer import OfQ, Scorer
 
 SETTINGS = ("batch_size", "lr", "row_lr", "schedule", "objective", "transform", "seed", "progress")  # of `fit`
 
@@ -25,12 +25,14 @@ class Trained(NamedTuple):
         model, guide: the pair.
         history: the records of the training.
         given: the model given the global latents; the model itself where there are none.
+        q: the scores of q, if they were computed with the training, or `None`.
     """
 
     model: object
     guide: object
     history: list[dict]
     given: object
+    q: OfQ | None = None
 
     @classmethod
     def of(cls, model, guide, history: list[dict]) -> "Trained":

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from ...guides.rows import in_files
 from ...runs.files import RunError
 from ..method import Made, Method, Trained
 from .serving import Outcome
@@ -34,8 +35,11 @@ def in_turn(tasks: deque[Task]) -> Iterator[tuple[Task, Outcome]]:
 
 
 def trained_copy(method: Method, model, factory: Callable) -> Trained:
-    r"""Returns a trained copy of the model, with its guide."""
-    return method.trained(copy.deepcopy(model), factory)
+    r"""Returns a trained copy of the model, with its guide; rows in files are scored here, where they are open."""
+    made = method.trained(copy.deepcopy(model), factory)
+    if not in_files(made.model, made.guide):
+        return made
+    return made._replace(guide=None, q=method.scorer.of_q(made.model, made.guide))
 
 
 class Tasks:
@@ -95,7 +99,10 @@ class Tasks:
             self.found[name]["w"] = None
         else:
             self.todo.appendleft(Task(name, "w", partial(scorer.of_w, trained.given)))
-        self.todo.appendleft(Task(name, "q", partial(scorer.of_q, trained.model, trained.guide)))
+        if trained.q is not None:
+            self.found[name]["q"] = trained.q
+        else:
+            self.todo.appendleft(Task(name, "q", partial(scorer.of_q, trained.model, trained.guide)))
         if self.frozen and name == self.names[0]:
             self.model = trained.model if trained.given is trained.model else None
             self._train(self.names[1:], copy.deepcopy(trained.model).requires_grad_(False))
