@@ -69,6 +69,13 @@ def test_one_w_is_scored_once(x, done):
     assert [any(p.requires_grad for p in row.pair[0].parameters()) for row in found] == [True, False, False]
 
 
+def test_the_seconds_of_a_shared_score_count_once(x, monkeypatch):
+    plain = scorer.Scorer.of_w
+    monkeypatch.setattr(scorer.Scorer, "of_w", lambda self, model: plain(self, model)._replace(seconds=1e6))
+    found = compare(model, METHODS, x, x[:6], frozen=True, **HOW)
+    assert [row.test_seconds > 1e6 for row in found] == [True, False, False]
+
+
 def test_statistics_that_a_training_moves_make_another_w(x, done):
     normed = lambda: model(nets.Net(D, P, nn.Sequential(nn.Linear(D, P), nn.BatchNorm1d(P))))  # noqa: E731
     compare(normed, {name: METHODS[name] for name in ("encoder", "rows")}, x, x[:6], frozen=True, **HOW)

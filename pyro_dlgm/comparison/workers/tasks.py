@@ -104,7 +104,7 @@ class Tasks:
         else:
             self.todo.appendleft(Task(name, "q", partial(scorer.of_q, trained.model, trained.guide)))
         if self.frozen and name == self.names[0]:
-            self.model = trained.model if trained.given is trained.model else None
+            self.model = trained.model
             self._train(self.names[1:], copy.deepcopy(trained.model).requires_grad_(False))
 
     def _shares_w(self, trained: Trained) -> bool:
