@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..latents.asked import log_joint
-from ..points import Points, blocks
+from ..points import Points, index_blocks
 from ..program import evaluating, unregistered
 from .families import Gaussian
 
@@ -144,7 +144,7 @@ def refined(model, points: Points, family: Gaussian, raw: Tensor, steps: int, ep
     """
     parts = []
     with torch.enable_grad(), evaluating(model), pyro.validation_enabled(False), unregistered():
-        for here in blocks(points, len(epsilon)):
+        for here in index_blocks(points, len(epsilon)):
             bound = Bound(model, points[here], family, epsilon)
             parts.append(climb(bound, family, raw[here], steps, **settings))
     return Refined(*map(torch.cat, zip(*parts, strict=True)))

@@ -117,7 +117,7 @@ class Points:
         check_weight(self.weight, len(x))
 
 
-def blocks(points: Points, copies: int) -> tuple[Tensor, ...]:
+def index_blocks(points: Points, copies: int) -> tuple[Tensor, ...]:
     r"""Returns the numbers 0..B-1 in blocks of as many points as have at most 2²² values of x in ``copies``, or one."""
     rows = max(1, NUMBERS // max(1, copies * points.x[0].numel()))
     return torch.arange(len(points), device=points.x.device).split(rows)

@@ -56,10 +56,10 @@ def evaluate_command(
 
 
 def _scored(model, guide, dataset, num_samples: int, seed: int, points: int | None) -> dict:
-    from ..comparison.scoring import bits_per_dim, block_scores, blocks, summary
+    from ..comparison.scoring import bits_per_dim, block_scores, scored_blocks, summary
     from ..progress import Bar
 
-    parts, found = blocks(guide, dataset.test_points[:points].to(next(model.parameters()).device)), []
+    parts, found = scored_blocks(guide, dataset.test_points[:points].to(next(model.parameters()).device)), []
     with Bar(len(parts), shown=sys.stderr.isatty(), name="score") as bar:
         for block in block_scores(model, guide, parts, num_samples, seed):
             found.append(block)

@@ -21,7 +21,7 @@ NO_DENSITY = "q is a point mass or a chain: it has no density, so no F(q) either
 BOUNDS = ("elbo", "iwae", "log_joint")
 
 
-def blocks(guide, points: Points) -> list[Points]:
+def scored_blocks(guide, points: Points) -> list[Points]:
     r"""Splits the points into the blocks that `block_scores` takes."""
     size = BLOCK[adapted(guide).per_point]
     return [points[i : i + size] for i in range(0, len(points), size)]

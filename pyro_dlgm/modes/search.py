@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..points import Points, blocks
+from ..points import Points, index_blocks
 from ..program import evaluating, unregistered
 from .curvature import inverse_factor
 from .joint import Joint, quietly
@@ -48,7 +48,7 @@ def search(model, points: Points, starts: Tensor, *, max_steps: int, tol: float)
     S, _, D = starts.shape
     found, gradients = [], 0
     with evaluating(model), quietly(), unregistered():
-        for here in blocks(points, S * D):
+        for here in index_blocks(points, S * D):
             joint = Joint(model, points[here])
             top = climb(joint, starts[:, here].flatten(0, 1), max_steps=max_steps, tol=tol)
             found.append(_best(top, S))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..distributions import draws
 from ..latents.asked import log_joint, prior
-from ..points import Points, blocks
+from ..points import Points, index_blocks
 from ..program import evaluating, unregistered
 from .joint import quietly
 
@@ -27,7 +27,7 @@ def likeliest(model, points: Points, num: int) -> Tensor:
     """
     with evaluating(model), quietly(), unregistered():
         t = draws(prior(model, points), num * AMONG, len(points))
-        parts = [_log_likelihood(model, points[here], t[:, here]) for here in blocks(points, len(t))]
+        parts = [_log_likelihood(model, points[here], t[:, here]) for here in index_blocks(points, len(t))]
     best = torch.cat(parts, 1).nan_to_num(nan=-math.inf).unflatten(0, (num, AMONG)).argmax(1)
     each = torch.arange(num, device=t.device).unsqueeze(-1)
     return t.unflatten(0, (num, AMONG))[each, best, torch.arange(len(points), device=t.device)]
