@@ -2,11 +2,11 @@ r"""Evaluation without side effects: generators, train/eval flags and the parame
 
 import contextlib
 
-import pyro
 import torch
 
 from ..program import evaluating, unregistered
 from ..seeding import forked
+from ..shared import untouched
 
 
 @contextlib.contextmanager
@@ -16,8 +16,6 @@ def quiet(*programs, seed: int | None = None):
     Code that needs gradients enables them inside. These states are global, so that another thread waits here
     (`seeding.alone`), or gets an error during a training.
     """
-    store = pyro.get_param_store()
-    # The scope starts from the store's content, and drops tables made inside. Flags are read last, when no other thread
-    # is in here.
-    with forked(seed), store.scope(store.get_state()), unregistered(), torch.no_grad(), evaluating(*programs):
+    # Flags are read last, when no other thread is in here.
+    with forked(seed), untouched(*programs), unregistered(), torch.no_grad(), evaluating(*programs):
         yield
