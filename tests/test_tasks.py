@@ -113,6 +113,34 @@ def ended(failing: tuple[str, str]):
     return run
 
 
+def test_the_last_training_and_long_scores_come_early_in_processes(x, monkeypatch):
+    r"""Two processes, of which one is always at the first training."""
+    order = []
+
+    def run(todo):
+        first, held = todo.popleft(), None
+        while todo:
+            task = todo.popleft()
+            order.append((task.row, task.what))
+            yield task, Outcome(task())
+            if not todo and first:
+                first, held = None, first
+                yield held, Outcome(held())
+
+    monkeypatch.setattr("pyro_dlgm.comparison.comparison.in_turn", run)
+    four = {**METHODS, "again": METHODS["rows"]}
+    assert [row.name for row in compare(model, four, x, x[:6], **HOW)] == list(four)
+    assert order == [
+        ("rows", "trained"),
+        ("rows", "q"),
+        ("rows", "w"),
+        ("points", "trained"),
+        ("again", "trained"),
+        *((name, what) for what in "qw" for name in ("points", "again")),
+        *(("encoder", what) for what in "qw"),
+    ]
+
+
 @pytest.mark.parametrize("what", ["trained", "q", "w"])
 def test_rows_before_one_that_fails_are_there(x, what, monkeypatch):
     monkeypatch.setattr("pyro_dlgm.comparison.comparison.in_turn", ended(("rows", what)))

@@ -28,9 +28,10 @@ class Task:
 
 
 def in_turn(tasks: deque[Task]) -> Iterator[tuple[Task, Outcome]]:
-    r"""Does the tasks here, one after the other, as `pool.run` does in processes; errors are raised."""
+    r"""Does the tasks here, one after the other, scores before trainings; as `pool.run`, but errors are raised."""
     while tasks:
-        task = tasks.popleft()
+        task = next((task for task in tasks if task.what != "trained"), tasks[0])
+        tasks.remove(task)
         yield task, Outcome(task())
 
 
@@ -45,8 +46,8 @@ def trained_copy(method: Method, model, factory: Callable) -> Trained:
 class Tasks:
     r"""Creates the tasks of the rows, which grow: each training that has ended adds the scores of its row.
 
-    Scores of q and of w do not need each other, so that the last row may be scored by two processes. Frozen, the first
-    row comes first, its w is that of the others, and it is scored once.
+    No process waits long for the last row: its training comes before the scores of others, and scores of q and of w do
+    not need each other. Frozen, the first row comes first, its w is that of the others, and it is scored once.
 
     Arguments:
         method: trains and scores.
@@ -93,19 +94,29 @@ class Tasks:
             self._score(task.row, end.value)
 
     def _score(self, name: str, trained: Trained) -> None:
-        r"""Adds the scores of a row before all other tasks, and, of the first row if frozen, the other trainings."""
+        r"""Adds the scores of a row, and, of the first row if frozen, the other trainings."""
         scorer = self.method.scorer
-        if self._shares_w(trained):
-            self.found[name]["w"] = None
-        else:
-            self.todo.appendleft(Task(name, "w", partial(scorer.of_w, trained.given)))
         if trained.q is not None:
             self.found[name]["q"] = trained.q
         else:
-            self.todo.appendleft(Task(name, "q", partial(scorer.of_q, trained.model, trained.guide)))
+            self.todo.append(Task(name, "q", partial(scorer.of_q, trained.model, trained.guide)))
+        if self._shares_w(trained):
+            self.found[name]["w"] = None
+        else:
+            self.todo.append(Task(name, "w", partial(scorer.of_w, trained.given)))
         if self.frozen and name == self.names[0]:
             self.model = trained.model
             self._train(self.names[1:], copy.deepcopy(trained.model).requires_grad_(False))
+        self._sort()
+
+    def _sort(self) -> None:
+        r"""Sorts the tasks: scores by rows, then trainings; at the end the last training, scores of q, then those of w."""
+        trainings = [task for task in self.todo if task.what == "trained"]
+        late = len(trainings) < 2
+        scores = [task for task in self.todo if task.what != "trained"]
+        scores.sort(key=lambda task: (late and task.what == "w", self.names.index(task.row)))
+        self.todo.clear()
+        self.todo.extend((*trainings, *scores) if late else (*scores, *trainings))
 
     def _shares_w(self, trained: Trained) -> bool:
         r"""Whether log p(x | w) is that of the first row: its w is the same, and there are no global latents."""
