@@ -110,7 +110,7 @@ class Tasks:
         self._sort()
 
     def _sort(self) -> None:
-        r"""Sorts the tasks: scores by rows, then trainings; at the end the last training, scores of q, then those of w."""
+        r"""Sorts the tasks: scores by rows, then trainings; at the end the last training, scores of q, scores of w."""
         trainings = [task for task in self.todo if task.what == "trained"]
         late = len(trainings) < 2
         scores = [task for task in self.todo if task.what != "trained"]
