@@ -1,6 +1,7 @@
-r"""Whose parameters are whose: modules that another one owns, and names in Pyro's parameter store."""
+r"""Ownership of parameters: modules shared without registration, and names in Pyro's parameter store."""
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -38,42 +39,63 @@ class Shared(Sequence):
 
 
 @contextlib.contextmanager
-def untouched(*programs):
-    r"""Context manager: Pyro's parameter store is as before afterwards, and these programs have their own parameters.
+def store_restored(*programs):
+    r"""Context manager: restores Pyro's parameter store afterwards, and lets these programs keep their own parameters.
 
-    It starts with what the store holds: programs that are functions have their parameters there.
+    It starts with what the store holds, where programs that are functions have their parameters.
     """
     store = pyro.get_param_store()
     with store.scope(store.get_state()):
-        claim(*programs, stacklevel=6)
+        claim(*programs)
         yield
 
 
-def claim(*programs, stacklevel: int) -> None:
-    r"""Removes from Pyro's parameter store what it holds of others under the names of these programs' parameters.
+def claim(*programs, lasting: bool = False) -> None:
+    r"""Removes entries of Pyro's parameter store that would overwrite parameters of these programs, with a warning.
 
     At a call Pyro puts what it holds under the name of a `PyroParam` into the program, be it left there by another
-    module without a name of its own. A warning at ``stacklevel`` says so.
+    module without a name of its own.
+
+    Arguments:
+        lasting: whether the store will not be restored, so that values which it alone holds are not removed.
+
+    Raises:
+        ValueError: if ``lasting`` and the store holds such a value, a function's ``pyro.param``.
     """
+    if pyro.settings.get("module_local_params"):  # then modules do not read the store
+        return
     store = pyro.get_param_store()
-    held = store.get_state()["params"]
     for program in programs:
-        names = [name for name, own in _own(program) if held.get(name, own) is not own]
-        for name in names:
-            del store[name]
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            warnings.warn(
-                f"Pyro's parameter store holds {names[0]!r}{more} of another module, or of a file, under the names of "
-                f"this {type(program).__name__}: its own are used. To take those of the store, call it once before; to "
-                "be rid of them, pyro.clear_param_store(), or a name for each, PyroModule.__init__(self, name)",
-                stacklevel=stacklevel,
-            )
+        held = store.get_state()["params"]
+        names = dict.fromkeys(name for name, own in named_pyro_params(program) if held.get(name, own) is not own)
+        if not names:
+            continue
+        first, kind = next(iter(names)), type(getattr(program, "program", program)).__name__
+        more = f" and of {len(names) - 1} more" if len(names) > 1 else ""
+        said = f"Pyro's parameter store has another value of {first!r}{more} than this {kind}"
+        advice = f"To use the stored one, call the {kind} before; to avoid the clash, name it: super().__init__('name')"
+        if lasting and not all(isinstance(held[name], torch.nn.Parameter) for name in names):
+            raise ValueError(f"{said}, and that value is in no module. {advice}")
+        warnings.warn(f"{said}, which keeps its own. {advice}", stacklevel=_outside())
+        state = store.get_state()
+        for part in state.values():
+            for name in names:
+                part.pop(name, None)
+        store.clear()
+        store.set_state(state)
 
 
-def _own(program) -> Iterator[tuple[str, torch.Tensor]]:
-    r"""Yields each `PyroParam` of a program with its full name, also before its first call, when Pyro refuses it."""
+def named_pyro_params(program) -> Iterator[tuple[str, torch.Tensor]]:
+    r"""Yields each `PyroParam` of a program with its name in the store, which Pyro tells from its first call on."""
     for module in program.modules() if hasattr(program, "modules") else ():
         for name in module._pyro_params if isinstance(module, PyroModule) else ():
             full = f"{module._pyro_name}.{name}" if module._pyro_name else name
             yield full, getattr(module, f"{name}_unconstrained")
+
+
+def _outside() -> int:
+    r"""Returns the ``stacklevel``, for the caller, of the first frame outside of the package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in (__package__, "contextlib"):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 from pyro_dlgm import DLGM, SVI, compare_seeds, fit, guides, likelihoods, nets, objectives, priors
@@ -312,6 +312,18 @@ def test_programs_that_share_names_are_trained_one_after_the_other(in_processes)
         (ours,) = compare_seeds(Named, made, x, x[:8], together=True, **how)
     (theirs,) = compare_seeds(Named, made, x, x[:8], together=False, **how)
     assert all(ours.rows[s]["test_elbo"] == pytest.approx(theirs.rows[s]["test_elbo"]) for s in (0, 1))
+
+
+def test_names_of_parameters_in_modules_below_count(in_processes):
+    pairs = []
+    for _ in range(2):
+        held = nn.Module()
+        held.program = PyroModule()
+        held.program.scale = PyroParam(torch.tensor(1.0))
+        held.forward = lambda x, index, size=None: None
+        pairs.append((held, guides.MeanField(20, 1)))
+    with pytest.raises(ValueError, match="two of these trainings have programs of one name"):
+        fit_together(pairs, torch.randn(20, 4), seeds=(0, 1), epochs=1)
 
 
 def test_where_one_seed_fails_the_others_go_on(in_processes):

@@ -6,7 +6,7 @@ import torch
 
 from ..program import evaluating, unregistered
 from ..seeding import forked
-from ..shared import untouched
+from ..shared import store_restored
 
 
 @contextlib.contextmanager
@@ -17,5 +17,5 @@ def quiet(*programs, seed: int | None = None):
     (`seeding.alone`), or gets an error during a training.
     """
     # Flags are read last, when no other thread is in here.
-    with forked(seed), untouched(*programs), unregistered(), torch.no_grad(), evaluating(*programs):
+    with forked(seed), store_restored(*programs), unregistered(), torch.no_grad(), evaluating(*programs):
         yield

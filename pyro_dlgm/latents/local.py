@@ -13,7 +13,7 @@ from .. import messages
 from ..points import Points, dealt
 from ..program import evaluating
 from ..seeding import forked
-from ..shared import Shared, untouched
+from ..shared import Shared, store_restored
 from . import independence, run
 from .call import Call
 from .densities import Emission, Joint, Prior, log_joint_each
@@ -111,7 +111,7 @@ class LocalModel:
     def check_axes(self, points: Points) -> None:
         r"""Raises a `ValueError` unless the program accepts samples along an axis to the left of its plates."""
         few = points[:FEW]
-        with torch.no_grad(), forked(0), evaluating(self.program), untouched(self.program):
+        with torch.no_grad(), forked(0), evaluating(self.program), store_restored(self.program):
             u = torch.randn(2, len(few), self.latent_dim, device=few.x.device, dtype=self.seen.dtype)
             apart = torch.stack([self.log_joint(few, each) for each in u])
             try:

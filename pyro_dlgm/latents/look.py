@@ -13,7 +13,6 @@ from ..objectives.sites import is_drawn
 from ..points import Points, evenly
 from ..program import evaluating
 from ..seeding import forked, seeds
-from ..shared import claim
 from . import run
 from .call import Call
 from .held import Batch
@@ -61,7 +60,6 @@ def look(program: Callable, plate: str, points: Points, size: int | None) -> Loo
     r"""Traces a program on a few points; errors are those of `sites.found`."""
     # Parameters created by the first run follow the caller's seed, in a separate stream.
     call = Batch(plate, len(points))(partial(Call(program).of, points, size))
-    claim(program, stacklevel=6)
     with evaluating(program), torch.no_grad(), forked(*seeds(1)):
         run.execute(call, {}, 0)
     with forked(), evaluating(program):

@@ -1,9 +1,11 @@
 r"""The arguments of `fit` made ready: as plain values and tensors, on the device, and as a `Training`."""
 
+import contextlib
 import warnings
 from types import SimpleNamespace
 
 import numpy as np
+import pyro
 import torch
 
 from ..data.batches import Batches, transformed
@@ -12,6 +14,7 @@ from ..evaluate.quiet import quiet
 from ..guides.base import adapted
 from ..guides.programs.auto_local import AutoLocal
 from ..guides.rows import in_files
+from ..latents.call import Function
 from ..optim.nan_guard import interval
 from ..optim.optimizers import adam
 from ..optim.svi import SVI
@@ -19,6 +22,7 @@ from ..points import Points
 from ..ranks import checks as of_ranks
 from ..ranks.batches import RankBatches
 from ..seeding import forked
+from ..shared import claim
 from . import checks
 from .first_call import first_call, is_made
 from .handover import take_over
@@ -124,10 +128,14 @@ def _prepare(a: SimpleNamespace, batches: Batches | Source) -> None:
     if not is_made(a.model, a.guide):
         with forked():
             some = batches.first(batches.batch_size or N)
-        if isinstance(a.guide, AutoLocal):
-            with quiet(a.model, a.guide):
-                a.guide.setup(transformed(batches.spread(SOME), a.transform), size=N)
-        first_call(a.model, a.guide, some, N, validated=a.x_val is not None)
+        # What a module makes at its first call is its own, and not what another one has left under its name.
+        of_modules = contextlib.nullcontext() if isinstance(a.model, Function) else pyro.get_param_store().scope()
+        with of_modules:
+            if isinstance(a.guide, AutoLocal):
+                with quiet(a.model, a.guide):
+                    a.guide.setup(transformed(batches.spread(SOME), a.transform), size=N)
+            first_call(a.model, a.guide, some, N, validated=a.x_val is not None)
+        claim(a.model, a.guide, lasting=True)
     a.processes.same(a.model, a.guide)
     if a.transform is None:  # else the transform determines the scale of x
         with quiet(a.model, a.guide):

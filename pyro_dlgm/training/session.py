@@ -49,7 +49,7 @@ def check(a: SimpleNamespace) -> None:
 def begun(a: SimpleNamespace) -> Training:
     r"""Returns the training of checked arguments, ``a.processes`` among them, on its device."""
     preparation.place(a)
-    claim(a.model, a.guide, stacklevel=6)
+    claim(a.model, a.guide, lasting=True)
     checks.check_points(a)
     return preparation.training(a)
 

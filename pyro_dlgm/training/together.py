@@ -4,7 +4,7 @@ import contextlib
 import copy
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -14,6 +14,7 @@ from ..optim.compiled.together import Together
 from ..progress import Bar
 from ..ranks.group import Alone
 from ..seeding import alone, forked, restore, states
+from ..shared import named_pyro_params
 from .fit import fit
 from .loop.listeners import Guarded
 from .loop.result import Result
@@ -119,9 +120,17 @@ def _check(pairs: Sequence, seeds: Sequence, settings: dict) -> None:
             f"{given[0] if given else 'e_steps'} is {settings[given[0] if given else 'e_steps']!r}; expected "
             "the default: trainings together have no run on disk, no further processes, and one step for each batch"
         )
-    names = [program._pyro_name for pair in pairs for program in pair if isinstance(program, PyroModule)]
-    if len(set(names)) < len(names):
+    names = [set(_names(pair)) for pair in pairs]
+    if len(set().union(*names)) < sum(map(len, names)):
         raise ValueError(
             "two of these trainings have programs of one name, for which Pyro's parameter store holds one set of "
             "parameters; expected names of their own, PyroModule.__init__(self, name), or one training after the other"
         )
+
+
+def _names(pair: tuple) -> Iterator[str]:
+    r"""Yields names in Pyro's parameter store: those of programs, and of parameters in modules below."""
+    for program in pair:
+        if isinstance(program, PyroModule):
+            yield program._pyro_name
+        yield from (name for name, _ in named_pyro_params(program))

@@ -105,7 +105,7 @@ class Tasks:
         else:
             self.todo.append(Task(name, "w", partial(scorer.of_w, trained.given)))
         if self.frozen and name == self.names[0]:
-            self.model = trained.model
+            self.model = trained.model if trained.given is trained.model else None
             self._train(self.names[1:], copy.deepcopy(trained.model).requires_grad_(False))
         self._sort()
 
