@@ -53,8 +53,8 @@ def store_restored(*programs):
 def claim(*programs, lasting: bool = False) -> None:
     r"""Removes entries of Pyro's parameter store that would overwrite parameters of these programs, with a warning.
 
-    At a call Pyro puts what it holds under the name of a `PyroParam` into the program, be it left there by another
-    module without a name of its own.
+    At a call Pyro puts what it holds under the name of a `PyroParam` into the program, even if another module that has
+    no name has left it there.
 
     Arguments:
         lasting: whether the store will not be restored, so that values which it alone holds are not removed.
@@ -66,7 +66,8 @@ def claim(*programs, lasting: bool = False) -> None:
         return
     store = pyro.get_param_store()
     for program in programs:
-        held = store.get_state()["params"]
+        state = store.get_state()
+        held = state["params"]
         names = dict.fromkeys(name for name, own in named_pyro_params(program) if held.get(name, own) is not own)
         if not names:
             continue
@@ -77,7 +78,6 @@ def claim(*programs, lasting: bool = False) -> None:
         if lasting and not all(isinstance(held[name], torch.nn.Parameter) for name in names):
             raise ValueError(f"{said}, and that value is in no module. {advice}")
         warnings.warn(f"{said}, which keeps its own. {advice}", stacklevel=_outside())
-        state = store.get_state()
         for part in state.values():
             for name in names:
                 part.pop(name, None)

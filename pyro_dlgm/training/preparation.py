@@ -135,7 +135,7 @@ def _prepare(a: SimpleNamespace, batches: Batches | Source) -> None:
                 with quiet(a.model, a.guide):
                     a.guide.setup(transformed(batches.spread(SOME), a.transform), size=N)
             first_call(a.model, a.guide, some, N, validated=a.x_val is not None)
-        claim(a.model, a.guide, lasting=True)
+    claim(a.model, a.guide, lasting=True)
     a.processes.same(a.model, a.guide)
     if a.transform is None:  # else the transform determines the scale of x
         with quiet(a.model, a.guide):

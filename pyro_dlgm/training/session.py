@@ -15,7 +15,6 @@ from ..ranks.joining import joined
 from ..runs.fingerprint import as_before, fingerprint
 from ..runs.run import Run
 from ..seeding import alone, forked
-from ..shared import claim
 from . import checks, preparation
 from .autosave import Autosave, save
 from .loop.listeners import Guarded, Listener
@@ -49,7 +48,6 @@ def check(a: SimpleNamespace) -> None:
 def begun(a: SimpleNamespace) -> Training:
     r"""Returns the training of checked arguments, ``a.processes`` among them, on its device."""
     preparation.place(a)
-    claim(a.model, a.guide, lasting=True)
     checks.check_points(a)
     return preparation.training(a)
 

@@ -72,7 +72,7 @@ def models(a: argparse.Namespace) -> dict[str, tuple[DLGM, Tensor]]:
         found["MNIST, conv"] = partial(on_mnist, nets.ConvDecoder, 64, a)
     chosen = a.models or list(found)
     if unknown := set(chosen) - set(found):
-        raise SystemExit(f"models has {', '.join(unknown)}; expected some of {', '.join(found)}; MNIST by --data-root")
+        raise SystemExit(f"no model {sorted(unknown)}; expected some of {list(found)}, those of MNIST with --data-root")
     return {name: found[name]() for name in chosen}
 
 
