@@ -1,5 +1,6 @@
 r"""A test whether a prior depends on ``given``."""
 
+import functools
 import inspect
 
 from torch import nn
@@ -7,5 +8,10 @@ from torch import nn
 
 def needs_given(prior: nn.Module) -> bool:
     r"""Returns whether p(t) depends on ``given``, and cannot be computed without it."""
-    given = inspect.signature(prior.forward).parameters.get("given")
+    return _requires_given(getattr(prior.forward, "__func__", prior.forward))
+
+
+@functools.lru_cache(maxsize=64)  # asked at each call of a model, and slow to find
+def _requires_given(forward) -> bool:
+    given = inspect.signature(forward).parameters.get("given")
     return given is not None and given.default is given.empty
