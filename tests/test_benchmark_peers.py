@@ -15,19 +15,20 @@ def path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
+@pytest.mark.parametrize("case", ["mlp", "conv"])
 @pytest.mark.parametrize("name", ["NumPyro, svi.update", "NumPyro, lax.scan", "Pythae, its trainer"])
-def test_a_peer_has_the_same_loss_and_learns_as_fast(name, monkeypatch):
+def test_a_peer_has_the_same_loss_and_learns_as_fast(name, case, monkeypatch):
     import peers
     import step_price
 
     if importlib.util.find_spec(library := peers.WAYS[name][0]) is None:
         pytest.skip(f"{library} is not installed: pip install 'pyro_dlgm[bench]'")
     monkeypatch.setattr(peers, "WAYS", {name: peers.WAYS[name]})
-    (peer,) = peers.started("mlp", seed=0, threads=1).values()
+    (peer,) = peers.started(case, seed=0, threads=1).values()
     peer.seconds(20)
     peer.end()
     torch.manual_seed(0)
-    model, guide, data = step_price.pair("mlp")
+    model, guide, data = step_price.pair(case)
     hand = step_price.HandWritten(model, guide)
     losses = [float(hand.step(x)) for x, _ in data[:20]]
     assert abs(peer.said["off"]) < peers.CLOSE

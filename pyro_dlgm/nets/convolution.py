@@ -72,9 +72,9 @@ def doubled(v: Tensor, weight: Tensor) -> Tensor:
     r"""Returns the transposed convolution to one channel, with stride 2 and padding 1, as one matrix product.
 
     On a CPU it takes about a quarter of the time of torch's, which is made for many channels; with gradients a third to
-    two thirds of it. Pixel (i, j) adds w_kl times its channels to pixel (2i + k − 1, 2j + l − 1). The products with all w_kl come
-    first, as 4 x 4 images. Then row 2i is what k = 1 makes of row i and k = 3 of row i − 1, row 2i + 1 what k = 2 makes
-    of row i and k = 0 of row i + 1, and so for columns.
+    two thirds of it. Pixel (i, j) adds w_kl times its channels to pixel (2i + k − 1, 2j + l − 1). The products with all
+    w_kl come first, as 4 x 4 images. Then row 2i is what k = 1 makes of row i and k = 3 of row i − 1, row 2i + 1 what
+    k = 2 makes of row i and k = 0 of row i + 1, and so for columns.
 
     Arguments:
         v: images (N, C, H, W).

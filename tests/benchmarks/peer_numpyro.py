@@ -25,11 +25,30 @@ def layer(v, module: nn.Module, weights):
     match module:
         case nn.Linear():
             return v @ weights[0].T + weights[1]
+        case nn.Conv2d():
+            return convolved(v, weights, module.padding, strides=module.stride)
+        case nn.ConvTranspose2d():
+            flipped = jnp.flip(weights[0], (2, 3)).swapaxes(0, 1)
+            outer = [k - 1 - p for k, p in zip(module.kernel_size, module.padding, strict=True)]
+            return convolved(v, (flipped, weights[1]), outer, dilation=module.stride)
         case nn.ELU():
             return jax.nn.elu(v)
+        case nn.GELU():
+            return jax.nn.gelu(v, approximate=False)
+        case nn.Identity():
+            return v
         case nn.Flatten():
             return v.reshape(len(v), -1)
+        case nn.Unflatten():
+            return v.reshape(len(v), *module.unflattened_size)
     raise TypeError(f"no layer of jax for {module}")
+
+
+def convolved(v, weights, padding, strides=(1, 1), dilation=(1, 1)):
+    r"""The convolution of images (B, C, H, W); with a dilation of the image it is the transposed one."""
+    both, ways = [(p, p) for p in padding], ("NCHW", "OIHW", "NCHW")
+    made = jax.lax.conv_general_dilated(v, weights[0], strides, both, dilation, dimension_numbers=ways)
+    return made + weights[1][:, None, None]
 
 
 def network(name: str, net: nn.Module):

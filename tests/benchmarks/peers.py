@@ -15,7 +15,6 @@ WAYS = {
     "NumPyro, lax.scan": ("numpyro", "peer_numpyro.py", "--way=scan"),
     "Pythae, its trainer": ("pythae", "peer_pythae.py"),
 }
-CASES = {"numpyro": ("mlp",)}  # the convolutional pair is not written for JAX
 CLOSE = 2e-3  # nats per point, of hundreds: sums of float32 in another order
 
 
@@ -23,8 +22,6 @@ def started(case: str, seed: int, threads: int) -> dict[str, measure.Elsewhere]:
     r"""Returns the peers that are installed, and says which are not."""
     found = {}
     for name, (library, script, *way) in WAYS.items():
-        if case not in CASES.get(library, (case,)):
-            continue
         if find_spec(library) is None:
             print(f"{name}: left out, since {library} is not installed: pip install 'pyro_dlgm[bench]'")
         else:

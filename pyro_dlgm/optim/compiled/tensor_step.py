@@ -153,8 +153,10 @@ def program(function: Callable, sections: list[list[Tensor]], backend: str | boo
     """
     with torch.no_grad():
         graph = make_fx(lambda sections: function(*sections), tracing_mode="fake")(sections)
-    graph.graph.set_codegen(fx.graph.CodeGen())
-    graph.recompile()
+        graph.graph.set_codegen(fx.graph.CodeGen())
+        graph.recompile()
+        if backend == "inductor":  # without Dynamo, whose guards on a hundred tensors take time at each step
+            return torch._inductor.compile(graph, [v for section in sections for v in section])
     return torch.compile(graph, backend=backend, dynamic=False, fullgraph=True) if backend else graph
 
 
