@@ -181,6 +181,19 @@ def test_train_and_eval_are_two_kinds_and_buffers_move_once():
     assert len(svi.compiler.steps) == 2
 
 
+def test_weights_in_another_memory_format_are_another_kind_of_step():
+    torch.manual_seed(0)
+    model = DLGM(priors.StandardNormal(2), likelihoods.Bernoulli(nets.ConvDecoder(2, (1, 8, 8), widths=(4, 8))))
+    guide, x = guides.Amortized(nets.ConvEncoder((1, 8, 8), 8, widths=(4, 8)), 2), torch.rand(6, 1, 8, 8).round()
+    svi = SVI(model, guide, check_every=1, compile="eager")
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for part in (model, guide):
+            part.to(memory_format=layout)
+        for _ in range(2):
+            svi.step(x, factor=1 / 6)
+    assert len(svi.compiler.steps) == 2 and None not in svi.compiler.steps.values()
+
+
 def test_more_kinds_than_eight_are_not_compiled(monkeypatch):
     monkeypatch.setattr(compiler, "MOST", 2)
     svi = SVI(*small(), check_every=1, compile="eager")
