@@ -75,7 +75,7 @@ def test_a_narrow_ridge_costs_no_more_temperatures_than_a_sphere():
     assert (walks.log_px - exact).abs().mean() < 0.1
     found, said = asked(model, x)
     torch.testing.assert_close(found.log_px.value, exact, rtol=0, atol=1e-3)
-    assert found.num_temperatures == pilot.LADDER[0] and said == []
+    assert found.num_temperatures == pilot.FIRST and said == []
 
 
 # Right where the truth is known
@@ -87,7 +87,7 @@ def test_on_ppca_it_is_the_evidence_at_once():
     for m in (None, mask):
         found, said = asked(ppca, Points(x, mask=m))
         torch.testing.assert_close(found.log_px.value, ppca.log_prob(x, m).detach(), rtol=0, atol=1e-8)
-        assert found.num_temperatures == pilot.LADDER[0] and abs(found.certificate.gap) < 1e-8 and said == []
+        assert found.num_temperatures == pilot.FIRST and abs(found.certificate.gap) < 1e-8 and said == []
         assert not found.uncertain.any() and not found.refitted.any() and found.notes == []
 
 
@@ -178,10 +178,17 @@ def test_more_is_asked_for_a_smaller_tolerance():
     assert first.gaps[10] == last.gaps[10] and last.gradients > 2 * first.gradients
 
 
-def test_the_ladder_ends_at_the_budget():
+def test_numbers_of_temperatures_end_at_the_budget():
     settings = Settings(4, 1, 3, 0.65, 2**28)
-    assert list(pilot.rungs(settings, 8000)) == [10, 30, 100, 300, 555]
-    assert list(pilot.rungs(settings, 1)) == [10]
+    assert [pilot._longest(settings, budget) for budget in (8000, 1, 10**9)] == [555, 10, 10_000]
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"), [(0.081, 150), (0.128, 200), (0.16, 250), (0.2, 300), (9.0, 300), (float("nan"), 300)]
+)
+def test_the_next_number_of_temperatures_is_the_one_that_the_gap_asks_for(off, expected):
+    r"""100 · off / 0.08 / 0.8, between 1.5 and 3 times as many."""
+    assert pilot._next(100, off, 0.08) == expected
 
 
 def test_pilot_choice_walks_and_certificate_share_no_seed(monkeypatch):

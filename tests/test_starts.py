@@ -334,25 +334,28 @@ def spread(num, mean, deviation):
 
 def test_points_are_added_where_the_standard_error_is_what_is_too_large(monkeypatch):
     # 16 points: 0.02 + 2 · 0.16/4 = 0.1 > 0.08; with n points 2 · 0.16/√n is 0.06 at n = 29.
-    calls = told(monkeypatch, {10: [spread(16, 0.02, 0.16), spread(13, 0.02, 0.1)]})
+    # 13 more cost less than 16 temperatures: 2 · 13 · 300 against (2 · 16 + 20) · (408 − 252).
+    calls = told(monkeypatch, {10: [spread(16, 0.02, 0.16), spread(13, 0.02, 0.1)]}, 300)
     like = Points(torch.arange(20.0).unsqueeze(1))
     found = pilot.pilot(None, like, 16, WALKS, tol=0.1, budget=8000, seed=0, progress=True)
     assert [call[5] for call in calls] == [True, True]
     assert [call[:2] for call in calls] == [(10, 16), (10, 29 - 16)] and calls[0][2] != calls[1][2]
     assert calls[1][3] == [16, 17, 18, 19, *range(9)]  # whose masks come next
-    assert found.num_temperatures == 10 and found.num_points == 29 and found.gradients == 29 * 1000
+    assert found.num_temperatures == 10 and found.num_points == 29 and found.gradients == 29 * 300
     both = torch.cat([spread(16, 0.02, 0.16), spread(13, 0.02, 0.1)])
     assert found.gaps == {10: pytest.approx(abs(float(both.mean())) + 2 * float(both.std()) / 29**0.5)}
 
 
-@pytest.mark.parametrize(("mean", "deviation"), [(0.09, 0.01), (-0.09, 0.01), (0.02, 3.0)])
-def test_temperatures_are_added_where_points_would_not_do(mean, deviation, monkeypatch):
+@pytest.mark.parametrize(
+    ("mean", "deviation", "T"), [(0.09, 0.01, 15), (-0.15, 0.01, 24), (0.02, 0.16, 16), (0.02, 3.0, 30)]
+)
+def test_temperatures_are_added_where_points_would_not_do(mean, deviation, T, monkeypatch):
     r"""A gap that is too large whatever its error is, of either sign; and an error that would take too many points."""
-    calls = told(monkeypatch, {10: [spread(16, mean, deviation)], 30: [spread(16, 0.0, 0.01)]})
+    calls = told(monkeypatch, {10: [spread(16, mean, deviation)], T: [spread(16, 0.0, 0.01)]})
     found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0)
-    assert [call[:2] for call in calls] == [(10, 16), (30, 16)]
-    assert found.num_temperatures == 30 and found.num_points == 16 and list(found.gaps) == [10, 30]
-    assert [call[4] for call in calls] == [False, True]  # E-steps, where walks are long enough to tell
+    assert [call[:2] for call in calls] == [(10, 16), (T, 16)]
+    assert found.num_temperatures == T and found.num_points == 16 and list(found.gaps) == [10, T]
+    assert [call[4] for call in calls] == [False, T >= 30]  # E-steps, where walks are long enough to tell
 
 
 def test_more_points_are_worth_it_where_more_data_wait():

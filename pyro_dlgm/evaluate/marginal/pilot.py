@@ -2,7 +2,6 @@ r"""The numbers of temperatures and of simulated points that bring the gap of BD
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,9 @@ from .annealing.path import TUNING, Settings
 from .starts import chosen
 
 REFITS = 30  # temperatures from which on the pilot refits points
-LADDER = (10, 30, 100, 300, 1000, 3000, 10_000)  # numbers of temperatures to try
+FIRST, LONGEST = 10, 10_000  # numbers of temperatures
+LEAST, MOST = 1.5, 3.0  # factors from one number to the next
+RUNGS = 2 + math.ceil(math.log(LONGEST / FIRST, LEAST))  # tried at most
 AIM = 0.8  # share of the tolerance: the gap at the points of the certificate is a different draw
 
 
@@ -65,19 +66,25 @@ def pilot(
         seed: seed of all random numbers, which nothing else may use.
         progress: whether annealing shows a bar.
     """
-    spent, gaps, ladder = 0, {}, [_with(settings, T) for T in rungs(settings, budget)]
-    dearer = [*ladder[1:], _with(settings, 3 * ladder[-1].num_temperatures)]
-    for walks, after, rung in zip(ladder, dearer, seeds(len(ladder), seed), strict=True):
-        gap, gradients = _gaps(model, like, num_points, walks, after, AIM * tol, seed=rung, progress=progress)
-        T, spent = walks.num_temperatures, spent + gradients
-        gaps[T] = _off(gap)
-        if gaps[T] <= AIM * tol:
+    T, spent, gaps, longest = FIRST, 0, {}, _longest(settings, budget)
+    for rung in seeds(RUNGS, seed):
+        walks = _with(settings, T)
+        gap, gradients = _gaps(model, like, num_points, walks, AIM * tol, seed=rung, progress=progress)
+        gaps[T], spent = _off(gap), spent + gradients
+        if gaps[T] <= AIM * tol or longest == T:
             break
-    return Pilot(T, len(gap), gaps, spent)
+        T = min(_next(T, gaps[T], AIM * tol), longest)
+    return Pilot(walks.num_temperatures, len(gap), gaps, spent)
+
+
+def _next(T: int, off: float, aim: float) -> int:
+    r"""Returns the next number of temperatures to try, some more than the gap asks for: gaps fall about as 1/T."""
+    wanted = off / aim / AIM if math.isfinite(off) else MOST
+    return round(T * min(MOST, max(LEAST, wanted)))
 
 
 def _gaps(
-    model, like: Points, num_points: int, walks: Settings, dearer: Settings, aim: float, *, seed: int, progress: bool
+    model, like: Points, num_points: int, walks: Settings, aim: float, *, seed: int, progress: bool
 ) -> tuple[Tensor, int]:
     r"""Returns the gaps of simulated points, of further ones where that beats dearer walks, and the gradients spent."""
     first, further = seeds(2, seed)
@@ -85,7 +92,7 @@ def _gaps(
     how = {"refit": walks.num_temperatures >= REFITS, "progress": progress}
     found, spent = certified(model, like, num_points, walks, **how, seed=first)
     gap, price = found.upper - found.lower, spent / num_points
-    more = _wanted(gap, aim) - num_points
+    more, dearer = _wanted(gap, aim) - num_points, _with(walks, _next(walks.num_temperatures, _off(gap), aim))
     if not 0 < more <= _affordable(num_points, len(like), price, price + dearer.gradients(2) - walks.gradients(2)):
         return gap, spent
     rows = torch.arange(num_points, num_points + max(more, 2), device=like.x.device) % len(like)
@@ -115,11 +122,10 @@ def _affordable(num_points: int, num_data: int, here: float, after: float) -> fl
     return ((2 * num_points + num_data) * after / here - num_data) / 2 - num_points
 
 
-def rungs(settings: Settings, budget: int) -> Iterator[int]:
-    r"""Yields the numbers of temperatures within the budget, at least the first one, ending with the largest."""
-    most = int(budget / settings.num_chains / settings.num_leapfrog / (1 + 1 / TUNING))
-    below = [T for T in LADDER if most > T]
-    yield from [*below, most] if below else LADDER[:1]
+def _longest(settings: Settings, budget: int) -> int:
+    r"""Returns the largest number of temperatures within the budget, but no less than the first one."""
+    within = int(budget / settings.num_chains / settings.num_leapfrog / (1 + 1 / TUNING))
+    return max(FIRST, min(within, LONGEST))
 
 
 def certified(
