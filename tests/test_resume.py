@@ -20,6 +20,7 @@ from pyro.infer import Trace_ELBO
 from pyro_dlgm import DLGM, SVI, fit, guides, likelihoods, load, nets, priors
 from pyro_dlgm.cli.main import main
 from pyro_dlgm.data.streamed_images import Files, Streamed
+from pyro_dlgm.optim.optimizers import lay_out
 from pyro_dlgm.runs.digest import digest
 from pyro_dlgm.runs.files import RunError
 from pyro_dlgm.runs.fingerprint import described, differences, fingerprint
@@ -56,6 +57,17 @@ def test_moments_get_the_layout_of_weights_that_lie_otherwise_now(tmp_path):
         ended = trained(folder, then, epochs=4)
         torch.testing.assert_close(ended, whole, rtol=0, atol=2e-5)
         assert (ended - begun).abs().max() > 1e-3
+
+
+def test_moments_keep_their_precision_in_another_layout():
+    p = torch.nn.Parameter(torch.zeros(3, 2, dtype=torch.bfloat16))
+    optimizer = torch.optim.Adam([p])
+    moments = torch.rand(2, 3).T + 1
+    optimizer.state[p] = {"step": torch.tensor(1.0), "exp_avg": moments, "exp_avg_sq": moments.to_sparse()}
+    lay_out(optimizer)
+    state = optimizer.state[p]
+    assert state["exp_avg"].stride() == p.stride() and torch.equal(state["exp_avg"], moments)
+    assert state["exp_avg_sq"].is_sparse
 
 
 # What is counted

@@ -1,6 +1,7 @@
 r"""Gaussians near the posteriors, from which walks start, and how many simulated points the pilot takes."""
 
 import importlib
+import itertools
 import math
 import warnings
 from dataclasses import replace
@@ -356,6 +357,21 @@ def test_temperatures_are_added_where_points_would_not_do(mean, deviation, T, mo
     assert [call[:2] for call in calls] == [(10, 16), (T, 16)]
     assert found.num_temperatures == T and found.num_points == 16 and list(found.gaps) == [10, T]
     assert [call[4] for call in calls] == [False, T >= 30]  # E-steps, where walks are long enough to tell
+
+
+@pytest.mark.parametrize(
+    ("mean", "expected"), [(9.0, [10, 30, 90, 270, 555]), (math.nan, [10, 30, 90, 270, 555]), (0.081, None)]
+)
+def test_the_last_number_of_temperatures_is_that_of_the_budget(mean, expected, monkeypatch):
+    class Always(dict):
+        def __missing__(self, T):
+            return [spread(16, mean, 1e-6)]
+
+    calls = told(monkeypatch, Always())
+    found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0)
+    tried = [call[0] for call in calls]
+    assert tried[0] == 10 and tried[-1] == found.num_temperatures == 555 and expected in (None, tried)
+    assert all(b >= 1.4 * a for a, b in itertools.pairwise(tried)) and len({call[2] for call in calls}) == len(calls)
 
 
 def test_more_points_are_worth_it_where_more_data_wait():

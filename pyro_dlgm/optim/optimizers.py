@@ -51,17 +51,18 @@ def load_states(parts: Sequence, states: Sequence[dict]) -> None:
     for part, state in zip(parts, states, strict=True):
         part.load_state_dict(state)
         if isinstance(part, torch.optim.Optimizer):
-            _laid_out(part)
+            lay_out(part)
 
 
-def _laid_out(optimizer: torch.optim.Optimizer) -> None:
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
     r"""Lays moments out in memory as their parameters, which a user may have given another memory format since.
 
     torch's fused Adam goes through the memory of both, without a look at their strides.
     """
     for p, state in optimizer.state.items():
         for name, v in state.items():
-            if isinstance(v, Tensor) and v.shape == p.shape and v.stride() != p.stride():
+            strided = isinstance(v, Tensor) and v.layout == p.layout == torch.strided
+            if strided and v.shape == p.shape and v.stride() != p.stride():
                 state[name] = torch.empty_like(p, dtype=v.dtype).copy_(v)
 
 

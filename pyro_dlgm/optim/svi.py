@@ -17,7 +17,7 @@ from .attempt import Attempt
 from .clipping import clip_
 from .compiled.compiler import Compiler
 from .nan_guard import Watch, bad
-from .optimizers import adam, listed, takes_sparse
+from .optimizers import adam, lay_out, listed, takes_sparse
 from .pair_loss import PairLoss
 
 
@@ -76,6 +76,7 @@ class SVI(PairLoss):
         self.watch = None if check_every is None else self._watch(check_every)
         self.compiler = Compiler(self, compile, compile_size) if compile else None
         self.summed, self.tables = summed, {m.weight for m in self.modules() if isinstance(m, Rows)}
+        self._strides: list[tuple[int, ...]] = []
 
     def _watch(self, every: int) -> Watch:
         # An optimizer that cannot skip an update needs the flag to be read before each one.
@@ -121,7 +122,7 @@ class SVI(PairLoss):
             blocks: the arguments of model and guide for each block, (args, kwargs).
             factor: a factor of the loss.
         """
-        self.clear()
+        self._begin()
         for args, kwargs in blocks:
             self.backward(self._of_guide(), factor, args, kwargs)
         self._norms()
@@ -135,8 +136,16 @@ class SVI(PairLoss):
             optimizer.step()
         self.clear()
 
-    def _step(self, only, factor, args, kwargs) -> Tensor:
+    def _begin(self) -> None:
         self.clear()
+        strides = [p.stride() for p in self.parameters()]
+        if strides != self._strides:
+            for optimizer in self.optimizers:
+                lay_out(optimizer)
+            self._strides = strides
+
+    def _step(self, only, factor, args, kwargs) -> Tensor:
+        self._begin()
         attempt = self._attempt(only, factor, args, kwargs)
         loss = None if self.compiler is None else self.compiler.step(attempt, only, factor)
         return self.take(attempt, only) if loss is None else loss

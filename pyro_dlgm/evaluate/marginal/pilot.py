@@ -17,9 +17,8 @@ from .annealing.path import TUNING, Settings
 from .starts import chosen
 
 REFITS = 30  # temperatures from which on the pilot refits points
-FIRST, LONGEST = 10, 10_000  # numbers of temperatures
+FIRST = 10  # temperatures
 LEAST, MOST = 1.5, 3.0  # factors from one number to the next
-RUNGS = 2 + math.ceil(math.log(LONGEST / FIRST, LEAST))  # tried at most
 AIM = 0.8  # share of the tolerance: the gap at the points of the certificate is a different draw
 
 
@@ -28,7 +27,7 @@ class Pilot:
     r"""The result of the pilot.
 
     Attributes:
-        num_temperatures: the smallest number that reached the aim, or the largest within the budget.
+        num_temperatures: the first number tried that reached the aim, or the largest within the budget.
         num_points: the number of simulated points there.
         gaps: |gap| + 2 standard errors for each number of temperatures tried, in nats.
         gradients: gradient evaluations of log p(x, t), of all its points together.
@@ -67,13 +66,14 @@ def pilot(
         progress: whether annealing shows a bar.
     """
     T, spent, gaps, longest = FIRST, 0, {}, _longest(settings, budget)
-    for rung in seeds(RUNGS, seed):
+    for rung in seeds(2 + math.ceil(math.log(longest / FIRST, LEAST)), seed):
         walks = _with(settings, T)
         gap, gradients = _gaps(model, like, num_points, walks, AIM * tol, seed=rung, progress=progress)
         gaps[T], spent = _off(gap), spent + gradients
         if gaps[T] <= AIM * tol or longest == T:
             break
-        T = min(_next(T, gaps[T], AIM * tol), longest)
+        T = _next(T, gaps[T], AIM * tol)
+        T = longest if longest <= LEAST * T else T  # no two numbers that are nearly the same
     return Pilot(walks.num_temperatures, len(gap), gaps, spent)
 
 
@@ -124,8 +124,7 @@ def _affordable(num_points: int, num_data: int, here: float, after: float) -> fl
 
 def _longest(settings: Settings, budget: int) -> int:
     r"""Returns the largest number of temperatures within the budget, but no less than the first one."""
-    within = int(budget / settings.num_chains / settings.num_leapfrog / (1 + 1 / TUNING))
-    return max(FIRST, min(within, LONGEST))
+    return max(FIRST, int(budget / settings.num_chains / settings.num_leapfrog / (1 + 1 / TUNING)))
 
 
 def certified(

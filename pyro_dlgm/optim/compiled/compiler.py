@@ -82,7 +82,7 @@ class Compiler:
         ignored = {"max_plate_nesting"} | ({"beta"} if isinstance(self.svi.objective, ELBO) else set())
         settings = [v for n, v in vars(self.svi.objective).items() if isinstance(v, PLAIN) and n not in ignored]
         attributes = [held.get(name) for held, name in self._attributes]
-        trained = [(p.requires_grad, p.stride()) for p in self.svi.parameters()]  # a program has one memory layout
+        trained = [p.requires_grad for p in self.svi.parameters()]
         kind = batch.kind(), only is None, torch.is_autocast_enabled(device), *settings, *attributes, *trained
         try:
             known = kind in self.steps

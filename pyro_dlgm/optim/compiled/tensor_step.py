@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..clipping import clipped, norm
 from ..nan_guard import bad
 from .batch_loss import Arguments, gradients
 from .capture import capture
+from .program import program
 from .update import adam_, is_plain, paces, state_of
 
 
@@ -141,23 +141,6 @@ class TensorStep:
                 state = [next(states) for _ in range(3)]
                 adam_(others[place], every[g], state, (lengths[k], roots[k]), block.group, skip)
         return [loss, flag, total, *(every[place] for place in self._outside)]
-
-
-def program(function: Callable, sections: list[list[Tensor]], backend: str | bool):
-    r"""Returns a function of lists of tensors as a program of all these tensors in turn.
-
-    Arguments:
-        function: it may change its tensors in place.
-        sections: its arguments.
-        backend: the backend of `torch.compile`; `False`: its operations are called one by one.
-    """
-    with torch.no_grad():
-        graph = make_fx(lambda sections: function(*sections), tracing_mode="fake")(sections)
-        graph.graph.set_codegen(fx.graph.CodeGen())
-        graph.recompile()
-        if backend == "inductor":  # without Dynamo, whose guards on a hundred tensors take time at each step
-            return torch._inductor.compile(graph, [v for section in sections for v in section])
-    return torch.compile(graph, backend=backend, dynamic=False, fullgraph=True) if backend else graph
 
 
 def _returned(graph: fx.GraphModule) -> list[int]:

@@ -8,8 +8,9 @@ from torch import Tensor
 from ..attempt import Attempt
 from .batch_loss import Arguments
 from .compared import TIMES, compare, eager_gradient, put_back, refusing, undone
+from .program import program
 from .stacks import Stacks
-from .tensor_step import TensorStep, program
+from .tensor_step import TensorStep
 
 
 class Queued(NamedTuple):
