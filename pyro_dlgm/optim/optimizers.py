@@ -50,8 +50,6 @@ def load_states(parts: Sequence, states: Sequence[dict]) -> None:
     r"""Restores the states of several modules or optimizers."""
     for part, state in zip(parts, states, strict=True):
         part.load_state_dict(state)
-        if isinstance(part, torch.optim.Optimizer):
-            lay_out(part)
 
 
 def lay_out(optimizer: torch.optim.Optimizer) -> None:
