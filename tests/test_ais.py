@@ -12,6 +12,7 @@ from pyro_dlgm.guides import families
 
 from pyro_dlgm import DLGM, PPCA, evaluate, guides, likelihoods, nets, priors
 from pyro_dlgm.evaluate.blocks import chunks
+from pyro_dlgm.evaluate.marginal.annealing import gap, path
 from pyro_dlgm.evaluate.marginal.annealing.ais import AIS, ais
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import bdmc
 from pyro_dlgm.evaluate.marginal.annealing.blocks import rows_that_fit
@@ -369,8 +370,9 @@ def test_bounds_hold_the_truth_between_them_and_close_in():
         assert z(below) > -3 and z(above) > -3
         if T == 2:  # a poor start and few temperatures: both bounds are far off, on their sides
             assert z(below) > 4 and z(above) > 4
-        assert found.gap == pytest.approx(float((below + above).mean()))
-        assert found.stderr == pytest.approx(float((below + above).std()) / 10)
+        assert found.gap == pytest.approx(float(found.gaps.mean()))
+        assert found.stderr == pytest.approx(float(found.gaps.std()) / 10)
+        assert abs(z(below + above - found.gaps)) < 4
         gaps.append(found.gap)
     assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] > 0
 
@@ -381,6 +383,55 @@ def test_upper_weights_are_unbiased_too():
     found = bdmc(ppca, None, 4000, 3, 3, num_leapfrog=3, seed=0)
     ratio = (ppca.log_prob(found.x).detach() - found.upper).exp()
     assert ratio.std() > 0.05 and abs(z(ratio - 1)) < 4
+
+
+@pytest.mark.parametrize("T", [1, 3, 24])
+def test_the_control_variate_has_mean_0(T):
+    r"""Of pairs of walks that agree (24 temperatures, and most of its noise is gone) and that do not."""
+    ppca, _, _ = linear(1, 3, scale=2.0)
+    found = bdmc(ppca, None, 6000, 3, T, num_leapfrog=3, seed=0)
+    plain = found.upper - found.lower
+    control = plain - found.gaps
+    assert abs(z(control)) < 4 and control.std() > 0.05
+    assert -math.exp(3) < control.min() and control.max() <= 1
+    share = float(found.gaps.std() / plain.std())
+    assert share < (0.4 if T == 24 else 1)
+
+
+def test_the_control_variate_is_the_mean_over_all_pairs():
+    up, down = torch.tensor([[0.0], [1.0]]).double(), torch.tensor([[0.5], [9.0], [-2.5]]).double()
+    # Gaps 0.5, 9, -2.5 of the first walk upwards, -0.5, 8, -3.5 of the second: 9 and 8 are too large for their 1.
+    each = [1 - math.exp(-0.5), -math.exp(-9), 1 - math.exp(2.5), 1 - math.exp(0.5), -math.exp(-8), 1]
+    assert float(gap.control(up, down)) == pytest.approx(sum(each) / 6)
+    lower, upper = math.log((1 + math.e) / 2), -math.log(sum(math.exp(-d) for d in (0.5, 9.0, -2.5)) / 3)
+    assert float(gap.gaps(up, down)) == pytest.approx(upper - lower - sum(each) / 6)
+
+
+def test_walks_that_never_end_leave_a_gap_without_bound():
+    up, down = torch.tensor([[-math.inf, 0.0]]), torch.tensor([[0.0, math.nan]])
+    found = gap.gaps(up, down)
+    assert found[0] == math.inf and found[1].isnan()
+
+
+@pytest.mark.parametrize(("T", "transitions"), [(1, 0), (4, 3), (30, 10)])
+def test_walks_downwards_start_at_other_draws_of_the_posterior(monkeypatch, T, transitions):
+    ppca, _, _ = linear(2, 6)
+    started, plain = [], path.Annealer.sweep
+
+    def sweep(self, state, betas):
+        if betas[0] == 1:
+            started.append(state.t)
+        return plain(self, state, betas)
+
+    monkeypatch.setattr(path.Annealer, "sweep", sweep)
+    found = bdmc(ppca, None, 500, 3, T, num_leapfrog=3, seed=0)
+    assert path.Settings(3, T, 3, 0.65, 1).fresh == transitions
+    (t,) = started  # float64, in one block
+    moved = (t - found.t).abs().amax(-1) > 0
+    assert moved.double().mean() > 0.9 if transitions else not moved.any()
+    q = ppca.posterior(found.x)
+    white = torch.linalg.solve_triangular(q.scale_tril.expand(500, 2, 2), (t[0] - q.mean).unsqueeze(-1), upper=False)
+    assert abs(z(white.square().sum((-1, -2)).detach() - 2)) < 4
 
 
 def test_the_exact_posterior_leaves_no_gap():

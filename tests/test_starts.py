@@ -1,4 +1,4 @@
-r"""Gaussians near the posteriors, from which walks start, and how many simulated points the pilot takes."""
+r"""Gaussians near the posteriors, from which walks start, and the numbers of temperatures that the pilot tries."""
 
 import importlib
 import itertools
@@ -21,6 +21,7 @@ from pyro_dlgm.evaluate.e_step.gaussians import Near, _noise, gaussians
 from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
 from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
+from pyro_dlgm.evaluate.marginal.trial import Trial
 from pyro_dlgm.modes.starts import AMONG, likeliest
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
@@ -310,21 +311,26 @@ def test_longer_walks_are_taken_only_where_few_temperatures_do_not_agree(monkeyp
     assert spent == 6 * few.gradients(1) + 2 * walks.gradients(1)
 
 
-# The pilot's points
+# The pilot
 
 
-def told(monkeypatch, gaps: dict[int, list[torch.Tensor]], gradients_per_point=1000):
-    r"""A pilot whose points have these gaps, by the number of temperatures, call by call; and the calls."""
-    calls = []
+class Told:
+    r"""A trial whose points have these gaps, by the number of temperatures; and the calls."""
 
-    def certified(model, like, num_points, settings, *, seed, refit=True, progress=False):
-        gap = gaps[settings.num_temperatures].pop(0)[:num_points]
-        calls.append((settings.num_temperatures, num_points, seed, like.x[:num_points, 0].tolist(), refit, progress))
+    def __init__(self, monkeypatch, gaps: dict[int, torch.Tensor], gradients=1000):
+        self.gaps, self.gradients, self.calls = gaps, gradients, []
+        self.starts = starts.Starts(None, torch.zeros(16) > 0, 70)
+        monkeypatch.setattr(pilot, "Trial", self)
+
+    def simulated(self, model, like, num_points, *, seed):
+        self.made = num_points, seed
+        return self
+
+    def bracketed(self, settings, *, seed, refit, progress):
+        self.calls.append((settings.num_temperatures, refit, progress, seed))
+        gap = self.gaps[settings.num_temperatures]
         none = torch.zeros_like(gap)
-        return BDMC(none, gap, none, none, none), num_points * gradients_per_point
-
-    monkeypatch.setattr(pilot, "certified", certified)
-    return calls
+        return BDMC(none, none, gap, none, none, none), self.gradients
 
 
 def spread(num, mean, deviation):
@@ -333,30 +339,17 @@ def spread(num, mean, deviation):
     return mean + deviation * v / v.std()
 
 
-def test_points_are_added_where_the_standard_error_is_what_is_too_large(monkeypatch):
-    # 16 points: 0.02 + 2 · 0.16/4 = 0.1 > 0.08; with n points 2 · 0.16/√n is 0.06 at n = 29.
-    # 13 more cost less than 16 temperatures: 2 · 13 · 300 against (2 · 16 + 20) · (408 − 252).
-    calls = told(monkeypatch, {10: [spread(16, 0.02, 0.16), spread(13, 0.02, 0.1)]}, 300)
-    like = Points(torch.arange(20.0).unsqueeze(1))
-    found = pilot.pilot(None, like, 16, WALKS, tol=0.1, budget=8000, seed=0, progress=True)
-    assert [call[5] for call in calls] == [True, True]
-    assert [call[:2] for call in calls] == [(10, 16), (10, 29 - 16)] and calls[0][2] != calls[1][2]
-    assert calls[1][3] == [16, 17, 18, 19, *range(9)]  # whose masks come next
-    assert found.num_temperatures == 10 and found.num_points == 29 and found.gradients == 29 * 300
-    both = torch.cat([spread(16, 0.02, 0.16), spread(13, 0.02, 0.1)])
-    assert found.gaps == {10: pytest.approx(abs(float(both.mean())) + 2 * float(both.std()) / 29**0.5)}
-
-
 @pytest.mark.parametrize(
     ("mean", "deviation", "T"), [(0.09, 0.01, 15), (-0.15, 0.01, 24), (0.02, 0.16, 16), (0.02, 3.0, 30)]
 )
-def test_temperatures_are_added_where_points_would_not_do(mean, deviation, T, monkeypatch):
-    r"""A gap that is too large whatever its error is, of either sign; and an error that would take too many points."""
-    calls = told(monkeypatch, {10: [spread(16, mean, deviation)], T: [spread(16, 0.0, 0.01)]})
-    found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0)
-    assert [call[:2] for call in calls] == [(10, 16), (T, 16)]
-    assert found.num_temperatures == T and found.num_points == 16 and list(found.gaps) == [10, T]
-    assert [call[4] for call in calls] == [False, T >= 30]  # E-steps, where walks are long enough to tell
+def test_temperatures_are_added_on_the_same_points(mean, deviation, T, monkeypatch):
+    r"""Where the gap is too large whatever its error is, of either sign, or its error is."""
+    trial = Told(monkeypatch, {10: spread(16, mean, deviation), T: spread(16, 0.0, 0.01)})
+    found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0, progress=True)
+    assert [call[:3] for call in trial.calls] == [(10, False, True), (T, T >= 30, True)]  # E-steps for long walks
+    assert trial.made[0] == 16 and len({trial.made[1], *(call[3] for call in trial.calls)}) == 3
+    assert found.num_temperatures == T and found.gradients == 70 + 2 * 1000
+    assert found.gaps == {10: pytest.approx(abs(mean) + 2 * deviation / 4), T: pytest.approx(2 * 0.01 / 4)}
 
 
 @pytest.mark.parametrize(
@@ -365,34 +358,28 @@ def test_temperatures_are_added_where_points_would_not_do(mean, deviation, T, mo
 def test_the_last_number_of_temperatures_is_that_of_the_budget(mean, expected, monkeypatch):
     class Always(dict):
         def __missing__(self, T):
-            return [spread(16, mean, 1e-6)]
+            return spread(16, mean, 1e-6)
 
-    calls = told(monkeypatch, Always())
+    trial = Told(monkeypatch, Always())
     found = pilot.pilot(None, Points(torch.zeros(50, 1)), 16, WALKS, tol=0.1, budget=8000, seed=0)
-    tried = [call[0] for call in calls]
+    tried = [call[0] for call in trial.calls]
     assert tried[0] == 10 and tried[-1] == found.num_temperatures == 555 and expected in (None, tried)
-    assert all(b >= 1.4 * a for a, b in itertools.pairwise(tried)) and len({call[2] for call in calls}) == len(calls)
+    assert all(b >= 1.4 * a for a, b in itertools.pairwise(tried)) and len({c[3] for c in trial.calls}) == len(tried)
 
 
-def test_more_points_are_worth_it_where_more_data_wait():
-    r"""2 · 20 simulated ones and the data at twice the price, against 2 (20 + n) and the data at the price now."""
-    assert pilot._affordable(20, 100, 1.0, 2.0) == ((40 + 100) * 2 - 100) / 2 - 20
-    assert pilot._affordable(20, 10_000, 1.0, 2.0) > pilot._affordable(20, 100, 1.0, 2.0)
-    assert pilot._affordable(20, 100, 1.0, 1.0) == 0
+def test_simulated_points_take_masks_and_conditions_in_turn():
+    ppca = PPCA(2, 5, 0.5).double()
+    mask = torch.tensor([[True, True, False, True, True], [True, False, True, True, True]])
+    made = Trial.simulated(ppca, Points(torch.zeros(2, 5).double(), mask=mask), 5, seed=0)
+    assert torch.equal(made.points.mask, mask[[0, 1, 0, 1, 0]]) and made.t.shape == (5, 2)
+    assert made.points.index.tolist() == [*range(5)] and not made.starts.refitted.any()
 
 
-def test_the_certificate_has_as_many_points_as_the_pilot(monkeypatch):
+def test_a_trial_counts_what_is_spent_after_its_starts():
     ppca = PPCA(2, 5, 0.5).double()
     ppca.set(torch.randn(5, 2).double(), torch.randn(5).double(), ppca.sigma2.detach())
-    found = pilot.Pilot(num_temperatures=5, num_points=23, gaps={5: 0.0}, gradients=7)
-    monkeypatch.setattr(pilot, "pilot", lambda *_, **__: found)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = evaluate.evidence(ppca, None, ppca(size=4).detach(), num_simulated=8, seed=0)
-        given = evaluate.evidence(ppca, None, ppca(size=4).detach(), num_simulated=8, num_temperatures=5, seed=0)
-    assert len(result.certificate.lower) == 23 and result.num_temperatures == 5
-    assert len(given.certificate.lower) == 8
-
-
-def test_no_finite_gap_asks_for_no_number_of_points():
-    assert pilot._wanted(torch.tensor([math.nan, 0.0]), 0.1) == math.inf
+    trial, walks = Trial.simulated(ppca, Points(ppca(size=3).detach()), 7, seed=0), replace(WALKS, num_temperatures=12)
+    _, plain = trial.bracketed(walks, seed=1, refit=False)
+    _, tried = trial.bracketed(walks, seed=1)
+    few = replace(WALKS, num_temperatures=10)
+    assert plain == 7 * walks.gradients(2) and tried == plain + 7 * few.gradients(1)

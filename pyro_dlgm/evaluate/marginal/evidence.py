@@ -20,9 +20,10 @@ from .annealing.path import Settings
 from .certificate import MATTERS
 from .estimate import Evidence
 from .starts import chosen, disagree, upwards
+from .trial import Trial
 
 STREAMS = 3  # independent streams of random numbers: IWAE, AIS, BDMC
-LEAPFROG = 3  # steps of a transition, without a judge
+LEAPFROG, ACCEPTANCE = 3, 0.8  # steps of a transition and the acceptance they aim at, without a judge
 SAMPLES, CHAINS, TEMPERATURES = (200, 2000), (4, 16), (1, 500)  # without a judge, and with one
 BUDGET = 8000  # gradient evaluations per point
 
@@ -67,7 +68,7 @@ class Asked:
         r"""How to anneal; with an initial number of temperatures if a pilot is to find it."""
         C = CHAINS[self.judged] if self.num_chains is None else self.num_chains
         T = TEMPERATURES[self.judged] if self.num_temperatures is None else self.num_temperatures
-        return Settings(C, T, LEAPFROG, 0.65, 2**28)
+        return Settings(C, T, LEAPFROG, ACCEPTANCE, 2**28)
 
 
 def evidence(
@@ -87,8 +88,8 @@ def evidence(
     r"""Estimates log p(x | w), from a q that was fitted to x, or from Gaussians that x and w determine.
 
     Without a judge, walks start at the Gaussians of `guides.Laplace` after some steps up F, or, for points at which
-    these walks do not agree, at those of a full-rank E-step. A pilot on simulated points adds temperatures, or further
-    points, until the gap of BDMC plus two standard errors is within ``tol``. The pilot and the choice of starts use
+    these walks do not agree, at those of a full-rank E-step. A pilot on simulated points adds temperatures until the
+    gap of BDMC plus two standard errors is within ``tol``. The pilot and the choice of starts use
     separate random numbers, so that each reported weight is unbiased for p(x | w). A warning says what is not
     certified, and ``uncertain`` which points. Walks from a q that is too narrow can agree with each other as well: only
     the gap reveals that.
@@ -100,7 +101,7 @@ def evidence(
         num_samples: the number K of IWAE-K; by default 2000, or 200 without a judge.
         num_chains: as in `ais`; by default 16, or 4 without a judge.
         num_temperatures: as in `ais`; by default 500, or without a judge the number that the pilot finds.
-        num_simulated: the number of points of `bdmc`, which the pilot may raise; 0 omits both.
+        num_simulated: the number of points of `bdmc`, and of the pilot; 0 omits both.
         tol: for the pilot: by how much log p(x) may be off on average, in nats.
         budget: for the pilot: the gradient evaluations that the walks of a point may spend on one sweep.
         seed: seed of all random numbers.
@@ -151,14 +152,16 @@ def _by_gaussians(model, points: Points, asked: Asked, seed: int | None, progres
     check_points(model, points)
     weighed, walked, made = seeds(STREAMS, seed)
     tried, start, walked = seeds(3, walked)
-    settings, simulated, spent = _temperatures(model, points, asked, tried, progress)
+    settings, spent = _temperatures(model, points, asked, tried, progress)
     starts = chosen(model, points, settings, seed=start, progress=progress)
     walks = upwards(model, starts.guide, points, settings, seed=walked, progress=progress)
     report(walks, settings, stacklevel=4)
     bounds = None
     if asked.num_simulated:
-        bounds, more = pilot.certified(model, points, simulated, settings, seed=made, progress=progress)
-        spent += more
+        simulated, bracketed = seeds(2, made)
+        trial = Trial.simulated(model, points, asked.num_simulated, seed=simulated)
+        bounds, more = trial.bracketed(settings, seed=bracketed, progress=progress)
+        spent += trial.starts.gradients + more
     spent += starts.gradients + len(points) * (settings.gradients(sweeps=1) + asked.K)
     return Evidence(
         annealed=Estimate(log_mean_exp(walks.log_weights), log_mean_exp_error(walks.log_weights)),
@@ -174,10 +177,10 @@ def _by_gaussians(model, points: Points, asked: Asked, seed: int | None, progres
     )
 
 
-def _temperatures(model, points: Points, asked: Asked, seed: int, progress: bool) -> tuple[Settings, int, int]:
-    r"""Returns how to anneal, the number of points of the certificate, and the gradient evaluations of the pilot."""
+def _temperatures(model, points: Points, asked: Asked, seed: int, progress: bool) -> tuple[Settings, int]:
+    r"""Returns how to anneal, and the gradient evaluations of the pilot."""
     if asked.num_temperatures is not None:
-        return asked.walks, asked.num_simulated, 0
+        return asked.walks, 0
     settings = {"tol": asked.tol, "budget": asked.budget, "seed": seed, "progress": progress}
     found = pilot.pilot(model, points, asked.num_simulated, asked.walks, **settings)
-    return replace(asked.walks, num_temperatures=found.num_temperatures), found.num_points, found.gradients
+    return replace(asked.walks, num_temperatures=found.num_temperatures), found.gradients

@@ -50,30 +50,41 @@ def upwards(model, guide, points: Points, settings: Settings, *, seed: int, prog
         return Walk.joined(list(walks), 1)
 
 
-def chosen(
-    model, points: Points, settings: Settings, *, seed: int, refit: bool = True, progress: bool = False
-) -> Starts:
-    r"""Chooses the starts for the walks of the numbered points, by walks with these settings.
+def chosen(model, points: Points, settings: Settings, *, seed: int, progress: bool = False) -> Starts:
+    r"""Chooses the starts for the walks of the numbered points: `near` ones, `refitted` where walks do not agree."""
+    sought, walked = seeds(2, seed)
+    return refitted(model, points, near(model, points, seed=sought), settings, seed=walked, progress=progress)
+
+
+def near(model, points: Points, *, seed: int) -> Starts:
+    r"""Returns Gaussians near the posteriors of the numbered points, whatever walks from them do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # walks show whether a start is good
+        found = gaussians(model, points, full_rank, seed=seed)
+        guide = _guide(model, found.raw)
+    return Starts(guide, torch.zeros_like(points.index, dtype=torch.bool), found.gradients)
+
+
+def refitted(model, points: Points, first: Starts, settings: Settings, *, seed: int, progress: bool = False) -> Starts:
+    r"""Makes an E-step at points where walks do not agree, and takes its Gaussians where they agree better from there.
 
     Arguments:
         model: a `DLGM`.
         points: the B points.
+        first: the starts so far.
         settings: the settings of the walks.
         seed: seed of all random numbers.
-        refit: whether to make an E-step at points whose walks do not agree.
         progress: whether to show a bar.
+
+    Returns:
+        The starts, whose gradient evaluations include those of the first ones.
     """
-    sought, walked, fitted = seeds(3, seed)
+    walked, fitted = seeds(2, seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # walks show whether a start is good
-        near = gaussians(model, points, full_rank, seed=sought)
-        guide, gradients = _guide(model, near.raw), near.gradients
-        first = Starts(guide, torch.zeros_like(points.index, dtype=torch.bool), gradients)
-        if not refit:
-            return first
+        warnings.simplefilter("ignore")
         rows, before, spent = _apart(model, first, points, settings, walked, progress)
-        first = replace(first, gradients=gradients + spent)
-        return _refitted(model, points, settings, first, rows, before, fitted) if len(rows) else first
+        first = replace(first, gradients=first.gradients + spent)
+        return _after_e_step(model, points, settings, first, rows, before, fitted) if len(rows) else first
 
 
 def _apart(model, first: Starts, points: Points, settings: Settings, seed: int, progress: bool):
@@ -93,7 +104,9 @@ def _apart(model, first: Starts, points: Points, settings: Settings, seed: int, 
     return rows, log_weights, spent
 
 
-def _refitted(model, points: Points, settings: Settings, first: Starts, rows: Tensor, before: Tensor, seed) -> Starts:
+def _after_e_step(
+    model, points: Points, settings: Settings, first: Starts, rows: Tensor, before: Tensor, seed
+) -> Starts:
     r"""Returns the starts, with those of an E-step at points of ``rows`` where walks from these agree better."""
     fitted, walked = seeds(2, seed)
     points = points[rows].numbered()

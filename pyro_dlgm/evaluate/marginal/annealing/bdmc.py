@@ -20,11 +20,11 @@ from ....guides.programs.given import conditions, given_globals
 from ....points import Points
 from ....seeding import seeds
 from ...blocks import check_axes
-from ...bounds import log_mean_exp
 from ...e_step.infer import infer
 from ...estimates import Mean
 from ...predict import simulated
 from ...quiet import quiet
+from . import gap
 from .blocks import annealers, annealing, check_start, report
 from .path import Settings, Walk
 
@@ -36,6 +36,7 @@ class BDMC:
     Attributes:
         lower: the log-mean-exp of the upward weights, (M,), a lower bound in expectation: the estimate of `ais`.
         upper: minus the log-mean-exp of the inverse downward weights, (M,), an upper bound in expectation.
+        gaps: upper − lower with less noise, (M,): minus a control variate of mean 0 (`annealing.gap`).
         x: the simulated points (M, ...).
         t: their codes (M, D).
         diverged: the number of divergent transitions, in both directions, (M,).
@@ -44,6 +45,7 @@ class BDMC:
 
     lower: Tensor
     upper: Tensor
+    gaps: Tensor
     x: Tensor
     t: Tensor
     diverged: Tensor
@@ -51,13 +53,13 @@ class BDMC:
 
     @property
     def gap(self) -> float:
-        r"""The mean of upper − lower, in nats per point."""
-        return Mean.of(self.upper - self.lower).mean
+        r"""The mean of ``gaps``, an unbiased estimate of that of upper − lower, in nats per point."""
+        return Mean.of(self.gaps).mean
 
     @property
     def stderr(self) -> float:
         r"""The standard error of the gap over points."""
-        return Mean.of(self.upper - self.lower).standard_error
+        return Mean.of(self.gaps).standard_error
 
 
 def bdmc(
@@ -88,7 +90,7 @@ def bdmc(
         num_chains, num_temperatures, num_leapfrog, target_acceptance, memory, seed, progress: as in `ais`.
 
     Returns:
-        A `BDMC` with ``lower`` and ``upper`` (M,), ``gap`` and its ``stderr``, in nats.
+        A `BDMC` with ``lower``, ``upper`` and ``gaps`` (M,), ``gap`` and its ``stderr``, in nats.
 
     Raises:
         TypeError: if the guide has no `posterior`, or one without a density.
@@ -126,5 +128,5 @@ def bracket(
 def bounds(model, up: Walk, down: Walk, x: Tensor, t: Tensor) -> BDMC:
     r"""Returns the `BDMC` from the walks of `bracket`, for points x that the model simulated with codes t."""
     diverged = (up.diverged + down.diverged).sum(0)
-    lower, upper = log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights)
-    return BDMC(lower, upper, x, t, diverged, conditions(model))
+    walks = up.log_weights, down.log_weights
+    return BDMC(*gap.bounds(*walks), gap.gaps(*walks), x, t, diverged, conditions(model))

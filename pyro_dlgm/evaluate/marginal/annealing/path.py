@@ -25,6 +25,7 @@ from .chart import Chart
 RATE = 1.0  # gain of the step sizes' adaptation: it must keep up with a path of few temperatures
 TUNING = 5  # temperatures of a sweep per temperature of the tuning sweep
 SLOPE = 4.0  # of the sigmoid schedule
+FRESH = 10  # transitions at the posterior before a walk downwards, so that walks of a point start at different draws
 
 
 def schedule(num_temperatures: int) -> Tensor:
@@ -64,12 +65,17 @@ class Settings:
         r"""The number of temperatures of the sweep that tunes the step sizes."""
         return max(1, self.num_temperatures // TUNING)
 
+    @property
+    def fresh(self) -> int:
+        r"""The number of transitions before a walk downwards."""
+        return min(FRESH, self.num_temperatures - 1)
+
     def transitions(self, sweeps: int, groups: int = 1) -> int:
-        r"""Returns the HMC transitions of a block whose chains run in ``groups``, with ``sweeps`` for each."""
-        return self.tuning + groups * sweeps * (self.num_temperatures - 1)
+        r"""Returns the HMC transitions of a block of ``groups`` of chains: 1 sweep is upwards, 2 downwards too."""
+        return self.tuning + groups * (sweeps * (self.num_temperatures - 1) + (sweeps - 1) * self.fresh)
 
     def gradients(self, sweeps: int) -> int:
-        r"""Returns the gradient evaluations of log p(x, t) per point."""
+        r"""Returns the gradient evaluations of log p(x, t) per point: 1 sweep is upwards, 2 downwards too."""
         return self.num_chains * (self.transitions(sweeps) * self.num_leapfrog + sweeps + 1)
 
 
@@ -120,16 +126,15 @@ class Annealer:
 
     def upwards(self) -> Walk:
         r"""Returns walks from draws of q."""
-        return Walk.joined([self.sweep(self._draws(n), self.betas) for n in self.counts], 0)
+        return Walk.joined([self.sweep(self._start(self._draws(n)), self.betas) for n in self.counts], 0)
 
     def downwards(self, t: Tensor) -> Walk:
-        r"""Returns walks from t (B, D), a draw of the posterior."""
-        return Walk.joined([self.sweep(t.expand(n, *t.shape), self.betas.flip(0)) for n in self.counts], 0)
+        r"""Returns walks from t (B, D), a draw of the posterior, after some transitions that leave it one."""
+        return Walk.joined([self.sweep(self._fresh(t.expand(n, *t.shape)), self.betas.flip(0)) for n in self.counts], 0)
 
-    def sweep(self, t: Tensor, betas: Tensor) -> Walk:
-        r"""Returns walks from t (C, B, D) ~ π at the first of ``betas`` to the last of them, upwards or downwards."""
-        state = hmc.start(self.parts, self.chart.into(t))
-        log_weights = t.new_zeros(t.shape[:-1], dtype=sums_dtype(t.device))
+    def sweep(self, state: hmc.State, betas: Tensor) -> Walk:
+        r"""Returns walks from C states of each point, ~ π at the first of ``betas``, to the last, up- or downwards."""
+        log_weights = state.t.new_zeros(state.t.shape[:-1], dtype=sums_dtype(state.t.device))
         accepted, diverged = torch.zeros_like(log_weights), torch.zeros_like(log_weights, dtype=torch.long)
         for before, beta in pairwise(betas):
             log_q, log_p = widened(state.parts)
@@ -149,13 +154,23 @@ class Annealer:
         self.tick()
         return state, info
 
+    def _start(self, t: Tensor) -> hmc.State:
+        return hmc.start(self.parts, self.chart.into(t))
+
+    def _fresh(self, t: Tensor) -> hmc.State:
+        r"""Returns other draws of the posterior: from one far out, all walks of a point would be late together."""
+        state = self._start(t)
+        for _ in range(self.settings.fresh):
+            state, _ = self.transition(state, self.betas[-1], self._log_step(self.betas[-1]))
+        return state
+
     def _draws(self, num: int) -> Tensor:
         return draws(self.q, num, len(self.points))
 
     def _tune(self, t: Tensor) -> Tensor:
         r"""Returns log ε of each point at the temperatures ``tuned``, (T + 1, B), from a separate sweep from t."""
         log_step = torch.full_like(self.chart.scale[:, 0], hmc.first_step(t.shape[-1])).log()
-        state, found = hmc.start(self.parts, self.chart.into(t)), [log_step]
+        state, found = self._start(t), [log_step]
         for beta in self.tuned[1:]:
             state, info = self.transition(state, beta, log_step)
             log_step = hmc.adapted_step(log_step, info.acceptance, target=self.settings.target_acceptance, rate=RATE)
