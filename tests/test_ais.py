@@ -408,9 +408,9 @@ def test_the_control_variate_is_the_mean_over_all_pairs():
 
 
 def test_walks_that_never_end_leave_a_gap_without_bound():
-    up, down = torch.tensor([[-math.inf, 0.0]]), torch.tensor([[0.0, math.nan]])
+    up, down = torch.tensor([[-math.inf, 0.0, 0.0]]), torch.tensor([[0.0, math.nan, -math.inf]])
     found = gap.gaps(up, down)
-    assert found[0] == math.inf and found[1].isnan()
+    assert found[0] == math.inf and found[1].isnan() and found[2] == -math.inf
 
 
 @pytest.mark.parametrize(("T", "transitions"), [(1, 0), (4, 3), (30, 10)])
@@ -428,10 +428,31 @@ def test_walks_downwards_start_at_other_draws_of_the_posterior(monkeypatch, T, t
     assert path.Settings(3, T, 3, 0.65, 1).fresh == transitions
     (t,) = started  # float64, in one block
     moved = (t - found.t).abs().amax(-1) > 0
+    apart = (t[0] - t[1]).abs().amax(-1) > 0
+    assert apart.double().mean() > 0.9 if transitions else not apart.any()
     assert moved.double().mean() > 0.9 if transitions else not moved.any()
     q = ppca.posterior(found.x)
     white = torch.linalg.solve_triangular(q.scale_tril.expand(500, 2, 2), (t[0] - q.mean).unsqueeze(-1), upper=False)
     assert abs(z(white.square().sum((-1, -2)).detach() - 2)) < 4
+
+
+def test_the_bar_ends_where_the_walks_of_all_blocks_end(monkeypatch):
+    monkeypatch.setattr(annealers, "rows_that_fit", lambda *args: 3)
+    seen = []
+
+    class Told(annealers.Bar):
+        def __init__(self, total, **options):
+            super().__init__(total, shown=False, **{k: v for k, v in options.items() if k != "shown"})
+            self.ticks = [total, 0]
+            seen.append(self.ticks)
+
+        def tick(self):
+            self.ticks[1] += 1
+
+    monkeypatch.setattr(annealers, "Bar", Told)
+    ppca, _, _ = linear(2, 6)
+    bdmc(ppca, None, 4, 5, 12, num_leapfrog=1, seed=0)
+    assert all(total == done > 0 for total, done in seen) and seen
 
 
 def test_the_exact_posterior_leaves_no_gap():

@@ -136,6 +136,33 @@ def test_with_two_latents_it_agrees_with_quadrature(kind):
     assert abs(found.certificate.gap) + 2 * found.certificate.stderr < 0.3
 
 
+class Waves(nn.Module):
+    r"""Each pixel is a wave over the codes: posteriors have many narrow modes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("lengths", torch.randn(2, 12))
+        self.register_buffer("phases", 6 * torch.rand(12))
+
+    def forward(self, t):
+        return (t @ self.lengths + self.phases).sin()
+
+
+def test_points_unlike_the_simulated_ones_are_right_with_many_modes():
+    r"""No certificate speaks of such points, and walks from a wrong mode agree: the search must find the right one.
+
+    Of 600 points 11 are wrong by more than half a nat; from 2 starts 37, some by a hundred.
+    """
+    wrong = 0
+    for seed in (0, 4, 7):
+        torch.manual_seed(seed)
+        model = DLGM(priors.StandardNormal(2), likelihoods.FixedNormal(nets.Net(2, (12,), Waves()), 0.15)).double()
+        x = (model(size=200) + 0.3 * torch.randn(200, 12)).detach()
+        found, _ = asked(model, x, num_simulated=0, num_temperatures=10)
+        wrong += int((found.annealed.value - evaluate.quadrature(model, x) < -0.5).sum())
+    assert wrong < 20
+
+
 def test_a_scale_at_its_floor_is_right_or_refused():
     model = cases.conv(latent_dim=2)
     with torch.no_grad():
@@ -177,13 +204,17 @@ def test_more_is_asked_for_a_smaller_tolerance():
     assert first.gaps[10] == last.gaps[10] and last.gradients > 2 * first.gradients
 
 
+def test_transitions_without_a_judge_accept_more():
+    assert judge.Asked().walks == Settings(4, 1, 3, 0.8, 2**28)
+
+
 def test_numbers_of_temperatures_end_at_the_budget():
     settings = Settings(4, 1, 3, 0.65, 2**28)
     assert [pilot._longest(settings, budget) for budget in (8000, 1)] == [555, 10]
 
 
 @pytest.mark.parametrize(
-    ("off", "expected"), [(0.081, 150), (0.128, 200), (0.16, 250), (0.2, 300), (9.0, 300), (float("nan"), 300)]
+    ("off", "expected"), [(0.081, 150), (0.128, 200), (0.16, 250), (0.2, 300), (9.0, 300), (math.inf, 300)]
 )
 def test_the_next_number_of_temperatures_is_the_one_that_the_gap_asks_for(off, expected):
     r"""100 · off / 0.08 / 0.8, between 1.5 and 3 times as many."""

@@ -9,6 +9,7 @@ import torch
 from scipy import integrate, special, stats
 
 from pyro_dlgm import DLGM, SVI, Points, evaluate, fit, guides, likelihoods, nets, objectives, priors
+from pyro_dlgm.evaluate.marginal.trial import Trial
 from pyro_dlgm.evaluate.predict import simulated
 from pyro_dlgm.likelihoods.missingness import integral
 from pyro_dlgm.likelihoods.missingness.integral import Averages, draw
@@ -297,6 +298,20 @@ def test_bidirectional_monte_carlo_closes_on_the_joint_of_values_and_masks(x):
     guide = fixed(GUIDES["encoder"], x, model)
     found = evaluate.bdmc(model, guide, num_points=64, mask=MASKS.repeat(8, 1), num_temperatures=10, seed=0)
     assert abs(found.gap) < 0.1
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_bounds_of_simulated_points_with_hidden_values_are_bounds(T):
+    r"""With the masks of other points t is no draw of the posterior, and log p(x, m) was bounded from below twice."""
+    model = model_of(hiding(slope=torch.full((P,), 6.0).double()))
+    mask = torch.zeros(P).bool()
+    found = evaluate.bdmc(model, None, 2000, 3, T, mask=mask, seed=0)
+    gap, control = found.upper - found.lower, found.upper - found.lower - found.gaps
+    for value, least in ((gap, -3.0), (control, -4.0), (-control, -4.0)):
+        assert value.mean() > least * value.std() / len(value) ** 0.5
+    points = Points(torch.zeros(2, P).double(), mask=mask.expand(2, P))
+    hidden = ~Trial.simulated(model, points, 500, seed=0).points.mask
+    assert 0.2 < hidden.double().mean() < 0.8
 
 
 # Learning

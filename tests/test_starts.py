@@ -22,6 +22,7 @@ from pyro_dlgm.evaluate.marginal import pilot, starts
 from pyro_dlgm.evaluate.marginal.annealing.bdmc import BDMC
 from pyro_dlgm.evaluate.marginal.annealing.path import Settings, Walk
 from pyro_dlgm.evaluate.marginal.trial import Trial
+from pyro_dlgm.latents.asked import log_joint
 from pyro_dlgm.modes.starts import AMONG, likeliest
 
 evidence = importlib.import_module("pyro_dlgm.evaluate.marginal.evidence")
@@ -247,6 +248,17 @@ def test_rows_end_at_the_mode_that_has_the_mass(guide):
     q = evaluate.infer(model, guide(1, 1).double(), points, seed=0)
     assert (q.posterior(index=points.index).mean < -0.9).all()
     assert (evaluate.quadrature(model, points.x) - bound(model, q, points)).max() < 0.1
+
+
+def test_a_last_step_that_promises_much_is_taken_only_if_it_climbs():
+    r"""On top of the bump the curvature is that of the prior alone, and a step promises half a nat, at t = 0."""
+    model = DLGM(priors.StandardNormal(1), likelihoods.FixedNormal(Bumps(), 0.1)).double()
+    points = Points(torch.ones(8, 1).double()).numbered()
+    modes = guides.Laplace(model, num_draws=16, tol=1.0).find(points)
+    value = log_joint(model, points, modes.mean.unsqueeze(0))[0].detach()
+    assert (value > -0.1).all() and (modes.mean < -0.9).all()
+    spread = modes.scale_tril[:, 0, 0].log() + 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(modes.log_px, value + spread, rtol=0, atol=0.02)
 
 
 class Ring(nn.Module):

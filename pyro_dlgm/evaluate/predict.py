@@ -1,6 +1,7 @@
 r"""Predictions of a model: reconstructions, and simulated points."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pyro
 import torch
@@ -130,8 +131,13 @@ def simulated(model, num_points: int, mask: Tensor | None, given: Tensor | None)
                 f"the model {kind} {name!r} besides {model.observed!r}, so its points cannot be simulated; expected "
                 f"{model.latent!r} and {model.observed!r} alone: leave out the simulation, num_simulated=0"
             )
-    if mask is not None and isinstance(model.likelihood, Conditional):
-        mask = model.likelihood.drawn_mask(x.detach(), mask)
-    points = Points(x.detach(), None, mask, rows).numbered()
+    points = masked(model, Points(x.detach(), None, None, rows).numbered(), mask)
     points.check()
     return points, drawn[model.latent]["value"].detach()
+
+
+def masked(model, points: Points, mask: Tensor | None) -> Points:
+    r"""Returns simulated points with a mask, or with draws of p(m | x) if the likelihood says which values hide."""
+    if mask is not None and isinstance(getattr(model, "likelihood", None), Conditional):
+        mask = model.likelihood.drawn_mask(points.x, mask)
+    return replace(points, mask=mask)

@@ -29,6 +29,7 @@ LEAST, MOST = 1e-9, 1e9  # bounds of the damping; at the upper one no step can i
 EASED, RAISED = 0.1, 8.0  # factors of the damping after a good step, and after a poor one
 GOOD, POOR = 0.5, 0.1  # shares of the predicted gain
 TRUSTED = 0.5  # relative error of the predicted gain up to which C is kept
+SURE = 1e-2  # nats: a last step that predicts no more is taken without evaluating f
 ROUNDING = 8.0  # of a value of f, in units of its last digit
 
 
@@ -65,7 +66,7 @@ class Top(NamedTuple):
 
     Attributes:
         t: positions (n, D).
-        value: f there, by its quadratic model, (n,), in float64.
+        value: f there, (n,), in float64; after a last step that was not evaluated, by its quadratic model.
         last: values and derivatives one step before.
         converged: whether the predicted gain was within the tolerance, (n,).
     """
@@ -106,10 +107,19 @@ def climb(function: Function, t: Tensor, *, max_steps: int, tol: float) -> Top:
         _renew(function, state, (arrived & state.stale & going).nonzero().flatten())
         _try(function, state, (~arrived & going).nonzero().flatten())
     _renew(function, state, state.stale.nonzero().flatten())
-    converged = _arrived(here, tol)
-    step, promised = _step(here, torch.zeros_like(damping))
-    value = here.value + torch.where(converged, promised, 0.0)
-    return Top(torch.where(converged.unsqueeze(-1), t + step, t), value, here, converged)
+    return _top(function, t, here, _arrived(here, tol))
+
+
+def _top(function: Function, t: Tensor, here: Look, converged: Tensor) -> Top:
+    r"""Takes the last step of the functions that have converged, unless f would fall."""
+    step, promised = _step(here, torch.zeros_like(here.value, dtype=sums_dtype(t.device)))
+    value, taken = widened(here.value), converged & (promised <= SURE)
+    after = value + promised
+    rows = (converged & ~taken).nonzero().flatten()
+    if len(rows):
+        found, _ = function.value_and_gradient(t[rows] + step[rows], rows)
+        after[rows], taken[rows] = widened(found), found > here.value[rows]
+    return Top(torch.where(taken.unsqueeze(-1), t + step, t), torch.where(taken, after, value), here, converged)
 
 
 def _try(function: Function, state: State, rows: Tensor) -> None:

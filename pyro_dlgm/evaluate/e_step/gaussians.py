@@ -3,6 +3,9 @@ r"""Gaussians near the posteriors: those of Laplace, refined by a few steps up F
 Laplace's have the width of the posterior at its mode alone; F is often lower by nats than that of the best Gaussian of
 the family. A few natural-gradient steps with fixed noise bring most of it, for about as many gradients as the search
 for the mode took.
+
+The search has more starts with few latents. A point unlike those of the model has narrow modes there, and from a wrong
+one log p(x) is too low by any amount, which neither the walks of the point nor BDMC can tell.
 """
 
 import math
@@ -21,7 +24,8 @@ from ...points import Points
 from ...seeding import seeds
 from ..quiet import quiet
 
-TOL = 1.0  # nats that another step of the search for the mode promises at most: steps up F move on from it
+MANY = 16  # latents with which one start from a draw is enough; with few, modes are many and tangents cheap
+TOL = 1.0  # nats that another step of the search promises at most, with many latents: steps up F move on from there
 STEPS, GAIN = 20, 2e-2  # the largest number of steps up F, and the smallest gain of one, in nats per point
 SAMPLES = 16  # of a step at least; with correlations, q needs all 2D directions as well, or widths diverge
 
@@ -58,7 +62,7 @@ def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | N
         raw, (smooth, spent) = family.of(_wide(model, points)), tangents(model, points[:1])
         found = torch.zeros_like(raw[:, 0], dtype=torch.bool)
         if smooth:
-            at_modes, more = _at_modes(model, points, family)
+            at_modes, more = _at_modes(model, points, family, family.latent_dim(raw.shape[-1]))
             found, spent = at_modes.isfinite().all(-1), spent + more
             raw = torch.where(found.unsqueeze(-1), at_modes.to(raw), raw)
         noise = _noise(family, family.latent_dim(raw.shape[-1]), drawn)
@@ -73,9 +77,10 @@ def _noise(family: families.Gaussian, D: int, seed: int) -> Tensor:
     return ascent.noise(every if family.correlated or 2 * D <= SAMPLES else SAMPLES, D, seed)
 
 
-def _at_modes(model, points: Points, family: families.Gaussian) -> tuple[Tensor, int]:
+def _at_modes(model, points: Points, family: families.Gaussian, D: int) -> tuple[Tensor, int]:
     r"""Returns the raw numbers of the q closest to Laplace's Gaussians, and the gradient evaluations."""
-    laplace = Laplace(model, tol=TOL, num_draws=1)
+    # Of several starts the one of largest mass is taken, which is right only near the modes.
+    laplace = Laplace(model, tol=TOL * min(1, D / MANY), num_draws=max(1, MANY // D))
     found = laplace.find(points)
     q = MultivariateNormal(found.mean, scale_tril=found.scale_tril, validate_args=False)
     if not family.correlated:  # KL(q ‖ p) is smallest with the diagonal of p's precision

@@ -89,10 +89,10 @@ def evidence(
 
     Without a judge, walks start at the Gaussians of `guides.Laplace` after some steps up F, or, for points at which
     these walks do not agree, at those of a full-rank E-step. A pilot on simulated points adds temperatures until the
-    gap of BDMC plus two standard errors is within ``tol``. The pilot and the choice of starts use
-    separate random numbers, so that each reported weight is unbiased for p(x | w). A warning says what is not
-    certified, and ``uncertain`` which points. Walks from a q that is too narrow can agree with each other as well: only
-    the gap reveals that.
+    gap of BDMC plus two standard errors is within ``tol``. The pilot and the choice of starts use separate random
+    numbers, so that each reported weight is unbiased for p(x | w). A warning says what is not certified, and
+    ``uncertain`` which points. Walks from a q that is too narrow can agree with each other as well: only the gap
+    reveals that, and of points unlike the simulated ones nothing does.
 
     Arguments:
         model: a `DLGM`, or the model that `given_globals` makes of a program with global latents.

@@ -22,7 +22,7 @@ class Pilot:
 
     Attributes:
         num_temperatures: the first number tried that reached the aim, or the largest within the budget.
-        gaps: gap + 2 standard errors for each number of temperatures tried, in nats.
+        gaps: |gap| + 2 standard errors for each number of temperatures tried, in nats.
         gradients: gradient evaluations of log p(x, t), of all its points together.
     """
 
@@ -42,7 +42,7 @@ def pilot(
     seed: int,
     progress: bool = False,
 ) -> Pilot:
-    r"""Adds temperatures until the gap + 2 standard errors is at most 0.8 ``tol``, or a walk would spend the budget.
+    r"""Adds temperatures until |gap| + 2 standard errors is at most 0.8 ``tol``, or a walk would spend the budget.
 
     All numbers of temperatures are tried on the same points.
 
@@ -52,7 +52,7 @@ def pilot(
         num_points: the number of points to simulate.
         settings: the settings of the walks, except for the number of temperatures.
         tol: nats.
-        budget: gradient evaluations that the walks of a point may spend on a sweep.
+        budget: gradient evaluations that the walks of a point may spend on a sweep upwards.
         seed: seed of all random numbers, which nothing else may use.
         progress: whether annealing shows a bar.
     """
@@ -73,8 +73,7 @@ def pilot(
 
 def _next(T: int, off: float, aim: float) -> int:
     r"""Returns the next number of temperatures to try, some more than the gap asks for: gaps fall about as 1/T."""
-    wanted = off / aim / AIM if math.isfinite(off) else MOST
-    return round(T * min(MOST, max(LEAST, wanted)))
+    return round(T * min(MOST, max(LEAST, off / aim / AIM)))
 
 
 def _off(found: BDMC) -> float:

@@ -1,12 +1,12 @@
 r"""Points simulated from the model, on which walks are tried in both directions."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ...points import Points
 from ...seeding import seeds
-from ..predict import simulated
+from ..predict import masked, simulated
 from ..quiet import quiet
 from .annealing.bdmc import BDMC, bounds, bracket
 from .annealing.path import Settings
@@ -35,7 +35,7 @@ class Trial:
         made, sought = seeds(2, seed)
         with quiet(model, seed=made):
             points, t = simulated(model, num_points, None, given=like.given)
-        points = replace(points, mask=like.dealt(points.x).mask)
+            points = masked(model, points, like.dealt(points.x).mask)
         return cls(model, points, t, near(model, points, seed=sought))
 
     def bracketed(

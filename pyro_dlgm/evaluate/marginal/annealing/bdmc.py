@@ -22,7 +22,7 @@ from ....seeding import seeds
 from ...blocks import check_axes
 from ...e_step.infer import infer
 from ...estimates import Mean
-from ...predict import simulated
+from ...predict import masked, simulated
 from ...quiet import quiet
 from . import gap
 from .blocks import annealers, annealing, check_start, report
@@ -39,7 +39,7 @@ class BDMC:
         gaps: upper − lower with less noise, (M,): minus a control variate of mean 0 (`annealing.gap`).
         x: the simulated points (M, ...).
         t: their codes (M, D).
-        diverged: the number of divergent transitions, in both directions, (M,).
+        diverged: the number of divergent transitions of the walks in both directions, (M,).
         conditions: the values at which global latents are held; empty without any.
     """
 
@@ -85,7 +85,8 @@ def bdmc(
         model: a `DLGM`.
         guide: as in `ais`; `None` anneals from the prior.
         num_points: the number M of points to simulate.
-        mask: boolean, True for pixels of simulated points that are observed, of the shape of one point or of all M.
+        mask: boolean, True for pixels of simulated points that are observed, of the shape of one point or of all M; a
+            likelihood that says which values hide draws one in its place.
         given: what points are conditioned on, (B, C); simulated points take its rows in turn.
         num_chains, num_temperatures, num_leapfrog, target_acceptance, memory, seed, progress: as in `ais`.
 
@@ -106,7 +107,7 @@ def bdmc(
     made, fitted, walked = seeds(3, seed)
     with quiet(model, seed=made):
         points, t = simulated(model, num_points, None, given)
-    points = replace(points, mask=None if mask is None else mask.expand(points.x.shape))
+        points = masked(model, points, None if mask is None else mask.expand(points.x.shape))
     q = infer(model, guide, replace(points, index=None), seed=fitted) if adapted(guide).per_point else guide
     up, down = bracket(model, q, points, t, settings, seed=walked, progress=progress)
     report(up, settings, stacklevel=2)
