@@ -33,7 +33,8 @@ def sections(text):
 def test_the_summary_of_the_benchmarks_repeats_its_sections():
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     below = sections(text)
-    rows = [line.strip("| ").split(" | ") for line in text.partition("\n## ")[0].splitlines() if line.startswith("|") and "](#" in line]
+    table = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|") and "](#" in line]
+    rows = [line.strip("| ").split(" | ") for line in table]
     assert len(rows) > 10
     for _, answer, how in rows:
         section = below[re.search(r"\(#(.+)\)", how)[1]]
