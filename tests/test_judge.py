@@ -277,8 +277,12 @@ def test_points_where_walks_do_not_agree_start_at_an_e_step(monkeypatch):
         return near
 
     monkeypatch.setattr(starts, "gaussians", spoiled)
-    settings = Settings(4, 5, 3, 0.65, 2**28)
+    settings, used = Settings(4, 5, 3, 0.65, 2**28), []
+    for name in ("upwards", "from_fresh_rows"):
+        call = getattr(starts, name)
+        monkeypatch.setattr(starts, name, lambda *a, seed, f=call, **k: used.append(seed) or f(*a, seed=seed, **k))
     found = starts.chosen(ppca, Points(x).numbered(), settings, seed=0)
+    assert len(used) == 3 == len(set(used))  # walks, an E-step, walks from there
     assert found.refitted.nonzero().flatten().tolist() == [1, 4]
     q = found.guide.posterior(index=torch.arange(NUM))
     torch.testing.assert_close(q.stddev, ppca.posterior(x).stddev.detach().expand(NUM, 2), rtol=0.1, atol=0)
