@@ -60,12 +60,12 @@ def gaussians(model, points: Points, family: families.Gaussian, *, seed: int | N
     sought, drawn = seeds(2, seed)
     with quiet(model, seed=sought):
         raw, (smooth, spent) = family.of(_wide(model, points)), tangents(model, points[:1])
-        found = torch.zeros_like(raw[:, 0], dtype=torch.bool)
+        found, D = torch.zeros_like(raw[:, 0], dtype=torch.bool), family.latent_dim(raw.shape[-1])
         if smooth:
-            at_modes, more = _at_modes(model, points, family, family.latent_dim(raw.shape[-1]))
+            at_modes, more = _at_modes(model, points, family, D)
             found, spent = at_modes.isfinite().all(-1), spent + more
             raw = torch.where(found.unsqueeze(-1), at_modes.to(raw), raw)
-        noise = _noise(family, family.latent_dim(raw.shape[-1]), drawn)
+        noise = _noise(family, D, drawn)
         refined = ascent.refined(model, points, family, raw, STEPS, noise, tol=GAIN)
     spent += round(len(noise) * float(refined.looks.sum()))
     return Near(refined.raw.detach(), found & refined.after.isfinite(), spent)

@@ -62,7 +62,9 @@ def pilot(
     spent = trial.starts.gradients
     for rung in rungs:
         # With few temperatures walks disagree from any start, and an E-step costs more than dearer walks.
-        found, gradients = trial.bracketed(_with(settings, T), refit=T >= REFITS, seed=rung, progress=progress)
+        found, gradients = trial.bracketed(
+            replace(settings, num_temperatures=T), refit=T >= REFITS, seed=rung, progress=progress
+        )
         gaps[T], spent = _off(found), spent + gradients
         if gaps[T] <= AIM * tol or longest == T:
             break
@@ -83,10 +85,6 @@ def _off(found: BDMC) -> float:
 def _longest(settings: Settings, budget: int) -> int:
     r"""Returns the largest number of temperatures within the budget, but no less than the first one."""
     return max(FIRST, int(budget / settings.num_chains / settings.num_leapfrog / (1 + 1 / TUNING)))
-
-
-def _with(settings: Settings, num_temperatures: int) -> Settings:
-    return replace(settings, num_temperatures=num_temperatures)
 
 
 def check(tol: float, budget: int, num_points: int) -> None:

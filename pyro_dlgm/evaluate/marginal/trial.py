@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...points import Points
+from ...points import Points, dealt
 from ...seeding import seeds
-from ..predict import masked, simulated
+from ..predict import simulated
 from ..quiet import quiet
 from .annealing.bdmc import BDMC, bounds, bracket
 from .annealing.path import Settings
@@ -34,8 +34,7 @@ class Trial:
         r"""Simulates points that take the masks and ``given`` of those of ``like`` in turn."""
         made, sought = seeds(2, seed)
         with quiet(model, seed=made):
-            points, t = simulated(model, num_points, None, given=like.given)
-            points = masked(model, points, like.dealt(points.x).mask)
+            points, t = simulated(model, num_points, dealt(like.mask, num_points), like.given)
         return cls(model, points, t, near(model, points, seed=sought))
 
     def bracketed(

@@ -20,12 +20,13 @@ from ....guides.programs.given import conditions, given_globals
 from ....points import Points
 from ....seeding import seeds
 from ...blocks import check_axes
+from ...bounds import log_mean_exp
 from ...e_step.infer import infer
 from ...estimates import Mean
 from ...predict import masked, simulated
 from ...quiet import quiet
-from . import gap
 from .blocks import annealers, annealing, check_start, report
+from .gap import control
 from .path import Settings, Walk
 
 
@@ -129,5 +130,6 @@ def bracket(
 def bounds(model, up: Walk, down: Walk, x: Tensor, t: Tensor) -> BDMC:
     r"""Returns the `BDMC` from the walks of `bracket`, for points x that the model simulated with codes t."""
     diverged = (up.diverged + down.diverged).sum(0)
-    walks = up.log_weights, down.log_weights
-    return BDMC(*gap.bounds(*walks), gap.gaps(*walks), x, t, diverged, conditions(model))
+    lower, upper = log_mean_exp(up.log_weights), -log_mean_exp(-down.log_weights)
+    gaps = upper - lower - control(up.log_weights, down.log_weights)
+    return BDMC(lower, upper, gaps, x, t, diverged, conditions(model))

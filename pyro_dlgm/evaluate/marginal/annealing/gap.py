@@ -1,4 +1,4 @@
-r"""The gap of BDMC with less noise, by a control variate.
+r"""A control variate of the gap of BDMC.
 
 Let u and d be the log-weights of a walk upwards and of one downwards, and g = d − u the gap that they leave. Reversed,
 the two walks are a pair of the same kind with d and u exchanged, and the density of that pair is e^(−g) times that of
@@ -17,23 +17,10 @@ References:
 import torch
 from torch import Tensor
 
-from ...bounds import log_mean_exp
-
 LARGE = 3.0  # nats: gaps of two walks from here on are not used, since their e^(−g) has too large a variance
 
 
-def bounds(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Returns lower and upper bounds on log p(x | w), (B,), from log-weights upwards and downwards, (C, B)."""
-    return log_mean_exp(up), -log_mean_exp(-down)
-
-
-def gaps(up: Tensor, down: Tensor) -> Tensor:
-    r"""Returns upper − lower minus the control variate, (B,), from log-weights upwards and downwards, (C, B)."""
-    lower, upper = bounds(up, down)
-    return upper - lower - control(up, down)
-
-
 def control(up: Tensor, down: Tensor) -> Tensor:
-    r"""Returns a variate of mean 0 and nearly the noise of upper − lower, (B,), from log-weights (C, B)."""
+    r"""Returns a variate of mean 0 and nearly the noise of upper − lower, (B,), from log-weights of both, (C, B)."""
     g = down - up.unsqueeze(1)
     return ((g < LARGE).to(g) - torch.where(g > -LARGE, (-g).exp(), 0.0)).mean((0, 1))
